@@ -1,0 +1,1 @@
+"""Raw data: landed files become typed, checked, versioned Delta partitions."""

@@ -1,0 +1,1 @@
+"""Endpoint: what the ledger wants served, and what is served."""

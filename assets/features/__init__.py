@@ -1,0 +1,1 @@
+"""Features: point in time from raw partitions, and the newest aggregates for the endpoint."""

@@ -1,0 +1,1 @@
+"""Release: bundle, approval and the ledger entry without which nothing is served."""

@@ -1,0 +1,1 @@
+"""Retraining: one pure decision, live and in backtests."""

@@ -1,0 +1,1 @@
+"""Training: manifest of the training set, tuning, baseline and candidate."""

@@ -1,0 +1,1 @@
+"""Validation: reports on a candidate, and the gates that read them."""

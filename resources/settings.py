@@ -1,0 +1,92 @@
+"""All settings of the platform, read once from the environment (`EVERGREEN_*`)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where state lives and where services listen.
+
+    Local state lies under `home`. A location set to an `s3://` URI moves that part to object storage.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="ignore")
+
+    home: Path = Path(".evergreen")
+    landing: str | None = None
+    lake: str | None = None
+    artifacts: str | None = None
+    reports: str | None = None
+    mlflow: str | None = None
+    host: str = "127.0.0.1"
+    dagster_port: int = 3000
+    mlflow_port: int = 5000
+    endpoint_port: int = 8080
+    reports_port: int = 3001
+    code_port: int = 4266
+    webhook: SecretStr | None = None
+    threads: int | None = None
+
+    def _place(self, location: str | None, folder: str) -> str:
+        return location.rstrip("/") if location else str(self.home.absolute() / folder)
+
+    @property
+    def landing_uri(self) -> str:
+        return self._place(self.landing, "landing")
+
+    @property
+    def lake_uri(self) -> str:
+        return self._place(self.lake, "lake")
+
+    @property
+    def artifacts_uri(self) -> str:
+        """Training sets, studies, candidates and bundles, each in a folder named by its digest."""
+        return self._place(self.artifacts, "artifacts")
+
+    @property
+    def reports_uri(self) -> str:
+        return self._place(self.reports, "reports")
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking store; runs talk to the database directly, so that training does not need the MLflow server."""
+        return self.mlflow or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home.absolute() / "dagster"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.home.absolute() / "ledger" / "ledger.db"
+
+    @property
+    def keys_path(self) -> Path:
+        return self.home.absolute() / "keys"
+
+    @property
+    def endpoint_path(self) -> Path:
+        """Desired state, verified bundles, online snapshots and the prediction log of the local endpoint."""
+        return self.home.absolute() / "endpoint"
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://{self.host}:{self.endpoint_port}"
+
+    @property
+    def reports_url(self) -> str:
+        return f"http://{self.host}:{self.reports_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://{self.host}:{self.mlflow_port}"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    return Settings()
