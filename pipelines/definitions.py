@@ -1,0 +1,47 @@
+"""The code location: the lifecycles of all pipelines, with the platform's resources and alerts.
+
+Every module or package in `pipelines/` that exports `pipeline` is part of it; to add one is to add a file.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+
+import dagster as dg
+
+import pipelines
+from assets.declaration import Pipeline
+from pipelines.lifecycle import lifecycle
+from resources.artifacts import Artifacts
+from resources.endpoint import LocalEndpoint
+from resources.keys import Keys
+from resources.lake import Lake
+from resources.landing import Landing
+from resources.ledger import Ledger
+from resources.notifier import Notifier
+from resources.online_store import OnlineStore
+from resources.reports import Reports
+from resources.settings import Settings, settings
+from resources.tracking import Tracking
+from sensors import alerts
+
+CODE_LOCATION = "evergreen"
+
+
+def declared_pipelines() -> list[Pipeline]:
+    """The pipelines declared in this package, by name of their module."""
+    found = []
+    for module in sorted(pkgutil.iter_modules(pipelines.__path__), key=lambda module: module.name):
+        if module.name not in ("definitions", "lifecycle"):
+            declared = getattr(importlib.import_module(f"pipelines.{module.name}"), "pipeline", None)
+            if isinstance(declared, Pipeline):
+                found.append(declared)
+    return found
+
+
+def build_definitions(declared: list[Pipeline], resources: Mapping[str, object]) -> dg.Definitions:
+    """The same assembly for production, tests and the command line."""
+    return dg.Definitions.merge(
+        *(lifecycle(pipeline) for pipeline in declared),
+        dg.Definitions(resources=resources, sensors=alerts.build(), executor=dg.in_process_executor),
+    )

@@ -1,0 +1,46 @@
+"""A pipeline's whole lifecycle as Dagster definitions: from raw data to the retraining decision."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import timedelta
+
+import dagster as dg
+
+from assets.data import assets as data
+from assets.declaration import Pipeline
+from assets.endpoint import assets as endpoint
+from assets.features import assets as features
+from assets.monitoring import assets as monitoring
+from assets.release import assets as release
+from assets.retraining import assets as retraining
+from assets.training import assets as training
+from assets.validation import assets as validation
+from sensors import decisions, jobs, nightly
+
+STAGES = (data, features, training, validation, release, endpoint, monitoring, retraining)
+DAILY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36))
+
+
+def lifecycle(pipeline: Pipeline) -> dg.Definitions:
+    """Assets, checks, jobs, schedule and sensors of one pipeline; resources come with `pipelines.definitions`."""
+    assets = [asset for stage in STAGES for asset in stage.build(pipeline)]
+    schedule, arrivals = nightly.build(pipeline)
+    return dg.Definitions(
+        assets=with_policies(pipeline, assets),
+        jobs=jobs.build(pipeline),
+        schedules=[schedule],
+        sensors=[arrivals, *decisions.build(pipeline)],
+    )
+
+
+def with_policies(pipeline: Pipeline, assets: Sequence[dg.AssetsDefinition]) -> Sequence[dg.AssetsDefinition]:
+    """What holds for every asset of a pipeline, said once: owner, tags, code version and freshness."""
+    declared = hashlib.sha256(repr(pipeline.model_dump(mode="python")).encode()).hexdigest()[:12]
+
+    def policy(spec: dg.AssetSpec) -> dg.AssetSpec:
+        daily = spec.partitions_def is not None
+        return spec.merge_attributes(owners=[pipeline.owner], tags={"risk": pipeline.risk}).replace_attributes(
+            code_version=declared, freshness_policy=DAILY_FRESHNESS if daily else None
+        )
+
+    return dg.map_asset_specs(policy, assets)

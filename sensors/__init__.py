@@ -1,0 +1,1 @@
+"""When things happen: schedules and sensors. They request runs; they compute nothing and change nothing themselves."""

@@ -1,0 +1,78 @@
+"""Names and asset selections of a pipeline's jobs."""
+
+import dagster as dg
+
+from assets.declaration import Pipeline
+
+
+def nightly(pipeline: Pipeline) -> str:
+    return f"{pipeline.name}_nightly"
+
+
+def retrain(pipeline: Pipeline) -> str:
+    return f"{pipeline.name}_retrain"
+
+
+def release(pipeline: Pipeline) -> str:
+    return f"{pipeline.name}_release"
+
+
+def ingested(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """Raw data, features and what the endpoint looks up: processed as soon as a day is delivered."""
+    daily = [dg.AssetKey([pipeline.name, "raw", source.name]) for source in pipeline.sources if source.daily]
+    return [*daily, *(dg.AssetKey([pipeline.name, name]) for name in ("features", "online_features"))]
+
+
+def landed_once(pipeline: Pipeline) -> list[dg.AssetKey]:
+    return [dg.AssetKey([pipeline.name, "raw", source.name]) for source in pipeline.sources if not source.daily]
+
+
+def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """Predictions, monitors and the retraining decision: processed when a day is over."""
+    reports = ("data_drift", "prediction_drift", "performance", "skew", "fairness", "service")
+    return [
+        dg.AssetKey([pipeline.name, "predictions"]),
+        *(dg.AssetKey([pipeline.name, "monitoring", name]) for name in reports),
+        dg.AssetKey([pipeline.name, "retraining_decision"]),
+    ]
+
+
+def released(pipeline: Pipeline) -> list[dg.AssetKey]:
+    return [dg.AssetKey([pipeline.name, name]) for name in ("approval", "release", "endpoint")]
+
+
+def retrained(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """From training set to served endpoint."""
+    training = ("training_set", "tuning_study", "baseline", "candidate")
+    validation = ("performance", "slices", "fairness", "explainability", "robustness")
+    return [
+        *(dg.AssetKey([pipeline.name, name]) for name in training),
+        *(dg.AssetKey([pipeline.name, "validation", name]) for name in validation),
+        dg.AssetKey([pipeline.name, "bundle"]),
+        *released(pipeline),
+    ]
+
+
+def build(pipeline: Pipeline) -> list[dg.UnresolvedAssetJobDefinition]:
+    """The jobs of a pipeline; their names start with the pipeline's."""
+    tags = {"pipeline": pipeline.name}
+    return [
+        dg.define_asset_job(
+            nightly(pipeline),
+            selection=dg.AssetSelection.assets(*landed_once(pipeline), *ingested(pipeline), *monitored(pipeline)),
+            description="Every daily asset of the pipeline, for the days that are due.",
+            tags=tags,
+        ),
+        dg.define_asset_job(
+            retrain(pipeline),
+            selection=dg.AssetSelection.assets(*retrained(pipeline)),
+            description="Train, validate, bundle, release and serve a new candidate.",
+            tags=tags,
+        ),
+        dg.define_asset_job(
+            release(pipeline),
+            selection=dg.AssetSelection.assets(*released(pipeline)),
+            description="Release the newest bundle, if its gates and approvals allow it, and serve it.",
+            tags=tags,
+        ),
+    ]

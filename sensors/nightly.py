@@ -1,0 +1,124 @@
+"""The nightly schedule and the arrival sensor: both request the days that are due."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from datetime import date
+
+import dagster as dg
+
+from assets.declaration import Pipeline
+from resources.landing import Landing
+from resources.ledger import Ledger
+from sensors import jobs
+from sensors.due import Due, due
+from sensors.requests import AS_OF, CAUSE, RANGE_END, RANGE_START, run_request
+
+
+def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinition]:
+    """The schedule and the sensor that bring a pipeline up to what has been delivered."""
+
+    @dg.schedule(
+        name=f"{pipeline.name}_nightly_schedule",
+        job_name=jobs.nightly(pipeline),
+        cron_schedule=pipeline.nightly,
+        execution_timezone=pipeline.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Each night: what was delivered and not yet processed, however many days that is.",
+    )
+    def nightly(context: dg.ScheduleEvaluationContext, landing: Landing, ledger: Ledger) -> dg.RunRequest | dg.SkipReason:
+        return next_request(context.instance, pipeline, deliveries(pipeline, landing), ledger, cause="nightly")
+
+    @dg.sensor(
+        name=f"{pipeline.name}_arrivals",
+        job_name=jobs.nightly(pipeline),
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="When files land: the same work as the nightly schedule, and again for days whose files changed.",
+    )
+    def arrivals(context: dg.SensorEvaluationContext, landing: Landing, ledger: Ledger) -> dg.SensorResult:
+        delivered = deliveries(pipeline, landing)
+        now = {day: _digest(delivered, day) for days in delivered.values() for day in days}
+        before = {date.fromisoformat(day): digest for day, digest in json.loads(context.cursor or "{}").items()}
+        processed = materialized(context.instance, dg.AssetKey([pipeline.name, "features"]))
+        changed = {day for day in processed if day in before and before[day] != now.get(day)}
+        request = next_request(context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed)
+        requested = isinstance(request, dg.RunRequest)
+        # A change counts as dealt with once a run for it has been requested; until then the old digest is remembered.
+        remembered = now if requested else {**now, **{day: before[day] for day in changed}}
+        return dg.SensorResult(
+            run_requests=[request] if requested else [],
+            skip_reason=None if requested else request,
+            cursor=json.dumps({day.isoformat(): digest for day, digest in sorted(remembered.items())}),
+        )
+
+    return nightly, arrivals
+
+
+Deliveries = dict[str, dict[date, tuple[str, ...]]]
+
+
+def deliveries(pipeline: Pipeline, landing: Landing) -> Deliveries:
+    """Digests of the files of each daily source by day of delivery."""
+    return {
+        source.name: {
+            day: tuple(file.digest for file in delivered) for day, delivered in landing.deliveries(pipeline.name, source.name).items()
+        }
+        for source in pipeline.sources
+        if source.daily
+    }
+
+
+def next_request(
+    instance: dg.DagsterInstance,
+    pipeline: Pipeline,
+    delivered: Deliveries,
+    ledger: Ledger,
+    *,
+    cause: str,
+    redelivered: Collection[date] = (),
+) -> dg.RunRequest | dg.SkipReason:
+    """The request for the next days that are due, or the reason why there is none."""
+    work = due(
+        delivered,
+        materialized(instance, dg.AssetKey([pipeline.name, "features"])),
+        materialized(instance, dg.AssetKey([pipeline.name, "retraining_decision"])),
+        served_since(pipeline, ledger),
+        pipeline.start,
+        redelivered,
+        reach=max((aggregate.days for aggregate in pipeline.aggregates), default=0),
+    )
+    if work is None:
+        return dg.SkipReason("everything delivered is processed")
+    selection = jobs.monitored(pipeline) if work.stage == "monitor" else jobs.ingested(pipeline)
+    if work.stage == "ingest":
+        selection = [key for key in jobs.landed_once(pipeline) if instance.get_latest_materialization_event(key) is None] + selection
+    if redelivered and work.stage == "ingest":
+        cause = "redelivery"
+    return run_request(
+        instance,
+        jobs.nightly(pipeline),
+        f"{pipeline.name}:{work.stage}:{work.first}:{work.last}:{_content(delivered, work)}",
+        tags={RANGE_START: work.first.isoformat(), RANGE_END: work.last.isoformat(), CAUSE: cause, AS_OF: work.last.isoformat()},
+        selection=selection,
+    )
+
+
+def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[date]:
+    """Days of a daily asset that have been materialized."""
+    return {date.fromisoformat(day) for day in instance.get_materialized_partitions(key)}
+
+
+def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
+    """The data day of the pipeline's first release, None before it."""
+    return next((entry.as_of for entry in ledger.entries(pipeline.name) if entry.kind == "release"), None)
+
+
+def _digest(delivered: Deliveries, day: date) -> str:
+    files = sorted((source, *days.get(day, ())) for source, days in delivered.items())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _content(delivered: Deliveries, work: Due) -> str:
+    days = sorted({day for days in delivered.values() for day in days if work.first <= day <= work.last})
+    return hashlib.sha256("".join(_digest(delivered, day) for day in days).encode()).hexdigest()[:16]
