@@ -1,0 +1,372 @@
+"""The ledger: the append-only, hash-chained, signed record of every decision and every change of traffic."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+import dagster as dg
+import msgspec
+
+from resources import files
+from resources.keys import Keys, Verifier
+
+Kind = Literal["approval", "rejection", "release", "traffic", "rollback", "retrain_request"]
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+# What a signature speaks of: a signed entry is never a valid checkpoint, bundle or desired state.
+ENTRY, HEAD = b"evergreen ledger entry 1\n", b"evergreen ledger head 1\n"
+GENESIS = "0" * 64
+# Decisions that say which bundle is to be served.
+SERVING: tuple[Kind, ...] = ("release", "rollback")
+
+_SCHEMA = """
+CREATE TABLE entries (
+    serial INTEGER PRIMARY KEY,
+    pipeline TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    bundle TEXT,
+    actor TEXT NOT NULL,
+    day TEXT NOT NULL,
+    moment TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    signature BLOB NOT NULL
+) STRICT;
+CREATE INDEX by_pipeline ON entries (pipeline, serial);
+CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never updated'); END;
+CREATE TRIGGER no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never deleted'); END;
+CREATE TRIGGER next_serial BEFORE INSERT ON entries WHEN NEW.serial <> (SELECT coalesce(max(serial), 0) + 1 FROM entries)
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: an entry takes the next serial'); END;
+"""
+_COLUMNS = "serial, pipeline, kind, bundle, actor, day, moment, payload, previous, digest, signature"
+
+
+class LedgerError(Exception):
+    """The ledger was altered, cut off or lost. Nothing may be released or changed on its word until it is restored."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision or change of traffic.
+
+    `day` is the data day it speaks of, `moment` the wall time (UTC), never earlier than that of the entry before. `digest`
+    covers every other field and the digest of the entry before (`previous`).
+    """
+
+    serial: int
+    pipeline: str
+    kind: Kind
+    bundle: str | None
+    actor: str
+    day: date
+    moment: datetime
+    payload: dict[str, Json]
+    previous: str
+    digest: str
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A checkpoint: the ledger had `serial` entries, and the last one has this digest. Signed over all but the signature."""
+
+    serial: int
+    digest: str
+    signature: str = ""
+
+    @property
+    def content(self) -> bytes:
+        return HEAD + _canonical({"serial": self.serial, "digest": self.digest})
+
+
+Guard = Callable[[Sequence[Entry]], Entry | None]
+
+
+class Ledger(dg.ConfigurableResource):
+    """The ledger in the SQLite file `path`, signed by `signer`.
+
+    A hash chain alone does not notice a cut-off tail, so the newest head is also kept, signed, in a second place: the file
+    or object `checkpoint` (any fsspec URI; default `<folder of the key>/ledger.head`).
+    """
+
+    path: str
+    signer: Keys
+    checkpoint: str | None = None
+
+    @property
+    def checkpoint_uri(self) -> str:
+        return self.checkpoint or str(Path(self.signer.path) / "ledger.head")
+
+    def append(
+        self,
+        pipeline: str,
+        kind: Kind,
+        *,
+        bundle: str | None,
+        day: date,
+        actor: str,
+        payload: Mapping[str, Json] | None = None,
+        unless: Guard | None = None,
+    ) -> Entry:
+        """Sign and store one entry; it is on the disk when this returns.
+
+        `unless` sees the pipeline's entries under the same write lock: if it returns one, nothing is appended and that one is
+        returned, so "once" holds between processes. It may raise to refuse. Raises LedgerError where the ledger ends before its
+        checkpoint, ValueError for a payload that is no JSON, sqlite3.OperationalError after 30 s without the write lock.
+        """
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind={kind!r} is no kind of ledger entry; kinds are {', '.join(get_args(Kind))}")
+        body = _canonical(payload or {}).decode()
+        verifier = self.signer.verifier()
+        self._initialise()
+        with closing(self._connect()) as connection:
+            with _writing(connection):
+                last = _last(connection)
+                self._check_tail(connection, verifier)
+                if unless is not None:
+                    known = unless(_read(connection, verifier, pipeline))
+                    if known is not None:
+                        return known
+                now = datetime.now(UTC)
+                moment = max(now, _moment(last["moment"])) if last else now
+                fields: dict[str, Json] = {
+                    "serial": last["serial"] + 1 if last else 1,
+                    "pipeline": pipeline,
+                    "kind": kind,
+                    "bundle": bundle,
+                    "actor": actor,
+                    "day": day.isoformat(),
+                    "moment": moment.isoformat(timespec="microseconds"),
+                    "payload": body,
+                    "previous": last["digest"] if last else GENESIS,
+                }
+                digest = hashlib.sha256(ENTRY + _canonical(fields)).hexdigest()
+                signature = self.signer.sign(ENTRY + digest.encode())
+                connection.execute(
+                    f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*fields.values(), digest, signature)
+                )
+            # A process may be overtaken here, so the head is read again under the write lock: checkpoints never go back.
+            with _writing(connection):
+                newest = _last(connection)
+                if newest is not None:
+                    self._write_head(newest["serial"], newest["digest"])
+            row = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE serial = ?", (fields["serial"],)).fetchone()
+            return _entry(row, verifier)
+
+    def entries(self, pipeline: str | None = None, kind: Kind | None = None) -> list[Entry]:
+        """Entries in order, of one pipeline and kind or of all; each one's digest and signature is verified.
+
+        Raises LedgerError naming the first altered or forged entry, or where the ledger ends before its checkpoint.
+        """
+        verifier = self.signer.verifier()
+        with self._reading(verifier) as connection:
+            return _read(connection, verifier, pipeline, kind) if connection else []
+
+    def verify(self) -> int:
+        """Verify the whole chain against its signatures and its checkpoint; the number of entries. Raises LedgerError naming
+        the first bad entry."""
+        verifier = self.signer.verifier()
+        with self._reading(verifier) as connection:
+            if connection is None:
+                return 0
+            previous, moment, count = GENESIS, "", 0
+            for row in connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY serial"):
+                count += 1
+                if row["serial"] != count:
+                    raise LedgerError(
+                        f"{self.path}: entry {count} is missing (the next one is {row['serial']}); restore the ledger from a backup"
+                    )
+                if row["previous"] != previous:
+                    raise LedgerError(f"{self.path}: entry {count} does not follow entry {count - 1}; restore the ledger from a backup")
+                entry = _entry(row, verifier)
+                if row["moment"] < moment:
+                    raise LedgerError(f"{self.path}: entry {count} is dated {row['moment']}, before the entry it follows ({moment})")
+                previous, moment = entry.digest, row["moment"]
+            return count
+
+    def released(self, pipeline: str) -> str | None:
+        """Digest of the bundle that the newest release or rollback names; None before the first release."""
+        entry = self.newest(pipeline, *SERVING)
+        return entry.bundle if entry else None
+
+    def newest(self, pipeline: str, *kinds: Kind) -> Entry | None:
+        """The newest entry of these kinds, verified."""
+        verifier = self.signer.verifier()
+        with self._reading(verifier) as connection:
+            if connection is None:
+                return None
+            marks = ", ".join("?" for _ in kinds)
+            row = connection.execute(
+                f"SELECT {_COLUMNS} FROM entries WHERE pipeline = ? AND kind IN ({marks}) ORDER BY serial DESC LIMIT 1", (pipeline, *kinds)
+            ).fetchone()
+            return _entry(row, verifier) if row else None
+
+    def served_at(self, pipeline: str, moment: datetime) -> str | None:
+        """Digest of the bundle that the endpoint was confirmed to serve at a wall-clock moment (with an offset); None before
+        the first confirmation. The entry's payload tells the split."""
+        entry = self.traffic_at(pipeline, moment)
+        return entry.bundle if entry else None
+
+    def traffic_at(self, pipeline: str, moment: datetime) -> Entry | None:
+        """The confirmation that held at a moment. Raises ValueError for a moment without an offset."""
+        if moment.tzinfo is None:
+            raise ValueError(f"moment={moment.isoformat()} has no offset from UTC; give one, such as {moment.isoformat()}+00:00")
+        held = [entry for entry in self.entries(pipeline, "traffic") if entry.moment <= moment]
+        return held[-1] if held else None
+
+    def head(self) -> Head:
+        """The signed head of the ledger as it stands (serial 0 while it is empty)."""
+        with self._reading(self.signer.verifier()) as connection:
+            last = _last(connection) if connection else None
+            return self._signed_head(last["serial"], last["digest"]) if last else self._signed_head(0, GENESIS)
+
+    def _signed_head(self, serial: int, digest: str) -> Head:
+        head = Head(serial, digest)
+        return Head(serial, digest, self.signer.sign(head.content).hex())
+
+    def _write_head(self, serial: int, digest: str) -> None:
+        files.write_atomically(self.checkpoint_uri, msgspec.json.encode(self._signed_head(serial, digest)))
+
+    def _read_head(self, verifier: Verifier) -> Head | None:
+        try:
+            head = msgspec.json.decode(files.read(self.checkpoint_uri), type=Head)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError as error:
+            raise LedgerError(f"{self.checkpoint_uri} is no checkpoint of the ledger ({error}); restore it from a backup") from error
+        if not verifier.valid(head.content, bytes.fromhex(head.signature)):
+            raise LedgerError(f"{self.checkpoint_uri} is not signed by the platform's key; restore it, or the key, from a backup")
+        return head
+
+    def _check_tail(self, connection: sqlite3.Connection | None, verifier: Verifier) -> None:
+        """Raises LedgerError where the ledger (None: no file) does not reach, or does not contain, what its checkpoint names."""
+        # The checkpoint is read first: an entry that another process appends meanwhile only makes the ledger longer.
+        head = self._read_head(verifier)
+        if connection is None:
+            if head is not None and head.serial > 0 and not Path(self.path).exists():
+                raise LedgerError(
+                    f"{self.path} is gone, but {self.checkpoint_uri} saw entry {head.serial}; restore the ledger from a backup"
+                )
+            return
+        if head is None:
+            raise LedgerError(f"{self.checkpoint_uri}, the checkpoint of {self.path}, is missing; restore it from a backup")
+        last = _last(connection)
+        if (last["serial"] if last else 0) < head.serial:
+            raise LedgerError(
+                f"{self.path} ends at entry {last['serial'] if last else 0}, but {self.checkpoint_uri} saw entry {head.serial}: "
+                "its tail was cut off; restore the ledger from a backup"
+            )
+        if head.serial == 0:
+            return
+        row = connection.execute("SELECT digest FROM entries WHERE serial = ?", (head.serial,)).fetchone()
+        if row is None or row["digest"] != head.digest:
+            raise LedgerError(
+                f"{self.path}: entry {head.serial} is not the one that {self.checkpoint_uri} saw; restore the ledger from a backup"
+            )
+
+    @contextmanager
+    def _reading(self, verifier: Verifier) -> Iterator[sqlite3.Connection | None]:
+        """A consistent snapshot of the ledger whose tail was checked; None while there is no ledger at all."""
+        if not Path(self.path).exists():
+            self._check_tail(None, verifier)
+            if not Path(self.path).exists():
+                yield None
+                return
+        with closing(self._connect()) as connection:
+            connection.execute("BEGIN")
+            self._check_tail(connection, verifier)
+            yield connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _initialise(self) -> None:
+        """Make the empty ledger and its checkpoint, once between processes. A file that exists is a complete ledger."""
+        target = Path(self.path)
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if target.exists():
+                return
+            self._check_tail(None, self.signer.verifier())
+            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            try:
+                with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.executescript(_SCHEMA)
+                self._write_head(0, GENESIS)
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            files.sync_folder(target.parent)
+
+
+@contextmanager
+def _writing(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _canonical(value: Json) -> bytes:
+    """Canonical JSON: sorted keys, no blanks, UTF-8. Raises ValueError for NaN and infinities, TypeError for what is no JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _last(connection: sqlite3.Connection) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = connection.execute("SELECT serial, digest, moment FROM entries ORDER BY serial DESC LIMIT 1").fetchone()
+    return row
+
+
+def _read(connection: sqlite3.Connection, verifier: Verifier, pipeline: str | None, kind: Kind | None = None) -> list[Entry]:
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM entries WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY serial",
+        (pipeline, kind),
+    )
+    return [_entry(row, verifier) for row in rows]
+
+
+def _entry(row: sqlite3.Row, verifier: Verifier) -> Entry:
+    """The verified entry of a row. Raises LedgerError where the digest or the signature does not fit the content."""
+    fields: dict[str, Json] = {name: row[name] for name in row.keys() if name not in ("digest", "signature")}  # noqa: SIM118
+    if hashlib.sha256(ENTRY + _canonical(fields)).hexdigest() != row["digest"]:
+        raise LedgerError(
+            f"ledger entry {row['serial']} was altered: its content does not match its digest; restore the ledger from a backup"
+        )
+    if not verifier.valid(ENTRY + row["digest"].encode(), row["signature"]):
+        raise LedgerError(
+            f"ledger entry {row['serial']} was forged: it is not signed by the platform's key; restore the ledger from a backup"
+        )
+    return Entry(
+        serial=row["serial"],
+        pipeline=row["pipeline"],
+        kind=row["kind"],
+        bundle=row["bundle"],
+        actor=row["actor"],
+        day=date.fromisoformat(row["day"]),
+        moment=_moment(row["moment"]),
+        payload=json.loads(row["payload"]),
+        previous=row["previous"],
+        digest=row["digest"],
+    )
