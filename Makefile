@@ -1,0 +1,43 @@
+# Everything a person or CI does with this repository. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: help setup run demo test lint format bench screenshots clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
+
+setup:  ## make .venv from requirements.lock; does nothing when nothing changed
+	@infra/setup/setup.sh
+
+run: setup  ## the whole platform in the foreground; Ctrl-C stops it
+	@exec $(BIN)/evergreen up
+
+demo: setup  ## January to September headless, in minutes; ends with one line of JSON
+	@$(BIN)/evergreen demo
+
+test: setup lint  ## lint, then every test
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: setup  ## ruff, mypy, import-linter, deptry
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry .
+
+format: setup  ## let ruff write the code's form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup  ## figures, as ratios against peers, side by side
+	@$(BIN)/python -m benchmarks
+
+screenshots: setup  ## the pictures of the README, from the real UI
+	@$(BIN)/python -m tests.browser.screenshots
+
+clean:  ## remove caches and the local platform's state, not .venv
+	@rm -rf .evergreen .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
