@@ -9,6 +9,7 @@ from pydantic import Field
 from assets.declared import Declared
 
 Metric = Literal["log_loss", "brier", "roc_auc", "pr_auc", "calibration_error"]
+FairnessGap = Literal["demographic_parity", "equal_opportunity", "equalised_odds"]
 
 
 class Gates(Declared):
@@ -16,7 +17,8 @@ class Gates(Declared):
 
     `primary` is compared on the same test rows with the baseline and with the champion, by a paired bootstrap: the
     candidate must not be worse than the champion by more than `champion_margin` (upper end of the interval), and must
-    beat the baseline by `baseline_margin`.
+    beat the baseline by `baseline_margin` (a negative margin lets it be that much worse). `max_slice_gap` bounds how much
+    worse than overall a slice may surely be (lower end of its interval: with many slices some look bad by chance).
     """
 
     primary: Metric = "log_loss"
@@ -35,9 +37,12 @@ class Gates(Declared):
 class Fairness(Declared):
     """Groups between which the model must treat people alike: a column and why it is looked at.
 
-    `threshold` turns probabilities into the positive decision whose rates are compared.
+    `threshold` turns probabilities into the positive decision whose rates are compared. All gaps are reported; those in
+    `judged` must stay below the gates' `max_fairness_gap`. Demographic parity is judged only on request, because equal
+    selection rates are wrong where the groups' true rates differ for good reason.
     """
 
     column: str
     reason: str
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    judged: tuple[FairnessGap, ...] = Field(default=("equal_opportunity",), min_length=1)
