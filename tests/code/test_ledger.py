@@ -75,7 +75,7 @@ def test_served_at_is_what_the_endpoint_confirmed(ledger: Ledger) -> None:
     assert ledger.served_at("flights", second.moment - timedelta(microseconds=1)) == ONE
     assert ledger.served_at("flights", datetime.now(UTC)) == TWO
     with pytest.raises(ValueError, match="has no offset"):
-        ledger.served_at("flights", datetime(2013, 1, 1))
+        ledger.served_at("flights", datetime(2013, 1, 1))  # noqa: DTZ001
 
 
 def test_a_guard_makes_an_entry_once(ledger: Ledger) -> None:
@@ -148,7 +148,7 @@ def test_a_cut_off_tail_is_noticed_by_every_use(ledger: Ledger) -> None:
         add(ledger, "release", n=number)
     tamper(ledger, "DELETE FROM entries WHERE serial = 3")
     for use in (ledger.verify, ledger.entries, lambda: ledger.released("flights"), lambda: add(ledger), ledger.head):
-        with pytest.raises(LedgerError, match="ends at entry 2, but .* saw entry 3: its tail was cut off"):
+        with pytest.raises(LedgerError, match=r"ends at entry 2, but .* saw entry 3: its tail was cut off"):
             use()
 
 
