@@ -1,16 +1,84 @@
-"""What follows decisions: a retrain after a retraining decision, a release after an approval, and the reconciler."""
+"""What follows decisions: a retrain after a decision to retrain, a release after approvals, and an endpoint that serves
+what the ledger says. Each reads the stored truth anew, so that nothing is lost when a tick, a run or a process dies."""
+
+from datetime import date
 
 import dagster as dg
 
 from assets.declaration import Pipeline
-from assets.endpoint.reconciliation import reconcile
-from assets.release.decisions import awaiting_release
-from assets.retraining.decide import latest_decision
+from assets.retraining.decide import Decision, load_decision
 from resources.artifacts import Artifacts
-from resources.endpoint import LocalEndpoint
-from resources.keys import Keys
 from resources.ledger import Ledger
 from resources.reports import Reports
 from sensors import jobs
 from sensors.due import DAY
+from sensors.nightly import materialized
 from sensors.requests import AS_OF, CAUSE, run_request
+
+# A decision to retrain that nobody acted on for this many data days is stale: a newer one speaks for the model by then.
+DECISION_DAYS = 14
+
+
+def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
+    """The decision sensors of a pipeline."""
+
+    @dg.sensor(
+        name=f"{pipeline.name}_retraining",
+        job_name=jobs.retrain(pipeline),
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Retrains once for each decision to retrain, with the cause as run tags.",
+    )
+    def retraining(context: dg.SensorEvaluationContext, reports: Reports) -> dg.RunRequest | dg.SkipReason:
+        decided = materialized(context.instance, dg.AssetKey([pipeline.name, "retraining_decision"]))
+        decision = newest_retrain(pipeline, reports, decided)
+        if decision is None:
+            return dg.SkipReason("no recent decision to retrain")
+        return retrain_request(context.instance, pipeline, decision)
+
+    @dg.sensor(
+        name=f"{pipeline.name}_approvals",
+        job_name=jobs.release(pipeline),
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Releases a bundle when people have approved it, and serves what a release or roll-back names.",
+    )
+    def approvals(context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger) -> dg.RunRequest | dg.SkipReason:
+        entries = ledger.entries(pipeline.name)
+        moved = next((entry for entry in reversed(entries) if entry.kind in ("release", "rollback")), None)
+        if moved and not any(entry.kind == "traffic" and entry.bundle == moved.bundle for entry in entries if entry.serial > moved.serial):
+            request, selection = f"{pipeline.name}:serve:{moved.serial}", [dg.AssetKey([pipeline.name, "endpoint"])]
+            return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: moved.kind}, selection=selection)
+        bundle = artifacts.pointed(pipeline.name, "bundle")
+        approved = [entry for entry in entries if entry.kind == "approval" and entry.bundle == bundle and entry.actor != "policy"]
+        if not approved or (moved and moved.serial > approved[-1].serial):
+            return dg.SkipReason("no approval is waiting to be acted on")
+        request = f"{pipeline.name}:release:{approved[-1].serial}"
+        return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: "approval"})
+
+    return [retraining, approvals]
+
+
+def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> Decision | None:
+    """The newest decision to retrain of the last decided days."""
+    if not decided:
+        return None
+    for offset in range(DECISION_DAYS):
+        day = max(decided) - DAY * offset
+        decision = load_decision(reports, pipeline.name, day) if day in decided else None
+        if decision is not None and decision.retrain:
+            return decision
+    return None
+
+
+def retrain_request(instance: dg.DagsterInstance, pipeline: Pipeline, decision: Decision) -> dg.RunRequest | dg.SkipReason:
+    """The run that a decision asks for. It trains as of the next day's refresh: what the decided day brought is known then."""
+    as_of = (decision.day + DAY).isoformat()
+    return run_request(
+        instance,
+        jobs.retrain(pipeline),
+        f"{pipeline.name}:retrain:{decision.day}:{decision.cause}",
+        attempts=pipeline.retraining.attempts,
+        tags={CAUSE: str(decision.cause), "evergreen/decision": decision.day.isoformat(), AS_OF: as_of},
+        run_config={"ops": {f"{pipeline.name}__training_set": {"config": {"as_of": as_of}}}},
+    )

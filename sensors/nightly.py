@@ -111,7 +111,7 @@ def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[date]:
 
 def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
     """The data day of the pipeline's first release, None before it."""
-    return next((entry.as_of for entry in ledger.entries(pipeline.name) if entry.kind == "release"), None)
+    return next((entry.day for entry in ledger.entries(pipeline.name) if entry.kind == "release"), None)
 
 
 def _digest(delivered: Deliveries, day: date) -> str:
