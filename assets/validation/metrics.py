@@ -68,7 +68,9 @@ class Ranked:
 
     def _ranking(self, weights: Array, positive: Array) -> tuple[float, float]:
         # Everything by threshold, lowest first: weight that the threshold holds, of both classes, positive and negative.
-        held, gained = (weights, positive) if self._no_ties else (np.add.reduceat(weights, self._ties), np.add.reduceat(positive, self._ties))
+        held, gained = (
+            (weights, positive) if self._no_ties else (np.add.reduceat(weights, self._ties), np.add.reduceat(positive, self._ties))
+        )
         lost = held - gained
         true, false = np.cumsum(gained), np.cumsum(lost)
         positives, negatives = float(true[-1]), float(false[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from assets.validation.bootstrap import NO_INTERVAL, Interval, percentile_interv
 from assets.validation.metrics import HIGHER_IS_BETTER, NAMES, ROW_WISE, Array, Ranked, row_metric
 from resources.reports import Measure
 
-MISSING = "(missing)"
+MISSING, OTHERS = "(missing)", "(all other values)"
+_MOST_GROUPS = 300  # rarer values are looked at together
 _MOST_VALUES = 12  # a number with more values than this is cut into quarters
 _RANKING_RESAMPLES = 200  # metrics that are no means over rows are resampled slice by slice, which is dear
 
@@ -45,27 +47,41 @@ class Slice(NamedTuple):
 
 
 def grouping(values: NDArray[Any]) -> Groups:
-    """Group rows by value. Numbers with many values are cut at their quartiles; nulls and NaN are a group of their own."""
+    """Group rows by value. Numbers with many values are cut at their quartiles; nulls and NaN are a group of their own.
+    Of more than 300 values the rarest are one group together."""
     if values.dtype.kind in "fiu":
         numbers = values.astype(np.float64)
         known = ~np.isnan(numbers)
         distinct = np.unique(numbers[known])
         if len(distinct) > _MOST_VALUES:
             edges = np.unique(np.quantile(numbers[known], (0.25, 0.5, 0.75), method="higher"))
-            bounds = [f"below {edges[0]:g}", *(f"{a:g} to below {b:g}" for a, b in zip(edges, edges[1:], strict=False)), f"{edges[-1]:g} or more"]
+            bounds = [
+                f"below {edges[0]:g}",
+                *(f"{a:g} to below {b:g}" for a, b in pairwise(edges)),
+                f"{edges[-1]:g} or more",
+            ]
             codes = np.where(known, np.searchsorted(edges, numbers, side="right"), len(bounds))
             names = [*bounds, MISSING]
         else:
             codes = np.where(known, np.searchsorted(distinct, numbers), len(distinct))
             names = [*(f"{number:g}" for number in distinct), MISSING]
     else:
-        texts = np.array([MISSING if value is None or value != value else str(value) for value in values.tolist()], dtype=object)  # noqa: PLR0124
-        distinct_texts, codes = np.unique(texts.astype(str), return_inverse=True) if len(texts) else (np.zeros(0, dtype=str), np.zeros(0, dtype=int))
+        texts = np.array([MISSING if value is None or value != value else str(value) for value in values.tolist()], dtype=object)
+        distinct_texts, codes = (
+            np.unique(texts.astype(str), return_inverse=True) if len(texts) else (np.zeros(0, dtype=str), np.zeros(0, dtype=int))
+        )
         names = [str(text) for text in distinct_texts]
-    present = np.flatnonzero(np.bincount(codes.astype(np.int64), minlength=len(names)))
+    codes = codes.astype(np.int64)
+    count = np.bincount(codes, minlength=len(names))
+    if int((count > 0).sum()) > _MOST_GROUPS:
+        rare = np.ones(len(names), dtype=bool)
+        rare[np.lexsort((np.arange(len(names)), -count))[: _MOST_GROUPS - 1]] = False
+        codes, names = np.where(rare[codes], len(names), codes), [*names, OTHERS]
+        count = np.bincount(codes, minlength=len(names))
+    present = np.flatnonzero(count)
     renumbered = np.full(len(names), -1, dtype=np.int64)
     renumbered[present] = np.arange(len(present))
-    return Groups(tuple(names[index] for index in present), renumbered[codes.astype(np.int64)])
+    return Groups(tuple(names[index] for index in present), renumbered[codes])
 
 
 def slices(y: Array, p: Array, columns: Mapping[str, NDArray[Any]], primary: str, seed: int = bootstrap.SEED) -> list[Slice]:
@@ -123,5 +139,9 @@ def _ranking(y: Array, p: Array, column: str, groups: Groups, primary: str, seed
         value, interval = compared.value("slice", primary), compared.interval("slice", primary)
         ends = sorted((sign * (interval.low - overall), sign * (interval.high - overall)))
         gap = Interval(*ends) if not np.isnan(ends).any() else NO_INTERVAL
-        found.append(Slice(column, name, int(rows.sum()), float(y[rows].mean()), float(p[rows].mean()), value, interval, sign * (value - overall), gap))
+        found.append(
+            Slice(
+                column, name, int(rows.sum()), float(y[rows].mean()), float(p[rows].mean()), value, interval, sign * (value - overall), gap
+            )
+        )
     return found

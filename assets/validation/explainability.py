@@ -1,0 +1,97 @@
+"""Why the model predicts what it does: exact TreeSHAP contributions (Lundberg et al. 2020) on a stated sample.
+
+Contributions are in units of the margin (log odds before calibration). For every row they add up, with the bias, to the
+model's margin; that is checked, not assumed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assets.validation import bootstrap
+from assets.validation.bootstrap import Interval
+from assets.validation.metrics import Array
+from assets.validation.slices import measure
+from resources.reports import Measure
+
+ROWS = 1_000  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
+TOLERANCE = 1e-3  # margins are float32 sums over hundreds of trees
+
+
+class Explanation(NamedTuple):
+    """Contributions (n, k) in margin units of `n` of `of` rows with their feature values (n, k), most important feature first
+    in `ranking`; `additivity_error` is the greatest |sum of contributions + bias - margin|."""
+
+    n: int
+    of: int
+    names: tuple[str, ...]
+    values: NDArray[np.float32]
+    contributions: Array
+    importance: Array
+    intervals: tuple[Interval, ...]
+    ranking: tuple[int, ...]
+    bias: float
+    additivity_error: float
+
+
+def sample_rows(n: int, rows: int = ROWS, seed: int = bootstrap.SEED) -> NDArray[np.int64]:
+    """Row numbers of the seeded sample, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(n)[:rows])
+
+
+def explain(contributions: Array, margins: Array, values: NDArray[np.float32], names: tuple[str, ...], of: int) -> Explanation:
+    """Summarise contributions (n, k + 1; the last column is the bias) of rows with the given margins (n,) and values (n, k)."""
+    if contributions.shape != (len(margins), len(names) + 1):
+        raise ValueError(
+            f"contributions have shape {contributions.shape}; {len(margins)} rows of {len(names)} features and a bias were expected"
+        )
+    parts = np.asarray(contributions[:, :-1], dtype=np.float64)
+    sums = np.asarray(contributions, dtype=np.float64).sum(axis=1)
+    size = np.abs(parts)
+    low, high = bootstrap.means(size, resamples=400)
+    importance = size.mean(axis=0) if len(size) else np.full(len(names), np.nan)
+    ranking = tuple(int(index) for index in np.lexsort((np.array(names), -importance)))
+    return Explanation(
+        n=len(margins),
+        of=of,
+        names=names,
+        values=values,
+        contributions=parts,
+        importance=importance,
+        intervals=tuple(Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)),
+        ranking=ranking,
+        bias=float(contributions[:, -1].mean()) if len(size) else np.nan,
+        additivity_error=float(np.abs(sums - margins).max()) if len(size) else np.nan,
+    )
+
+
+def contributions(model: bytes, matrix: NDArray[np.float32], categorical: tuple[bool, ...]) -> tuple[Array, Array]:
+    """TreeSHAP contributions (n, k + 1) and margins (n,) of an XGBoost model in UBJ.
+
+    Raises ValueError when the model has another number of features than the matrix.
+    """
+    import xgboost as xgb
+
+    booster = xgb.Booster()
+    booster.load_model(bytearray(model))
+    if booster.num_features() != matrix.shape[1]:
+        raise ValueError(
+            f"the model has {booster.num_features()} features, the matrix {matrix.shape[1]}; use the program stored with the model"
+        )
+    data = xgb.DMatrix(
+        matrix,
+        feature_types=["c" if is_category else "q" for is_category in categorical],
+        feature_names=booster.feature_names,
+        enable_categorical=True,
+    )
+    parts = booster.predict(data, pred_contribs=True, strict_shape=False)
+    return np.asarray(parts, dtype=np.float64), np.asarray(booster.predict(data, output_margin=True), dtype=np.float64)
+
+
+def measures(found: Explanation) -> list[Measure]:
+    """Mean |SHAP| by feature, most important first, and the additivity error."""
+    result = [measure("mean_abs_shap", float(found.importance[i]), found.n, found.intervals[i], found.names[i]) for i in found.ranking]
+    return [*result, measure("bias", found.bias, found.n), measure("additivity_error", found.additivity_error, found.n)]
