@@ -18,6 +18,7 @@ from assets.validation.slices import Slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 COLOURS = {"candidate": PALETTE[0], "baseline": PALETTE[1], "champion": PALETTE[2]}
@@ -47,7 +48,7 @@ def calibration(y: Array, predictions: Mapping[str, Array]) -> Figure:
         axes.errorbar(
             curve.predicted, curve.observed, yerr=reach, fmt="o-", ms=3.5, lw=1.3, elinewidth=0.9, color=_colour(model), label=model
         )
-        histogram.hist(p, bins=np.linspace(0, 1, 41), histtype="step", lw=1.4, color=_colour(model), label=model)
+        histogram.hist(p, bins=np.linspace(0, 1, 41).tolist(), histtype="step", lw=1.4, color=_colour(model), label=model)
     axes.plot([0, upper], [0, upper], color=INK, lw=0.8, ls=":", label="ideal")
     axes.set_xlim(0, upper * 1.05)
     axes.set_ylim(0, upper * 1.05)
@@ -189,7 +190,7 @@ def _colour(model: str) -> str:
     return COLOURS.get(model, PALETTE[4])
 
 
-def _colour_map() -> object:
+def _colour_map() -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("low_high", [PALETTE[2], "#c4b5d4", "#dc2626"])
