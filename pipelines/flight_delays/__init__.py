@@ -1,0 +1,7 @@
+"""Flight delays, the default pipeline: `pipeline` is its declaration."""
+
+from __future__ import annotations
+
+from pipelines.flight_delays.pipeline import flight_delays as pipeline
+
+__all__ = ["pipeline"]

@@ -1,0 +1,202 @@
+"""The lake: Delta tables, replaced whole days at a time."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import dagster as dg
+
+from resources import files
+
+if TYPE_CHECKING:
+    import polars as pl
+    from deltalake import DeltaTable
+
+T = TypeVar("T")
+
+DATE = "date"
+ATTEMPTS = 8
+
+
+class Lake(dg.ConfigurableResource):
+    """Delta tables below `uri` (a folder or `s3://` prefix; object storage is set up by the usual `AWS_*` variables).
+
+    A table of days has a column `date` (the partition) and is replaced by whole days: a write is one commit, readers
+    see the old days or the new ones, and writing the same days again changes nothing but the version. A commit that
+    loses a race is tried again. Unpartitioned tables are replaced whole.
+    """
+
+    uri: str
+
+    def place(self, table: str) -> str:
+        """URI of a table."""
+        return f"{self.uri.rstrip('/')}/{table}"
+
+    def exists(self, table: str) -> bool:
+        from deltalake import DeltaTable
+
+        place = self.place(table)
+        return bool(DeltaTable.is_deltatable(place, storage_options=storage_options(place)))
+
+    def version(self, table: str) -> int:
+        """Number of the table's newest commit. Raises FileNotFoundError for a table that is not there."""
+        return int(self._open(table).version())
+
+    def write(self, table: str, frame: pl.DataFrame, days: Sequence[date], *, evolve: bool = False) -> None:
+        """Replace exactly the partitions `days` by the rows of `frame` (column `date`), in one commit.
+
+        A day without rows counts as stored afterwards (`days`). New columns need `evolve=True`; without it they raise
+        deltalake's SchemaMismatchError. Raises ValueError for rows of other days, and OSError or DeltaError (disk
+        full, say) with the old version intact.
+        """
+        from deltalake import write_deltalake
+
+        if not days:
+            raise ValueError(f"lake table {table!r}: no days to write; name the partitions that the frame replaces")
+        present = set(frame.get_column(DATE).unique().to_list())
+        for stray in sorted(present - set(days), key=str):
+            raise ValueError(f"lake table {table!r}: the frame has rows of {stray}, which is not among the {len(days)} days to replace; add the day or drop the rows")
+        place = self.place(table)
+        options = storage_options(place)
+
+        def commit() -> None:
+            replaced = {"predicate": _predicate(days)} if self.exists(table) else {}
+            mode: Any = "overwrite" if replaced else "error"
+            write_deltalake(
+                place, _arrow(frame), mode=mode, partition_by=[DATE], storage_options=options,
+                schema_mode="merge" if evolve and replaced else None, **replaced,
+            )  # fmt: skip
+
+        if present or self.exists(table):
+            _retry(commit, table)
+        else:
+            _retry(lambda: self._create(table, frame), table)
+        # After the commit, so that a marker never speaks of a day that is not stored. A marker that outlives its use (the day
+        # has rows by now) says nothing new.
+        self._mark_empty(table, sorted(set(days) - present))
+
+    def overwrite(self, table: str, frame: pl.DataFrame, *, evolve: bool = False) -> None:
+        """Replace an unpartitioned table in one commit."""
+        from deltalake import write_deltalake
+
+        place = self.place(table)
+
+        def commit() -> None:
+            write_deltalake(
+                place, _arrow(frame), mode="overwrite", storage_options=storage_options(place),
+                schema_mode="overwrite" if evolve else None,
+            )  # fmt: skip
+
+        _retry(commit, table)
+
+    def scan(self, table: str, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
+        """Rows of the partitions `first` to `last` (both included, None: open), lazily; other days' files are not read.
+
+        Raises FileNotFoundError for a table that is not there.
+        """
+        import polars as pl
+
+        place = self.place(table)
+        frame = pl.scan_delta(self._open(table), storage_options=storage_options(place))
+        if first is not None:
+            frame = frame.filter(pl.col(DATE) >= first)
+        if last is not None:
+            frame = frame.filter(pl.col(DATE) <= last)
+        return frame
+
+    def read(self, table: str) -> pl.DataFrame:
+        """All rows of a table. Raises FileNotFoundError."""
+        return self.scan(table).collect()
+
+    def days(self, table: str) -> list[date]:
+        """Days that are stored, in order, those without rows included; empty for a table that is not there."""
+        if not self.exists(table):
+            return []
+        partitions = self._open(table).partitions()
+        stored = {date.fromisoformat(str(partition[DATE])) for partition in partitions if DATE in partition}
+        return sorted(stored | self._marked_empty(table))
+
+    def compact(self, table: str) -> None:
+        """Merge small files of a partition into larger ones; contents stay."""
+        table_ = self._open(table)
+        _retry(lambda: table_.optimize.compact(), table)
+
+    def vacuum(self, table: str, keep_hours: int = 168) -> list[str]:
+        """Delete files that no version of the last `keep_hours` reads, those of writers that died included. Returns them."""
+        return list(
+            self._open(table).vacuum(retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False, full=True)
+        )
+
+    def _open(self, table: str) -> DeltaTable:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        place = self.place(table)
+        try:
+            return DeltaTable(place, storage_options=storage_options(place))
+        except TableNotFoundError:
+            raise FileNotFoundError(f"lake table {table!r} is not at {place}; materialize the asset that writes it first") from None
+
+    def _create(self, table: str, frame: pl.DataFrame) -> None:
+        from deltalake import DeltaTable
+
+        place = self.place(table)
+        DeltaTable.create(place, _arrow(frame).schema, mode="ignore", partition_by=[DATE], storage_options=storage_options(place))
+
+    def _mark_empty(self, table: str, days: Iterable[date]) -> None:
+        for day in days:
+            files.write_atomically(f"{self.uri}/_empty/{table}/{day.isoformat()}", b"")
+
+    def _marked_empty(self, table: str) -> set[date]:
+        fs, path = files.filesystem(f"{self.uri}/_empty/{table}")
+        try:
+            # Object stores may answer from a listing cache; what another process marked must be seen.
+            fs.invalidate_cache(path)
+            names = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return set()
+        return {date.fromisoformat(name.rsplit("/", 1)[-1]) for name in names if not name.rsplit("/", 1)[-1].startswith(".")}
+
+
+def storage_options(place: str) -> dict[str, str] | None:
+    """What deltalake and Polars need to reach object storage: the `AWS_*` environment; None for local folders."""
+    if "://" not in place or place.startswith("file://"):
+        return None
+    return {name.lower(): value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
+def _arrow(frame: pl.DataFrame) -> Any:
+    import polars as pl
+
+    # Plain strings instead of string views: every Delta reader knows them.
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _predicate(days: Sequence[date]) -> str:
+    ordered = sorted(set(days))
+    if (ordered[-1] - ordered[0]).days + 1 == len(ordered):
+        return f"date >= '{ordered[0]}' AND date <= '{ordered[-1]}'"
+    return "date IN (" + ", ".join(f"'{day}'" for day in ordered) + ")"
+
+
+def _retry(commit: Callable[[], T], table: str) -> T:
+    """Run a commit, again with growing random pauses when another writer was faster (about 5 s in all)."""
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            return commit()
+        except CommitFailedError as conflict:
+            if attempt == ATTEMPTS - 1:
+                raise CommitFailedError(f"lake table {table!r}: {ATTEMPTS} commits lost to other writers; run again when they are done ({conflict})") from conflict
+        except DeltaError as clash:
+            # Two writers created the table at once; the slower one replaces its days in the table that is there now.
+            if "already exists" not in str(clash) or attempt == ATTEMPTS - 1:
+                raise
+        time.sleep(random.uniform(0, 0.04 * 2**attempt))
+    raise AssertionError("unreachable")

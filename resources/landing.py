@@ -1,0 +1,138 @@
+"""The landing folder: files as they arrive from outside, each with a checksum beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date
+
+import dagster as dg
+
+from resources import files
+
+SUFFIXES = (".csv", ".parquet")
+SIDECAR = ".sha256"
+ONCE = "once"
+
+
+class LandingError(Exception):
+    """A landed file is not what its sidecar says."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One landed file: its name, SHA-256 and size in bytes as announced; `fault` says why it must not be read."""
+
+    name: str
+    digest: str
+    size: int
+    fault: str | None = None
+
+
+class Landing(dg.ConfigurableResource):
+    """Landing folder at `uri` (a folder or any fsspec prefix such as `s3://`).
+
+    Layout: `<uri>/<pipeline>/<source>/<YYYY-MM-DD>/<file>.csv|.parquet` with `<file>.sha256` beside each ("digest  name"),
+    written last; sources that land once lie in `once/`. A file without sidecar has not landed yet. A file that
+    differs from its sidecar (half-written, empty, corrupt, renamed, missing) is refused when read.
+    """
+
+    uri: str
+
+    def days(self, pipeline: str, source: str) -> list[date]:
+        """Days with at least one sidecar, in order: one listing, no file is opened."""
+        return sorted({_day(folder) for folder in self._listing(pipeline, source) if folder != ONCE})
+
+    def deliveries(self, pipeline: str, source: str, days: Collection[date] | None = None) -> dict[date, tuple[Delivery, ...]]:
+        """Landed files by delivery day (of `days`, or all), each day's in order of name."""
+        listing = self._listing(pipeline, source, None if days is None else [day.isoformat() for day in days])
+        found = {_day(folder): self._announced(folder, pipeline, source, sizes) for folder, sizes in listing.items() if folder != ONCE}
+        return {day: found[day] for day in sorted(found)}
+
+    def once(self, pipeline: str, source: str) -> tuple[Delivery, ...]:
+        """Landed files of a source that lands once."""
+        listing = self._listing(pipeline, source, [ONCE])
+        return self._announced(ONCE, pipeline, source, listing[ONCE]) if ONCE in listing else ()
+
+    def read(self, pipeline: str, source: str, day: date | None, delivery: Delivery) -> bytes:
+        """The verified content of a landed file (`day` None: of a source that lands once).
+
+        Raises LandingError for a file that is not, byte for byte, what its sidecar announced.
+        """
+        folder = ONCE if day is None else day.isoformat()
+        place = f"{self.uri}/{pipeline}/{source}/{folder}/{delivery.name}"
+        if delivery.fault is not None:
+            raise LandingError(f"{place} is refused: {delivery.fault}. Deliver the file again, its sidecar last.")
+        content = files.read(place)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != delivery.digest:
+            raise LandingError(
+                f"{place} is refused: its SHA-256 is {digest} ({len(content)} bytes), its sidecar says {delivery.digest}. "
+                "The file is half-written or corrupt; deliver it again, its sidecar last."
+            )
+        return content
+
+    def put(self, pipeline: str, source: str, day: date | None, name: str, content: bytes) -> bool:
+        """Land a file: the content by atomic rename, then its sidecar. Returns False where it had landed already."""
+        if not name.endswith(SUFFIXES) or "/" in name or name.startswith("."):
+            raise ValueError(f"{name!r} cannot land; names end in {' or '.join(SUFFIXES)}, without folders or a leading dot")
+        place = f"{self.uri}/{pipeline}/{source}/{ONCE if day is None else day.isoformat()}/{name}"
+        sidecar = f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
+        if files.exists(place + SIDECAR) and files.read(place + SIDECAR) == sidecar and files.exists(place):
+            return False
+        files.write_atomically(place, content)
+        files.write_atomically(place + SIDECAR, sidecar)
+        return True
+
+    def _listing(self, pipeline: str, source: str, folders: Collection[str] | None = None) -> dict[str, dict[str, int]]:
+        """Sizes of files by name, by folder that holds at least one sidecar."""
+        root = f"{self.uri}/{pipeline}/{source}"
+        fs, base = files.filesystem(root)
+        fs.invalidate_cache()
+        found: dict[str, dict[str, int]] = {}
+        for place in [base] if folders is None else [f"{base}/{folder}" for folder in folders]:
+            for path, entry in fs.find(place, maxdepth=2, detail=True).items():
+                folder, name = path.rsplit("/", 2)[-2:]
+                found.setdefault(folder, {})[name] = int(entry["size"])
+        return {
+            folder: sizes for folder, sizes in found.items()
+            if (folder == ONCE or _is_day(folder)) and any(_announces(name) for name in sizes)
+        }  # fmt: skip
+
+    def _announced(self, folder: str, pipeline: str, source: str, sizes: dict[str, int]) -> tuple[Delivery, ...]:
+        return tuple(
+            _delivery(files.read(f"{self.uri}/{pipeline}/{source}/{folder}/{name}"), name.removesuffix(SIDECAR), sizes)
+            for name in sorted(sizes)
+            if _announces(name)
+        )
+
+
+def _delivery(sidecar: bytes, name: str, sizes: dict[str, int]) -> Delivery:
+    digest, _, announced = sidecar.decode(errors="replace").rstrip("\n").partition("  ")
+    size = sizes.get(name)
+    fault = None
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        fault = f"its sidecar {name}{SIDECAR} does not read '<sha256>  <name>'"
+    elif announced != name:
+        fault = f"its sidecar announces {announced!r}, so the file was renamed"
+    elif size is None:
+        fault = "its sidecar is there, the file is not"
+    elif size == 0:
+        fault = "the file is empty (a delivery without rows still has a header)"
+    return Delivery(name, digest, size or 0, fault)
+
+
+def _announces(name: str) -> bool:
+    return name.endswith(tuple(suffix + SIDECAR for suffix in SUFFIXES)) and not name.startswith(".")
+
+
+def _is_day(folder: str) -> bool:
+    try:
+        return date.fromisoformat(folder).isoformat() == folder
+    except ValueError:
+        return False
+
+
+def _day(folder: str) -> date:
+    return date.fromisoformat(folder)
