@@ -3,12 +3,15 @@
 A node says *what* a feature is; `bundle.program` compiles a tree to Polars for batches and to plain Python for one
 request. Trees are immutable, serialise to canonical JSON, and never carry code.
 
-Arithmetic is IEEE 754 double precision. A null operand makes the result null. Comparisons with null are null; `&` and
-`|` follow three-valued (Kleene) logic. A feature whose value is NaN or infinite is null: models see it as missing.
+Numbers are IEEE 754 doubles; integers and booleans are converted. A null operand makes the result null, and so does a
+result that is no finite number (0/0, 1/0, overflow, the logarithm of a negative): NaN and infinity exist nowhere in a
+tree, models see them as missing. `a // b` is floor(a / b) and `a % b` is a - floor(a / b) * b. Comparisons with null are
+null; `&` and `|` follow three-valued (Kleene) logic. Texts compare by code point, datetimes by moment.
 """
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any, Literal as OneOf, Union
 
@@ -112,6 +115,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False, tag_field="node", forbid
         return operation("fill_null", self, value)
 
     def clip(self, low: Operand, high: Operand) -> Operation:
+        """`low` where the value is less, `high` where it is greater, else the value."""
         return operation("clip", self, low, high)
 
     def log(self) -> Operation:
@@ -119,6 +123,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False, tag_field="node", forbid
         return operation("log", self)
 
     def log1p(self) -> Operation:
+        """log(1 + x), exact for small x; null for x <= -1."""
         return operation("log1p", self)
 
     def sqrt(self) -> Operation:
@@ -164,6 +169,13 @@ class Column(Expression, frozen=True, eq=False, tag="column"):
 
 class Literal(Expression, frozen=True, eq=False, tag="literal"):
     value: Scalar
+
+    def __post_init__(self) -> None:
+        value = self.value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value} cannot stand in a feature; write None for a missing value")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{value} does not fit 64 bits; write it as a float")
 
 
 class Operation(Expression, frozen=True, eq=False, tag="operation"):
