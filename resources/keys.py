@@ -6,14 +6,11 @@ import os
 import stat
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from bundle import signing
 from resources.files import sync_folder, write_atomically
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 PRIVATE, PUBLIC = "platform.key", "platform.pub"
 
@@ -36,31 +33,28 @@ class Keys(dg.ConfigurableResource):
         """Where the public key lies, made if need be."""
         place = Path(self.path) / PUBLIC
         if not place.exists():
-            write_atomically(str(place), _public_pem(self._private()))
+            write_atomically(str(place), self.public_pem())
             place.chmod(0o644)
         return place
 
     def public_pem(self) -> bytes:
         """The public key as PEM. It is derived from the private key, never read back from the public file."""
-        return _public_pem(self._private())
+        return signing.public_key(self._private())
 
     def sign(self, content: bytes) -> bytes:
         """The 64-byte Ed25519 signature of `content`: equal content gives an equal signature. Callers begin their content
         with words of its own kind, so that a signature over one kind of document is never valid for another."""
-        return self._private().sign(content)
+        return signing.sign(self._private(), content)
 
     def verifier(self) -> Verifier:
         """A verifier that has read the key once, for many signatures."""
-        return Verifier(self._private().public_key())
+        return Verifier(self.public_pem())
 
     def verify(self, content: bytes, signature: bytes) -> bool:
         """Whether `signature` is this platform's signature of `content`."""
         return self.verifier().valid(content, signature)
 
-    def _private(self) -> Ed25519PrivateKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
+    def _private(self) -> bytes:
         try:
             mode = self.private_path.stat().st_mode
         except FileNotFoundError:
@@ -71,23 +65,16 @@ class Keys(dg.ConfigurableResource):
                 f"{self.private_path} has mode {stat.S_IMODE(mode):04o}: others can read or write the platform's key; "
                 f"make sure that nobody did, then run chmod 600 {self.private_path}"
             )
-        key = load_pem_private_key(self.private_path.read_bytes(), password=None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise TypeError(f"{self.private_path} holds a {type(key).__name__}, not an Ed25519 key; restore the platform's key")
-        return key
+        return self.private_path.read_bytes()
 
     def _create(self) -> None:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
         folder = Path(self.path)
         folder.mkdir(parents=True, exist_ok=True)
-        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         temporary = folder / f".{PRIVATE}.{uuid.uuid4().hex}"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "wb") as file:
-                file.write(pem)
+                file.write(signing.new_key())
                 file.flush()
                 os.fsync(file.fileno())
             try:
@@ -101,22 +88,14 @@ class Keys(dg.ConfigurableResource):
 
 
 class Verifier:
-    """Verifies signatures of one public key."""
+    """Verifies signatures of one public key (PEM)."""
 
-    def __init__(self, public: Ed25519PublicKey) -> None:
+    def __init__(self, public: bytes) -> None:
         self._public = public
 
     def valid(self, content: bytes, signature: bytes) -> bool:
-        from cryptography.exceptions import InvalidSignature
-
         try:
-            self._public.verify(signature, content)
-        except InvalidSignature:
+            signing.verify(self._public, content, signature)
+        except signing.SignatureError:
             return False
         return True
-
-
-def _public_pem(key: Ed25519PrivateKey) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

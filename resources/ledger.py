@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import sqlite3
@@ -17,6 +16,7 @@ from typing import Literal, get_args
 import dagster as dg
 import msgspec
 
+from bundle.digests import canonical_json, sha256
 from resources import files
 from resources.keys import Keys, Verifier
 
@@ -84,7 +84,7 @@ class Head(msgspec.Struct, frozen=True):
 
     @property
     def content(self) -> bytes:
-        return HEAD + _canonical({"serial": self.serial, "digest": self.digest})
+        return HEAD + canonical_json({"serial": self.serial, "digest": self.digest})
 
 
 Guard = Callable[[Sequence[Entry]], Entry | None]
@@ -124,7 +124,7 @@ class Ledger(dg.ConfigurableResource):
         """
         if kind not in get_args(Kind):
             raise ValueError(f"kind={kind!r} is no kind of ledger entry; kinds are {', '.join(get_args(Kind))}")
-        body = _canonical(payload or {}).decode()
+        body = canonical_json(payload or {}).decode()
         verifier = self.signer.verifier()
         self._initialise()
         with closing(self._connect()) as connection:
@@ -148,7 +148,7 @@ class Ledger(dg.ConfigurableResource):
                     "payload": body,
                     "previous": last["digest"] if last else GENESIS,
                 }
-                digest = hashlib.sha256(ENTRY + _canonical(fields)).hexdigest()
+                digest = sha256(ENTRY + canonical_json(fields))
                 signature = self.signer.sign(ENTRY + digest.encode())
                 connection.execute(
                     f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*fields.values(), digest, signature)
@@ -325,11 +325,6 @@ def _writing(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _canonical(value: Json) -> bytes:
-    """Canonical JSON: sorted keys, no blanks, UTF-8. Raises ValueError for NaN and infinities, TypeError for what is no JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
@@ -350,7 +345,7 @@ def _read(connection: sqlite3.Connection, verifier: Verifier, pipeline: str | No
 def _entry(row: sqlite3.Row, verifier: Verifier) -> Entry:
     """The verified entry of a row. Raises LedgerError where the digest or the signature does not fit the content."""
     fields: dict[str, Json] = {name: row[name] for name in row.keys() if name not in ("digest", "signature")}  # noqa: SIM118
-    if hashlib.sha256(ENTRY + _canonical(fields)).hexdigest() != row["digest"]:
+    if sha256(ENTRY + canonical_json(fields)) != row["digest"]:
         raise LedgerError(
             f"ledger entry {row['serial']} was altered: its content does not match its digest; restore the ledger from a backup"
         )

@@ -54,16 +54,18 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 def standing(entries: Sequence[Entry], proposal: Proposal) -> Standing:
-    """What a pipeline's entries say of a bundle. A refusal overrules every approval before it; the same person counts once."""
+    """What a pipeline's entries say of a bundle. A refusal overrules every approval before it; the same person counts once.
+
+    A refusal speaks of the model: the same candidate in another bundle (validated again, say) stays refused.
+    """
     people: dict[str, Entry] = {}
     policy: Entry | None = None
     refusal: Entry | None = None
     for entry in entries:
         if entry.pipeline != proposal.pipeline:
             continue
-        rejected = entry.kind == "rejection" and entry.bundle == proposal.bundle
-        left = entry.kind == "rollback" and entry.payload.get("from") == proposal.bundle
-        if rejected or left:
+        refused = entry.payload.get("candidate") if entry.kind == "rejection" else entry.payload.get("from_candidate")
+        if entry.kind in ("rejection", "rollback") and refused == proposal.candidate:
             people, policy, refusal = {}, None, entry
         elif entry.kind == "approval" and entry.bundle == proposal.bundle and _evidence(entry) == dict(proposal.evidence):
             if entry.actor == POLICY:
@@ -197,7 +199,12 @@ def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | N
         bundle=target,
         day=day or entries[-1].day,
         actor=actor,
-        payload={"from": current, "reason": reason},
+        payload={
+            "from": current,
+            "from_candidate": _candidate(entries, current),
+            "candidate": _candidate(entries, target),
+            "reason": reason,
+        },
         unless=unchanged,
     )
 
@@ -231,6 +238,12 @@ def before(entries: Sequence[Entry]) -> str | None:
         else:
             history.append(entry.bundle)
     return next((bundle for bundle in reversed(history[:-1]) if bundle in confirmed and bundle != history[-1]), None)
+
+
+def _candidate(entries: Sequence[Entry], bundle: str) -> str | None:
+    """The candidate of a released bundle, as its release says."""
+    found = next((entry for entry in reversed(entries) if entry.kind == "release" and entry.bundle == bundle), None)
+    return str(found.payload["candidate"]) if found else None
 
 
 def _payload(proposal: Proposal, reason: str) -> dict[str, str | dict[str, str]]:

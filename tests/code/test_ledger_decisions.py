@@ -30,7 +30,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def proposal(name: str, **evidence: str) -> Proposal:
-    return Proposal("flights", name * 64, "c" * 64, DAY, evidence or {"performance": "1"})
+    return Proposal("flights", name * 64, f"candidate {name}", DAY, evidence or {"performance": "1"})
 
 
 A, B, C = proposal("a"), proposal("b"), proposal("c")
@@ -130,6 +130,9 @@ def test_what_was_rolled_back_from_returns_only_by_a_person(ledger: Ledger) -> N
     with pytest.raises(PermissionError, match="a person must approve it"):
         approve_by_policy(ledger, B, "all gates passed")
     assert "roll-back from it by ada@example.org" in standing(ledger.entries(), B).explain(0)
+    again = Proposal("flights", "f" * 64, B.candidate, DAY, {"performance": "validated again"})
+    with pytest.raises(PermissionError, match="a person must approve it"):
+        approve_by_policy(ledger, again, "all gates passed")
     approve(ledger, B, "bo@example.org", "it was the weather feed")
     assert release(ledger, B, 0, {}).bundle == B.bundle
 
