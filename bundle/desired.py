@@ -1,0 +1,156 @@
+"""What an endpoint should serve, and what it reports serving.
+
+`Desired` is written and signed by the platform; `Actual` is written by the endpoint. Both are small JSON documents.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from bundle import signing
+
+FORMAT = 1
+CHAMPION = "champion"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which bundles of a pipeline answer which share of the traffic: `arms` are (bundle digest, share), champion first.
+
+    `serial` grows by every change and never goes back: an endpoint refuses a smaller one. `ledger_entry` names the entry
+    that caused it, `issued` the moment of that entry.
+    """
+
+    pipeline: str
+    serial: int
+    arms: tuple[tuple[str, float], ...]
+    ledger_entry: str = ""
+    issued: str = ""
+    format: int = FORMAT
+
+    @property
+    def payload(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="sorted")
+
+    @property
+    def content(self) -> bytes:
+        """What is signed."""
+        return signing.DESIRED + self.payload
+
+    def arm(self, entity: str) -> int:
+        """Index of the arm that answers for an entity: the same for every request about it, whatever worker gets it.
+
+        Growing the share of a challenger moves entities to it alone; those that it already had stay.
+        """
+        if len(self.arms) == 1:
+            return 0
+        digest = hashlib.blake2b(f"{self.pipeline}\n{entity}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        point = (int.from_bytes(digest, "big") >> 11) / 2**53  # in [0, 1), exact
+        for index, (_, share) in enumerate(self.arms[1:], start=1):
+            if point < share:
+                return index
+            point -= share
+        return 0
+
+
+class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed document as it lies on disk: the exact text that was signed, and the signature (base64)."""
+
+    payload: str
+    signature: str
+
+
+class ArmState(msgspec.Struct, frozen=True):
+    """One arm that is being served."""
+
+    name: str
+    bundle: str
+    share: float
+
+
+class Actual(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint serves of one pipeline.
+
+    `serial` is that of the desired state being served, `desired_serial` the newest valid one it has seen; `error` says why
+    they differ, `snapshot_error` why the online snapshot in use is not the newest. `golden_ms` is the mean time of one
+    golden row. With several workers each writes its own; the file and the route show the one furthest behind.
+    """
+
+    pipeline: str
+    ready: bool
+    serial: int = 0
+    desired_serial: int = 0
+    arms: tuple[ArmState, ...] = ()
+    error: str | None = None
+    snapshot_as_of: str | None = None
+    snapshot_error: str | None = None
+    golden_ms: float | None = None
+    since: str = ""
+    pid: int = 0
+    workers: int = 1
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        return tuple(arm.bundle for arm in self.arms)
+
+
+def seal(desired: Desired, signature: bytes) -> bytes:
+    """The file content of a signed desired state."""
+    return msgspec.json.encode(Sealed(desired.payload.decode(), base64.b64encode(signature).decode()))
+
+
+def signed(desired: Desired, sign: Callable[[bytes], bytes]) -> bytes:
+    """The file content of a desired state, signed by `sign` (such as `Keys.sign`)."""
+    return seal(desired, sign(desired.content))
+
+
+def unseal(content: bytes, public_key: bytes, pipeline: str) -> Desired:
+    """The desired state of a file, verified. Raises ValueError (SignatureError for a bad signature) saying what is wrong."""
+    try:
+        sealed = msgspec.json.decode(content, type=Sealed)
+        signature = base64.b64decode(sealed.signature, validate=True)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ValueError(f"not a signed desired state: {error}") from error
+    payload = sealed.payload.encode()
+    signing.verify(public_key, signing.DESIRED + payload, signature)
+    try:
+        desired = msgspec.json.decode(payload, type=Desired)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a desired state of this release: {error}") from error
+    check(desired)
+    if desired.pipeline != pipeline:
+        raise ValueError(f"the desired state is that of pipeline {desired.pipeline!r}, not of {pipeline!r}")
+    return desired
+
+
+def check(desired: Desired) -> None:
+    """Raises ValueError for a desired state that no endpoint could serve."""
+    if desired.format != FORMAT:
+        raise ValueError(f"desired state of format {desired.format}; this release reads format {FORMAT}")
+    if not _NAME.fullmatch(desired.pipeline):
+        raise ValueError(f"pipeline {desired.pipeline!r} is no pipeline name")
+    if desired.serial < 1:
+        raise ValueError(f"serial={desired.serial}; serials start at 1")
+    if not desired.arms:
+        raise ValueError("a desired state needs at least one arm")
+    digests = [digest for digest, _ in desired.arms]
+    for digest in digests:
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"arm {digest[:80]!r} is no bundle digest (64 hexadecimal digits)")
+        if digests.count(digest) > 1:
+            raise ValueError(f"bundle {digest} has {digests.count(digest)} arms; one arm a bundle")
+    shares = [share for _, share in desired.arms]
+    if any(not 0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
+        raise ValueError(f"shares {shares} must lie between 0 and 1 and add up to 1")
+
+
+def arm_name(index: int) -> str:
+    """Arms are named by their place: champion, challenger, challenger-2, ..."""
+    return CHAMPION if index == 0 else "challenger" if index == 1 else f"challenger-{index}"

@@ -1,0 +1,336 @@
+"""The bundle: a folder that holds all that an endpoint needs, named by its digest and signed.
+
+    manifest.json   what the bundle is, and the SHA-256 of every other file
+    manifest.sig    Ed25519 signature over the manifest (base64)
+    program.json    feature program with its vocabularies
+    model.ubj       trees; model.json their names and calibration
+    golden.json     rows with the outputs expected of them
+    golden.online   the online snapshot that the golden rows were computed with (optional)
+
+Equal inputs give equal bytes, hence an equal digest. Nothing of a bundle is used before all of it is verified.
+"""
+
+from __future__ import annotations
+
+import base64
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from bundle import signing
+from bundle.digests import folder_digest, sha256, sums
+from bundle.files import check_name, read_folder
+from bundle.model import FACTS, MODEL, TOLERANCE, Model
+
+if TYPE_CHECKING:
+    from bundle.online import Snapshot
+    from bundle.program import FeatureProgram
+
+FORMAT = 1
+MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest.sig", "program.json", "golden.json", "golden.online"
+SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
+REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, MODEL, FACTS, GOLDEN})
+OPTIONAL = frozenset({GOLDEN_ONLINE})
+SIZE_LIMIT = 1 << 30
+EVENT_TIME = "event_time"
+PACKAGES = ("msgspec", "numpy", "polars", "treelite", "xgboost")
+
+Kind = Literal["string", "float", "integer", "boolean", "datetime"]
+Scalar = bool | int | float | str | None
+
+
+class BundleError(ValueError):
+    """A bundle that must not be served, and why."""
+
+
+class RequestField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contract of one column of a request: what the source's declaration says of it."""
+
+    kind: Kind
+    nullable: bool = False
+    ge: float | None = None
+    le: float | None = None
+    values: tuple[str, ...] | None = None
+    pattern: str | None = None
+    description: str = ""
+
+
+class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the bundle was made: equal bytes are promised for an equal environment alone."""
+
+    python: str
+    arch: str
+    packages: dict[str, str]
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a bundle is. `created_as_of` is a data day, never a wall clock; `evidence` maps names of reports to their digests."""
+
+    pipeline: str
+    created_as_of: str
+    entity: str
+    timezone: str
+    label: str
+    risk: str
+    owner: str = ""
+    purpose: str = ""
+    request: dict[str, RequestField]
+    features: tuple[str, ...]
+    program_digest: str
+    candidate: str
+    training_set: str
+    metrics: dict[str, float | None] = {}
+    evidence: dict[str, str] = {}
+    environment: Environment
+    files: dict[str, str]
+    format: int = FORMAT
+
+
+class GoldenRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request, the model's row computed for it (null for missing), and the probability expected of it."""
+
+    request: dict[str, Scalar]
+    row: tuple[float | None, ...]
+    expected: float
+
+
+class GoldenResult(msgspec.Struct, frozen=True):
+    """`difference` is the greatest one between an output and what was expected; `row_ms` the mean time of one row."""
+
+    rows: int
+    difference: float
+    row_ms: float
+
+
+class Bundle:
+    """A verified bundle: manifest, feature program and model, ready to predict."""
+
+    def __init__(self, digest: str, manifest: Manifest, program: FeatureProgram, model: Model, golden: Sequence[GoldenRow], golden_online: Snapshot | None) -> None:
+        from bundle.program import compile_row
+
+        self.digest = digest
+        self.manifest = manifest
+        self.program = program
+        self.model = model
+        self.golden = tuple(golden)
+        self._golden_online = golden_online
+        self.row = compile_row(program)
+
+    def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
+        """Model rows and probabilities of requests that keep the manifest's contract."""
+        rows = [self.row(request, online) for request in requests]
+        if not rows:
+            return [], []
+        if len(rows) == 1:
+            return rows, [self.model.predict_row(rows[0])]
+        outputs: list[float] = self.model.predict(np.array(rows, dtype=np.float32)).tolist()
+        return rows, outputs
+
+    def check_golden(self) -> GoldenResult:
+        """Predict the golden rows, from the request where the bundle holds their snapshot, and compare.
+
+        Raises BundleError for a row or an output that is not the expected one (within `TOLERANCE`).
+        """
+        from time import perf_counter
+
+        expected_rows = np.array([[np.nan if v is None else v for v in golden.row] for golden in self.golden], dtype=np.float32)
+        expected = np.array([golden.expected for golden in self.golden])
+        self.model.check_engines(expected_rows)
+        rows, outputs = [], []
+        start = perf_counter()
+        for golden, expected_row in zip(self.golden, expected_rows, strict=True):
+            row = expected_row.tolist() if self._golden_online is None else self.row(self._request(golden), self._golden_online)
+            rows.append(row)
+            outputs.append(self.model.predict_row(row))
+        row_ms = (perf_counter() - start) * 1000 / len(self.golden)
+        if not np.allclose(np.array(rows, dtype=np.float32), expected_rows, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise BundleError(f"bundle {self.digest}: the features of its golden rows are not the expected ones")
+        difference = float(np.max(np.abs(np.array(outputs) - expected)))
+        if not difference <= TOLERANCE:
+            raise BundleError(f"bundle {self.digest}: its golden rows differ by {difference:.3g} from the expected outputs; the limit is {TOLERANCE:g}")
+        return GoldenResult(len(self.golden), difference, row_ms)
+
+    def _request(self, golden: GoldenRow) -> dict[str, Any]:
+        times = {name for name, field in self.manifest.request.items() if field.kind == "datetime"}
+        return {name: datetime.fromisoformat(value) if name in times and isinstance(value, str) else value for name, value in golden.request.items()}
+
+
+def environment() -> Environment:
+    """The environment of this process."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return Environment(platform.python_version(), platform.machine(), packages)
+
+
+def golden_rows(program: FeatureProgram, model: Model, requests: Sequence[Mapping[str, Any]], online: Snapshot) -> list[GoldenRow]:
+    """Golden rows of some requests, computed by the very functions that the endpoint uses."""
+    from bundle.program import compile_row
+
+    row_of = compile_row(program)
+    rows = []
+    for request in requests:
+        row = [float(value) for value in np.array(row_of(request, online), dtype=np.float32)]
+        plain = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in request.items()}
+        rows.append(GoldenRow(plain, tuple(None if np.isnan(value) else value for value in row), model.predict_row(row)))
+    return rows
+
+
+def bundle_files(
+    *,
+    pipeline: str,
+    created_as_of: str,
+    program: FeatureProgram,
+    model: Model,
+    label: str,
+    risk: str,
+    request: Mapping[str, RequestField],
+    golden: Sequence[GoldenRow],
+    candidate: str,
+    training_set: str,
+    sign: Callable[[bytes], bytes],
+    golden_online: Snapshot | None = None,
+    metrics: Mapping[str, float | None] | None = None,
+    evidence: Mapping[str, str] | None = None,
+    owner: str = "",
+    purpose: str = "",
+) -> dict[str, bytes]:
+    """All files of a bundle; `folder_digest` of them is its name. `sign` signs the manifest (such as `Keys.sign`).
+
+    `request` is the contract of every column that an application sends; `event_time` is added where it is missing.
+    Raises ValueError where the parts do not fit together.
+    """
+    if tuple(program.names) != model.names:
+        raise ValueError(f"the model reads {', '.join(model.names)}, but the program computes {', '.join(program.names)}")
+    if not golden:
+        raise ValueError("a bundle needs at least one golden row")
+    contract = {**request}
+    contract.setdefault(EVENT_TIME, RequestField("datetime"))
+    files = {PROGRAM: program.encode(), **model.to_files(), GOLDEN: msgspec.json.encode(tuple(golden), order="sorted")}
+    if golden_online is not None:
+        files[GOLDEN_ONLINE] = golden_online.encode()
+    manifest = Manifest(
+        pipeline=pipeline, created_as_of=created_as_of, entity=program.entity, timezone=program.timezone, label=label, risk=risk,
+        owner=owner, purpose=purpose, request=contract, features=model.names, program_digest=program.digest, candidate=candidate,
+        training_set=training_set, metrics=dict(metrics or {}), evidence=dict(evidence or {}), environment=environment(),
+        files={name: sha256(content) for name, content in files.items()},
+    )  # fmt: skip
+    # Names of columns keep their order (people read them in it); the declaration fixes it, so bytes stay reproducible.
+    content = msgspec.json.encode(manifest)
+    files[MANIFEST] = content
+    files[SIGNATURE] = base64.b64encode(sign(signing.MANIFEST + content)) + b"\n"
+    return files
+
+
+def load(folder: Path | str, public_key: bytes, digest: str | None = None) -> Bundle:
+    """The bundle of a folder, all of it verified.
+
+    `digest` is the name that it must have (None: any). Raises BundleError saying which file is missing, altered, added or
+    malformed, FileNotFoundError where there is no folder.
+    """
+    try:
+        files = read_folder(Path(folder), SIZE_LIMIT)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    return from_files(files, public_key, digest)
+
+
+def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Bundle:
+    """The bundle of these files, all of them verified (see `load`)."""
+    from bundle.online import Snapshot
+    from bundle.program import FeatureProgram
+
+    manifest = verify(files, public_key, digest)
+    contents = {name: content for name, content in files.items() if name != SUMS}
+    found = folder_digest(contents)
+    try:
+        program = FeatureProgram.decode(files[PROGRAM])
+        model = Model.from_files(files)
+        golden = msgspec.json.decode(files[GOLDEN], type=tuple[GoldenRow, ...])
+        online = Snapshot.decode(files[GOLDEN_ONLINE]) if GOLDEN_ONLINE in files else None
+        bundle = Bundle(found, manifest, program, model, golden, online)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BundleError(f"bundle {found}: {error}") from error
+    _fits(bundle)
+    return bundle
+
+
+def verify(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Manifest:
+    """The manifest of a bundle's files after its signature and every digest were verified. Raises BundleError."""
+    if MANIFEST not in files or SIGNATURE not in files:
+        missing = MANIFEST if MANIFEST not in files else SIGNATURE
+        raise BundleError(f"the bundle has no {missing}; build it again, or restore it")
+    try:
+        signature = base64.b64decode(files[SIGNATURE].strip(), validate=True)
+        signing.verify(public_key, signing.MANIFEST + files[MANIFEST], signature)
+    except ValueError as error:
+        raise BundleError(f"{SIGNATURE}: {error}; only bundles that this platform signed are served") from error
+    manifest = _manifest(files[MANIFEST])
+    contents = {name: content for name, content in files.items() if name != SUMS}
+    for name in sorted({*manifest.files, *contents}):
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        if name in (MANIFEST, SIGNATURE):
+            if name in manifest.files:
+                raise BundleError(f"{MANIFEST} lists {name}, which cannot be listed in it")
+        elif name not in manifest.files:
+            raise BundleError(f"file {name} is not in the manifest; a bundle holds what its manifest lists and nothing else")
+        elif name not in REQUIRED | OPTIONAL:
+            raise BundleError(f"file {name} is of no use to this release; it was made by another one")
+        elif name not in contents:
+            raise BundleError(f"file {name} is missing; restore the bundle")
+        elif sha256(contents[name]) != manifest.files[name]:
+            raise BundleError(f"file {name} was altered: its digest is not {manifest.files[name]}; restore the bundle")
+    for name in sorted(REQUIRED - set(contents)):
+        raise BundleError(f"file {name} is missing; restore the bundle")
+    if SUMS in files and files[SUMS] != sums(contents):
+        raise BundleError(f"{SUMS} does not fit the bundle's files; restore the bundle")
+    found = folder_digest(contents)
+    if digest is not None and found != digest:
+        raise BundleError(f"the folder holds bundle {found}, not {digest}; restore the bundle")
+    return manifest
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _manifest(content: bytes) -> Manifest:
+    try:
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != FORMAT:
+            raise BundleError(f"{MANIFEST} has format {found}; this release reads format {FORMAT}, so update it or release again")
+        return msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} is malformed: {error}") from error
+
+
+def _fits(bundle: Bundle) -> None:
+    """Raises BundleError where manifest, program and model speak of different things."""
+    manifest, program = bundle.manifest, bundle.program
+    checks = {
+        "pipeline": (manifest.pipeline, program.pipeline),
+        "entity": (manifest.entity, program.entity),
+        "timezone": (manifest.timezone, program.timezone),
+        "features": (manifest.features, tuple(program.names)),
+        "model features": (manifest.features, bundle.model.names),
+        "program digest": (manifest.program_digest, program.digest),
+    }
+    for what, (said, found) in checks.items():
+        if said != found:
+            raise BundleError(f"bundle {bundle.digest}: its manifest says {what} {said!r}, but it holds {found!r}")
+    if unknown := sorted({*bundle.row.inputs, manifest.entity} - set(manifest.request)):
+        raise BundleError(f"bundle {bundle.digest}: features read {', '.join(unknown)}, which its request contract does not have")
+    if not bundle.golden or any(len(golden.row) != len(manifest.features) for golden in bundle.golden):
+        raise BundleError(f"bundle {bundle.digest}: {GOLDEN} has no rows, or rows that do not have {len(manifest.features)} features")
