@@ -10,6 +10,7 @@ from email.message import EmailMessage
 
 import dagster as dg
 import httpx
+from pydantic import Field
 
 PAUSE_SECONDS = 0.5
 
@@ -27,7 +28,7 @@ class Notifier(dg.ConfigurableResource):
     smtp_user: str | None = None
     smtp_password: str | None = None
     sender: str = "evergreen@localhost"
-    recipients: list[str] = []
+    recipients: list[str] = Field(default_factory=list)
     timeout_seconds: float = 5.0
     attempts: int = 3
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Union
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -60,7 +60,7 @@ class CategoryReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     js_limit: float | None = None
 
 
-FeatureReference = Union[NumberReference, CategoryReference]
+FeatureReference = NumberReference | CategoryReference
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,18 +10,25 @@ from assets.declared import Declared
 class Monitors(Declared):
     """Limits of the daily monitors. A statistic below `minimum_rows` rows is reported but never judged.
 
-    `drift_share` is the share of features that must drift for the data-drift check to fail. `psi` follows the usual
-    reading of the population stability index (0.1 moderate, 0.25 major shift). `report_weekday` is the ISO day on which
-    Evidently's full report is rendered; it is rendered on an alarm and on request as well.
+    `drift_share` is the share of features that must drift for the data-drift check to fail: numbers drift by `psi` (0.1
+    moderate, 0.25 major shift in the usual reading), text by `jensen_shannon` (the distance, base 2), each against the greater
+    of the declared limit and the one that the reference's own days keep. `null_jump` is the rise of a feature's share of missing values that
+    speaks of a fault of the data rather than of drift. Live log loss may exceed the champion's test log loss by
+    `log_loss_margin` over the last `performance_days` days. `skew_share` is the least share of feature values that the
+    endpoint must have computed exactly as the lake did. `fairness_gap` bounds the difference between declared groups.
+    `report_weekday` is the ISO day on which Evidently's full report is rendered; it is rendered on an alarm and on request as well.
     """
 
     minimum_rows: int = Field(default=200, ge=1)
     psi: float = Field(default=0.25, gt=0)
     jensen_shannon: float = Field(default=0.2, gt=0)
     drift_share: float = Field(default=0.3, gt=0, le=1)
+    null_jump: float = Field(default=0.25, gt=0, le=1)
     prediction_psi: float = Field(default=0.25, gt=0)
     log_loss_margin: float = Field(default=0.05, gt=0)
     performance_days: int = Field(default=7, ge=1)
+    skew_share: float = Field(default=0.999, gt=0, le=1)
+    fairness_gap: float | None = Field(default=0.2, gt=0)
     latency_p99_ms: float = Field(default=50.0, gt=0)
     error_rate: float = Field(default=0.01, ge=0, le=1)
     report_weekday: int = Field(default=1, ge=1, le=7)

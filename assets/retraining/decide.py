@@ -175,7 +175,9 @@ def _new_features(evidence: Evidence) -> Consideration:
     if champion is None:
         return Consideration(cause="new_features", holds=False, reason="No model serves yet.")
     if champion.features == evidence.features:
-        return Consideration(cause="new_features", holds=False, reason=f"The champion uses the declared features ({evidence.features[:12]}).")
+        return Consideration(
+            cause="new_features", holds=False, reason=f"The champion uses the declared features ({evidence.features[:12]})."
+        )
     reason = f"The declared features ({evidence.features[:12]}) are not those of the champion ({champion.features[:12]})."
     return Consideration(cause="new_features", holds=True, reason=reason)
 
@@ -214,7 +216,9 @@ def _drift(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
     if rows < policy.minimum_rows:
         return Consideration(cause="drift", holds=None, reason=f"Data {counted}; the policy asks for {policy.minimum_rows} rows.")
     if evidence.data_faults:
-        return Consideration(cause="drift", holds=False, reason=f"Data {counted}, but a data fault is open: {'; '.join(evidence.data_faults)}.")
+        return Consideration(
+            cause="drift", holds=False, reason=f"Data {counted}, but a data fault is open: {'; '.join(evidence.data_faults)}."
+        )
     shares = [day.share for day in drifted if day.share is not None]
     widest = f", in up to {max(shares):.0%} of the features" if shares else ""
     return Consideration(cause="drift", holds=True, reason=f"Data {counted}{widest}.")

@@ -1,0 +1,108 @@
+"""Live performance: the champion's predictions joined with the labels that have matured, against its own test metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from assets.monitoring.options import Monitors
+from assets.validation.bootstrap import Interval, compare
+from assets.validation.metrics import HIGHER_IS_BETTER, NAMES, Array, Ranked
+from assets.validation.slices import measure
+from resources.reports import Measure, Verdict
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Whole days are drawn, so that the interval speaks of other weeks; percentiles of 200 draws are steady to about a tenth of the width.
+RESAMPLES = 200
+TEST, ALL = "test", "all bundles"
+
+
+def matured(predictions: pl.DataFrame, labels: pl.DataFrame, label: str, by: datetime) -> pl.DataFrame:
+    """One row per entity and bundle: its newest prediction, with the label `y` (null while it has none) as known at `by`.
+
+    `predictions` has prediction_id, entity, date, known_at, bundle, output; `labels` has entity, known_at and the label.
+    """
+    import polars as pl
+
+    newest = predictions.sort("known_at", "prediction_id").unique(["entity", "bundle"], keep="last", maintain_order=True)
+    known = labels.filter(pl.col("known_at") <= by).select("entity", pl.col(label).cast(pl.Float64).alias("y"))
+    return newest.join(known, on="entity", how="left", maintain_order="left")
+
+
+def performance(
+    rows: pl.DataFrame, subject: str, test: Mapping[str, float], test_rows: int, limits: Monitors
+) -> tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]:
+    """Measures, verdicts and notes over `matured` rows of the window.
+
+    Metrics of the bundle `subject` with intervals over days, its test metrics (`group` "test"), and log loss over whatever was served
+    (`group` "all bundles"). Rule: `live_log_loss`, the lower end of whose interval may not exceed the test log loss plus the margin.
+    """
+    import polars as pl
+
+    labelled = rows.filter(pl.col("y").is_not_null())
+    own = labelled.filter(pl.col("bundle") == subject)
+    y, p, n = _array(own, "y"), _array(own, "output"), own.height
+    days = np.asarray(own["date"].rank("dense").to_numpy() if n else np.zeros(0), dtype=np.int64) - 1
+    compared = compare(y, {"live": p}, resamples=RESAMPLES, clusters=days if n and days.max() > 0 else None)
+    measures = [measure(name, compared.value("live", name), n, compared.interval("live", name)) for name in NAMES]
+    measures += [Measure(name=name, value=value, n=test_rows, group=TEST) for name, value in test.items() if name in NAMES]
+    measures += [
+        measure("base_rate", float(y.mean()) if n else np.nan, n),
+        measure("mean_prediction", float(p.mean()) if n else np.nan, n),
+        measure("labelled_share", labelled.height / rows.height if rows.height else np.nan, rows.height),
+    ]
+    if labelled.height:
+        everything = Ranked(_array(labelled, "y"), _array(labelled, "output")).metrics()
+        measures += [measure(name, float(value), labelled.height, group=ALL) for name, value in zip(NAMES, everything, strict=True)]
+    notes = [] if n else ["No prediction of the champion has a matured label yet."]
+    single = bool(n) and len(set(days.tolist())) == 1
+    if single:
+        notes.append("All labels are of one day: the interval draws rows and says nothing about other days.")
+    verdict = _log_loss(compared.value("live", "log_loss"), compared.interval("live", "log_loss"), test.get("log_loss"), n, limits)
+    return tuple(measures), (verdict,), tuple(notes)
+
+
+def calibration_points(rows: pl.DataFrame, subject: str) -> tuple[Array, Array, Array]:
+    """Rows, mean prediction and observed rate in bins of equal size, for the calibration plot."""
+    import polars as pl
+
+    own = rows.filter(pl.col("y").is_not_null() & (pl.col("bundle") == subject))
+    curve = Ranked(_array(own, "y"), _array(own, "output")).curve()
+    return curve.n, curve.predicted, curve.observed
+
+
+def window(day: date, days: int) -> tuple[date, date]:
+    """First and last event day whose labels the performance of `day` looks at: the `days` days before it."""
+    from datetime import timedelta
+
+    return day - timedelta(days=days), day - timedelta(days=1)
+
+
+def worsening(name: str, live: float, test: float) -> float:
+    """By how much a live metric is worse than on the test split, positive whatever the metric's direction."""
+    return test - live if name in HIGHER_IS_BETTER else live - test
+
+
+def _log_loss(live: float, interval: Interval, test: float | None, n: int, limits: Monitors) -> Verdict:
+    if n < limits.minimum_rows or not np.isfinite(live):
+        reason = f"{n} matured rows are too few to judge; the monitor asks for {limits.minimum_rows}"
+        return Verdict(rule="live_log_loss", passed=None, value=None, limit=None, n=n, reason=reason)
+    if test is None:
+        reason = "the champion has no test log loss to compare with"
+        return Verdict(rule="live_log_loss", passed=None, value=live, limit=None, n=n, reason=reason)
+    limit = test + limits.log_loss_margin
+    passed = not interval.low > limit
+    reason = (
+        f"live log loss {live:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f}, n={n}) against {limit:.3f}: "
+        f"test log loss {test:.3f} plus {limits.log_loss_margin:g}; it fails when the whole interval lies above"
+    )
+    return Verdict(rule="live_log_loss", passed=passed, value=live, limit=limit, n=n, reason=reason)
+
+
+def _array(frame: pl.DataFrame, column: str) -> Array:
+    return np.asarray(frame[column].to_numpy(), dtype=np.float64)
