@@ -6,6 +6,7 @@
     model.ubj       trees; model.json their names and calibration
     golden.json     rows with the outputs expected of them
     golden.online   the online snapshot that the golden rows were computed with (optional)
+    reference.json  what the drift monitors compare with: a summary of the training rows (optional; the endpoint ignores it)
 
 Equal inputs give equal bytes, hence an equal digest. Nothing of a bundle is used before all of it is verified.
 """
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest.sig", "program.json", "golden.json", "golden.online"
+REFERENCE = "reference.json"
 SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, MODEL, FACTS, GOLDEN})
-OPTIONAL = frozenset({GOLDEN_ONLINE})
+OPTIONAL = frozenset({GOLDEN_ONLINE, REFERENCE})
 SIZE_LIMIT = 1 << 30
 EVENT_TIME = "event_time"
 PACKAGES = ("msgspec", "numpy", "polars", "treelite", "xgboost")
@@ -199,6 +201,7 @@ def bundle_files(
     training_set: str,
     sign: Callable[[bytes], bytes],
     golden_online: Snapshot | None = None,
+    reference: bytes | None = None,
     metrics: Mapping[str, float | None] | None = None,
     evidence: Mapping[str, str] | None = None,
     owner: str = "",
@@ -218,6 +221,8 @@ def bundle_files(
     files = {PROGRAM: program.encode(), **model.to_files(), GOLDEN: msgspec.json.encode(tuple(golden), order="sorted")}
     if golden_online is not None:
         files[GOLDEN_ONLINE] = golden_online.encode()
+    if reference is not None:
+        files[REFERENCE] = reference
     manifest = Manifest(
         pipeline=pipeline, created_as_of=created_as_of, entity=program.entity, timezone=program.timezone, label=label, risk=risk,
         owner=owner, purpose=purpose, request=contract, features=model.names, program_digest=program.digest, candidate=candidate,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from assets.monitoring.drift import Reference, reference
 from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
+from bundle.manifest import REFERENCE
 from bundle.program import FeatureProgram
 from resources import files
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from resources.reports import Reports
 
 NOBODY = "none"  # subject of a report on a day when nothing was served
-REFERENCE = "reference.json"
 
 
 class Served(NamedTuple):
