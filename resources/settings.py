@@ -75,6 +75,10 @@ class Settings(BaseSettings):
         return self.home.absolute() / "endpoint"
 
     @property
+    def dagster_url(self) -> str:
+        return f"http://{self.host}:{self.dagster_port}"
+
+    @property
     def endpoint_url(self) -> str:
         return f"http://{self.host}:{self.endpoint_port}"
 
