@@ -6,7 +6,7 @@ model's margin; that is checked, not assumed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from assets.validation.bootstrap import Interval
 from assets.validation.metrics import Array
 from assets.validation.slices import measure
 from resources.reports import Measure
+
+if TYPE_CHECKING:
+    import xgboost
 
 ROWS = 1_000  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
 TOLERANCE = 1e-3  # margins are float32 sums over hundreds of trees
@@ -68,24 +71,25 @@ def explain(contributions: Array, margins: Array, values: NDArray[np.float32], n
     )
 
 
-def contributions(model: bytes, matrix: NDArray[np.float32], categorical: tuple[bool, ...]) -> tuple[Array, Array]:
-    """TreeSHAP contributions (n, k + 1) and margins (n,) of an XGBoost model in UBJ.
+def contributions(
+    booster: xgboost.Booster, matrix: NDArray[np.float32], categorical: tuple[bool, ...], threads: int = 1
+) -> tuple[Array, Array]:
+    """TreeSHAP contributions (n, k + 1) and margins (n,) of trees for rows of their matrix.
 
-    Raises ValueError when the model has another number of features than the matrix.
+    Raises ValueError when the trees have another number of features than the matrix.
     """
-    import xgboost as xgb
+    import xgboost
 
-    booster = xgb.Booster()
-    booster.load_model(bytearray(model))
     if booster.num_features() != matrix.shape[1]:
         raise ValueError(
             f"the model has {booster.num_features()} features, the matrix {matrix.shape[1]}; use the program stored with the model"
         )
-    data = xgb.DMatrix(
+    data = xgboost.DMatrix(
         matrix,
         feature_types=["c" if is_category else "q" for is_category in categorical],
         feature_names=booster.feature_names,
         enable_categorical=True,
+        nthread=threads,
     )
     parts = booster.predict(data, pred_contribs=True, strict_shape=False)
     return np.asarray(parts, dtype=np.float64), np.asarray(booster.predict(data, output_margin=True), dtype=np.float64)
