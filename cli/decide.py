@@ -1,0 +1,98 @@
+"""Decisions by people: thin commands onto `assets.release.decisions`; each is one signed ledger entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import date
+from typing import TYPE_CHECKING
+
+from cli.follow import entry_line
+from cli.output import REFUSED, WRONG_USE, CommandError, say
+from resources.settings import Settings
+
+if TYPE_CHECKING:
+    from assets.release.decisions import Proposal
+    from resources.ledger import Entry, Ledger
+
+
+def ledger_of(settings: Settings) -> Ledger:
+    from resources.keys import Keys
+    from resources.ledger import Ledger
+
+    return Ledger(path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path)))
+
+
+def approve(settings: Settings, pipeline: str, bundle: str, actor: str, reason: str, as_json: bool) -> None:
+    from assets.release import decisions
+
+    _show(_decided(lambda: decisions.approve(ledger_of(settings), proposal(settings, pipeline, bundle), actor, reason)), as_json)
+
+
+def reject(settings: Settings, pipeline: str, bundle: str, actor: str, reason: str, as_json: bool) -> None:
+    from assets.release import decisions
+
+    _show(_decided(lambda: decisions.reject(ledger_of(settings), proposal(settings, pipeline, bundle), actor, reason)), as_json)
+
+
+def rollback(settings: Settings, pipeline: str, to: str | None, actor: str, reason: str, as_json: bool) -> None:
+    from assets.release import decisions
+
+    ledger = ledger_of(settings)
+    target = _full(to, (entry.bundle for entry in ledger.entries(pipeline) if entry.bundle)) if to else None
+    _show(_decided(lambda: decisions.rollback(ledger, pipeline, actor, reason, target)), as_json)
+
+
+def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json: bool) -> None:
+    from assets.release import decisions
+    from cli.replay import Platform
+
+    day = Platform(settings, pipeline).as_of()
+    if day is None:
+        raise CommandError(f"pipeline {pipeline!r} has processed no data yet; its first model is trained without being asked for", REFUSED)
+    _show(_decided(lambda: decisions.request_retraining(ledger_of(settings), pipeline, actor, reason, day)), as_json)
+
+
+def proposal(settings: Settings, pipeline: str, beginning: str) -> Proposal:
+    """What a bundle's manifest proposes. Raises CommandError for a bundle that is not stored or of another pipeline."""
+    from assets.release.decisions import Proposal
+    from resources.artifacts import Artifacts
+
+    artifacts = Artifacts(uri=settings.artifacts_uri)
+    newest = artifacts.pointed(pipeline, "bundle")
+    digest = newest if newest and newest.startswith(beginning) else _full(beginning, stored_bundles(settings))
+    manifest = json.loads(artifacts.get("bundles", digest)["manifest.json"])
+    if manifest["pipeline"] != pipeline:
+        raise CommandError(f"bundle {digest[:12]} belongs to pipeline {manifest['pipeline']!r}, not {pipeline!r}", WRONG_USE)
+    return Proposal(pipeline, digest, manifest["candidate"], date.fromisoformat(manifest["created_as_of"]), manifest["evidence"])
+
+
+def stored_bundles(settings: Settings) -> list[str]:
+    from resources.files import filesystem
+
+    fs, path = filesystem(f"{settings.artifacts_uri}/bundles")
+    return [place.rstrip("/").rsplit("/", 1)[-1] for place in fs.ls(path, detail=False)] if fs.exists(path) else []
+
+
+def _full(beginning: str, digests: Iterable[str]) -> str:
+    """The one digest that begins so."""
+    found = sorted({digest for digest in digests if digest.startswith(beginning)})
+    if len(found) != 1:
+        what = "no bundle is" if not found else f"{len(found)} bundles are"
+        raise CommandError(f"{what} named {beginning!r}; give more of its digest (`evergreen served --json` and the UI show it)", WRONG_USE)
+    return found[0]
+
+
+def _decided(decision: object) -> Entry:
+    assert callable(decision)
+    try:
+        entry: Entry = decision()
+    except (ValueError, LookupError, PermissionError) as refused:
+        raise CommandError(str(refused.args[0] if refused.args else refused), REFUSED) from refused
+    return entry
+
+
+def _show(entry: Entry, as_json: bool) -> None:
+    import msgspec
+
+    say(msgspec.to_builtins(entry), as_json, entry_line(entry))

@@ -1,0 +1,262 @@
+"""`evergreen demo`: the whole lifecycle on a real year, headless and in one process, with the endpoint as a real server.
+
+The sensors decide what runs, as in production; `resources.driver` executes it in turn. A demo has a home of its own,
+`<home>/demo`, made afresh each time, and a free port, so that it never touches a platform that runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from cli.health import get
+from cli.home import initialise
+from cli.installation import compiler, disk, packages, python_version
+from cli.output import UNFIT, CommandError, console
+from cli.processes import endpoint_command
+from cli.quality import Comparison, Facts, Retrain, compare, document, problems
+from cli.replay import Options, default_start, described, open_feed
+from cli.traffic import send
+from resources import environment, files
+from resources.settings import Settings, settings as read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress
+
+    from resources.driver import Ran
+    from resources.ledger import Ledger
+
+DAY = timedelta(days=1)
+PIPELINE = "flight_delays"
+SERVER_SECONDS = 60.0
+
+
+def demo(settings: Settings, end: date | None, *, quiet: bool = False) -> int:
+    """Run the demo, write `<home>/demo.json` and print it as the last line. Returns 0 only if everything claimed happened.
+
+    Raises CommandError before anything starts when the machine is unfit.
+    """
+    unfit = [check.problem for check in (python_version(), compiler(), disk(settings.home), packages()) if check.problem]
+    if unfit:
+        raise CommandError("\nevergreen: ".join(unfit), UNFIT)
+    began = time.monotonic()
+    local = _fresh(settings)
+    screen = console(stderr=True)
+    say: Callable[[str], None] = (
+        (lambda line: None) if quiet else (lambda line: screen.print(f"{time.monotonic() - began:6.1f} s  {line}", markup=False))
+    )
+    initialise(local)
+    say(f"initialised {local.home}")
+    with _endpoint(local):
+        say(f"the endpoint answers at {local.endpoint_url}")
+        facts = _live(local, end, say, _progress(quiet))
+    facts["seconds"] = time.monotonic() - began
+    wrong = problems(facts)
+    for problem in wrong:
+        sys.stderr.write(f"evergreen: demo: {problem}\n")
+    line = json.dumps(document(facts))
+    files.write_atomically(str(settings.home.absolute() / "demo.json"), line.encode() + b"\n")
+    sys.stdout.write(line + "\n")
+    return 1 if wrong else 0
+
+
+def _fresh(settings: Settings) -> Settings:
+    """Settings of an empty home of the demo's own, on this disk, with a free port; made this process's."""
+    home = settings.home.absolute() / "demo"
+    shutil.rmtree(home, ignore_errors=True)
+    for name in ("LANDING", "LAKE", "ARTIFACTS", "REPORTS", "MLFLOW"):
+        os.environ.pop(f"EVERGREEN_{name}", None)
+    with socket.socket() as free:
+        free.bind((settings.host, 0))
+        os.environ["EVERGREEN_ENDPOINT_PORT"] = str(free.getsockname()[1])
+    os.environ["EVERGREEN_HOME"] = str(home)
+    read_settings.cache_clear()
+    local = read_settings()
+    environment.apply(local)
+    return local
+
+
+@contextmanager
+def _endpoint(local: Settings) -> Iterator[None]:
+    """The endpoint server as a process of its own, which dies with this one. Raises CommandError when it does not come up."""
+    libc = ctypes.CDLL(None)
+    log = local.home / "endpoint.log"
+    with open(log, "ab") as output:
+        server = subprocess.Popen(
+            endpoint_command(local),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),
+        )
+    try:
+        end = time.monotonic() + SERVER_SECONDS
+        while not _answers(local):
+            if server.poll() is not None or time.monotonic() > end:
+                raise CommandError(f"the endpoint server did not come up; its log is {log}")
+            time.sleep(0.1)
+        yield
+    finally:
+        server.terminate()
+        try:
+            server.wait(5)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _answers(local: Settings) -> bool:
+    try:
+        get(f"{local.endpoint_url}/healthz", timeout=1)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _progress(quiet: bool) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    screen = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=screen, transient=True, disable=quiet or not screen.is_terminal)
+
+
+def _live(local: Settings, end: date | None, say: Callable[[str], None], progress: Progress) -> Facts:
+    """History, first champion, then day by day; returns what happened."""
+    from cli.decide import ledger_of
+    from pipelines.definitions import defs
+    from resources import instance
+    from resources.driver import Driver
+
+    feed = open_feed(local, Options(PIPELINE))
+    start = default_start(feed)
+    last = min(end or date(2013, 9, 30), feed.last - DAY)
+    days = [start + DAY * offset for offset in range((last - start).days + 1)]
+    ledger = ledger_of(local)
+    diary = Diary(local, ledger, say)
+    requests = failed = done = 0
+    feed.land_once()
+    for offset in range((start - feed.first).days):
+        feed.land(feed.first + DAY * offset)
+    say(f"landed {feed.first} to {start - DAY}")
+    with instance.opened(local, compute_logs=False) as opened:
+        driver = Driver(defs, opened, observe=diary.note)
+        driver.settle()
+        with progress:
+            bar = progress.add_task("replaying", total=len(days))
+            for day in days:
+                feed.land(day)
+                driver.settle()
+                sent = send(local.endpoint_url, PIPELINE, feed.requests(day))
+                requests, failed, done = requests + sent.requests, failed + sent.failed, done + 1
+                if sent.failed or day.day == 1:
+                    say(described(day, sent))
+                progress.update(bar, advance=1, description=f"replaying {day}")
+        # The day after is landed too: with it the last day is over, monitored, and its labels are known.
+        feed.land(last + DAY)
+        driver.settle()
+    entries, verified = _verified(ledger)
+    return {
+        "seconds": 0.0,
+        "days": done,
+        "wanted_days": len(days),
+        "requests": requests,
+        "failed_requests": failed,
+        "failed_runs": diary.failures,
+        "retrains": diary.retrains,
+        "served": [{"day": e.day.isoformat(), "bundle": str(e.bundle)} for e in ledger.entries(PIPELINE, "traffic")],
+        "answering": diary.answering(),
+        "comparison": _comparison(local, ledger, start, last),
+        "ledger_entries": entries,
+        "ledger_verified": verified,
+    }
+
+
+class Diary:
+    """Notes each executed run: retrains with what they changed, and failures."""
+
+    def __init__(self, local: Settings, ledger: Ledger, say: Callable[[str], None]) -> None:
+        from resources.artifacts import Artifacts
+
+        self._local, self._ledger, self._say = local, ledger, say
+        self._artifacts = Artifacts(uri=local.artifacts_uri)
+        self._champion: str | None = None
+        self.retrains: list[Retrain] = []
+        self.failures: list[str] = []
+
+    def note(self, ran: Ran) -> None:
+        if not ran.success:
+            self.failures.append(f"{ran.job} ({ran.failure})")
+            self._say(f"run of {ran.job} failed: {ran.failure}")
+        if not ran.job.endswith("_retrain"):
+            return
+        released = self._ledger.released(PIPELINE)
+        changed = released is not None and released != self._champion
+        retrain: Retrain = {
+            "as_of": ran.tags.get("evergreen/as_of"),
+            "cause": ran.tags.get("evergreen/cause"),
+            "candidate": self._artifacts.pointed(PIPELINE, "candidate"),
+            "champion_before": self._champion,
+            "released": changed,
+        }
+        self.retrains.append(retrain)
+        outcome = f"released bundle {str(released)[:12]}" if changed else "released nothing: the champion serves on"
+        self._say(f"retrained as of {retrain['as_of']} ({retrain['cause']}): {outcome}")
+        self._champion = released
+
+    def answering(self) -> str | None:
+        """Digest of the bundle that the endpoint itself says it serves."""
+        from resources.endpoint import LocalEndpoint
+
+        actual: Any = LocalEndpoint(path=str(self._local.endpoint_path), url=self._local.endpoint_url).actual(PIPELINE)
+        return actual if isinstance(actual, str) or actual is None else str(actual.digest)
+
+
+def _verified(ledger: Ledger) -> tuple[int, bool]:
+    from resources.ledger import LedgerError
+
+    try:
+        return ledger.verify(), True
+    except LedgerError as error:
+        sys.stderr.write(f"evergreen: demo: {error}\n")
+        return 0, False
+
+
+def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Comparison | None:
+    """Both figures over the days `first` to `last`: predictions as they were answered, the first champion's over the stored
+    feature rows of the same entities, and labels known by the day after `last`."""
+    import polars as pl
+    from assets.features.point_in_time import labels
+
+    from assets.data.raw import reader
+    from bundle.manifest import load
+    from pipelines.definitions import declared_pipelines
+    from resources.lake import Lake
+
+    champion = next((entry.bundle for entry in ledger.entries(PIPELINE, "release")), None)
+    if champion is None:
+        return None
+    pipeline = next(found for found in declared_pipelines() if found.name == PIPELINE)
+    lake, entity, name = Lake(uri=local.lake_uri), pipeline.entity, pipeline.label.name
+    known = labels(pipeline, reader(lake, PIPELINE), first, last, last + DAY).drop_nulls(name).select(entity, name)
+    answered = lake.scan(f"{PIPELINE}/predictions", first, last).select(entity, pl.col("prediction").alias("live")).collect()
+    rows = lake.scan(f"{PIPELINE}/features", first, last).collect().sort("event_time", entity)
+    bundle = load(local.endpoint_path / PIPELINE / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes())
+    frozen = rows.select(entity).with_columns(never=pl.Series(bundle.model.predict(bundle.program.matrix(rows))))
+    matched = known.join(answered.unique(entity, keep="first"), on=entity).join(frozen, on=entity).sort(entity)
+    if matched.is_empty():
+        return None
+    return compare(*(matched[column].cast(pl.Float64).to_numpy() for column in (name, "live", "never")))

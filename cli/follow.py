@@ -1,0 +1,145 @@
+"""What the lifecycle is doing, in plain lines: landed, trained, released, drift seen, retrained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from resources.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from resources.instance import Event, Kind, Work
+    from resources.ledger import Entry
+
+
+class Follower:
+    """Reads the event log and the ledger from the moment it was made, and tells what is new."""
+
+    def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
+        from resources.instance import newest_serial
+        from resources.keys import Keys
+        from resources.ledger import Ledger
+
+        self._instance = instance
+        self._ledger = Ledger(path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path)))
+        newest = newest_serial(instance)
+        self._after: dict[Kind, int] = {"materialization": newest, "check": newest, "run_failure": newest}
+        entries = self._ledger.entries()
+        self._entry = entries[-1].serial if entries else 0
+
+    def lines(self) -> list[str]:
+        from resources.instance import events
+
+        happened = events(self._instance, self._after)
+        for event in happened:
+            self._after[event.kind] = max(self._after[event.kind], event.serial)
+        entries = [entry for entry in self._ledger.entries() if entry.serial > self._entry]
+        if entries:
+            self._entry = entries[-1].serial
+        return [*told(happened), *(entry_line(entry) for entry in entries)]
+
+    def works(self) -> list[Work]:
+        from resources.instance import works
+
+        return works(self._instance)
+
+    @contextmanager
+    def bars(self, screen: Console) -> Iterator[Bars]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+            yield Bars(progress)
+
+
+class Bars:
+    """One progress bar for each run under way: steps done of all."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, works: Sequence[Work]) -> None:
+        shown = {work.run_id for work in works}
+        for gone in [run for run in self._tasks if run not in shown]:
+            self._progress.remove_task(self._tasks.pop(gone))
+        for work in works:
+            if work.run_id not in self._tasks:
+                self._tasks[work.run_id] = self._progress.add_task(_title(work), total=work.steps or None)
+            self._progress.update(self._tasks[work.run_id], description=_title(work), completed=work.finished)
+
+
+def _title(work: Work) -> str:
+    first, last = (work.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+    days = "" if not first else f" {first}" if first == last else f" {first} to {last}"
+    return f"{work.job}{days} ({work.status.lower()})"
+
+
+def told(events: Sequence[Event]) -> list[str]:
+    """Plain lines for events. Partitions of one asset in one run are one line; what an operator need not know is left out."""
+    lines: list[str] = []
+    grouped: dict[tuple[str, tuple[str, ...]], list[Event]] = {}
+    for event in events:
+        if event.kind == "materialization":
+            asset = event.asset if event.asset[1:2] != ("raw",) else event.asset[:2]
+            grouped.setdefault((event.run_id, asset), []).append(event)
+    for (_, asset), made in grouped.items():
+        line = _made(asset, made)
+        if line:
+            lines.append(line)
+    for event in events:
+        if event.kind == "check" and event.passed is False:
+            word = "drift seen" if "drift" in event.asset[-1] else "gate failed" if "validation" in event.asset else "check failed"
+            lines.append(f"{event.asset[0]}: {word}: {'/'.join(event.asset[1:])}: {event.name}{_reason(event.metadata)}")
+        elif event.kind == "run_failure":
+            first = str(event.metadata.get("message", "")).strip().splitlines()
+            lines.append(f"{event.name}: run {event.run_id[:8]} failed: {first[0] if first else 'no reason given'}")
+    return lines
+
+
+def _made(asset: tuple[str, ...], made: Sequence[Event]) -> str | None:
+    days = sorted({event.partition for event in made if event.partition})
+    span = f"{days[0]} to {days[-1]} ({len(days)} days)" if len(days) > 1 else days[0] if days else ""
+    newest = made[-1].metadata
+    match asset[1:]:
+        case ("raw",):
+            sources = sorted({event.asset[-1] for event in made})
+            return f"{asset[0]}: landed {span}: {', '.join(sources)}".replace(" :", ":")
+        case ("candidate",):
+            return f"{asset[0]}: trained {_numbers(newest)}"
+        case ("retraining_decision",):
+            asked = [event for event in made if event.metadata.get("retrain") is True]
+            return f"{asset[0]}: decided to retrain{_reason(asked[-1].metadata)}" if asked else None
+        case ("features",) | ("bundle",) | ("training_set",):
+            return f"{asset[0]}: {asset[-1].replace('_', ' ')} {span}".rstrip()
+    return None
+
+
+def _numbers(metadata: Mapping[str, object]) -> str:
+    shown = [f"{name} {value:.4g}" for name, value in metadata.items() if isinstance(value, float)]
+    named = [f"{name} {str(metadata[name])[:12]}" for name in ("candidate", "digest", "as_of") if name in metadata]
+    return ", ".join([*named, *shown[:3]]) or "a candidate"
+
+
+def _reason(metadata: Mapping[str, object]) -> str:
+    reason = metadata.get("reason") or metadata.get("cause")
+    return f" ({reason})" if reason else ""
+
+
+def entry_line(entry: Entry) -> str:
+    """A ledger entry as a line."""
+    bundle = f" bundle {entry.bundle[:12]}" if entry.bundle else ""
+    words = {
+        "release": "released",
+        "rollback": "rolled back to",
+        "traffic": "now serves",
+        "approval": "approved",
+        "rejection": "rejected",
+        "retrain_request": "retraining requested",
+    }
+    return f"{entry.pipeline}: {words[entry.kind]}{bundle} on {entry.day}, by {entry.actor} (ledger entry {entry.serial})"

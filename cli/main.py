@@ -1,0 +1,261 @@
+"""The `evergreen` command. Commands load what they use when they run, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from datetime import date, datetime
+from typing import Annotated
+
+import typer
+
+from cli.output import WRONG_USE, CommandError, one_line_errors, say
+
+EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 wrong use · 3 the machine or installation is unfit (ports, Python, gcc, disk) ·
+4 a service does not answer · 5 refused (a gate, an approval or the ledger says no). Settings are EVERGREEN_* variables."""
+
+app = typer.Typer(
+    help="Evergreen: the machine-learning lifecycle as one living asset graph.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; errors as JSON on stderr.")]
+PipelineName = Annotated[str, typer.Option("--pipeline", "-p", help="Name of the pipeline.")]
+Actor = Annotated[str, typer.Option("--as", help="Who decides: a name or address, kept in the ledger.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for whoever reads the ledger later.")]
+
+DEFAULT = "flight_delays"
+
+
+@app.command()
+def init(as_json: Json = False) -> None:
+    """Make the platform's home: folders, databases and keys. Does nothing when that is done."""
+    with one_line_errors(as_json):
+        from cli.home import initialise
+        from resources import environment
+        from resources.settings import settings
+
+        environment.apply(settings())
+        made = initialise(settings())
+        home = str(settings().home.absolute())
+        say({"home": home, "initialised": made}, as_json, f"{home} {'initialised' if made else 'was initialised before'}")
+
+
+@app.command()
+def up(
+    feed: Annotated[bool, typer.Option(help="Replay the default pipeline's recorded year; a real deployment lands its own files.")] = True,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day to replay one by one.", show_default=False)
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to replay.", show_default=False)] = None,
+    speed: Annotated[float, typer.Option(help="Days a minute at most; 0 is as fast as the platform follows.")] = 0.0,
+    late: Annotated[float, typer.Option(help="Share of outcomes that arrive days late.")] = 0.05,
+    corrected: Annotated[float, typer.Option(help="Share of outcomes that are corrected later.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Seed of lateness and corrections.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the whole platform in the foreground until Ctrl-C; started again it goes on where it stood."""
+    with one_line_errors(as_json):
+        from cli.up import up as run
+        from resources.settings import settings
+
+        options = ["--speed", str(speed), "--late", str(late), "--corrected", str(corrected), "--seed", str(seed)]
+        for name, day in (("--from", _day(start, "--from")), ("--to", _day(end, "--to"))):
+            options += [name, day.isoformat()] if day else []
+        run(settings(), options if feed else None)
+
+
+@app.command()
+def replay(
+    pipeline: PipelineName = DEFAULT,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="YYYY-MM-DD", help="First day to land one by one; earlier ones land at once.", show_default=False),
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to land.", show_default=False)] = None,
+    speed: Annotated[float, typer.Option(help="Days a minute at most; 0 is as fast as possible.")] = 0.0,
+    late: Annotated[float, typer.Option(help="Share of outcomes that arrive days late.")] = 0.05,
+    corrected: Annotated[float, typer.Option(help="Share of outcomes that are corrected later.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Seed of lateness and corrections.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for the platform each day, and send the day's real requests.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Land a pipeline's recorded year as its systems would, day by day. Stopped, it goes on where it stood."""
+    with one_line_errors(as_json):
+        from cli.replay import Options, replay as run
+        from resources import environment
+        from resources.settings import settings
+
+        environment.apply(settings())
+        options = Options(pipeline, _day(start, "--from"), _day(end, "--to"), speed, late, corrected, seed, follow)
+        position = run(settings(), options, lambda line: None if as_json else print(line, flush=True))  # noqa: T201  its log
+        say(
+            {"landed": position.landed, "sent": position.sent, "requests": position.requests, "failed": position.failed},
+            as_json,
+            f"replayed to {position.landed}",
+        )
+
+
+@app.command()
+def demo(
+    end: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to replay.")] = "2013-09-30",
+    as_json: Json = False,
+) -> None:
+    """January to September headless: backfill, train, release, serve, then day by day. Ends with one line of JSON."""
+    with one_line_errors(as_json):
+        from cli.demo import demo as run
+        from resources.settings import settings
+
+        raise SystemExit(run(settings(), _day(end, "--to"), quiet=as_json))
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """What runs, what is served, how far the data is processed, and what is waiting."""
+    with one_line_errors(as_json):
+        from cli.queries import show_status
+        from resources.settings import settings
+
+        show_status(settings(), as_json)
+
+
+@app.command()
+def predict(
+    rows: Annotated[str, typer.Argument(help="One request as JSON, a list of them, or @FILE with either.")],
+    pipeline: PipelineName = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Ask the running endpoint for predictions."""
+    with one_line_errors(as_json):
+        from cli.queries import show_prediction
+        from resources.settings import settings
+
+        show_prediction(settings(), pipeline, rows, as_json)
+
+
+@app.command()
+def served(
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="ISO-8601", help="A moment with its offset; default now.", show_default=False)
+    ] = None,
+    pipeline: PipelineName = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Which bundle served at a moment, and why: from the signed ledger."""
+    with one_line_errors(as_json):
+        from cli.queries import show_served
+        from resources.settings import settings
+
+        show_served(settings(), pipeline, _moment(at), as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check the machine, the installation, the home, the ledger and the definitions."""
+    with one_line_errors(as_json):
+        from cli.doctor import examine
+        from resources.settings import settings
+
+        raise SystemExit(examine(settings(), as_json))
+
+
+@app.command()
+def approve(
+    bundle: Annotated[str, typer.Argument(help="Digest of the bundle, or its beginning.")],
+    actor: Actor,
+    reason: Reason,
+    pipeline: PipelineName = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Approve a bundle on the evidence that its manifest names."""
+    with one_line_errors(as_json):
+        from cli.decide import approve as run
+        from resources.settings import settings
+
+        run(settings(), pipeline, bundle, actor, reason, as_json)
+
+
+@app.command()
+def reject(
+    bundle: Annotated[str, typer.Argument(help="Digest of the bundle, or its beginning.")],
+    actor: Actor,
+    reason: Reason,
+    pipeline: PipelineName = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Reject a bundle: approvals so far are void, and it is not released."""
+    with one_line_errors(as_json):
+        from cli.decide import reject as run
+        from resources.settings import settings
+
+        run(settings(), pipeline, bundle, actor, reason, as_json)
+
+
+@app.command()
+def rollback(
+    actor: Actor,
+    reason: Reason,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="Digest of a bundle that once served, or its beginning; default: the one before.", show_default=False),
+    ] = None,
+    pipeline: PipelineName = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Go back to what the ledger says served before. The endpoint follows within seconds."""
+    with one_line_errors(as_json):
+        from cli.decide import rollback as run
+        from resources.settings import settings
+
+        run(settings(), pipeline, to, actor, reason, as_json)
+
+
+@app.command()
+def retrain(actor: Actor, reason: Reason, pipeline: PipelineName = DEFAULT, as_json: Json = False) -> None:
+    """Ask for a retrain; the next retraining decision takes it up."""
+    with one_line_errors(as_json):
+        from cli.decide import retrain as run
+        from resources.settings import settings
+
+        run(settings(), pipeline, actor, reason, as_json)
+
+
+def _day(text: str | None, option: str) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise CommandError(f"{option} {text!r} is no day; write it as 2013-04-01", WRONG_USE) from None
+
+
+def _moment(text: str | None) -> datetime:
+    from datetime import UTC
+
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(f"--at {text!r} is no moment; write it as 2013-04-01T12:00:00+00:00", WRONG_USE) from None
+    if moment.tzinfo is None:
+        raise CommandError(f"--at {text!r} has no offset from UTC; write it as {text}+00:00", WRONG_USE)
+    return moment
+
+
+def main() -> int:
+    """Entry point: runs a command and returns its exit code."""
+    try:
+        app(standalone_mode=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

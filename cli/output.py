@@ -1,0 +1,59 @@
+"""What a command says: results on stdout, as text or as one JSON document; errors on stderr, one line each; exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Exit codes, documented in --help and docs/operate.md.
+DONE, FAILED, WRONG_USE, UNFIT, UNREACHABLE, REFUSED = 0, 1, 2, 3, 4, 5
+
+
+class CommandError(Exception):
+    """What a command tells the person before it ends: one line, and the exit code that scripts read."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def say(document: Mapping[str, object] | Sequence[object], as_json: bool, text: str | None = None) -> None:
+    """Print a result: the document itself as JSON, or its text for people."""
+    if as_json or text is None:
+        sys.stdout.write(json.dumps(document, default=str) + "\n")
+    else:
+        console().print(text, markup=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
+    from rich.table import Table
+
+    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+    console().print(shown)
+
+
+@contextmanager
+def one_line_errors(as_json: bool) -> Iterator[None]:
+    """Turn a CommandError into one line on stderr (one JSON object with --json) and its exit code."""
+    try:
+        yield
+    except CommandError as error:
+        if as_json:
+            sys.stderr.write(json.dumps({"error": str(error), "code": error.code}) + "\n")
+        else:
+            sys.stderr.write(f"evergreen: {error}\n")
+        raise SystemExit(error.code) from error

@@ -1,0 +1,114 @@
+"""Questions to a platform, running or not: status, predictions, and what served when."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+from cli.decide import ledger_of
+from cli.health import get, services
+from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, say, table
+from resources import environment
+from resources.settings import Settings
+
+
+def show_status(settings: Settings, as_json: bool) -> None:
+    """Services, runs, data days, served bundles and the replay's position."""
+    environment.apply(settings)
+    if not (settings.home / "initialised.json").exists():
+        raise CommandError(
+            f"{settings.home.absolute()} is not initialised; run `make run` or `evergreen init`, or set EVERGREEN_HOME", REFUSED
+        )
+    from resources import instance
+
+    states = {name: {"url": url, "problem": probe()} for name, (url, probe) in services(settings).items()}
+    ledger = ledger_of(settings)
+    entries = ledger.entries()
+    names = sorted({entry.pipeline for entry in entries} | _pipelines(settings))
+    with instance.opened(settings) as opened:
+        working = [
+            {"run": w.run_id, "job": w.job, "status": w.status.lower(), "steps": f"{w.finished}/{w.steps}"} for w in instance.works(opened)
+        ]
+        ended = instance.finished_runs(opened, 5)
+        days = {
+            name: {a: instance.newest_partition(opened, (name, a)) for a in ("features", "predictions", "retraining_decision")}
+            for name in names
+        }
+    pipelines = {name: {**days[name], "released": ledger.released(name)} for name in names}
+    document = {
+        "home": str(settings.home.absolute()),
+        "services": states,
+        "pipelines": pipelines,
+        "working": working,
+        "ended": ended,
+        "ledger_entries": len(entries),
+    }
+    if as_json:
+        say(document, True)
+        return
+    table(("service", "where", "state"), [(name, s["url"], s["problem"] or "answers") for name, s in states.items()])
+    console().print()
+    table(
+        ("pipeline", "features to", "predictions to", "decided to", "released bundle"),
+        [
+            (name, p["features"], p["predictions"], p["retraining_decision"], (p["released"] or "none")[:12])
+            for name, p in pipelines.items()
+        ],
+    )
+    console().print()
+    rows = [(w["job"], w["status"], w["steps"]) for w in working] + [(e["job"], e["status"], e["ended"]) for e in ended]
+    table(("run of", "status", "steps or end"), rows)
+
+
+def _pipelines(settings: Settings) -> set[str]:
+    return {place.name for place in settings.endpoint_path.glob("*") if place.is_dir()}
+
+
+def show_prediction(settings: Settings, pipeline: str, rows: str, as_json: bool) -> None:
+    """Ask the endpoint. Raises CommandError when it does not answer or refuses the request."""
+    text = Path(rows[1:]).read_text() if rows.startswith("@") else rows
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CommandError(f"the request is no JSON: {error}", WRONG_USE) from None
+    try:
+        answer = get(f"{settings.endpoint_url}/predict/{pipeline}", body)
+    except ValueError as error:
+        raise CommandError(str(error), REFUSED) from None
+    except OSError as error:
+        raise CommandError(
+            f"the endpoint at {settings.endpoint_url} does not answer ({error}); start it with `evergreen up`", UNREACHABLE
+        ) from None
+    say(answer, as_json, json.dumps(answer, indent=1))
+
+
+def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bool) -> None:
+    """The traffic entry that held at a moment, and the release behind it."""
+    ledger = ledger_of(settings)
+    traffic = ledger.traffic_at(pipeline, moment)
+    if traffic is None:
+        raise CommandError(
+            f"no bundle of pipeline {pipeline!r} served at {moment.isoformat()}; its first confirmation is later, or it never served",
+            REFUSED,
+        )
+    causes = [
+        e
+        for e in ledger.entries(pipeline)
+        if e.kind in ("release", "rollback") and e.bundle == traffic.bundle and e.serial <= traffic.serial
+    ]
+    cause = causes[-1] if causes else None
+    document = {
+        "pipeline": pipeline,
+        "at": moment.isoformat(),
+        "bundle": traffic.bundle,
+        "since": traffic.moment.isoformat(),
+        "entry": traffic.serial,
+        "traffic": traffic.payload,
+        "because": None
+        if cause is None
+        else {"entry": cause.serial, "kind": cause.kind, "day": cause.day.isoformat(), "by": cause.actor, **dict(cause.payload)},
+        "ledger": {"entries": ledger.verify(), "verified": True},
+    }
+    why = "" if cause is None else f", {cause.kind} of {cause.day} by {cause.actor} (entry {cause.serial})"
+    say(document, as_json, f"{pipeline} served bundle {traffic.bundle} at {moment.isoformat()}, since {traffic.moment.isoformat()}{why}")

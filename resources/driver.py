@@ -1,0 +1,114 @@
+"""A daemon for one process: evaluates the real sensors against a real instance and executes what they request, in turn.
+
+The demo and the graph tests drive the lifecycle with it. What runs is what runs in production (the sensors, the jobs, the
+run keys, the event log); only Dagster's own processes are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster import RunsFilter
+from dagster._core.storage.tags import RUN_KEY_TAG
+
+TICKS = 50
+"""Rounds of `settle` after which something must be wrong: sensors that request for ever."""
+
+
+QUIET_LOGS = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+"""The event log keeps everything; the console of a driver tells errors alone."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One executed run: `failure` the first line of what went wrong."""
+
+    run_id: str
+    job: str
+    sensor: str
+    success: bool
+    failure: str | None
+    tags: dict[str, str]
+
+
+class Driver:
+    """Evaluates `definitions`' sensors against `instance`, and hands each run to `observe` when it ended. Cursors are kept for the length of the object; a sensor that has
+    no cursor must work without one, as after a reset in the UI."""
+
+    def __init__(
+        self,
+        definitions: dg.Definitions,
+        instance: dg.DagsterInstance,
+        observe: Callable[[Ran], None] | None = None,
+        skip: tuple[str, ...] = (),
+    ) -> None:
+        self._repository = definitions.get_repository_def()
+        self._instance = instance
+        self._observe = observe or (lambda ran: None)
+        self._cursors: dict[str, str | None] = {}
+        self._sensors = [sensor for sensor in self._repository.sensor_defs if sensor.name not in skip]
+        self._jobs: dict[str, dg.JobDefinition] = {}
+
+    def settle(self) -> list[Ran]:
+        """Evaluate all sensors, execute what they request, and again until they request nothing. Raises RuntimeError when they
+        never stop, and whatever a sensor raises."""
+        ran: list[Ran] = []
+        for _ in range(TICKS):
+            made = self.tick()
+            ran.extend(made)
+            if not made:
+                return ran
+        raise RuntimeError(f"the sensors requested runs in {TICKS} rounds one after the other: {', '.join(run.job for run in ran[-3:])}, …")
+
+    def tick(self) -> list[Ran]:
+        """One evaluation of each sensor, with its requests executed at once."""
+        ran: list[Ran] = []
+        for sensor in self._sensors:
+            for request in self._evaluate(sensor):
+                made = self._execute(sensor, request)
+                if made is not None:
+                    self._observe(made)
+                    ran.append(made)
+        return ran
+
+    def _evaluate(self, sensor: dg.SensorDefinition) -> list[dg.RunRequest]:
+        with ExitStack() as stack:
+            context = stack.enter_context(
+                dg.build_sensor_context(
+                    instance=self._instance,
+                    cursor=self._cursors.get(sensor.name),
+                    repository_def=self._repository,
+                    sensor_name=sensor.name,
+                )
+            )
+            result = sensor.evaluate_tick(context)
+        self._cursors[sensor.name] = result.cursor
+        return list(result.run_requests or [])
+
+    def _execute(self, sensor: dg.SensorDefinition, request: dg.RunRequest) -> Ran | None:
+        """Execute a request, unless its run key was used before: Dagster honours a key once."""
+        if request.run_key and self._instance.get_runs_count(RunsFilter(tags={RUN_KEY_TAG: request.run_key})):
+            return None
+        name = request.job_name or sensor.job_name
+        if name is None:
+            raise RuntimeError(f"sensor {sensor.name} requests a run but names no job; give it job_name=")
+        tags = {**request.tags, "dagster/sensor_name": sensor.name, **({RUN_KEY_TAG: request.run_key} if request.run_key else {})}
+        if name not in self._jobs:
+            self._jobs[name] = self._repository.get_job(name)
+        result = self._jobs[name].execute_in_process(
+            instance=self._instance,
+            run_config={**QUIET_LOGS, **(request.run_config or {})},
+            tags=tags,
+            partition_key=request.partition_key,
+            asset_selection=list(request.asset_selection) if request.asset_selection is not None else None,
+            raise_on_error=False,
+        )
+        failure = None
+        if not result.success:
+            failed = [event.event_specific_data for event in result.all_events if event.is_step_failure]
+            error = getattr(failed[0], "error", None) if failed else None
+            failure = (error.cause or error).message.strip() if error else "failed before its first step"
+        return Ran(result.run_id, name, sensor.name, result.success, failure, tags)
