@@ -49,7 +49,7 @@ def read_folder(folder: Path, limit: int) -> dict[str, bytes]:
     """
     contents: dict[str, bytes] = {}
     room = limit
-    for name in sorted(os.listdir(folder)):
+    for name in sorted(path.name for path in folder.iterdir()):
         check_name(name)
         path = folder / name
         # Opened without following a link and without waiting for a pipe; what was opened is what is checked and read.

@@ -1,0 +1,158 @@
+"""The endpoint as the platform sees it: where bundles are installed, what it should serve, what it reports serving."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+
+from bundle.desired import Actual, Desired, check, seal
+from bundle.digests import folder_digest
+from bundle.files import check_name, sync_folder, write_atomically
+
+TIMEOUT = 10.0
+
+
+class EndpointError(RuntimeError):
+    """The endpoint cannot be reached, refused a request, or does not serve what it should."""
+
+
+class EndpointTarget(Protocol):
+    """A place that serves bundles: a local process here, other platforms elsewhere."""
+
+    def install(self, digest: str, files: Mapping[str, bytes]) -> None:
+        """Bring a bundle to the endpoint. Installing it again changes nothing."""
+
+    def desire(self, desired: Desired, signature: bytes) -> None:
+        """Say what should be served; `signature` is over `desired.content`."""
+
+    def actual(self, pipeline: str) -> Actual | None:
+        """What is being served now; None when the endpoint does not answer."""
+
+    def wait(self, pipeline: str, digest: str, timeout: float = 60.0, serial: int = 0) -> Actual:
+        """Wait until a bundle answers (under this serial or a later one). Raises EndpointError when it does not in time."""
+
+    def predict(self, pipeline: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Send requests and return one answer each. Raises EndpointError."""
+
+
+class LocalEndpoint(dg.ConfigurableResource):
+    """A server process (`python -m serving`) on this machine that watches the folder `path` and answers at `url`.
+
+    Layout: `bundles/<digest>/`, `<pipeline>/desired.json`, `<pipeline>/actual.json`, `<pipeline>/online.msgpack`,
+    `<pipeline>/predictions/`, `service/`.
+    """
+
+    path: str
+    url: str
+
+    def predictions(self, pipeline: str) -> Path:
+        """Folder of the prediction log (`bundle.prediction_log.read`)."""
+        return Path(self.path) / pipeline / "predictions"
+
+    def samples(self) -> Path:
+        """Folder of the service samples (`bundle.service_log.read`)."""
+        return Path(self.path) / "service"
+
+    def install(self, digest: str, files: Mapping[str, bytes]) -> None:
+        """Write the bundle's folder beside its place and rename it: it is there whole or not at all.
+
+        A folder that is there already is left alone if it is intact, and replaced if it is not. Raises ValueError for files
+        whose digest is another one.
+        """
+        for name in files:
+            check_name(name)
+        found = folder_digest(files)
+        if found != digest:
+            raise ValueError(f"these files are bundle {found}, not {digest}; read them from the artifact store again")
+        target = Path(self.path) / "bundles" / digest
+        if target.is_dir() and _same(target, files):
+            return
+        temporary = target.with_name(f".{digest}.{uuid.uuid4().hex}")
+        temporary.mkdir(parents=True)
+        try:
+            for name, content in files.items():
+                write_atomically(temporary / name, content)
+            sync_folder(temporary)
+            if target.exists():
+                broken = target.with_name(f".{digest}.broken.{uuid.uuid4().hex}")
+                target.rename(broken)
+                shutil.rmtree(broken)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync_folder(target.parent)
+
+    def desire(self, desired: Desired, signature: bytes) -> None:
+        check(desired)
+        write_atomically(Path(self.path) / desired.pipeline / "desired.json", seal(desired, signature))
+
+    def actual(self, pipeline: str) -> Actual | None:
+        import httpx
+        import msgspec
+
+        try:
+            answer = httpx.get(f"{self.url}/v2/models/{pipeline}/actual", timeout=TIMEOUT, trust_env=False)
+        except httpx.TransportError:
+            return None
+        if answer.status_code == 404:
+            return Actual(pipeline=pipeline, ready=False, error=f"the endpoint knows no pipeline {pipeline!r} yet")
+        if answer.status_code != 200:
+            raise EndpointError(f"{self.url} answered {answer.status_code} when asked what it serves of {pipeline}")
+        return msgspec.json.decode(answer.content, type=Actual)
+
+    def wait(self, pipeline: str, digest: str, timeout: float = 60.0, serial: int = 0) -> Actual:
+        end = time.monotonic() + timeout
+        while True:
+            actual = self.actual(pipeline)
+            if actual is not None and actual.ready and digest in actual.bundles and actual.serial >= serial:
+                return actual
+            # An error that belongs to a state at least as new will not go away by waiting much longer, but a folder that is
+            # just being replaced may cause one: the server tries again every two seconds.
+            if time.monotonic() >= end:
+                raise EndpointError(_late(self.url, pipeline, digest, timeout, actual))
+            time.sleep(0.05)
+
+    def golden(self, pipeline: str) -> dict[str, Any]:
+        """Have the endpoint predict the golden rows of what it serves: `bundles: [{bundle, rows, difference, row_ms}]`.
+        Raises EndpointError when they are not as expected."""
+        import httpx
+
+        try:
+            answer = httpx.get(f"{self.url}/v2/models/{pipeline}/golden", timeout=TIMEOUT, trust_env=False)
+        except httpx.TransportError as error:
+            raise EndpointError(f"{self.url} does not answer ({error}); start it with `evergreen up`") from error
+        if answer.status_code != 200:
+            raise EndpointError(f"{self.url} answered {answer.status_code} when asked for the golden rows of {pipeline}: {answer.text[:300]}")
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def predict(self, pipeline: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        import httpx
+
+        try:
+            answer = httpx.post(f"{self.url}/predict/{pipeline}", json={"instances": list(requests)}, timeout=60, trust_env=False)
+        except httpx.TransportError as error:
+            raise EndpointError(f"{self.url} does not answer ({error}); start it with `evergreen up`") from error
+        if answer.status_code != 200:
+            raise EndpointError(f"{self.url} refused to predict for {pipeline}: {answer.status_code} {answer.text[:300]}")
+        predictions: list[dict[str, Any]] = answer.json()["predictions"]
+        return predictions
+
+
+def _same(folder: Path, files: Mapping[str, bytes]) -> bool:
+    present = {path.name: path for path in folder.iterdir()}
+    return present.keys() == files.keys() and all(path.is_file() and not path.is_symlink() and path.read_bytes() == files[name] for name, path in present.items())
+
+
+def _late(url: str, pipeline: str, digest: str, timeout: float, actual: Actual | None) -> str:
+    what = f"{url} does not serve bundle {digest} of {pipeline} after {timeout:g} s"
+    if actual is None:
+        return f"{what}: it does not answer; start it with `evergreen up`"
+    served = ", ".join(actual.bundles) or "nothing"
+    return f"{what}: it serves {served} (serial {actual.serial}, newest seen {actual.desired_serial})" + (f"; {actual.error}" if actual.error else "")
