@@ -15,7 +15,7 @@ class Monitors(Declared):
     of the declared limit and the one that the reference's own days keep. `null_jump` is the rise of a feature's share of missing values that
     speaks of a fault of the data rather than of drift. Live log loss may exceed the champion's test log loss by
     `log_loss_margin` over the last `performance_days` days. `skew_share` is the least share of feature values that the
-    endpoint must have computed exactly as the lake did. `fairness_gap` bounds the difference between declared groups.
+    endpoint must have computed exactly as the lake did. Declared groups keep the gate's limit live as well (`Gates.max_fairness_gap`).
     `report_weekday` is the ISO day on which Evidently's full report is rendered; it is rendered on an alarm and on request as well.
     """
 
@@ -28,7 +28,6 @@ class Monitors(Declared):
     log_loss_margin: float = Field(default=0.05, gt=0)
     performance_days: int = Field(default=7, ge=1)
     skew_share: float = Field(default=0.999, gt=0, le=1)
-    fairness_gap: float | None = Field(default=0.2, gt=0)
     latency_p99_ms: float = Field(default=50.0, gt=0)
     error_rate: float = Field(default=0.01, ge=0, le=1)
     report_weekday: int = Field(default=1, ge=1, le=7)

@@ -22,16 +22,16 @@ RESAMPLES = 200
 TEST, ALL = "test", "all bundles"
 
 
-def matured(predictions: pl.DataFrame, labels: pl.DataFrame, label: str, by: datetime) -> pl.DataFrame:
+def matured(predictions: pl.DataFrame, labels: pl.DataFrame, entity: str, label: str, by: datetime) -> pl.DataFrame:
     """One row per entity and bundle: its newest prediction, with the label `y` (null while it has none) as known at `by`.
 
-    `predictions` has prediction_id, entity, date, known_at, bundle, output; `labels` has entity, known_at and the label.
+    `predictions` has prediction_id, the entity, date, known_at, bundle, output; `labels` has the entity, known_at and the label.
     """
     import polars as pl
 
-    newest = predictions.sort("known_at", "prediction_id").unique(["entity", "bundle"], keep="last", maintain_order=True)
-    known = labels.filter(pl.col("known_at") <= by).select("entity", pl.col(label).cast(pl.Float64).alias("y"))
-    return newest.join(known, on="entity", how="left", maintain_order="left")
+    newest = predictions.sort("known_at", "prediction_id").unique([entity, "bundle"], keep="last", maintain_order=True)
+    known = labels.filter(pl.col("known_at") <= by).select(entity, pl.col(label).cast(pl.Float64).alias("y"))
+    return newest.join(known, on=entity, how="left", maintain_order="left")
 
 
 def performance(

@@ -25,8 +25,8 @@ class Skew(NamedTuple):
     examples: tuple[tuple[str, str, object, object], ...]
 
 
-def compare(online: pl.DataFrame, offline: pl.DataFrame, features: dict[str, frozenset[str] | None]) -> Skew:
-    """Compare the features of predictions with those of the feature table, by entity.
+def compare(online: pl.DataFrame, offline: pl.DataFrame, entity: str, features: dict[str, frozenset[str] | None]) -> Skew:
+    """Compare the features of predictions with those of the feature table, by the column `entity`.
 
     `features` maps the names to None (a number, equal as float32) or to the vocabulary (text: what lies outside of it is one unseen value).
     Rows whose entity the feature table does not know are counted as `unmatched`.
@@ -34,8 +34,8 @@ def compare(online: pl.DataFrame, offline: pl.DataFrame, features: dict[str, fro
     import polars as pl
 
     names = [name for name in features if name in online.columns and name in offline.columns]
-    table = offline.select("entity", *(pl.col(name).alias(f"offline {name}") for name in names)).with_columns(known=pl.lit(True))
-    joined = online.select("prediction_id", "entity", *names).join(table, on="entity", how="left", maintain_order="left")
+    table = offline.select(entity, *(pl.col(name).alias(f"offline {name}") for name in names)).with_columns(known=pl.lit(True))
+    joined = online.select("prediction_id", entity, *names).join(table, on=entity, how="left", maintain_order="left")
     matched = joined.filter(pl.col("known"))
     different: dict[str, int] = {}
     examples: list[tuple[str, str, object, object]] = []
