@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from typing import Literal
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, EventRecordsFilter, RunsFilter, RunStatusChangeRecordsFilter
+from dagster._core.storage.event_log import SqlEventLogStorage
 
 from resources.settings import Settings
 
@@ -101,14 +102,13 @@ def newest_serial(instance: dg.DagsterInstance) -> int:
 
 def events(instance: dg.DagsterInstance, after: Mapping[Kind, int]) -> list[Event]:
     """What happened after the given serial of each kind, oldest first, at most 500 of a kind."""
-    found: list[Event] = []
-    reads: tuple[tuple[Kind, DagsterEventType], ...] = (
-        ("materialization", DagsterEventType.ASSET_MATERIALIZATION),
-        ("check", DagsterEventType.ASSET_CHECK_EVALUATION),
+    made = instance.get_event_records(
+        EventRecordsFilter(DagsterEventType.ASSET_MATERIALIZATION, after_cursor=after.get("materialization", 0)),
+        EVENTS_A_READ,
+        ascending=True,
     )
-    for kind, event_type in reads:
-        filtered = EventRecordsFilter(event_type, after_cursor=after.get(kind, 0))
-        found.extend(_event(kind, record) for record in instance.get_event_records(filtered, limit=EVENTS_A_READ, ascending=True))
+    found = [_event("materialization", record) for record in made]
+    found.extend(_event("check", record) for record in check_evaluations(instance, after.get("check", 0), EVENTS_A_READ))
     failures = instance.fetch_run_status_changes(
         RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after.get("run_failure", 0)),
         EVENTS_A_READ,
@@ -116,6 +116,19 @@ def events(instance: dg.DagsterInstance, after: Mapping[Kind, int]) -> list[Even
     )
     found.extend(_event("run_failure", record) for record in failures.records)
     return sorted(found, key=lambda event: event.moment)
+
+
+def check_evaluations(instance: dg.DagsterInstance, after: int, limit: int) -> Sequence[dg.EventLogRecord]:
+    """Evaluations of asset checks with a serial above `after`, oldest first.
+
+    The SQLite storage keeps them in its index beside the events of assets, but its own `get_event_records` refuses a serial
+    for them; that of its parent class, which Postgres uses too, reads the index.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        raise TypeError(f"event log storage {type(storage).__name__} is not SQL; configure SQLite or Postgres in dagster.yaml")
+    wanted = EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after)
+    return SqlEventLogStorage.get_event_records(storage, wanted, limit=limit, ascending=True)
 
 
 def _event(kind: Kind, record: dg.EventLogRecord) -> Event:

@@ -1,8 +1,8 @@
 """Alerts: failed runs, failed checks and requests whose tries are spent, told once through the notifier."""
 
 import dagster as dg
-from dagster import DagsterEventType, EventRecordsFilter
 
+from resources.instance import check_evaluations
 from resources.notifier import Notifier
 from sensors.requests import ATTEMPT, REQUEST
 
@@ -31,11 +31,7 @@ def build() -> list[dg.SensorDefinition]:
         description="Tells of every asset check that failed, warnings included: Dagster itself raises no alert for them.",
     )
     def failed_checks(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg.SensorResult:
-        records = context.instance.get_event_records(
-            EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=int(context.cursor or 0)),
-            limit=CHECKS_A_TICK,
-            ascending=True,
-        )
+        records = check_evaluations(context.instance, int(context.cursor or 0), CHECKS_A_TICK)
         failed = []
         for record in records:
             event = record.event_log_entry.dagster_event
