@@ -1,0 +1,68 @@
+"""Versions of rows: which one was known when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from assets.data.source import EVENT_TIME, KNOWN_AT
+from assets.declaration import Pipeline
+from assets.features.moments import of_local_day, stamped
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Raw rows of a source by day of delivery: read(source, first, last), both ends included, None for open.
+Reader = Callable[[str, "date | None", "date | None"], "pl.LazyFrame"]
+
+# A row is delivered no earlier than this before the day of its event: a schedule lands the day before. One day of reserve.
+EARLY = timedelta(days=2)
+
+PREDICTED_AT = "_predicted_at"
+
+
+def newest_known(rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """One row per key: the one known last; of rows known at the same moment the later event, then the greater values,
+    so that the order in which rows come decides nothing."""
+    import polars as pl
+
+    several = rows.select(pl.struct(keys).is_duplicated() if len(keys) > 1 else pl.col(keys[0]).is_duplicated()).to_series()
+    if not several.any():
+        return rows
+    rest = [name for name in sorted(rows.columns) if name not in {*keys, KNOWN_AT, EVENT_TIME}]
+    order = [name for name in (KNOWN_AT, EVENT_TIME) if name in rows.columns]
+    newest = rows.filter(several).sort([*order, *rest], nulls_last=False).unique(list(keys), keep="last", maintain_order=True)
+    return pl.concat([rows.filter(~several), newest])
+
+
+def request_rows(pipeline: Pipeline, read: Reader, first: date, last: date, columns: Sequence[str]) -> pl.DataFrame:
+    """Requests of events on local days `first` to `last`, each in the version known when its prediction is made.
+
+    Columns: entity, EVENT_TIME, KNOWN_AT, PREDICTED_AT and `columns`. A row known only after that moment is no request,
+    nor is one that was replaced before it (an event moved to another day, say). An entity has one row a day.
+    """
+    import polars as pl
+
+    names = dict.fromkeys([pipeline.entity, EVENT_TIME, KNOWN_AT, *columns])
+    day = of_local_day(pipeline, pl.col(EVENT_TIME))
+    rows = (
+        stamped(pipeline, read(pipeline.request, first - EARLY, last))
+        .select(*names)
+        .with_columns((pl.col(EVENT_TIME) - pipeline.lead).alias(PREDICTED_AT))
+        .collect()
+    )
+    several = rows.get_column(pipeline.entity).is_duplicated()
+    if several.any():
+        rows = pl.concat([rows.filter(~several), _unreplaced(rows.filter(several), pipeline.entity)])
+    sent = rows.filter((pl.col(KNOWN_AT) <= pl.col(PREDICTED_AT)) & day.is_between(first, last))
+    return newest_known(sent.with_columns(day.alias("_day")), [pipeline.entity, "_day"]).drop("_day") if several.any() else sent
+
+
+def _unreplaced(rows: pl.DataFrame, entity: str) -> pl.DataFrame:
+    """Versions that were still the newest when predicted."""
+    import polars as pl
+
+    versions = newest_known(rows, [entity, KNOWN_AT]).sort(entity, KNOWN_AT)
+    successor = pl.col(KNOWN_AT).shift(-1).over(entity)
+    return versions.filter(successor.is_null() | (successor > pl.col(PREDICTED_AT)))
