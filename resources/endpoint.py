@@ -37,6 +37,9 @@ class EndpointTarget(Protocol):
     def wait(self, pipeline: str, digest: str, timeout: float = 60.0, serial: int = 0) -> Actual:
         """Wait until a bundle answers (under this serial or a later one). Raises EndpointError when it does not in time."""
 
+    def golden(self, pipeline: str) -> dict[str, Any]:
+        """Have the golden rows of what is served predicted there. Raises EndpointError."""
+
     def predict(self, pipeline: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Send requests and return one answer each. Raises EndpointError."""
 

@@ -1,0 +1,80 @@
+"""The endpoint stage: what is served."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets import plots
+from assets.declaration import Pipeline
+from assets.endpoint import reconcile as reconciling
+from assets.release.assets import show_champion
+from bundle.manifest import BundleError
+from resources.artifacts import Artifacts
+from resources.endpoint import EndpointError, LocalEndpoint
+from resources.keys import Keys
+from resources.ledger import Ledger
+from resources.tracking import Tracking
+
+GROUP = "endpoint"
+ENDPOINT, CHECK = "endpoint", "serves_desired"
+
+
+def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The asset of a pipeline's endpoint."""
+    key = dg.AssetKey([pipeline.name, ENDPOINT])
+
+    @dg.asset(
+        key=key,
+        deps=[dg.AssetKey([pipeline.name, "release"])],
+        group_name=GROUP,
+        kinds={"granian"},
+        output_required=False,
+        pool="deploy",
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+        description="What the ledger says is served, brought to the endpoint, and confirmed by golden rows over HTTP.",
+        check_specs=[
+            dg.AssetCheckSpec(CHECK, asset=key, description="The endpoint serves what the ledger says, and predicts its golden rows.")
+        ],
+    )
+    def endpoint(
+        context: dg.AssetExecutionContext, ledger: Ledger, keys: Keys, artifacts: Artifacts, endpoint: LocalEndpoint, tracking: Tracking
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult | dg.AssetObservation]:
+        try:
+            served = reconciling.reconcile(pipeline.name, ledger, endpoint, artifacts, keys)
+        except (EndpointError, BundleError) as error:
+            yield dg.AssetCheckResult(passed=False, check_name=CHECK, asset_key=key, description=str(error), metadata={"url": endpoint.url})
+            raise dg.Failure(str(error), metadata={"url": endpoint.url}, allow_retries=isinstance(error, EndpointError)) from error
+        if served is None:
+            context.log.info(f"the ledger names no release of {pipeline.name} yet: nothing is to be served")
+            yield dg.AssetCheckResult(
+                passed=True, check_name=CHECK, asset_key=key, description="nothing is released yet, nothing is to be served"
+            )
+            return
+        if served.decision.kind == "rollback":
+            show_champion(context.log, tracking, pipeline.name, served.manifest.candidate)
+        split = [(arm.name, arm.bundle, f"{arm.share:.0%}") for arm in served.actual.arms]
+        yield dg.MaterializeResult(
+            asset_key=key,
+            metadata={
+                "digest": served.bundle,
+                "url": dg.MetadataValue.url(f"{endpoint.url}/predict/{pipeline.name}"),
+                "split": dg.MetadataValue.md(plots.table(("arm", "bundle", "share"), split)),
+                "decision": f"{served.decision.kind} (entry {served.decision.serial})",
+                "ledger_entry": served.traffic.serial,
+                "as_of": served.manifest.created_as_of,
+                "golden_rows": served.golden_rows,
+                "golden_difference": served.golden_difference,
+                "golden_row_ms": served.row_ms,
+                "golden_http_ms": served.http_ms,
+            },
+            data_version=dg.DataVersion(served.bundle),
+            check_results=[
+                dg.AssetCheckResult(
+                    passed=True,
+                    check_name=CHECK,
+                    description=f"serves bundle {served.bundle[:12]}; {served.golden_rows} golden rows differ by {served.golden_difference:.2g} at most",
+                )
+            ],
+        )
+
+    return [endpoint]

@@ -1,0 +1,204 @@
+"""From a candidate to its bundle: everything that an endpoint needs, and the evidence that the release rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from assets.data import raw
+from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
+from assets.features.moments import refresh
+from assets.monitoring.champion import candidate_reference
+from assets.release.decisions import Proposal
+from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
+from assets.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
+from bundle.manifest import BundleError, GoldenRow, Manifest, RequestField, bundle_files, environment, from_files, golden_rows, verify
+from bundle.model import TOLERANCE, Model
+from bundle.program import FeatureProgram
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from assets.declaration import Pipeline
+    from bundle.online import Snapshot
+    from resources.artifacts import Artifacts
+    from resources.keys import Keys
+    from resources.lake import Lake
+    from resources.ledger import Ledger
+    from resources.reports import Report
+
+DAY = timedelta(days=1)
+# Features of one row computed in two ways differ by rounding to float32 at most.
+ROW_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden rows with the snapshot they were computed from. `parity` is the greatest difference between their outputs and those
+    of the same rows of the feature table: what a request is answered and what was trained on are the same thing."""
+
+    rows: tuple[GoldenRow, ...]
+    snapshot: Snapshot
+    parity: float
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What loading a stored bundle back said."""
+
+    passed: bool
+    description: str
+    numbers: dict[str, float]
+
+
+def assemble(
+    pipeline: Pipeline,
+    digest: str,
+    candidate: Mapping[str, bytes],
+    reports: Mapping[str, Report | None],
+    artifacts: Artifacts,
+    lake: Lake,
+    keys: Keys,
+) -> dict[str, bytes]:
+    """All files of the bundle of a candidate: equal candidates on equal evidence give equal bytes.
+
+    Raises FileNotFoundError naming the validation reports that are missing, ValueError where the training rows changed or the
+    features of the golden rows differ between the feature table and the endpoint's computation.
+    """
+    if missing := [name for name, report in reports.items() if report is None]:
+        raise FileNotFoundError(
+            f"candidate {digest} has no report {', '.join(missing)}; materialize {', '.join(f'{pipeline.name}/{name}' for name in missing)} first"
+        )
+    facts = CandidateFacts.decode(candidate[FACTS])
+    program = FeatureProgram.decode(candidate[PROGRAM])
+    model = Model.from_files(candidate)
+    rows = load_rows(pipeline, TrainingManifest.decode(artifacts.get("training_sets", facts.training_set)[FILE]), lake)
+    golden = golden_of(pipeline, program, model, rows, raw.reader(lake, pipeline.name))
+    test = rows.part("test")
+    return bundle_files(
+        pipeline=pipeline.name,
+        created_as_of=facts.as_of,
+        program=program,
+        model=model,
+        label=pipeline.label.name,
+        risk=pipeline.risk,
+        owner=pipeline.owner,
+        purpose=pipeline.purpose,
+        request=request_contract(pipeline),
+        golden=golden.rows,
+        golden_online=golden.snapshot,
+        reference=candidate_reference(rows.frame, test, program, model.predict(program.matrix(test))),
+        candidate=digest,
+        training_set=facts.training_set,
+        metrics={f"{part}_{name}": value for part, found in facts.metrics.items() for name, value in found.items()},
+        evidence={name: report.digest for name, report in reports.items() if report is not None},
+        sign=keys.sign,
+    )
+
+
+def as_of(candidate: Mapping[str, bytes]) -> date:
+    """The data day that a candidate was trained as of."""
+    return date.fromisoformat(CandidateFacts.decode(candidate[FACTS]).as_of)
+
+
+def request_contract(pipeline: Pipeline) -> dict[str, RequestField]:
+    """What an application sends, column by column, as the source declares it."""
+    return {
+        name: RequestField(
+            kind=column.kind,
+            nullable=column.nullable,
+            ge=column.ge,
+            le=column.le,
+            values=column.values,
+            pattern=column.pattern,
+            description=column.description,
+        )
+        for name, column in pipeline.request_columns.items()
+    }
+
+
+def golden_of(pipeline: Pipeline, program: FeatureProgram, model: Model, rows: TrainingRows, read: raw.Reader) -> Golden:
+    """Golden rows from the newest test days, evenly spread, computed as the endpoint does.
+
+    Raises ValueError naming the first feature that the endpoint computes differently from the feature table.
+    """
+    from assets.features.point_in_time import snapshot
+
+    day = rows.manifest.split["test"].last
+    chosen = golden_frame(pipeline, rows.part("test"), day)
+    online = snapshot(pipeline, day, read)
+    golden = golden_rows(program, model, requests_of(pipeline, chosen, read, day), online)
+    table = program.matrix(chosen)
+    computed = np.array([[np.nan if value is None else value for value in row.row] for row in golden], dtype=np.float32)
+    agree = np.isclose(computed, table, rtol=ROW_TOLERANCE, atol=1e-6, equal_nan=True)
+    if not agree.all():
+        index, column = (int(position) for position in np.argwhere(~agree)[0])
+        raise ValueError(
+            f"feature {program.names[column]!r} of {pipeline.entity} {chosen.get_column(pipeline.entity)[index]!r} is {table[index, column]} in the "
+            f"feature table, but the endpoint computes {computed[index, column]} ({int((~agree).sum())} of {agree.size} values differ); "
+            f"materialize {pipeline.name}/features from {day - DAY} on again, and train anew"
+        )
+    parity = float(np.max(np.abs(model.predict(table) - np.array([row.expected for row in golden]))))
+    return Golden(tuple(golden), online, parity)
+
+
+def golden_frame(pipeline: Pipeline, test: pl.DataFrame, day: date) -> pl.DataFrame:
+    """Up to `golden_rows` rows of the last two test days in canonical order, evenly spread. A snapshot keeps the aggregates of two
+    refreshes, so rows that were predicted before the older one are left out."""
+    import polars as pl
+
+    recent = test.filter((pl.col(DATE) >= day - DAY) & (pl.col(KNOWN_AT) >= refresh(pipeline, day - DAY)))
+    count = min(recent.height, pipeline.gates.golden_rows)
+    if count == 0:
+        raise ValueError(f"pipeline {pipeline.name!r} has no test rows on {day - DAY} and {day}; golden rows need some")
+    chosen: pl.DataFrame = recent[np.linspace(0, recent.height - 1, count).round().astype(int).tolist()]
+    return chosen
+
+
+def requests_of(pipeline: Pipeline, chosen: pl.DataFrame, read: raw.Reader, day: date) -> list[dict[str, Any]]:
+    """The requests behind rows of the feature table, in the same order, as applications sent them."""
+    from assets.features.versions import request_rows
+
+    names = list(pipeline.request_columns)
+    sent = request_rows(pipeline, read, day - DAY, day, names)
+    found = chosen.select(pipeline.entity).join(sent, on=pipeline.entity, how="left", maintain_order="left")
+    return found.select([*names, EVENT_TIME]).to_dicts()
+
+
+def integrity(files: Mapping[str, bytes], public_key: bytes, digest: str) -> Integrity:
+    """Load a stored bundle as an endpoint would: signature, every digest, golden rows."""
+    try:
+        result = from_files(files, public_key, digest).check_golden()
+    except BundleError as error:
+        return Integrity(False, str(error), {})
+    return Integrity(
+        True,
+        f"loaded back, signature and {len(files)} files verified; {result.rows} golden rows differ by {result.difference:.2g} at most (limit {TOLERANCE:g})",
+        {"golden_rows": float(result.rows), "golden_difference": result.difference, "golden_row_ms": result.row_ms},
+    )
+
+
+def proposal(digest: str, manifest: Manifest) -> Proposal:
+    """What a bundle's manifest proposes to decide over."""
+    return Proposal(manifest.pipeline, digest, manifest.candidate, date.fromisoformat(manifest.created_as_of), manifest.evidence)
+
+
+def released_already(pipeline: str, candidate: str, artifacts: Artifacts, ledger: Ledger, keys: Keys) -> str | None:
+    """The released bundle where it is one of this very candidate, made by this very environment.
+
+    A released candidate that is trained and validated again compares itself with itself; that is no new evidence, and bundling
+    it anew would only put the same model behind another digest.
+    """
+    released = ledger.released(pipeline)
+    if released is None:
+        return None
+    try:
+        manifest = verify(artifacts.get("bundles", released), keys.public_pem(), released)
+    except (FileNotFoundError, ValueError):
+        # What is gone or altered cannot be used again; the bundle is made anew.
+        return None
+    return released if manifest.candidate == candidate and manifest.environment == environment() else None
