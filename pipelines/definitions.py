@@ -5,9 +5,10 @@ Every module or package in `pipelines/` that exports `pipeline` is part of it; t
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
+from pydantic import SecretStr
 
 import pipelines
 from assets.declaration import Pipeline
@@ -39,9 +40,40 @@ def declared_pipelines() -> list[Pipeline]:
     return found
 
 
-def build_definitions(declared: list[Pipeline], resources: Mapping[str, object]) -> dg.Definitions:
+def build_definitions(declared: Sequence[Pipeline], resources: Mapping[str, object]) -> dg.Definitions:
     """The same assembly for production, tests and the command line."""
     return dg.Definitions.merge(
         *(lifecycle(pipeline) for pipeline in declared),
         dg.Definitions(resources=resources, sensors=alerts.build(), executor=dg.in_process_executor),
     )
+
+
+def platform_resources(settings: Settings) -> dict[str, object]:
+    """The resources of every stage, placed where the settings say."""
+    keys = Keys(path=str(settings.keys_path))
+    return {
+        "landing": Landing(uri=settings.landing_uri),
+        "lake": Lake(uri=settings.lake_uri),
+        "artifacts": Artifacts(uri=settings.artifacts_uri),
+        "reports": Reports(uri=settings.reports_uri, url=settings.reports_url),
+        "tracking": Tracking(uri=settings.mlflow_uri, url=settings.mlflow_url),
+        "keys": keys,
+        "ledger": Ledger(path=str(settings.ledger_path), signer=keys),
+        "online": OnlineStore(path=str(settings.endpoint_path)),
+        "endpoint": LocalEndpoint(path=str(settings.endpoint_path), url=settings.endpoint_url),
+        "notifier": Notifier(
+            webhook=_secret(settings.webhook),
+            smtp=settings.smtp,
+            smtp_user=settings.smtp_user,
+            smtp_password=_secret(settings.smtp_password),
+            sender=settings.alerts_from,
+            recipients=list(settings.alerts_to),
+        ),
+    }
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return value.get_secret_value() if value else None
+
+
+defs = build_definitions(declared_pipelines(), platform_resources(settings()))

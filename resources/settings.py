@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     reports_port: int = 3001
     code_port: int = 4266
     webhook: SecretStr | None = None
+    smtp: str | None = None
+    smtp_user: str | None = None
+    smtp_password: SecretStr | None = None
+    alerts_from: str = "evergreen@localhost"
+    alerts_to: tuple[str, ...] = ()
     threads: int | None = None
 
     def _place(self, location: str | None, folder: str) -> str:
