@@ -40,6 +40,10 @@ class Landing(dg.ConfigurableResource):
 
     uri: str
 
+    def place(self, pipeline: str, source: str, day: date | None) -> str:
+        """Folder of a delivery day (None: of a source that lands once)."""
+        return f"{self.uri.rstrip('/')}/{pipeline}/{source}/{ONCE if day is None else day.isoformat()}"
+
     def days(self, pipeline: str, source: str) -> list[date]:
         """Days with at least one sidecar, in order: one listing, no file is opened."""
         return sorted({_day(folder) for folder in self._listing(pipeline, source) if folder != ONCE})
@@ -60,8 +64,7 @@ class Landing(dg.ConfigurableResource):
 
         Raises LandingError for a file that is not, byte for byte, what its sidecar announced.
         """
-        folder = ONCE if day is None else day.isoformat()
-        place = f"{self.uri}/{pipeline}/{source}/{folder}/{delivery.name}"
+        place = f"{self.place(pipeline, source, day)}/{delivery.name}"
         if delivery.fault is not None:
             raise LandingError(f"{place} is refused: {delivery.fault}. Deliver the file again, its sidecar last.")
         content = files.read(place)
@@ -77,7 +80,7 @@ class Landing(dg.ConfigurableResource):
         """Land a file: the content by atomic rename, then its sidecar. Returns False where it had landed already."""
         if not name.endswith(SUFFIXES) or "/" in name or name.startswith("."):
             raise ValueError(f"{name!r} cannot land; names end in {' or '.join(SUFFIXES)}, without folders or a leading dot")
-        place = f"{self.uri}/{pipeline}/{source}/{ONCE if day is None else day.isoformat()}/{name}"
+        place = f"{self.place(pipeline, source, day)}/{name}"
         sidecar = f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
         if files.exists(place + SIDECAR) and files.read(place + SIDECAR) == sidecar and files.exists(place):
             return False

@@ -1,0 +1,112 @@
+"""Raw data as assets: one per source, with its contract checked inside."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.data import docs
+from assets.data.ingest import Examined, collect, examine, store
+from assets.data.raw import table
+from assets.data.source import Source
+from assets.declaration import Pipeline
+from assets.partitions import days, keys_to_days
+from resources.lake import Lake
+from resources.landing import Landing
+from resources.reports import Reports
+
+LATE_SHARE = 0.2
+"""Share of late rows in a day's delivery above which the lateness check warns: a few stragglers are everyday business."""
+
+
+def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The `raw/<source>` assets of a pipeline."""
+    return [_raw(pipeline, source) for source in pipeline.sources]
+
+
+def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
+    key = dg.AssetKey([pipeline.name, "raw", source.name])
+
+    @dg.asset(
+        key=key,
+        group_name="data",
+        kinds={"deltalake", "polars", "greatexpectations"},
+        description=source.description or f"Rows of {source.name}, as landed.",
+        partitions_def=days(pipeline) if source.daily else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if source.daily else None,
+        check_specs=_checks(source, key),
+        metadata={"dagster/column_schema": _columns(source), "keys": list(source.keys), "lands": source.lands},
+    )
+    def raw(context: dg.AssetExecutionContext, landing: Landing, lake: Lake, reports: Reports) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        wanted = keys_to_days(context.partition_keys) if source.daily else []
+        examined = examine(pipeline, source, collect(pipeline, source, wanted, landing), wanted)
+        result = docs.report(pipeline.name, examined, pipeline.start)
+        pages = docs.pages(result, examined)
+        link = reports.save(result, pages)
+        shown: dict[str, dg.MetadataValue] = {"report": dg.MetadataValue.url(link), "result": dg.MetadataValue.md(docs.markdown(examined))}
+        if docs.DATA_DOCS in pages:
+            shown["data_docs"] = dg.MetadataValue.url(link + docs.DATA_DOCS)
+        if examined.refused is not None:
+            yield dg.AssetCheckResult(asset_key=key, check_name="contract", passed=False, description=examined.refused, metadata=shown)
+            raise dg.Failure(examined.refused, metadata=shown, allow_retries=False)
+        store(pipeline, examined, lake)
+        if source.daily:
+            for day in examined.figures:
+                figures = {"dagster/row_count": day.stored, "quarantined": day.broken, "late_rows": day.late, "content_digest": day.digest}
+                context.add_asset_metadata(figures, partition_key=str(day.day))
+        yield dg.MaterializeResult(
+            asset_key=key,
+            data_version=dg.DataVersion(examined.digest),
+            metadata={
+                "dagster/uri": lake.place(table(pipeline.name, source.name)),
+                "dagster/column_schema": _columns(source),
+                **({} if source.daily else {"dagster/row_count": examined.rows.height, "content_digest": examined.digest}),
+                "rows": examined.rows.height,
+                "rows_quarantined": examined.broken.height,
+                "lake_version": lake.version(table(pipeline.name, source.name)),
+                **shown,
+            },
+            check_results=_verdicts(pipeline, source, examined, shown),
+        )
+
+    return raw
+
+
+def _checks(source: Source, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    checks = [dg.AssetCheckSpec("contract", asset=key, blocking=True, description="Landed rows keep the declared types, nulls, ranges, values and keys.")]
+    if source.volume is not None:
+        low, high = source.volume
+        checks.append(dg.AssetCheckSpec("volume", asset=key, description=f"A day brings {low:,} to {high:,} rows."))
+    if source.daily:
+        checks.append(dg.AssetCheckSpec("lateness", asset=key, description=f"At most {LATE_SHARE:.0%} of a day's rows come after they were due."))
+    return checks
+
+
+def _verdicts(pipeline: Pipeline, source: Source, examined: Examined, shown: dict[str, dg.MetadataValue]) -> list[dg.AssetCheckResult]:
+    rows = sum(day.rows for day in examined.figures)
+    kept = f"{examined.broken.height:,} of {rows:,} rows break the contract and are in quarantine"
+    verdicts = [dg.AssetCheckResult(check_name="contract", passed=True, description=kept, metadata={"n": rows, "quarantined": examined.broken.height, **shown})]
+    # The first day of a pipeline brings what was due before it, too: its volume and lateness are no sign of anything.
+    ordinary = [day for day in examined.figures if day.day != pipeline.start]
+    if source.volume is not None:
+        low, high = source.volume
+        odd = [f"{day.day or 'once'}: {day.rows:,}" for day in ordinary if not low <= day.rows <= high]
+        verdicts.append(_warning("volume", odd, f"{low:,} to {high:,} rows", len(ordinary)))
+    if source.daily:
+        late = [f"{day.day}: {day.late:,} of {day.stored:,} late, up to {day.latest} days" for day in ordinary if day.late > LATE_SHARE * day.stored]
+        verdicts.append(_warning("lateness", late, f"at most {LATE_SHARE:.0%} late rows", len(ordinary)))
+    return verdicts
+
+
+def _warning(name: str, odd: list[str], limit: str, days: int) -> dg.AssetCheckResult:
+    description = f"{len(odd)} of {days} days outside {limit}" + (": " + "; ".join(odd[:5]) + (" …" if len(odd) > 5 else "") if odd else "")
+    return dg.AssetCheckResult(check_name=name, passed=not odd, severity=dg.AssetCheckSeverity.WARN, description=description, metadata={"days": days, "odd_days": len(odd)})
+
+
+def _columns(source: Source) -> dg.TableSchema:
+    declared = [
+        dg.TableColumn(name, column.kind, description=column.description or None, constraints=dg.TableColumnConstraints(nullable=column.nullable))
+        for name, column in source.columns.items()
+    ]
+    moments = [dg.TableColumn("event_time", "datetime", "when the fact happened (UTC)"), dg.TableColumn("known_at", "datetime", "when it could first be known (UTC)")]
+    partition = [dg.TableColumn("date", "date", "day of delivery")] if source.daily else []
+    return dg.TableSchema([*partition, *declared, *moments])

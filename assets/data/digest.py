@@ -1,0 +1,45 @@
+"""Digests of contents: equal rows give equal digests, however they are ordered or stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+from assets.data.source import DATE
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def content_digest(frame: pl.DataFrame) -> str:
+    """SHA-256 of a frame's rows, whatever their order and that of the columns.
+
+    Canonical form: columns by name, rows sorted by all of them, moments as microseconds, one line of CSV a row with text
+    quoted, so that null differs from the empty string. Floats are written in the shortest form that reads back equal.
+    """
+    import polars as pl
+
+    names = sorted(frame.columns)
+    plain = frame.select(
+        (pl.col(name).dt.cast_time_unit("us") if isinstance(kind, pl.Datetime) else pl.col(name)).to_physical().alias(name)
+        if kind.is_temporal()
+        else pl.col(name)
+        for name, kind in ((name, frame.schema[name]) for name in names)
+    )
+    header = ",".join(f"{name}:{frame.schema[name].base_type().__name__}" for name in names)
+    rows = plain.sort(names, nulls_last=True).write_csv(include_header=False, quote_style="non_numeric") if names else ""
+    return hashlib.sha256(f"{header}\n{rows}".encode()).hexdigest()
+
+
+def digests_by_day(frame: pl.DataFrame, days: Sequence[date]) -> dict[date, str]:
+    """Digest of each day's rows (column `date`); days without rows have one too."""
+    parts = frame.partition_by(DATE, as_dict=True)
+    none = frame.clear()
+    return {day: content_digest(parts.get((day,), none)) for day in days}
+
+
+def combined_digest(digests: Sequence[str]) -> str:
+    """Digest of several contents; that of a single one is its own."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

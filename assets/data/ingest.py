@@ -1,0 +1,186 @@
+"""From landed files to stored raw rows: parse, judge by the contract, refuse or store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from assets.data import contract
+from assets.data.contract import DELIVERED_UNTIL, Judgement
+from assets.data.digest import combined_digest, content_digest, digests_by_day
+from assets.data.parse import Landed, parse
+from assets.data.quarantine import accepted, quarantined
+from assets.data.raw import quarantine_table, table
+from assets.data.source import DATE, EVENT_TIME, KNOWN_AT, Source
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from assets.declaration import Pipeline
+    from resources.lake import Lake
+    from resources.landing import Landing
+
+# How many days after the day of the event a delivery is due.
+DUE = {"the day before": -1, "on the day": 0, "the day after": 1, "once": 0}
+
+
+class BatchRefused(ValueError):
+    """A batch breaks its contract beyond the declared share; nothing of it was written."""
+
+
+class Figures(NamedTuple):
+    """A day's batch (day None: of a source that lands once): rows landed, broken ones among them, those that came after
+    they were due with the longest delay in days, files, and the digest of what is stored."""
+
+    day: date | None
+    rows: int
+    broken: int
+    late: int
+    latest: int
+    files: int
+    digest: str
+
+    @property
+    def stored(self) -> int:
+        return self.rows - self.broken
+
+
+class Examined(NamedTuple):
+    """Batches, parsed and judged, not yet stored. `refused` says why nothing of them may be stored; None: they may be."""
+
+    source: Source
+    rows: pl.DataFrame
+    broken: pl.DataFrame
+    judgement: Judgement
+    figures: tuple[Figures, ...]
+    refused: str | None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the stored content of all days."""
+        return combined_digest([day.digest for day in self.figures])
+
+    @property
+    def days(self) -> list[date]:
+        return [figures.day for figures in self.figures if figures.day is not None]
+
+
+def collect(pipeline: Pipeline, source: Source, days: Sequence[date], landing: Landing) -> list[Landed]:
+    """Verified files of the delivery days (for a source that lands once, `days` do not matter).
+
+    Raises FileNotFoundError for a day without a complete delivery, and LandingError for files that are not what their
+    sidecars say.
+    """
+    if not source.daily:
+        once = landing.once(pipeline.name, source.name)
+        if not once:
+            raise FileNotFoundError(f"source {source.name!r} has not landed in {landing.place(pipeline.name, source.name, None)}; land its file and sidecar")
+        return [Landed(None, delivery.name, landing.read(pipeline.name, source.name, None, delivery)) for delivery in once]
+    deliveries = landing.deliveries(pipeline.name, source.name, days)
+    missing = [day for day in days if day not in deliveries]
+    if missing:
+        raise FileNotFoundError(
+            f"source {source.name!r}: {len(missing)} of {len(days)} days have not landed, the first is {missing[0]} "
+            f"({landing.place(pipeline.name, source.name, missing[0])}); land them (a delivery without rows is a file with its header alone) or choose other days"
+        )
+    return [
+        Landed(day, delivery.name, landing.read(pipeline.name, source.name, day, delivery))
+        for day, found in deliveries.items()
+        for delivery in found
+    ]  # fmt: skip
+
+
+def examine(pipeline: Pipeline, source: Source, landed: Sequence[Landed], days: Sequence[date]) -> Examined:
+    """Parse and judge the batches of all days in one pass. Raises ValueError for files that are no table of the source."""
+    parsed = parse(source, landed)
+    rows = parsed.rows
+    if source.daily:
+        rows = rows.with_columns(_delivered_until(pipeline.timezone))
+    judgement = contract.judge(source, rows)
+    stored = accepted(parsed, judgement.reasons).sort([EVENT_TIME, *source.keys, KNOWN_AT])
+    batches: list[date | None] = [*sorted(days)] if source.daily else [None]
+    landed_rows = _counts(parsed.rows)
+    broken = contract.broken_by_day(parsed.rows, judgement.reasons)
+    late = _lateness(pipeline, source, stored)
+    files = Counter(file.day for file in landed)
+    digests: dict[date | None, str] = {**digests_by_day(stored, sorted(days))} if source.daily else {None: content_digest(stored)}
+    figures = tuple(
+        Figures(day, landed_rows.get(day, 0), broken.get(day, 0), *late.get(day, (0, 0)), files[day], digests[day]) for day in batches
+    )
+    examined = Examined(source, stored, quarantined(source, parsed, judgement.reasons), judgement, figures, None)
+    return examined._replace(refused=_refusal(examined))
+
+
+def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
+    """Write examined batches: broken rows to quarantine, then the accepted ones, each in one commit.
+
+    Raises BatchRefused for batches that may not be stored.
+    """
+    if examined.refused is not None:
+        raise BatchRefused(examined.refused)
+    source, place = examined.source, table(pipeline.name, examined.source.name)
+    aside = quarantine_table(pipeline.name, source.name)
+    if not source.daily:
+        if examined.broken.height or lake.exists(aside):
+            lake.overwrite(aside, examined.broken)
+        lake.overwrite(place, examined.rows)
+        return
+    days = examined.days
+    # Most batches are clean: what was set aside before is replaced only where there is something to replace.
+    set_aside = set(examined.broken.get_column(DATE).to_list())
+    before = set(lake.days(aside)) & set(days)
+    if set_aside | before:
+        lake.write(aside, examined.broken, sorted(set_aside | before))
+    lake.write(place, examined.rows, days)
+
+
+def ingest(pipeline: Pipeline, source: Source, days: Sequence[date], landing: Landing, lake: Lake) -> Examined:
+    """Collect, examine and store in one go. Raises what these raise."""
+    examined = examine(pipeline, source, collect(pipeline, source, days, landing), days)
+    store(pipeline, examined, lake)
+    return examined
+
+
+def _refusal(examined: Examined) -> str | None:
+    source = examined.source
+    beyond = [figures for figures in examined.figures if figures.broken > source.refuses_above * figures.rows]
+    if not beyond:
+        return None
+    worst = max(beyond, key=lambda figures: figures.broken / figures.rows)
+    others = f" (and {len(beyond) - 1} other days)" if len(beyond) > 1 else ""
+    batch = f"the batch of {worst.day}{others}" if worst.day else "the batch"
+    reason, count = Counter(examined.broken.get_column("reason").to_list()).most_common(1)[0]
+    first = examined.broken.row(0, named=True)
+    return (
+        f"source {source.name!r}: {batch} is refused whole, nothing was written: {worst.broken} of {worst.rows} rows ({worst.broken / worst.rows:.1%}) "
+        f"break the contract, at most {source.refuses_above:.1%} may. Most often: {reason} ({count} rows); "
+        f"first: file {first['file']!r}, row {first['row']}: {first['reason']}. Correct the files and deliver them again, or change the declaration."
+    )
+
+
+def _counts(rows: pl.DataFrame) -> dict[date | None, int]:
+    return dict(rows.group_by(DATE).len().iter_rows()) if DATE in rows.columns else {None: rows.height}
+
+
+def _lateness(pipeline: Pipeline, source: Source, rows: pl.DataFrame) -> dict[date | None, tuple[int, int]]:
+    """Late rows and their longest delay in days, by delivery day; corrections of earlier rows count as late."""
+    import polars as pl
+
+    if not source.daily:
+        return {}
+    due = pl.col(EVENT_TIME).dt.convert_time_zone(pipeline.timezone).dt.date() + timedelta(days=DUE[source.lands])
+    delay = (pl.col(DATE) - due).dt.total_days()
+    late = rows.group_by(DATE).agg((delay > 0).sum().alias("late"), delay.max().clip(0).alias("latest"))
+    return {day: (count, latest) for day, count, latest in late.iter_rows()}
+
+
+def _delivered_until(timezone: str) -> pl.Expr:
+    """The end of the delivery day: nothing in a delivery can have been known after it."""
+    import polars as pl
+
+    end = (pl.col(DATE) + timedelta(days=1)).cast(pl.Datetime("us")).dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
+    return end.dt.convert_time_zone("UTC").alias(DELIVERED_UNTIL)
+
+
