@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from assets.monitoring import champion, feature_drift, live_fairness, performance, service, skew
+from assets.features.moments import refresh
+from assets.monitoring import champion, evidently_report, feature_drift, live_fairness, performance, service, skew
 from assets.monitoring.champion import NOBODY, Served
-from assets.partitions import local_moment
+from assets.monitoring.predictions import as_used, empty, predictions_table
+from assets.validation.pages import Image
+from bundle.service_log import Sample, read as read_samples
 from resources.reports import Measure, Report, Verdict
 
 if TYPE_CHECKING:
@@ -25,16 +29,20 @@ if TYPE_CHECKING:
 
 DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE = "monitoring/data_drift", "monitoring/prediction_drift", "monitoring/performance"
 SKEW, FAIRNESS, SERVICE = "monitoring/skew", "monitoring/fairness", "monitoring/service"
+EVIDENTLY_PAGE = evidently_report.PAGE
 
 Result = tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]
 
 
 class Monitor(NamedTuple):
-    """One monitor: the name of its report, the rules that it judges, and what computes a day."""
+    """One monitor: the name of its report, the assets (below the pipeline's name) it reads on the same day, whether it reads the window of
+    predictions before the day as well, the rules that it judges, and what computes a day."""
 
     name: str
+    reads: Callable[[Pipeline], tuple[str, ...]]
+    windowed: bool
     rules: Callable[[Pipeline], tuple[str, ...]]
-    day: Callable[[Days, date, str, Served | None], Result]
+    day: Callable[[Days, date, Served], Result]
 
 
 @dataclass
@@ -48,6 +56,7 @@ class Days:
     artifacts: Artifacts
     ledger: Ledger
     reports: Reports
+    samples_folder: Path
     _served: dict[str, Served] = field(default_factory=dict)
     _references: dict[str, Reference] = field(default_factory=dict)
 
@@ -62,8 +71,6 @@ class Days:
     @cached_property
     def predictions(self) -> pl.DataFrame:
         """Predictions of the run's days and of the window before them; without rows and with the fixed columns alone where there are none."""
-        from assets.monitoring.predictions import empty
-
         first, _ = performance.window(self.first, self.pipeline.monitors.performance_days)
         try:
             return self.lake.scan(self.table, first, self.last).collect()
@@ -76,11 +83,22 @@ class Days:
 
         return self.predictions.filter(pl.col("date") == day)
 
-    def answered(self, day: date, bundle: str) -> pl.DataFrame:
-        """The predictions of a day that one bundle made."""
+    def answered(self, day: date, served: Served) -> pl.DataFrame:
+        """The predictions of a day that one bundle made, with the features that it used."""
         import polars as pl
 
-        return self.of(day).filter(pl.col("bundle") == bundle)
+        return as_used(self.of(day).filter(pl.col("bundle") == served.bundle), served.program)
+
+    def features(self, day: date) -> pl.DataFrame:
+        """The feature table of a day."""
+        from assets.training.manifest import features_table
+
+        return self.lake.scan(features_table(self.pipeline.name), day, day).collect()
+
+    def samples(self, day: date) -> list[Sample]:
+        """The endpoint's samples of the wall time in which the day's predictions were answered."""
+        window = service.wall_window(self.of(day))
+        return read_samples(self.samples_folder, *window) if window else []
 
     def subject(self, day: date) -> str:
         return champion.subject(self.of(day), self.entries, day)
@@ -98,7 +116,7 @@ class Days:
 
     def refreshed(self, day: date) -> datetime:
         """The moment of a day up to which labels have matured for its monitors."""
-        return local_moment(day, self.pipeline.timezone, self.pipeline.refresh)
+        return refresh(self.pipeline, day)
 
     def matured(self, day: date) -> pl.DataFrame:
         """Predictions of the window before a day with the labels known at its refresh."""
@@ -115,60 +133,131 @@ class Days:
         return performance.matured(predictions, known, self.pipeline.entity, self.pipeline.label.name, self.refreshed(day))
 
 
-def predictions_table(pipeline: str) -> str:
-    """Lake table of a pipeline's compacted prediction log."""
-    return f"{pipeline}/predictions"
-
-
 def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
     """The report of a day. On a day when nothing was served it says so, and judges nothing."""
     subject = days.subject(day)
     if subject == NOBODY:
-        verdicts = tuple(not_judged(rule, "nothing was served on this day, and nothing is released") for rule in monitor.rules(days.pipeline))
+        verdicts = tuple(
+            not_judged(rule, "nothing was served on this day, and nothing is released") for rule in monitor.rules(days.pipeline)
+        )
         notes: tuple[str, ...] = (f"Nothing was served by {day}: there is nothing to monitor.",)
         return Report(pipeline=days.pipeline.name, name=monitor.name, subject=NOBODY, day=day, verdicts=verdicts, notes=notes)
-    measures, verdicts, notes = monitor.day(days, day, subject, days.served(subject))
+    measures, verdicts, notes = monitor.day(days, day, days.served(subject))
     bundles = sorted(set(days.of(day)["bundle"].to_list()))
     if len(bundles) > 1:
-        notes = (*notes, f"{len(bundles)} bundles answered on this day ({', '.join(each[:12] for each in bundles)}); this speaks of {subject[:12]}.")
-    return Report(pipeline=days.pipeline.name, name=monitor.name, subject=subject, day=day, measures=measures, verdicts=verdicts, notes=notes)
+        notes = (
+            *notes,
+            f"{len(bundles)} bundles answered on this day ({', '.join(each[:12] for each in bundles)}); this speaks of {subject[:12]}.",
+        )
+    return Report(
+        pipeline=days.pipeline.name, name=monitor.name, subject=subject, day=day, measures=measures, verdicts=verdicts, notes=notes
+    )
 
 
 def not_judged(rule: str, reason: str) -> Verdict:
     return Verdict(rule=rule, passed=None, value=None, limit=None, n=0, reason=reason)
 
 
-def _data_drift(days: Days, day: date, subject: str, served: Served) -> Result:
-    return feature_drift.data_drift(days.answered(day, subject), days.reference(served), days.pipeline.monitors)
+def worth_a_look(report: Report, days: Days) -> str | None:
+    """Why a day's report is drawn in full: it is the weekday on which people look, or an alarm begins; None on other days."""
+    if report.subject == NOBODY:
+        return None
+    if report.day.isoweekday() == days.pipeline.monitors.report_weekday:
+        return f"weekly, on {report.day:%A}s"
+    if report.passed:
+        return None
+    before = days.reports.load(report.pipeline, report.name, report.day - timedelta(days=1), report.subject)
+    return "an alarm began" if before is None or before.passed else None
 
 
-def _prediction_drift(days: Days, day: date, subject: str, served: Served) -> Result:
-    return feature_drift.prediction_drift(days.answered(day, subject), days.reference(served).output, days.pipeline.monitors)
+def images(report: Report, days: Days) -> list[Image]:
+    """The plots of a report that is looked at; they cost more than the report."""
+    if report.name == DATA_DRIFT:
+        return drift_images(report)
+    if report.name == PERFORMANCE:
+        return performance_images(days.matured(report.day), report)
+    return []
 
 
-def _performance(days: Days, day: date, subject: str, served: Served) -> Result:
-    return performance.performance(days.matured(day), subject, served.test, served.test_rows, days.pipeline.monitors)
+def evidently(report: Report, days: Days) -> evidently_report.Rendered | None:
+    """Evidently's own report of the day of a data-drift report; None where it would have nothing to compare."""
+    limits = days.pipeline.monitors
+    served = days.served(report.subject)
+    answered = days.answered(report.day, served)
+    if answered.is_empty():
+        return None
+    return evidently_report.render(answered, days.reference(served), limits.psi, limits.jensen_shannon)
 
 
-def _skew(days: Days, day: date, subject: str, served: Served) -> Result:
-    from assets.training.manifest import features_table
+def drift_images(report: Report, shown: int = 12) -> list[Image]:
+    """The features nearest to their limits, as multiples of the limit."""
+    from assets.plots import bars, png
 
-    online = days.answered(day, subject)
-    try:
-        offline = days.lake.scan(features_table(days.pipeline.name), day, day).collect()
-    except FileNotFoundError:
-        offline = online.clear()
+    ratios: dict[str, float] = {}
+    for measure in report.measures:
+        if measure.name != "limit" or not measure.group or not measure.value:
+            continue
+        judged = report.measure(
+            "psi" if report.measure("kolmogorov_smirnov", measure.group) is not None else "jensen_shannon", measure.group
+        )
+        if judged is not None and judged.value is not None:
+            ratios[measure.group] = judged.value / measure.value
+    if not ratios:
+        return []
+    drawn = bars(ratios, f"Drift on {report.day}, as a multiple of each feature's limit", "statistic / limit", limit=shown)
+    return [Image(png(drawn), "Drift statistic of each feature divided by its limit; beyond 1 the feature counts as drifted.", 640)]
+
+
+def performance_images(rows: pl.DataFrame, report: Report) -> list[Image]:
+    """The calibration of the champion's matured predictions."""
+    from assets.plots import png
+    from assets.validation.figures import calibration
+
+    y, p = performance.arrays(rows, report.subject)
+    if len(y) < 2:
+        return []
+    return [Image(png(calibration(y, {"champion": p})), f"Calibration of {len(y):,} matured predictions, and where they lie.", 760)]
+
+
+def _data_drift(days: Days, day: date, served: Served) -> Result:
+    return feature_drift.data_drift(days.answered(day, served), days.reference(served), days.pipeline.monitors)
+
+
+def _prediction_drift(days: Days, day: date, served: Served) -> Result:
+    return feature_drift.prediction_drift(days.answered(day, served), days.reference(served).output, days.pipeline.monitors)
+
+
+def _performance(days: Days, day: date, served: Served) -> Result:
+    return performance.performance(days.matured(day), served.bundle, served.test, served.test_rows, days.pipeline.monitors)
+
+
+def _skew(days: Days, day: date, served: Served) -> Result:
+    online = days.answered(day, served)
     words = served.program.vocabularies
     kinds = {
         name: frozenset(words.get(name, ())) if categorical else None
         for name, categorical in zip(served.program.names, served.program.categorical, strict=True)
     }
-    return skew.report(skew.compare(online, offline, days.pipeline.entity, kinds), days.pipeline.monitors)
+    return skew.report(skew.compare(online, days.features(day), days.pipeline.entity, kinds), days.pipeline.monitors)
 
 
-def _fairness(days: Days, day: date, subject: str, served: Served) -> Result:
-    return live_fairness.report(days.matured(day), subject, days.pipeline)
+def _fairness(days: Days, day: date, served: Served) -> Result:
+    return live_fairness.report(as_used(days.matured(day), served.program), served.bundle, days.pipeline)
 
 
-def _service(days: Days, day: date, subject: str, served: Served) -> Result:
-    return service.report(days.of(day), days.samples(day), days.pipeline.monitors)
+def _service(days: Days, day: date, served: Served) -> Result:
+    return service.report(days.of(day), days.samples(day), days.pipeline.name, days.pipeline.monitors)
+
+
+def _labels(pipeline: Pipeline) -> tuple[str, ...]:
+    return ("predictions", f"raw/{pipeline.label.source}")
+
+
+MONITORS = (
+    Monitor(DATA_DRIFT, lambda pipeline: ("predictions",), False, lambda pipeline: ("drift_share", "missing_values"), _data_drift),
+    Monitor(PREDICTION_DRIFT, lambda pipeline: ("predictions",), False, lambda pipeline: ("prediction_drift",), _prediction_drift),
+    Monitor(PERFORMANCE, _labels, True, lambda pipeline: ("live_log_loss",), _performance),
+    Monitor(SKEW, lambda pipeline: ("predictions", "features"), False, lambda pipeline: ("skew",), _skew),
+    Monitor(FAIRNESS, _labels, True, live_fairness.rules, _fairness),
+    Monitor(SERVICE, lambda pipeline: ("predictions",), False, lambda pipeline: service.RULES, _service),
+)

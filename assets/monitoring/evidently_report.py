@@ -44,9 +44,10 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
     shown = [name for name in reference.columns if name in current.columns]
     numbers = [name for name in shown if isinstance(against.features[name], NumberReference)]
     now = pd.DataFrame({name: current[name].to_list() for name in shown})
-    for name in shown:
-        kind = "float64" if name in numbers else "object"
-        reference[name], now[name] = reference[name].astype(kind), now[name].astype(kind)
+    texts = [name for name in shown if name not in numbers]
+    for frame_of in (reference, now):
+        frame_of[numbers] = frame_of[numbers].astype("float64")
+        frame_of[texts] = frame_of[texts].astype("object")
     shown = [name for name in shown if reference[name].notna().any() and now[name].notna().any()]
     if not shown:
         return None

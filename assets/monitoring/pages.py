@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from assets.monitoring.evidently_report import Rendered
 from assets.plots import table as markdown_table
 from assets.validation.pages import Image, Section, Table, estimate, number, render
 from resources.reports import Measure, Report, Verdict
@@ -40,6 +41,11 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     return markdown_table(["rule", "verdict", "number", "limit", "n", "reason"], rows)
 
 
+def headline(measures: Sequence[Measure]) -> dict[str, float]:
+    """The plain numbers of a report by name: those that the Dagster UI plots over days."""
+    return {m.name: m.value for m in measures if m.group is None and m.value is not None}
+
+
 def day_table(reports: Sequence[Report], shown: int = 31) -> str:
     """Verdicts of several days as a Markdown table, newest first, at most `shown` days."""
     rules = list(dict.fromkeys(v.rule for report in reports for v in report.verdicts))
@@ -69,3 +75,9 @@ def _wide(measures: Sequence[Measure]) -> Table | None:
         ns = {m.n for m in cells if m}
         rows.append([group, *(estimate(m.value, m.low, m.high, 3) if m else "–" for m in cells), f"{max(ns):,}"])
     return Table(["group", *(name.replace("_", " ") for name in names), "n"], rows)
+
+
+def evidently_table(rendered: Rendered) -> str:
+    """Evidently's statistic of each feature as a Markdown table, greatest first."""
+    rows = [[name, value] for name, value in sorted(rendered.statistics.items(), key=lambda item: -item[1])]
+    return f"{rendered.rows:,} rows against {rendered.reference_rows:,}\n\n" + markdown_table(["feature", "statistic"], rows)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from assets.monitoring.options import Monitors
 from assets.validation.bootstrap import Interval, compare
-from assets.validation.metrics import HIGHER_IS_BETTER, NAMES, Array, Ranked
+from assets.validation.metrics import NAMES, Array, Ranked
 from assets.validation.slices import measure
 from resources.reports import Measure, Verdict
 
@@ -67,25 +67,17 @@ def performance(
     return tuple(measures), (verdict,), tuple(notes)
 
 
-def calibration_points(rows: pl.DataFrame, subject: str) -> tuple[Array, Array, Array]:
-    """Rows, mean prediction and observed rate in bins of equal size, for the calibration plot."""
+def arrays(rows: pl.DataFrame, subject: str) -> tuple[Array, Array]:
+    """Labels and predictions (n,) of the matured rows that the bundle `subject` answered."""
     import polars as pl
 
     own = rows.filter(pl.col("y").is_not_null() & (pl.col("bundle") == subject))
-    curve = Ranked(_array(own, "y"), _array(own, "output")).curve()
-    return curve.n, curve.predicted, curve.observed
+    return _array(own, "y"), _array(own, "output")
 
 
 def window(day: date, days: int) -> tuple[date, date]:
     """First and last event day whose labels the performance of `day` looks at: the `days` days before it."""
-    from datetime import timedelta
-
     return day - timedelta(days=days), day - timedelta(days=1)
-
-
-def worsening(name: str, live: float, test: float) -> float:
-    """By how much a live metric is worse than on the test split, positive whatever the metric's direction."""
-    return test - live if name in HIGHER_IS_BETTER else live - test
 
 
 def _log_loss(live: float, interval: Interval, test: float | None, n: int, limits: Monitors) -> Verdict:

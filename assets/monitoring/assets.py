@@ -1,0 +1,168 @@
+"""The monitoring stage: the compacted prediction log and a daily report of each monitor, with one warn check per rule."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import dagster as dg
+
+from assets.declaration import Pipeline
+from assets.monitoring import daily, pages
+from assets.monitoring.daily import DATA_DRIFT, MONITORS, Days, Monitor
+from assets.partitions import days as partitions, keys_to_days
+from assets.plots import markdown_image
+from assets.validation.pages import PAGE
+from resources.artifacts import Artifacts
+from resources.endpoint import LocalEndpoint
+from resources.lake import Lake
+from resources.ledger import Ledger
+from resources.reports import Report, Reports
+
+
+class MonitorConfig(dg.Config):
+    """`drawn`: draw the newest day in full (for data drift with Evidently's report) whatever the weekday; takes some seconds."""
+
+    drawn: bool = False
+
+
+def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The assets of the stage."""
+    return [_predictions(pipeline), *(_monitor(pipeline, monitor) for monitor in MONITORS)]
+
+
+def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
+    key = dg.AssetKey([pipeline.name, "predictions"])
+
+    @dg.asset(
+        key=key,
+        deps=[dg.AssetKey([pipeline.name, "endpoint"])],
+        group_name="monitoring",
+        kinds={"deltalake", "polars"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[dg.AssetCheckSpec("log_is_intact", asset=key, description="No line of the prediction log was altered or lost.")],
+        description="Every prediction that the endpoint answered, once, by the day of the event.",
+    )
+    def predictions(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: LocalEndpoint) -> dg.MaterializeResult:
+        from assets.monitoring.predictions import compact_days, predictions_table
+
+        done = compact_days(pipeline, keys_to_days(context.partition_keys), lake, artifacts, endpoint.predictions(pipeline.name))
+        context.log.info(done.told)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(done.digest),
+            metadata={
+                "dagster/row_count": done.rows,
+                "dagster/uri": lake.place(predictions_table(pipeline.name)),
+                "told": done.told,
+                "new_predictions": done.new,
+                "segments_read": done.segments,
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="log_is_intact",
+                    passed=not done.altered,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=done.damage,
+                    metadata={"number": done.altered, "limit": 0, "n": done.rows, "unfinished_ends": done.torn},
+                )
+            ],
+        )
+
+    return predictions
+
+
+def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
+    key = dg.AssetKey([pipeline.name, *monitor.name.split("/")])
+    title, question = pages.TITLES[monitor.name]
+    rules = monitor.rules(pipeline)
+
+    @dg.asset(
+        key=key,
+        deps=[_dep(pipeline, monitor, name) for name in monitor.reads(pipeline)],
+        group_name="monitoring",
+        kinds={"python", "evidently"} if monitor.name == DATA_DRIFT else {"python"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[dg.AssetCheckSpec(rule, asset=key) for rule in rules],
+        description=f"{title}: {question[0].lower()}{question[1:]}",
+    )
+    def report(
+        context: dg.AssetExecutionContext,
+        config: MonitorConfig,
+        lake: Lake,
+        artifacts: Artifacts,
+        ledger: Ledger,
+        reports: Reports,
+        endpoint: LocalEndpoint,
+    ) -> dg.MaterializeResult:
+        wanted = keys_to_days(context.partition_keys)
+        days = Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples())
+        found = [daily.monitor_day(monitor, days, day) for day in wanted]
+        for earlier in found[:-1]:
+            reports.save(earlier, {PAGE: pages.page(earlier)})
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(hashlib.sha256("".join(each.digest for each in found).encode()).hexdigest()),
+            metadata={**_newest(found[-1], days, config), **_numbers(found)},
+            check_results=[_check(rule, found) for rule in rules],
+        )
+
+    return report
+
+
+def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
+    key = dg.AssetKey([pipeline.name, *name.split("/")])
+    if monitor.windowed and name == "predictions":
+        before = dg.TimeWindowPartitionMapping(
+            start_offset=-pipeline.monitors.performance_days, end_offset=0, allow_nonexistent_upstream_partitions=True
+        )
+        return dg.AssetDep(key, partition_mapping=before)
+    return dg.AssetDep(key)
+
+
+def _newest(report: Report, days: Days, config: MonitorConfig) -> dict[str, dg.MetadataValue]:
+    """Store the newest day's report, drawn where somebody will look at it, and tell where it is."""
+    why = "on request" if config.drawn else daily.worth_a_look(report, days)
+    images = daily.images(report, days) if why else []
+    files = {PAGE: pages.page(report, images)}
+    told: dict[str, dg.MetadataValue] = {
+        f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content)) for n, image in enumerate(images, 1)
+    }
+    if why and report.name == DATA_DRIFT and (rendered := daily.evidently(report, days)) is not None:
+        files[daily.EVIDENTLY_PAGE] = rendered.html
+        told["evidently_drifted_share"] = dg.MetadataValue.float(rendered.drifted_share)
+        told["evidently_statistics"] = dg.MetadataValue.md(pages.evidently_table(rendered))
+    link = days.reports.save(report, files)
+    told["report"] = dg.MetadataValue.url(f"{link}{PAGE}")
+    if daily.EVIDENTLY_PAGE in files:
+        told["evidently"] = dg.MetadataValue.url(f"{link}{daily.EVIDENTLY_PAGE}")
+        told["evidently_rendered"] = dg.MetadataValue.text(str(why))
+    return told
+
+
+def _numbers(found: Sequence[Report]) -> Mapping[str, dg.MetadataValue]:
+    newest = found[-1]
+    told: dict[str, dg.MetadataValue] = {name: dg.MetadataValue.float(value) for name, value in pages.headline(newest.measures).items()}
+    told["verdicts"] = dg.MetadataValue.md(pages.verdict_table(newest.verdicts))
+    told["bundle"] = dg.MetadataValue.text(newest.subject)
+    if newest.notes:
+        told["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in newest.notes))
+    if len(found) > 1:
+        told["days"] = dg.MetadataValue.md(pages.day_table(found))
+    return told
+
+
+def _check(rule: str, found: Sequence[Report]) -> dg.AssetCheckResult:
+    """A rule over the days of a run: it passes unless it failed on one of them; what was not judged says so."""
+    verdicts = {report.day: verdict for report in found for verdict in report.verdicts if verdict.rule == rule}
+    failed: list[date] = [day for day, verdict in verdicts.items() if verdict.passed is False]
+    shown = max(failed, default=found[-1].day)
+    verdict = verdicts[shown]
+    words = verdict.reason if verdict.passed is not None else f"not judged: {verdict.reason}"
+    numbers = {"number": verdict.value, "limit": verdict.limit, "n": verdict.n}
+    return dg.AssetCheckResult(
+        check_name=rule,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{shown}: {words}" + (f" ({len(failed)} of {len(found)} days failed)" if len(found) > 1 else ""),
+        metadata={"day": shown.isoformat(), "judged": verdict.passed is not None, **{k: v for k, v in numbers.items() if v is not None}},
+    )
