@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from assets.data.source import EVENT_TIME, KNOWN_AT
 from assets.declaration import Pipeline
 from assets.features.declared_program import fact_columns
-from assets.features.moments import DAY, of_first_refresh, of_local_day, refresh, stamped
+from assets.features.moments import DAY, first_refreshes, of_local_day, refresh, stamped
 from assets.features.versions import EARLY, Reader, newest_known, request_rows
 from bundle.expression import Column, Expression, Rolling, walk
 from bundle.polars_compiler import compile_values
@@ -135,13 +135,13 @@ def _chunk_cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, las
     columns = dict.fromkeys([*source.keys, *(name for name in source.columns if name in needed | {pipeline.entity}), EVENT_TIME, KNOWN_AT])
     selected = stamped(pipeline, rows).select(*columns)
     known = selected.filter(pl.col(KNOWN_AT) <= refresh(pipeline, until)).collect()
+    succeeded = _with_successors(known, source.keys)
     versions = (
-        _with_successors(known, source.keys)
-        .lazy()
+        succeeded.lazy()
         .with_columns(
             of_local_day(pipeline, pl.col(EVENT_TIME)).alias(EVENT_DAY),
-            of_first_refresh(pipeline, pl.col(KNOWN_AT)).alias(SEEN_FROM),
-            of_first_refresh(pipeline, pl.col("_successor")).fill_null(date.max).alias(SEEN_UNTIL),
+            first_refreshes(pipeline, succeeded.get_column(KNOWN_AT)).alias(SEEN_FROM),
+            first_refreshes(pipeline, succeeded.get_column("_successor")).fill_null(date.max).alias(SEEN_UNTIL),
         )
         .filter(pl.col(EVENT_DAY).is_between(first, last))
         .with_columns(

@@ -6,7 +6,7 @@ Everything is UTC; a local day is one of the pipeline's time zone, 23 to 25 hour
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 DAY = timedelta(days=1)
-MICROSECOND = timedelta(microseconds=1)
 
 
 def start(pipeline: Pipeline, day: date) -> datetime:
@@ -25,8 +24,12 @@ def start(pipeline: Pipeline, day: date) -> datetime:
 
 
 def refresh(pipeline: Pipeline, day: date) -> datetime:
-    """When the aggregates of a day are computed; what is known later does not count in them."""
-    return start(pipeline, day) + pipeline.refresh
+    """When the aggregates of a day are computed; what is known later does not count in them.
+
+    Wall time: a refresh at 04:00 is at 04:00 on days that change the clock too.
+    """
+    # Adding to an aware local datetime is wall-time arithmetic.
+    return (datetime.combine(day, time(), ZoneInfo(pipeline.timezone)) + pipeline.refresh).astimezone(UTC)
 
 
 def local_day(pipeline: Pipeline, moment: datetime) -> date:
@@ -35,7 +38,10 @@ def local_day(pipeline: Pipeline, moment: datetime) -> date:
 
 def newest_refresh(pipeline: Pipeline, moment: datetime) -> date:
     """Day of the newest refresh at a moment: refresh(D) <= moment < refresh(D + 1)."""
-    return local_day(pipeline, moment - pipeline.refresh)
+    day = local_day(pipeline, moment)
+    while refresh(pipeline, day) > moment:
+        day -= DAY
+    return day
 
 
 def of_local_day(pipeline: Pipeline, moment: pl.Expr) -> pl.Expr:
@@ -43,14 +49,28 @@ def of_local_day(pipeline: Pipeline, moment: pl.Expr) -> pl.Expr:
     return moment.dt.convert_time_zone(pipeline.timezone).dt.date()
 
 
-def of_newest_refresh(pipeline: Pipeline, moment: pl.Expr) -> pl.Expr:
+def newest_refreshes(pipeline: Pipeline, moments: pl.Series) -> pl.Series:
     """Day of the newest refresh at each moment."""
-    return of_local_day(pipeline, moment - pipeline.refresh)
+    return _searched(pipeline, moments, "right", -1)
 
 
-def of_first_refresh(pipeline: Pipeline, known_at: pl.Expr) -> pl.Expr:
+def first_refreshes(pipeline: Pipeline, known_at: pl.Series) -> pl.Series:
     """Day of the first refresh that sees what is known at each moment: the smallest D with refresh(D) >= known_at."""
-    return of_local_day(pipeline, known_at - pipeline.refresh - MICROSECOND) + DAY
+    return _searched(pipeline, known_at, "left", 0)
+
+
+def _searched(pipeline: Pipeline, moments: pl.Series, side: Literal["left", "right"], offset: int) -> pl.Series:
+    import polars as pl
+
+    earliest, latest = moments.min(), moments.max()
+    if not isinstance(earliest, datetime) or not isinstance(latest, datetime):
+        return pl.Series(moments.name, [None], dtype=pl.Date).new_from_index(0, len(moments))
+    first = newest_refresh(pipeline, earliest)
+    days = (newest_refresh(pipeline, latest) - first).days + 2
+    refreshes = pl.Series([refresh(pipeline, first + index * DAY) for index in range(days)], dtype=pl.Datetime("us", "UTC"))
+    found = refreshes.to_physical().search_sorted(moments.fill_null(earliest).to_physical(), side)
+    epoch_day = (first - date(1970, 1, 1)).days + offset
+    return (found.cast(pl.Int32) + epoch_day).cast(pl.Date).set(moments.is_null(), None).alias(moments.name)
 
 
 def stamped(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -65,7 +85,11 @@ def stamped(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:
     names = rows.collect_schema().names()
     known = pl.col(KNOWN_AT).cast(utc)
     if DATE in names:
-        # max_horizontal skips nulls: rows without a day of delivery keep what they say. (Local midnight; earliest where there are two.)
-        midnight = pl.col(DATE).cast(pl.Datetime("us")).dt.replace_time_zone(pipeline.timezone, ambiguous="earliest", non_existent="null")
-        known = pl.max_horizontal(known, midnight.dt.convert_time_zone("UTC"))
+        # A day begins at midnight, at the earlier one where there are two, at 01:00 where there is none.
+        begins = pl.coalesce(
+            (pl.col(DATE).cast(pl.Datetime("us")) + later).dt.replace_time_zone(pipeline.timezone, ambiguous="earliest", non_existent="null")
+            for later in (timedelta(0), timedelta(hours=1))
+        )
+        # max_horizontal skips nulls: rows without a day of delivery keep what they say.
+        known = pl.max_horizontal(known, begins.dt.convert_time_zone("UTC"))
     return rows.with_columns(pl.col(EVENT_TIME).cast(utc), known.alias(KNOWN_AT)).drop(DATE, strict=False)

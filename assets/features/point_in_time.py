@@ -20,7 +20,7 @@ from assets.declaration import Pipeline
 from assets.features.aggregates import REFRESH, Facts, aggregates, cells, facts
 from assets.features.declared_program import columns, program
 from assets.features.moments import (
-    DAY, local_day, newest_refresh, of_local_day, of_newest_refresh, refresh, stamped, start,
+    DAY, local_day, newest_refresh, newest_refreshes, of_local_day, refresh, stamped, start,
 )  # fmt: skip
 from assets.features.versions import EARLY, PREDICTED_AT, Reader, newest_known, request_rows
 from bundle.expression import Column
@@ -70,7 +70,7 @@ def snapshot(pipeline: Pipeline, day: date, read: Reader) -> Snapshot:
     """What the endpoint looks up from the deliveries up to a day: the rows and aggregates that requests of that day, and
     of the days after it until the next snapshot, need."""
     made = program(pipeline)
-    first, last = _refreshes(pipeline, day - DAY, day)
+    first, last = _refreshes(pipeline, day, day)
     summed = {what.source: (what, cells(pipeline, what, read, first, last)) for what in facts(made)}
     tables: dict[str, LatestTable | AggregateTable] = {}
     for lookup in made.lookups:
@@ -159,7 +159,8 @@ def _block(
     import polars as pl
 
     request = list(pipeline.request_columns)
-    wide = request_rows(pipeline, read, first, last, request).sort(PREDICTED_AT).with_columns(of_newest_refresh(pipeline, pl.col(PREDICTED_AT)).alias(REFRESH))
+    wide = request_rows(pipeline, read, first, last, request).sort(PREDICTED_AT)
+    wide = wide.with_columns(newest_refreshes(pipeline, wide.get_column(PREDICTED_AT)).alias(REFRESH))
     refreshes = _refreshes(pipeline, first, last)
     inputs = [pl.col(KNOWN_AT)]
     for index, lookup in enumerate(made.lookups):
@@ -226,7 +227,7 @@ def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) 
         **{f"_key_{index}": column for index, column in enumerate(lookup.columns)},
         **{known: KNOWN_AT},
         **{lookup.wide(value): f"={value}" for value in lookup.values},
-    ).with_columns()
+    )
     by = [f"_key_{index}" for index in range(len(lookup.columns))]
     return wide.join_asof(
         right, left_on=PREDICTED_AT, right_on=known, by_left=list(lookup.keys), by_right=by, strategy="backward",
