@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from bundle.expression import Category, Column, Expression, Join, Literal, Operation, Rolling, children
 from bundle.online import Snapshot
-from bundle.program import EVENT_TIME, FeatureProgram, Kind, Lookup, value_name
+from bundle.program import EVENT_TIME, FeatureProgram, Kind, value_name
 
 Value = bool | int | float | str | datetime | None
 Row = Sequence[Any]
