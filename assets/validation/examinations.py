@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from assets.declaration import Pipeline
 
 _ROW_NOTE = "Intervals draw rows; rows of one day are alike, so they understate how other days may differ."
-_SCREEN = 120  # dots an inch on a page; plots inline in the Dagster UI are smaller
+_DPI = 100  # sharp enough on a page, small enough for the Dagster UI: laying a figure out twice costs more than either
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,13 @@ def performance(
         *notes,
     ]
     report = _report(evidence, gates.PERFORMANCE, measures, told)
-    figure = {
-        "calibration": figures.calibration(evidence.y, predictions),
-        "ROC and precision-recall": figures.ranking(evidence.y, predictions),
-        "metrics": figures.metric_intervals(compared),
-    }
+    drawn = _drawn(
+        {
+            "calibration": figures.calibration(evidence.y, predictions),
+            "ROC and precision-recall": figures.ranking(evidence.y, predictions),
+            "metrics": figures.metric_intervals(compared),
+        }
+    )
     others = [model for model in predictions if model != performances.CANDIDATE]
     header = ["metric", *predictions, *(f"candidate worse than {other} by" for other in others)]
     rows = [
@@ -85,16 +87,16 @@ def performance(
     ]  # fmt: skip
     sections = [
         Section("Metrics", f"All models on the same {evidence.n:,} test rows, with paired differences.",
-                [_image(figure["metrics"], "Every metric with its 95 % interval; the arrow says which way is better.", 900)], [Table(header, rows + days)]),
+                [Image(drawn["metrics"], "Every metric with its 95 % interval; the arrow says which way is better.", 900)], [Table(header, rows + days)]),
         Section("Calibration", "How often it happened where the model said so.",
-                [_image(figure["calibration"], "Bins of equal size with 95 % Wilson intervals, and where predictions lie.", 820)]),
-        Section("Ranking", "", [_image(figure["ROC and precision-recall"], f"ROC and precision-recall curves over {evidence.n:,} rows.", 820)]),
+                [Image(drawn["calibration"], "Bins of equal size with 95 % Wilson intervals, and where predictions lie.", 820)]),
+        Section("Ranking", "", [Image(drawn["ROC and precision-recall"], f"ROC and precision-recall curves over {evidence.n:,} rows.", 820)]),
     ]  # fmt: skip
     facts = [
         ("Champion", champion_digest[:16] if champion_digest else "none yet"),
         ("Base rate", number(float(evidence.y.mean()) if evidence.n else None)),
     ]
-    return _examined(evidence, report, "Performance", "Is the candidate good, and better than what there is?", facts, sections, figure)
+    return _examined(evidence, report, "Performance", "Is the candidate good, and better than what there is?", facts, sections, drawn)
 
 
 def slices(evidence: Evidence) -> Examined:
@@ -112,10 +114,12 @@ def slices(evidence: Evidence) -> Examined:
             "A slice can be worse because it is harder, not because the model is worse there: compare base rate and mean prediction."
         )
     report = _report(evidence, gates.SLICES, measures, notes)
-    figure = {
-        f"slices of {column}": figures.forest(found, column, overall, primary, options.max_slice_gap, options.min_slice_rows)
-        for column in pipeline.slices
-    }
+    drawn = _drawn(
+        {
+            f"slices of {column}": figures.forest(found, column, overall, primary, options.max_slice_gap, options.min_slice_rows)
+            for column in pipeline.slices
+        }
+    )
     sections = []
     for column in pipeline.slices:
         own = sorted((each for each in found if each.column == column), key=lambda each: (each.n < options.min_slice_rows, -each.gap))
@@ -128,13 +132,11 @@ def slices(evidence: Evidence) -> Examined:
         caption = f"How much worse than overall each slice of {column} is; dashed is the limit."
         sections.append(
             Section(
-                f"Slices of {column}", f"{len(own)} slices.", [_image(figure[f"slices of {column}"], caption, 760)], [Table(header, rows)]
+                f"Slices of {column}", f"{len(own)} slices.", [Image(drawn[f"slices of {column}"], caption, 760)], [Table(header, rows)]
             )
         )
     facts = [("Slices", f"{len(found)} of {len(pipeline.slices)} columns"), (figures.TITLES[primary], number(overall))]
-    return _examined(
-        evidence, report, "Slices", "Is there a part of the data where the candidate does much worse?", facts, sections, figure
-    )
+    return _examined(evidence, report, "Slices", "Is there a part of the data where the candidate does much worse?", facts, sections, drawn)
 
 
 def fairness(evidence: Evidence) -> Examined:
@@ -157,7 +159,7 @@ def fairness(evidence: Evidence) -> Examined:
     elif options.max_fairness_gap is None:
         notes.append("No limit is declared (max_fairness_gap=None): gaps are shown but not judged.")
     report = _report(evidence, gates.FAIRNESS, [measure for each in found for measure in fairnesses.measures(each)], notes)
-    figure = {f"rates by {each.column}": figures.group_rates(each) for each in found}
+    drawn = _drawn({f"rates by {each.column}": figures.group_rates(each) for each in found})
     sections = []
     for each, group in zip(found, declared, strict=True):
         gaps = [
@@ -182,9 +184,9 @@ def fairness(evidence: Evidence) -> Examined:
         ]
         text = f"{group.reason} A probability of {group.threshold:g} or more is the positive decision."
         caption = f"Rates by {each.column} with 95 % intervals, largest groups first."
-        sections.append(Section(f"Groups of {each.column}", text, [_image(figure[f"rates by {each.column}"], caption, 900)], tables))
+        sections.append(Section(f"Groups of {each.column}", text, [Image(drawn[f"rates by {each.column}"], caption, 900)], tables))
     facts = [("Groups declared", ", ".join(group.column for group in declared) or "none")]
-    return _examined(evidence, report, "Fairness", "Does the candidate treat the declared groups alike?", facts, sections, figure)
+    return _examined(evidence, report, "Fairness", "Does the candidate treat the declared groups alike?", facts, sections, drawn)
 
 
 def explainability(evidence: Evidence) -> Examined:
@@ -203,16 +205,16 @@ def explainability(evidence: Evidence) -> Examined:
         "Contributions describe the model, not the world: a cause cannot be read from them.",
     ]
     report = _report(evidence, gates.EXPLAINABILITY, measures, notes)
-    figure = {"SHAP summary": figures.shap_summary(found), "SHAP dependence": figures.dependence(found)}
+    drawn = _drawn({"SHAP summary": figures.shap_summary(found), "SHAP dependence": figures.dependence(found)})
     table = [
         [found.names[i], estimate(float(found.importance[i]), *found.intervals[i]), number(float(found.contributions[:, i].min()), 3, sign=True) if found.n else "–",
          number(float(found.contributions[:, i].max()), 3, sign=True) if found.n else "–", f"{int(np.isnan(found.values[:, i]).sum()):,}"]
         for i in found.ranking
     ]  # fmt: skip
     sections = [
-        Section("Summary", "", [_image(figure["SHAP summary"], f"Mean |SHAP| with 95 % intervals, and every row's contribution, {found.n:,} rows.", 900)]),
+        Section("Summary", "", [Image(drawn["SHAP summary"], f"Mean |SHAP| with 95 % intervals, and every row's contribution, {found.n:,} rows.", 900)]),
         Section("Dependence", "Contribution against value for the most important features; categories are codes of the vocabulary.",
-                [_image(figure["SHAP dependence"], "One dot is one row.", 980)]),
+                [Image(drawn["SHAP dependence"], "One dot is one row.", 980)]),
         Section("All features", "", (), [Table(["feature", "mean |SHAP|", "least", "greatest", "missing values"], table)]),
     ]  # fmt: skip
     facts = [
@@ -220,7 +222,7 @@ def explainability(evidence: Evidence) -> Examined:
         ("Bias", number(found.bias)),
         ("Greatest additivity error", f"{found.additivity_error:.2g}"),
     ]
-    return _examined(evidence, report, "Explainability", "Which features move the prediction, and which way?", facts, sections, figure)
+    return _examined(evidence, report, "Explainability", "Which features move the prediction, and which way?", facts, sections, drawn)
 
 
 def robustness(evidence: Evidence) -> Examined:
@@ -232,7 +234,7 @@ def robustness(evidence: Evidence) -> Examined:
     )
     notes = [
         f"Measured on a seeded sample of {found.n:,} of {found.of:,} test rows; loss is {figures.TITLES[found.loss].lower()}.",
-        f"Noise is Gaussian with a standard deviation of {robustnesses.NOISE_SD:g} of the feature's own; extreme is ±{robustnesses.EXTREME:.0e}.",
+        f"Noise is Gaussian with a standard deviation of {robustnesses.NOISE_SD:g} of the feature's own; extreme is ±{robustnesses.EXTREME:.0e}, by turns.",
         "Source groups: "
         + ("; ".join(f"{source}: {', '.join(names)}" for source, names in sources.items()) or "no feature reads another source")
         + ".",
@@ -240,11 +242,13 @@ def robustness(evidence: Evidence) -> Examined:
     report = _report(evidence, gates.ROBUSTNESS, robustnesses.measures(found), notes)
     missing = [effect for effect in found.effects if effect.kind in ("missing", "missing source", "unseen category")]
     noise = [effect for effect in found.effects if effect.kind == "noise"]
-    extreme = [effect for effect in found.effects if effect.kind.startswith("extreme")]
-    figure = {
-        "missing and unseen": figures.effects(missing, "Missing and unseen inputs", "loss increase", options.max_missing_loss),
-        "noise": figures.effects(noise, "Noise", "mean change of the prediction", options.max_noise_shift, shift=True),
-    }
+    extreme = [effect for effect in found.effects if effect.kind == "extreme"]
+    drawn = _drawn(
+        {
+            "missing and unseen": figures.effects(missing, "Missing and unseen inputs", "loss increase", options.max_missing_loss),
+            "noise": figures.effects(noise, "Noise", "mean change of the prediction", options.max_noise_shift, shift=True),
+        }
+    )
     header = ["perturbation", "loss increase", "mean change of prediction", "n"]
 
     def rows(effects: Sequence[robustnesses.Effect]) -> list[list[str]]:
@@ -260,9 +264,9 @@ def robustness(evidence: Evidence) -> Examined:
 
     sections = [
         Section("Missing and unseen", "Each feature missing in turn, all features of a source missing together, each category never seen before.",
-                [_image(figure["missing and unseen"], "Loss increase with 95 % intervals; dashed is the limit.", 760)], [Table(header, rows(missing))]),
+                [Image(drawn["missing and unseen"], "Loss increase with 95 % intervals; dashed is the limit.", 760)], [Table(header, rows(missing))]),
         Section("Noise", "Sensors drift and clocks round: how far do predictions move?",
-                [_image(figure["noise"], "Mean change of the prediction; dashed is the limit for all features together.", 760)], [Table(header, rows(noise))]),
+                [Image(drawn["noise"], "Mean change of the prediction; dashed is the limit for all features together.", 760)], [Table(header, rows(noise))]),
         Section("Extreme values", "Absurd numbers must still give probabilities.", (), [Table(header, rows(extreme))]),
     ]  # fmt: skip
     facts = [
@@ -271,7 +275,7 @@ def robustness(evidence: Evidence) -> Examined:
         (figures.TITLES[found.loss], number(found.baseline_loss)),
     ]
     return _examined(
-        evidence, report, "Robustness", "What happens when inputs are missing, noisy, unknown or absurd?", facts, sections, figure
+        evidence, report, "Robustness", "What happens when inputs are missing, noisy, unknown or absurd?", facts, sections, drawn
     )
 
 
@@ -312,15 +316,15 @@ def _examined(
     lead: str,
     facts: Sequence[tuple[str, str]],
     sections: Sequence[Section],
-    drawn: Mapping[str, Figure],
+    drawn: Mapping[str, bytes],
 ) -> Examined:
     common = [("Candidate", evidence.candidate[:16]), ("Test days", evidence.period), ("Test rows", f"{evidence.n:,}")]
     page = pages.render(report, title, lead, [*common, *facts], sections)
-    return Examined(report, {pages.PAGE: page}, {name: png(figure) for name, figure in drawn.items()})
+    return Examined(report, {pages.PAGE: page}, dict(drawn))
 
 
-def _image(figure: Figure, caption: str, width: int) -> Image:
-    return Image(png(figure, dpi=_SCREEN), caption, width)
+def _drawn(drawings: Mapping[str, Figure]) -> dict[str, bytes]:
+    return {name: png(figure, dpi=_DPI) for name, figure in drawings.items()}
 
 
 def _shown(measure: Measure | None, sign: bool = False) -> str:

@@ -20,7 +20,7 @@ from resources.reports import Measure
 if TYPE_CHECKING:
     import xgboost
 
-ROWS = 1_000  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
+ROWS = 500  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
 TOLERANCE = 1e-3  # margins are float32 sums over hundreds of trees
 
 

@@ -20,7 +20,7 @@ from resources.reports import Measure
 Matrix = NDArray[np.float32]
 Predict = Callable[[Matrix], Array]
 
-ROWS = 5_000
+ROWS = 3_000
 NOISE_SD = 0.1  # standard deviation of the noise, in standard deviations of the feature
 EXTREME = np.float32(1e30)
 ALL = "all numeric features"
@@ -137,12 +137,13 @@ def _perturbations(
     for index, name in enumerate(names):
         if categorical[index]:
             yield "unseen category", name, _replaced(sample, [index], np.float32(0))
+    # Half of the rows absurdly high, half absurdly low: one prediction run instead of two for each feature.
+    signs = np.where(np.arange(len(sample)) % 2 == 0, EXTREME, -EXTREME)
     for index in numeric:
-        yield "extreme high", names[index], _replaced(sample, [index], EXTREME)
-        yield "extreme low", names[index], _replaced(sample, [index], -EXTREME)
+        yield "extreme", names[index], _replaced(sample, [index], signs[:, None])
 
 
-def _replaced(sample: Matrix, columns: Sequence[int], value: np.float32) -> Matrix:
+def _replaced(sample: Matrix, columns: Sequence[int], value: np.float32 | Matrix) -> Matrix:
     changed = sample.copy()
     changed[:, list(columns)] = value
     return changed
