@@ -60,7 +60,9 @@ class Lake(dg.ConfigurableResource):
             raise ValueError(f"lake table {table!r}: no days to write; name the partitions that the frame replaces")
         present = set(frame.get_column(DATE).unique().to_list())
         for stray in sorted(present - set(days), key=str):
-            raise ValueError(f"lake table {table!r}: the frame has rows of {stray}, which is not among the {len(days)} days to replace; add the day or drop the rows")
+            raise ValueError(
+                f"lake table {table!r}: the frame has rows of {stray}, which is not among the {len(days)} days to replace; add the day or drop the rows"
+            )
         place = self.place(table)
         options = storage_options(place)
 
@@ -128,9 +130,7 @@ class Lake(dg.ConfigurableResource):
 
     def vacuum(self, table: str, keep_hours: int = 168) -> list[str]:
         """Delete files that no version of the last `keep_hours` reads, those of writers that died included. Returns them."""
-        return list(
-            self._open(table).vacuum(retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False, full=True)
-        )
+        return list(self._open(table).vacuum(retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
 
     def _open(self, table: str) -> DeltaTable:
         from deltalake import DeltaTable
@@ -193,7 +193,9 @@ def _retry(commit: Callable[[], T], table: str) -> T:
             return commit()
         except CommitFailedError as conflict:
             if attempt == ATTEMPTS - 1:
-                raise CommitFailedError(f"lake table {table!r}: {ATTEMPTS} commits lost to other writers; run again when they are done ({conflict})") from conflict
+                raise CommitFailedError(
+                    f"lake table {table!r}: {ATTEMPTS} commits lost to other writers; run again when they are done ({conflict})"
+                ) from conflict
         except DeltaError as clash:
             # Two writers created the table at once; the slower one replaces its days in the table that is there now.
             if "already exists" not in str(clash) or attempt == ATTEMPTS - 1:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.data import docs
-from assets.data.ingest import Examined, collect, examine, store
+from assets.data.ingest import Examined, Figures, collect, examine, store
 from assets.data.raw import table
 from assets.data.source import Source
 from assets.declaration import Pipeline
@@ -36,7 +36,9 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
         check_specs=_checks(source, key),
         metadata={"dagster/column_schema": _columns(source), "keys": list(source.keys), "lands": source.lands},
     )
-    def raw(context: dg.AssetExecutionContext, landing: Landing, lake: Lake, reports: Reports) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def raw(
+        context: dg.AssetExecutionContext, landing: Landing, lake: Lake, reports: Reports
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         wanted = keys_to_days(context.partition_keys) if source.daily else []
         examined = examine(pipeline, source, collect(pipeline, source, wanted, landing), wanted)
         result = docs.report(pipeline.name, examined, pipeline.start)
@@ -49,22 +51,20 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
             yield dg.AssetCheckResult(asset_key=key, check_name="contract", passed=False, description=examined.refused, metadata=shown)
             raise dg.Failure(examined.refused, metadata=shown, allow_retries=False)
         store(pipeline, examined, lake)
-        if source.daily:
-            for day in examined.figures:
-                figures = {"dagster/row_count": day.stored, "quarantined": day.broken, "late_rows": day.late, "content_digest": day.digest}
-                context.add_asset_metadata(figures, partition_key=str(day.day))
+        common: dict[str, dg.MetadataValue] = {
+            "dagster/uri": dg.MetadataValue.text(lake.place(table(pipeline.name, source.name))),
+            "lake_version": dg.MetadataValue.int(lake.version(table(pipeline.name, source.name))),
+            "report": shown["report"],
+        }
+        whole = {**shown, "dagster/column_schema": dg.MetadataValue.table_schema(_columns(source))}
+        for day in examined.figures if source.daily else ():
+            # A range writes an event a day: each has its day's figures, only the last one says what holds for the whole range.
+            rest = whole if day.day == wanted[-1] else {}
+            context.add_asset_metadata({**_figures(day), **rest}, partition_key=str(day.day))
         yield dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(examined.digest),
-            metadata={
-                "dagster/uri": lake.place(table(pipeline.name, source.name)),
-                "dagster/column_schema": _columns(source),
-                **({} if source.daily else {"dagster/row_count": examined.rows.height, "content_digest": examined.digest}),
-                "rows": examined.rows.height,
-                "rows_quarantined": examined.broken.height,
-                "lake_version": lake.version(table(pipeline.name, source.name)),
-                **shown,
-            },
+            metadata=common if source.daily else {**common, **whole, **_figures(examined.figures[0])},
             check_results=_verdicts(pipeline, source, examined, shown),
         )
 
@@ -72,19 +72,29 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
 
 
 def _checks(source: Source, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-    checks = [dg.AssetCheckSpec("contract", asset=key, blocking=True, description="Landed rows keep the declared types, nulls, ranges, values and keys.")]
+    checks = [
+        dg.AssetCheckSpec(
+            "contract", asset=key, blocking=True, description="Landed rows keep the declared types, nulls, ranges, values and keys."
+        )
+    ]
     if source.volume is not None:
         low, high = source.volume
         checks.append(dg.AssetCheckSpec("volume", asset=key, description=f"A day brings {low:,} to {high:,} rows."))
     if source.daily:
-        checks.append(dg.AssetCheckSpec("lateness", asset=key, description=f"At most {LATE_SHARE:.0%} of a day's rows come after they were due."))
+        checks.append(
+            dg.AssetCheckSpec("lateness", asset=key, description=f"At most {LATE_SHARE:.0%} of a day's rows come after they were due.")
+        )
     return checks
 
 
 def _verdicts(pipeline: Pipeline, source: Source, examined: Examined, shown: dict[str, dg.MetadataValue]) -> list[dg.AssetCheckResult]:
     rows = sum(day.rows for day in examined.figures)
     kept = f"{examined.broken.height:,} of {rows:,} rows break the contract and are in quarantine"
-    verdicts = [dg.AssetCheckResult(check_name="contract", passed=True, description=kept, metadata={"n": rows, "quarantined": examined.broken.height, **shown})]
+    verdicts = [
+        dg.AssetCheckResult(
+            check_name="contract", passed=True, description=kept, metadata={"n": rows, "quarantined": examined.broken.height, **shown}
+        )
+    ]
     # The first day of a pipeline brings what was due before it, too: its volume and lateness are no sign of anything.
     ordinary = [day for day in examined.figures if day.day != pipeline.start]
     if source.volume is not None:
@@ -92,21 +102,46 @@ def _verdicts(pipeline: Pipeline, source: Source, examined: Examined, shown: dic
         odd = [f"{day.day or 'once'}: {day.rows:,}" for day in ordinary if not low <= day.rows <= high]
         verdicts.append(_warning("volume", odd, f"{low:,} to {high:,} rows", len(ordinary)))
     if source.daily:
-        late = [f"{day.day}: {day.late:,} of {day.stored:,} late, up to {day.latest} days" for day in ordinary if day.late > LATE_SHARE * day.stored]
+        late = [
+            f"{day.day}: {day.late:,} of {day.stored:,} late, up to {day.latest} days"
+            for day in ordinary
+            if day.late > LATE_SHARE * day.stored
+        ]
         verdicts.append(_warning("lateness", late, f"at most {LATE_SHARE:.0%} late rows", len(ordinary)))
     return verdicts
 
 
 def _warning(name: str, odd: list[str], limit: str, days: int) -> dg.AssetCheckResult:
     description = f"{len(odd)} of {days} days outside {limit}" + (": " + "; ".join(odd[:5]) + (" …" if len(odd) > 5 else "") if odd else "")
-    return dg.AssetCheckResult(check_name=name, passed=not odd, severity=dg.AssetCheckSeverity.WARN, description=description, metadata={"days": days, "odd_days": len(odd)})
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=not odd,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=description,
+        metadata={"days": days, "odd_days": len(odd)},
+    )
+
+
+def _figures(day: Figures) -> dict[str, dg.MetadataValue]:
+    return {
+        "dagster/row_count": dg.MetadataValue.int(day.stored),
+        "content_digest": dg.MetadataValue.text(day.digest),
+        "rows_quarantined": dg.MetadataValue.int(day.broken),
+        "rows_late": dg.MetadataValue.int(day.late),
+        "longest_delay_days": dg.MetadataValue.int(day.latest),
+    }
 
 
 def _columns(source: Source) -> dg.TableSchema:
     declared = [
-        dg.TableColumn(name, column.kind, description=column.description or None, constraints=dg.TableColumnConstraints(nullable=column.nullable))
+        dg.TableColumn(
+            name, column.kind, description=column.description or None, constraints=dg.TableColumnConstraints(nullable=column.nullable)
+        )
         for name, column in source.columns.items()
     ]
-    moments = [dg.TableColumn("event_time", "datetime", "when the fact happened (UTC)"), dg.TableColumn("known_at", "datetime", "when it could first be known (UTC)")]
+    moments = [
+        dg.TableColumn("event_time", "datetime", "when the fact happened (UTC)"),
+        dg.TableColumn("known_at", "datetime", "when it could first be known (UTC)"),
+    ]
     partition = [dg.TableColumn("date", "date", "day of delivery")] if source.daily else []
     return dg.TableSchema([*partition, *declared, *moments])

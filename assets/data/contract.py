@@ -80,7 +80,9 @@ def judge(source: Source, rows: pl.DataFrame) -> Judgement:
         text = str(expectation.notes)
         broken = [int(position) for position in found.get(number, {}).get("unexpected_index_list") or ()]
         if number in failing and not broken:
-            raise RuntimeError(f"source {source.name!r}: the rule '{text}' fails without naming rows, so none can be judged; read the batch by hand")
+            raise RuntimeError(
+                f"source {source.name!r}: the rule '{text}' fails without naming rows, so none can be judged; read the batch by hand"
+            )
         rules.append(Rule(text, len(broken)))
         for position in broken:
             said = unreadable[position] or ""
@@ -108,7 +110,9 @@ def expectations(source: Source) -> list[Expectation]:
             text = f"{name} is none of {', '.join(column.values[:12])}" + (" …" if len(column.values) > 12 else "")
             rules.append(gx.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.values), notes=text))
         if column.pattern is not None:
-            rules.append(gx.ExpectColumnValuesToMatchRegex(column=name, regex=column.pattern, notes=f"{name} does not match {column.pattern}"))
+            rules.append(
+                gx.ExpectColumnValuesToMatchRegex(column=name, regex=column.pattern, notes=f"{name} does not match {column.pattern}")
+            )
     identity = list(dict.fromkeys([*source.keys, KNOWN_AT, *([DATE] if source.daily else [])]))
     text = f"{', '.join(source.keys)} and known_at occur more than once in the delivery"
     rules.append(gx.ExpectCompoundColumnsToBeUnique(column_list=identity, notes=text))
@@ -152,11 +156,13 @@ def _number(result: ExpectationValidationResult) -> int:
 
 
 def _validate(batch: Batch, suite: ExpectationSuite, result_format: dict[str, Any]) -> ExpectationSuiteValidationResult:
-    result = batch.validate(suite, result_format=result_format)  # type: ignore[arg-type]
+    result = batch.validate(suite, result_format=result_format)
     for one in result.results:
         # Great Expectations reports what it could not evaluate instead of raising.
         if one.exception_info and (one.exception_info.get("raised_exception") or "raised_exception" not in one.exception_info):
-            raise RuntimeError(f"{suite.name}: {one.expectation_config.type} {one.expectation_config.kwargs} could not be evaluated: {one.exception_info}")
+            raise RuntimeError(
+                f"{suite.name}: {one.expectation_config.type} {one.expectation_config.kwargs} could not be evaluated: {one.exception_info}"
+            )
     return result
 
 

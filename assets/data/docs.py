@@ -13,7 +13,9 @@ DATA_DOCS = "data_docs.html"
 SHOWN_DAYS = 31
 
 # Great Expectations' page wants Bootstrap, scripts and a logo from elsewhere; ours loads nothing.
-_ELSEWHERE = re.compile(r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<iframe\b.*?</iframe>|<form\b.*?</form>", re.DOTALL | re.IGNORECASE)
+_ELSEWHERE = re.compile(
+    r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<iframe\b.*?</iframe>|<form\b.*?</form>", re.DOTALL | re.IGNORECASE
+)
 _STYLE = (
     "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">"
     "<style>body{font:15px/1.5 system-ui,sans-serif;margin:24px;max-width:1100px}table{border-collapse:collapse}"
@@ -30,10 +32,16 @@ def markdown(examined: Examined) -> str:
         lines += ["| broken rule | rows |", "|---|---:|", *(f"| {_cell(rule.text)} | {rule.broken:,} |" for rule in broken), ""]
     shown = examined.figures[-SHOWN_DAYS:]
     lines += ["| day | landed | stored | quarantined | late | files |", "|---|---:|---:|---:|---:|---:|"]
-    lines += [f"| {'once' if day.day is None else day.day} | {day.rows:,} | {day.stored:,} | {day.broken:,} | {day.late:,} | {day.files} |" for day in shown]
+    lines += [
+        f"| {'once' if day.day is None else day.day} | {day.rows:,} | {day.stored:,} | {day.broken:,} | {day.late:,} | {day.files} |"
+        for day in shown
+    ]
     earlier = examined.figures[: -len(shown)]
     if earlier:
-        lines += ["", f"and {len(earlier)} earlier days with {sum(day.rows for day in earlier):,} rows, {sum(day.broken for day in earlier):,} quarantined"]
+        lines += [
+            "",
+            f"and {len(earlier)} earlier days with {sum(day.rows for day in earlier):,} rows, {sum(day.broken for day in earlier):,} quarantined",
+        ]
     return "\n".join(lines)
 
 
@@ -69,8 +77,16 @@ def pages(result: Report, examined: Examined) -> dict[str, bytes]:
     sections = [Section("Rules", "Derived from the declared columns.", tables=[rules]), Section("Days", tables=[days])]
     if samples.height:
         sections.insert(0, Section("Broken rows", f"The first {samples.height} of {examined.broken.height:,}.", tables=[where]))
-    facts = [("rows landed", f"{sum(day.rows for day in examined.figures):,}"), ("quarantined", f"{examined.broken.height:,}"), ("days", f"{len(examined.figures):,}")]
-    found = {PAGE: render(result, f"Contract of {source.name}", source.description or "Landed rows against their declared columns.", facts, sections)}
+    facts = [
+        ("rows landed", f"{sum(day.rows for day in examined.figures):,}"),
+        ("quarantined", f"{examined.broken.height:,}"),
+        ("days", f"{len(examined.figures):,}"),
+    ]
+    found = {
+        PAGE: render(
+            result, f"Contract of {source.name}", source.description or "Landed rows against their declared columns.", facts, sections
+        )
+    }
     if (samples.height or len(examined.figures) > 1) and examined.judgement.results:
         found[DATA_DOCS] = data_docs(examined)
     return found

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DUE = {"the day before": -1, "on the day": 0, "the day after": 1, "once": 0}
 
 
-class BatchRefused(ValueError):
+class RefusedBatchError(ValueError):
     """A batch breaks its contract beyond the declared share; nothing of it was written."""
 
 
@@ -76,7 +76,9 @@ def collect(pipeline: Pipeline, source: Source, days: Sequence[date], landing: L
     if not source.daily:
         once = landing.once(pipeline.name, source.name)
         if not once:
-            raise FileNotFoundError(f"source {source.name!r} has not landed in {landing.place(pipeline.name, source.name, None)}; land its file and sidecar")
+            raise FileNotFoundError(
+                f"source {source.name!r} has not landed in {landing.place(pipeline.name, source.name, None)}; land its file and sidecar"
+            )
         return [Landed(None, delivery.name, landing.read(pipeline.name, source.name, None, delivery)) for delivery in once]
     deliveries = landing.deliveries(pipeline.name, source.name, days)
     missing = [day for day in days if day not in deliveries]
@@ -105,7 +107,7 @@ def examine(pipeline: Pipeline, source: Source, landed: Sequence[Landed], days: 
     broken = contract.broken_by_day(parsed.rows, judgement.reasons)
     late = _lateness(pipeline, source, stored)
     files = Counter(file.day for file in landed)
-    digests: dict[date | None, str] = {**digests_by_day(stored, sorted(days))} if source.daily else {None: content_digest(stored)}
+    digests: dict[date | None, str] = dict(digests_by_day(stored, sorted(days)).items()) if source.daily else {None: content_digest(stored)}
     figures = tuple(
         Figures(day, landed_rows.get(day, 0), broken.get(day, 0), *late.get(day, (0, 0)), files[day], digests[day]) for day in batches
     )
@@ -116,10 +118,10 @@ def examine(pipeline: Pipeline, source: Source, landed: Sequence[Landed], days: 
 def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
     """Write examined batches: broken rows to quarantine, then the accepted ones, each in one commit.
 
-    Raises BatchRefused for batches that may not be stored.
+    Raises RefusedBatchError for batches that may not be stored.
     """
     if examined.refused is not None:
-        raise BatchRefused(examined.refused)
+        raise RefusedBatchError(examined.refused)
     source, place = examined.source, table(pipeline.name, examined.source.name)
     aside = quarantine_table(pipeline.name, source.name)
     if not source.daily:
@@ -180,7 +182,7 @@ def _delivered_until(timezone: str) -> pl.Expr:
     """The end of the delivery day: nothing in a delivery can have been known after it."""
     import polars as pl
 
-    end = (pl.col(DATE) + timedelta(days=1)).cast(pl.Datetime("us")).dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
+    end = (
+        (pl.col(DATE) + timedelta(days=1)).cast(pl.Datetime("us")).dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
+    )
     return end.dt.convert_time_zone("UTC").alias(DELIVERED_UNTIL)
-
-

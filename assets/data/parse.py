@@ -94,7 +94,9 @@ def _cells(source: Source, file: Landed) -> pl.DataFrame:
         raise ValueError(f"{where} is no readable table ({str(error).splitlines()[0]}); correct the file and deliver it again") from error
     expected = set(kinds(source))
     for name in sorted(expected - set(frame.columns)):
-        raise ValueError(f"{where} lacks column {name!r}; it has {', '.join(frame.columns)}. Deliver the declared columns, or change the declaration")
+        raise ValueError(
+            f"{where} lacks column {name!r}; it has {', '.join(frame.columns)}. Deliver the declared columns, or change the declaration"
+        )
     for name in sorted(set(frame.columns) - expected):
         raise ValueError(f"{where} has column {name!r}, which the source does not declare; declare it, or leave it out of the file")
     return frame.with_columns(pl.all().replace("", None))
@@ -107,7 +109,11 @@ def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
     def text(name: str, kind: pl.DataType) -> pl.Expr:
         column = pl.col(name)
         if isinstance(kind, pl.Datetime):
-            return (column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ") if kind.time_zone else column.dt.strftime("%Y-%m-%dT%H:%M:%S%.f"))
+            return (
+                column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ")
+                if kind.time_zone
+                else column.dt.strftime("%Y-%m-%dT%H:%M:%S%.f")
+            )
         return column.cast(pl.String)
 
     return frame.select(text(name, kind) for name, kind in frame.schema.items())

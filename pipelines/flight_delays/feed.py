@@ -125,10 +125,12 @@ class Feed:
         sign = np.where(random.random(rows) < 0.5, -1, 1)
         # Reports are closed at 03:00. Gate to gate a flight needs its air time and some taxiing; cancelled ones need nothing.
         aloft = pl.duration(minutes=pl.col("dep_delay").fill_null(0) + pl.col("air_time").fill_null(0) + 45)
-        closing = (pl.col("local_time") + pl.when(pl.col("cancelled")).then(pl.duration()).otherwise(aloft) - timedelta(hours=3)).dt.date() + DAY
+        closing = (
+            pl.col("local_time") + pl.when(pl.col("cancelled")).then(pl.duration()).otherwise(aloft) - timedelta(hours=3)
+        ).dt.date() + DAY
         versions = flights.with_columns(
             cause=pl.Series(np.where(is_wrong, sign * error, 0)),
-            delivered=pl.max_horizontal(closing, pl.col("day") + DAY) + pl.duration(days=pl.Series(np.where(is_late, delay, 0))),
+            delivered=pl.max_horizontal(closing, pl.col("day") + DAY) + pl.duration(days=pl.lit(pl.Series(np.where(is_late, delay, 0)))),
             corrected=pl.Series(np.where(is_wrong, correction, 0)),
         )
         versions = versions.with_columns(prompt=pl.col("delivered") == pl.col("day") + DAY)

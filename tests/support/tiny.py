@@ -53,7 +53,9 @@ tiny = Pipeline(
 )  # fmt: skip
 
 
-def land(landing: Landing, first: date = FIRST, last: date = FIRST + 69 * DAY, *, rows: int = 40, drift_from: date | None = None, seed: int = 7) -> None:
+def land(
+    landing: Landing, first: date = FIRST, last: date = FIRST + 69 * DAY, *, rows: int = 40, drift_from: date | None = None, seed: int = 7
+) -> None:
     """Land the deliveries of `first` to `last`, `rows` jobs a day; what has landed already stays as it is.
 
     From `drift_from` on loads are far higher and what makes jobs fail is reversed. Equal arguments land equal bytes.
@@ -64,7 +66,9 @@ def land(landing: Landing, first: date = FIRST, last: date = FIRST + 69 * DAY, *
     for offset in range((last - first).days + 1):
         day = first + offset * DAY
         for of in (day, day + DAY) if day == FIRST else (day + DAY,):
-            landing.put("tiny", "jobs", day, f"jobs-{of}.csv", _csv("job_id,machine,load,event_time,known_at", _jobs(of, rows, drift_from, seed)))
+            landing.put(
+                "tiny", "jobs", day, f"jobs-{of}.csv", _csv("job_id,machine,load,event_time,known_at", _jobs(of, rows, drift_from, seed))
+            )
         landing.put("tiny", "heat", day, f"heat-{day}.csv", _csv("machine,degrees,event_time,known_at", _heat(day, seed)))
         results = _results(day - DAY, rows, drift_from, seed) if day > FIRST else []
         landing.put("tiny", "results", day, f"results-{day - DAY}.csv", _csv("job_id,failed,minutes,event_time,known_at", results))
