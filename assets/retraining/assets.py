@@ -37,7 +37,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     )
     def retraining_decision(
         context: dg.AssetExecutionContext, config: DecisionConfig, lake: Lake, artifacts: Artifacts, ledger: Ledger, reports: Reports
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         wanted = keys_to_days(context.partition_keys)
         made = []
         for day in wanted:
