@@ -13,7 +13,7 @@ import os
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from zlib import crc32
@@ -44,7 +44,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     arm: str
     entity: Value
-    request: dict[str, Value | datetime]
+    request: Mapping[str, Value | datetime]
     row: Sequence[float | None]
     output: float
     online_as_of: str | None

@@ -1,0 +1,229 @@
+"""The request contract of a bundle, compiled: JSON bytes in, checked rows out, or a Refusal that names field and rule.
+
+msgspec does the parsing and nearly all checks in one pass. It keeps the last of duplicate fields in silence, so these are
+found by counting: without a backslash in the body, every quotation mark opens or closes a name or a text, and a body of
+flat objects has exactly two for every field and two for every text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bundle.manifest import EVENT_TIME, Manifest, RequestField
+from serving.refusal import Refusal, shown
+
+Row = dict[str, Any]
+
+EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+_BATCH = re.compile(rb'\s*\{\s*"instances"\s*:')
+_PATH = re.compile(r" - at `(key in )?\$?(.*?)`$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`( - at `.*`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(.*)`( - at `.*`)?$", re.DOTALL)
+_EXPECTED = {
+    "string": "text", "float": "a finite number", "integer": "a whole number", "boolean": "true or false",
+    "datetime": "a time as ISO 8601 text with an offset, such as 2013-02-01T14:15:00Z, between 1900 and 2200",
+}  # fmt: skip
+
+
+class Contract:
+    """Decodes requests for one pipeline. `names` are the columns of a request, in the order of the manifest."""
+
+    def __init__(self, manifest: Manifest, row_limit: int, text_limit: int) -> None:
+        self.fields = dict(manifest.request)
+        self.names = tuple(self.fields)
+        self.entity = manifest.entity
+        self.row_limit = row_limit
+        self._text_limit = text_limit
+        slots = {f"c{index}": name for index, name in enumerate(self.names)}
+        self._row = msgspec.defstruct(
+            "Row", [(slot, _type(self.fields[name], text_limit)) for slot, name in slots.items()],
+            rename=slots, forbid_unknown_fields=True, kw_only=True,
+        )  # fmt: skip
+        batch = msgspec.defstruct("Batch", [("instances", list[self._row])], forbid_unknown_fields=True)  # type: ignore[name-defined]
+        self._one = msgspec.json.Decoder(self._row).decode
+        self._many = msgspec.json.Decoder(batch).decode
+        self._times = tuple(index for index, name in enumerate(self.names) if self.fields[name].kind == "datetime")
+        self._texts = tuple(index for index, name in enumerate(self.names) if self.fields[name].kind in ("string", "datetime"))
+
+    def decode(self, body: bytes) -> tuple[list[Row], bool]:
+        """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
+        batch = _BATCH.match(body) is not None
+        try:
+            if batch:
+                found = self._many(body).instances
+            else:
+                found = (self._one(body),)
+        except msgspec.ValidationError as error:
+            raise self._refusal(str(error)) from None
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise malformed() from None
+        if batch:
+            self.check_count(len(found))
+        rows, texts = [], 0
+        for index, row in enumerate(found):
+            values = msgspec.structs.astuple(row)
+            for place in self._texts:
+                if values[place] is not None:
+                    texts += 1
+            for place in self._times:
+                moment = values[place]
+                if moment is not None and not EARLIEST <= moment < LATEST:
+                    raise self._out_of_contract(f"instances[{index}]." if batch else "", self.names[place])
+            rows.append(dict(zip(self.names, values, strict=True)))
+        if b"\\" in body:
+            refuse_duplicates(body)
+        elif body.count(b'"') != 2 * (len(rows) * len(self.names) + texts + batch):
+            refuse_duplicates(body)
+        return rows, batch
+
+    def check(self, rows: Sequence[Mapping[str, Any]], place: str) -> list[Row]:
+        """Rows given as plain values (of another protocol), checked the same way; `place` prefixes fields in refusals."""
+        checked = []
+        for index, row in enumerate(rows):
+            try:
+                values = msgspec.structs.astuple(msgspec.convert(row, self._row))
+            except msgspec.ValidationError as error:
+                raise self._refusal(str(error), f"{place}[{index}].") from None
+            for position in self._times:
+                if values[position] is not None and not EARLIEST <= values[position] < LATEST:
+                    raise self._out_of_contract(f"{place}[{index}].", self.names[position])
+            checked.append(dict(zip(self.names, values, strict=True)))
+        return checked
+
+    def check_count(self, rows: int) -> None:
+        if rows == 0:
+            raise Refusal(422, "rows", "The request has no rows; send at least one.", "instances")
+        if rows > self.row_limit:
+            raise Refusal(413, "rows", f"The request has more than {self.row_limit} rows, the most for one request; send several.", "instances")
+
+    def _refusal(self, message: str, prefix: str = "") -> Refusal:
+        """What msgspec found, said without values."""
+        path = _PATH.search(message)
+        place = prefix + (path.group(2).lstrip(".") if path else "")
+        where = place if not place or place.endswith(".") else place + "."
+        if found := _UNKNOWN.match(message):
+            name = shown(found.group(1))
+            return Refusal(422, "unknown_field", f"There is no field {name}; fields are {', '.join(self.names)}.", where + name)
+        if found := _MISSING.match(message):
+            name = found.group(1)
+            return Refusal(422, "missing_field", f"The field {name} is missing; send null where its value is not known, if it may be null.", where + name)
+        for name in sorted(self.names, key=len, reverse=True):
+            if place == name or place.endswith("." + name):
+                return self._out_of_contract(place[: -len(name)], name)
+        return Refusal(422, "type", f"The body must be one JSON object with the fields {', '.join(self.names)}, or {{\"instances\": [such objects]}}.", place or None)
+
+    def _out_of_contract(self, where: str, name: str) -> Refusal:
+        rule, says = describe(self.fields[name], self._text_limit)
+        return Refusal(422, rule, f"{name} must be {says}.", where + name)
+
+
+def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
+    """Short code and sentence of all that a field demands."""
+    rules, says = [field.kind], [_EXPECTED[field.kind]]
+    if field.kind == "string":
+        says.append(f"of up to {text_limit} characters")
+    for code, sign, limit in (("ge", "at least", field.ge), ("le", "at most", field.le)):
+        if limit is not None:
+            rules.append(f"{code} {limit:g}")
+            says.append(f"{sign} {limit:g}")
+    if field.values is not None:
+        rules.append("values")
+        says.append(f"one of {', '.join(field.values[:20])}{', ...' if len(field.values) > 20 else ''}")
+    if field.pattern is not None:
+        rules.append("pattern")
+        says.append(f"matching {field.pattern}")
+    if field.nullable:
+        rules.append("nullable")
+        says.append("or null")
+    return ", ".join(rules), ", ".join(says)
+
+
+def malformed() -> Refusal:
+    return Refusal(400, "json", "The body is not valid JSON (RFC 8259, UTF-8; NaN and Infinity are no JSON).")
+
+
+def refuse_duplicates(body: bytes) -> None:
+    """Raises Refusal where an object of the body has a field twice."""
+    parse(body)
+
+
+def parse(body: bytes) -> Any:
+    """The value of a JSON body, parsed strictly: no duplicate fields, no NaN or Infinity, no lone surrogates. Raises Refusal."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = shown(next(name for name in names if names.count(name) > 1))
+            raise Refusal(422, "duplicate_field", f"The field {twice} is there more than once.", twice)
+        return found
+
+    def refuse(_: str) -> Any:
+        raise malformed()
+
+    def finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise malformed()
+        return number
+
+    try:
+        # Texts that cannot be UTF-8 (lone surrogates) cannot be logged either.
+        text = body.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+        if "\\u" in text:
+            msgspec.json.encode(value)
+    except (ValueError, RecursionError):
+        raise malformed() from None
+    return value
+
+
+def _type(field: RequestField, text_limit: int) -> Any:
+    """The msgspec type of a field."""
+    kind: Any
+    match field.kind:
+        case "string":
+            if field.values is not None:
+                kind = Literal[field.values]
+            else:
+                kind = Annotated[str, Meta(max_length=text_limit, pattern=field.pattern)]
+        case "float":
+            kind = Annotated[float, Meta(ge=field.ge, le=field.le)]
+        case "integer":
+            # Beyond 64 bits no column could hold it.
+            low = -(2**63) if field.ge is None else max(math.ceil(field.ge), -(2**63))
+            high = 2**63 - 1 if field.le is None else min(math.floor(field.le), 2**63 - 1)
+            kind = Annotated[int, Meta(ge=low, le=high)]
+        case "boolean":
+            kind = bool
+        case "datetime":
+            kind = Annotated[datetime, Meta(tz=True)]
+    return kind | None if field.nullable else kind
+
+
+def example(manifest: Manifest) -> Row:
+    """A request that keeps the contract, for documentation: made from the contract, never from data."""
+    return {name: _example(name, field, manifest) for name, field in manifest.request.items()}
+
+
+def _example(name: str, field: RequestField, manifest: Manifest) -> Any:
+    match field.kind:
+        case "string":
+            return field.values[0] if field.values else ("example-1" if name == manifest.entity else "example")
+        case "float" | "integer":
+            low = field.ge if field.ge is not None else min(0.0, field.le if field.le is not None else 0.0)
+            high = field.le if field.le is not None else low + 1
+            middle = (low + high) / 2
+            return math.ceil(low) if field.kind == "integer" else middle
+        case "boolean":
+            return False
+        case "datetime":
+            return f"{manifest.created_as_of}T12:00:00Z" if name == EVENT_TIME else f"{manifest.created_as_of}T00:00:00Z"

@@ -1,0 +1,26 @@
+"""Refused requests: what is wrong, in which field, by which rule. Never the value itself, which may be private or hostile."""
+
+from __future__ import annotations
+
+import re
+
+PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .-]{0,63}")
+
+
+class Refusal(Exception):
+    """An answer other than success.
+
+    `field` is a path such as `instances[3].hour`, or None where no single field is to blame; `rule` is a short code.
+    """
+
+    def __init__(self, status: int, rule: str, error: str, field: str | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.rule = rule
+        self.error = error
+        self.field = field
+
+
+def shown(name: str) -> str:
+    """A field's name as it may be repeated in an answer: names that are no plain names are not."""
+    return name if PLAIN_NAME.fullmatch(name) else "(a name that is not plain)"

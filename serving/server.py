@@ -1,0 +1,232 @@
+"""Running the application: uvicorn's HTTP with limits on slow and oversized requests, the watcher, samples, and draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bundle import service_log
+from serving.app import App
+from serving.metrics import Metrics
+from serving.options import Options
+from serving.state import Served, discover
+
+logger = logging.getLogger("serving")
+
+TIMEOUT_ANSWER = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 86\r\n\r\n"
+    b'{"error": "The request did not arrive in time.", "field": null, "rule": "request_time"}'
+)
+HEADERS_ANSWER = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 78\r\n\r\n"
+    b'{"error": "The request\'s headers are too large.", "field": null, "rule": "headers"}'
+)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself waits for ever for slow headers and bodies and keeps headers of any size."""
+
+    header_limit = 32 << 10
+
+    def connection_made(self, transport: Any) -> None:
+        self.begun: float | None = time.monotonic()
+        self._header_bytes = 0
+        self._in_headers = True
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            if self.begun is None:
+                self.begun = time.monotonic()
+            self._header_bytes += len(data)
+            # A body that came in the same piece counts too, hence only when the headers still did not end.
+            super().data_received(data)
+            if self._in_headers and self._header_bytes > self.header_limit and not self.transport.is_closing():
+                self.transport.write(HEADERS_ANSWER)
+                self.transport.close()
+        else:
+            super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_headers, self._header_bytes, self.begun = True, 0, None
+        super().on_message_complete()
+
+    def overdue(self, before: float) -> bool:
+        """Whether a request began before a moment and has not wholly arrived yet."""
+        return self.begun is not None and self.begun < before
+
+    def end(self) -> None:
+        """Close an overdue connection; where no answer has begun yet, say why."""
+        if self.transport.is_closing():
+            return
+        if self._in_headers and self._header_bytes == 0:
+            pass  # a connection that was never used
+        elif self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            self.transport.write(TIMEOUT_ANSWER)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which drains in two steps: first every answer asks its client to leave, then connections close."""
+
+    def __init__(self, config: uvicorn.Config, app: App) -> None:
+        super().__init__(config)
+        self._app = app
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises a caught signal again at its end, which would kill the process before the log is closed.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logger.info("draining")
+        self._app.draining = True
+        await asyncio.sleep(self._app.options.notice_seconds)
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError naming address and way out."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give another --port") from error
+    listener.setblocking(False)
+    return listener
+
+
+def run(options: Options, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then drain: no new connections, open requests are answered, the log is flushed."""
+    import uvloop
+
+    uvloop.run(_run(options, listener))
+
+
+async def _run(options: Options, listener: socket.socket) -> None:
+    worker = f"{os.getpid()}-{secrets.token_hex(3)}"
+    metrics = Metrics(worker)
+    app = App(options, metrics)
+    protocol = type("Protocol", (LimitedProtocol,), {"header_limit": options.header_limit})
+    config = uvicorn.Config(
+        app, http=protocol, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False, date_header=False,
+        proxy_headers=False, timeout_keep_alive=int(options.idle_seconds), limit_concurrency=options.connection_limit,
+        timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
+    )  # fmt: skip
+    server = Server(config, app)
+    tasks = [
+        asyncio.create_task(_watch(app, options, worker)),
+        asyncio.create_task(_sample(app, options)),
+        asyncio.create_task(_sweep(server, options)),
+    ]
+    if options.workers > 1:
+        tasks.append(asyncio.create_task(_follow_parent(server, os.getppid())))
+    for task in tasks:
+        task.add_done_callback(_must_not_end(server))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _write_sample(app, options)
+        for served in app.pipelines.values():
+            await asyncio.to_thread(served.close)
+
+
+async def _watch(app: App, options: Options, worker: str) -> None:
+    """Follow the desired state of every pipeline. Loading happens in a thread: requests go on meanwhile."""
+    public_key = await _read_key(options.public_key)
+    while True:
+        for name in discover(options.root, app.pipelines):
+            try:
+                app.pipelines[name] = await asyncio.to_thread(Served, name, options, public_key, worker)
+            except OSError as error:
+                logger.error("%s: its prediction log cannot be opened: %s", name, error)
+        for served in list(app.pipelines.values()):
+            await asyncio.to_thread(served.refresh)
+        await asyncio.sleep(options.poll_seconds)
+
+
+async def _sample(app: App, options: Options) -> None:
+    while True:
+        await asyncio.sleep(options.sample_seconds)
+        _write_sample(app, options)
+
+
+def _write_sample(app: App, options: Options) -> None:
+    sample = app.metrics.sample(app.about(), app.log_error())
+    try:
+        service_log.append(options.root / "service", sample)
+    except OSError as error:
+        logger.error("a service sample could not be written: %s", error)
+
+
+async def _sweep(server: Server, options: Options) -> None:
+    """Close connections whose request takes too long to arrive."""
+    while True:
+        await asyncio.sleep(1.0)
+        before = time.monotonic() - options.request_seconds
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, LimitedProtocol) and connection.overdue(before):
+                connection.end()
+
+
+async def _follow_parent(server: Server, parent: int) -> None:
+    """A worker whose supervisor was killed stops, so that a new one finds the port free."""
+    while os.getppid() == parent:
+        await asyncio.sleep(0.5)
+    server.should_exit = True
+    await asyncio.Event().wait()
+
+
+def _must_not_end(server: Server) -> Callable[[asyncio.Task[None]], None]:
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.critical("a background task ended, so the server stops", exc_info=task.exception())
+            server.should_exit = True
+
+    return ended
+
+
+async def _read_key(place: Path) -> bytes:
+    """The platform's public key; waits until it exists, because a fresh platform may make it after this server started."""
+    waiting = False
+    while True:
+        try:
+            return place.read_bytes()
+        except FileNotFoundError:
+            if not waiting:
+                logger.warning("waiting for the platform's public key %s", place)
+            waiting = True
+        await asyncio.sleep(0.5)

@@ -1,0 +1,284 @@
+"""What is served of each pipeline: follows the desired state on disk, and never gives up what works for what does not.
+
+A new desired state is served only after its signature, its serial, every file of every bundle and the golden rows were
+checked. Until then, and for good if a check fails, the one before goes on; the reason is reported. The swap is one
+assignment of an immutable `View`: a request sees the old one or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+
+from bundle.desired import Actual, ArmState, Desired, arm_name, unseal
+from bundle.files import write_atomically
+from bundle.manifest import Bundle, Manifest, load
+from bundle.online import Snapshot
+from bundle.prediction_log import Writer
+from serving.contract import Contract
+from serving.options import Options
+
+logger = logging.getLogger("serving")
+
+PIPELINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+NOT_PIPELINES = frozenset({"bundles", "service"})
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    bundle: Bundle
+    share: float
+
+
+@dataclass(frozen=True)
+class View:
+    """All that one request needs, never changed once published."""
+
+    desired: Desired
+    arms: tuple[Arm, ...]
+    contract: Contract
+    zone: ZoneInfo
+    online: Snapshot
+    online_as_of: str | None
+    golden_ms: float
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.arms[0].bundle.manifest
+
+
+class Serial(msgspec.Struct, frozen=True):
+    """The newest valid desired state that was ever seen here, remembered over restarts."""
+
+    serial: int
+    payload: str
+
+
+class Served:
+    """One pipeline. `refresh` runs in one thread at a time; `view` is read by the event loop."""
+
+    def __init__(self, name: str, options: Options, public_key: bytes, worker: str) -> None:
+        self.name = name
+        self.folder = options.root / name
+        self.view: View | None = None
+        self.log = Writer(self.folder / "predictions", segment_bytes=options.segment_bytes, sync_seconds=options.sync_seconds)
+        self._options, self._key, self._worker = options, public_key, worker
+        self._bundles: dict[str, tuple[Bundle, float]] = {}
+        self._desired_stamp: Stamp | None = None
+        self._online_stamp: Stamp | None = None
+        self._online: Snapshot | None = None
+        self._retry_at = 0.0
+        self._since = _now()
+        self._seen_serial = 0
+        self._error: str | None = "no desired state was seen yet"
+        self._online_error: str | None = None
+        self._written: Actual | None = None
+
+    def refresh(self) -> None:
+        """Look for a new desired state and a new online snapshot, and take them over if they are sound."""
+        retry = (self._error is not None or self._online_error is not None) and time.monotonic() >= self._retry_at
+        desired, online = _stamp(self.folder / "desired.json"), _stamp(self.folder / "online.msgpack")
+        if online != self._online_stamp or (retry and self._online_error is not None):
+            self._online_stamp = online
+            self._take_online()
+        if desired != self._desired_stamp or (retry and self._error is not None):
+            self._desired_stamp = desired
+            self._take_desired()
+        if retry:
+            self._retry_at = time.monotonic() + self._options.retry_seconds
+        self._report()
+
+    def actual(self) -> Actual:
+        """What this worker serves."""
+        view = self.view
+        if view is None:
+            return Actual(
+                pipeline=self.name, ready=False, desired_serial=self._seen_serial, error=self._error, since=self._since, pid=os.getpid(),
+                snapshot_error=self._online_error, workers=self._options.workers,
+            )  # fmt: skip
+        return Actual(
+            pipeline=self.name, ready=True, serial=view.desired.serial, desired_serial=max(self._seen_serial, view.desired.serial),
+            arms=tuple(ArmState(arm.name, arm.bundle.digest, arm.share) for arm in view.arms), error=self._error,
+            snapshot_as_of=view.online_as_of, snapshot_error=self._online_error, golden_ms=round(view.golden_ms, 4),
+            since=self._since, pid=os.getpid(), workers=self._options.workers,
+        )  # fmt: skip
+
+    def _take_desired(self) -> None:
+        """Serve the desired state, or keep what is served and say why. After a restart, what was served last counts too."""
+        error = self._try(self.folder / "desired.json")
+        if error is not None and self.view is None and self._try(self.folder / "served.json", remembered=True) is None:
+            logger.warning("%s: serving the last verified state, because %s", self.name, error)
+        if error is not None and error != self._error:
+            logger.error("%s: %s", self.name, error)
+        self._error = error
+
+    def _try(self, place: Path, remembered: bool = False) -> str | None:
+        """None when the state in `place` is now served, else what is wrong with it."""
+        # Whatever is wrong with new files must not end the service of the old ones.
+        try:
+            content = place.read_bytes()
+            desired = unseal(content, self._key, self.name)
+            if not remembered:
+                self._check_serial(desired)
+            if self.view is None or self.view.desired != desired:
+                self._publish(desired, content)
+        except FileNotFoundError as error:
+            return f"{error.filename} is missing"
+        except Exception as error:
+            if not isinstance(error, (ValueError, OSError)):
+                logger.exception("%s: %s cannot be served", self.name, place)
+            return f"{place.name}: {error}"
+        return None
+
+    def _check_serial(self, desired: Desired) -> None:
+        """Raises ValueError for a state older than one that was seen before, remembers newer ones."""
+        place = self.folder / "serial.json"
+        with open(self.folder / ".serial.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                seen = msgspec.json.decode(place.read_bytes(), type=Serial)
+            except FileNotFoundError:
+                seen = Serial(0, "")
+            except msgspec.DecodeError as error:
+                raise ValueError(f"{place} is malformed ({error}); restore it, or remove it to accept the present desired state") from error
+            self._seen_serial = max(self._seen_serial, seen.serial)
+            payload = desired.payload.decode()
+            if desired.serial < seen.serial:
+                raise ValueError(f"serial {desired.serial} is older than serial {seen.serial}, which was seen before; serials never go back")
+            if desired.serial == seen.serial and payload != seen.payload:
+                raise ValueError(f"serial {desired.serial} was seen before with another content; every change needs a serial of its own")
+            if desired.serial > seen.serial:
+                write_atomically(place, msgspec.json.encode(Serial(desired.serial, payload)))
+                self._seen_serial = desired.serial
+
+    def _publish(self, desired: Desired, content: bytes) -> None:
+        """Verify, try out and serve. Raises whatever is wrong, with nothing changed."""
+        bundles: dict[str, tuple[Bundle, float]] = {}
+        for digest, _ in desired.arms:
+            bundles[digest] = self._bundles.get(digest) or self._load(digest)
+        arms = tuple(Arm(arm_name(i), bundles[digest][0], share) for i, (digest, share) in enumerate(desired.arms))
+        manifest = arms[0].bundle.manifest
+        for arm in arms[1:]:
+            if arm.bundle.manifest.request != manifest.request:
+                raise ValueError(f"bundles {manifest.pipeline} {arms[0].bundle.digest} and {arm.bundle.digest} want different requests; they cannot share traffic")
+        online = self._online or Snapshot.empty(self.name, date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC))
+        view = View(
+            desired, arms, Contract(manifest, self._options.row_limit, self._options.text_limit), ZoneInfo(manifest.timezone),
+            online, self._online.as_of.isoformat() if self._online else None, bundles[desired.arms[0][0]][1],
+        )  # fmt: skip
+        self.view = view
+        self._bundles = bundles
+        self._since = _now()
+        logger.info("%s: serving serial %d: %s", self.name, desired.serial, ", ".join(f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms))
+        # What is served now is what a restart may fall back to; that it could not be stored does not undo it.
+        try:
+            write_atomically(self.folder / "served.json", content)
+        except OSError as error:
+            logger.error("%s: served.json could not be written: %s", self.name, error)
+
+    def _load(self, digest: str) -> tuple[Bundle, float]:
+        bundle = load(self._options.root / "bundles" / digest, self._key, digest)
+        if bundle.manifest.pipeline != self.name:
+            raise ValueError(f"bundle {digest} is of pipeline {bundle.manifest.pipeline!r}, not of {self.name!r}")
+        golden = bundle.check_golden()
+        # XGBoost and treelite build what they need on first use; a request should not pay for it.
+        bundle.model.margin_of_many(np.zeros((1, len(bundle.manifest.features)), dtype=np.float32))
+        return bundle, golden.row_ms
+
+    def _take_online(self) -> None:
+        place = self.folder / "online.msgpack"
+        try:
+            snapshot = Snapshot.decode(place.read_bytes())
+            if snapshot.pipeline != self.name:
+                raise ValueError(f"it is the snapshot of pipeline {snapshot.pipeline!r}")
+        except FileNotFoundError:
+            self._online_error = f"{place} is missing; features that are looked up are null"
+            return
+        except Exception as error:
+            if not isinstance(error, (ValueError, OSError)):
+                logger.exception("%s: %s cannot be read", self.name, place)
+            self._online_error = f"{place.name}: {error}"
+            logger.error("%s: keeping the older online snapshot: %s", self.name, self._online_error)
+            return
+        self._online, self._online_error = snapshot, None
+        if self.view is not None:
+            self.view = replace(self.view, online=snapshot, online_as_of=snapshot.as_of.isoformat())
+
+    def _report(self) -> None:
+        """Write this worker's actual state when it changed, and with several workers the one furthest behind."""
+        actual = self.actual()
+        if actual == self._written:
+            return
+        try:
+            if self._options.workers == 1:
+                write_atomically(self.folder / "actual.json", msgspec.json.encode(actual), durable=False)
+            else:
+                workers = self.folder / "workers"
+                write_atomically(workers / f"{self._worker}.json", msgspec.json.encode(actual), durable=False)
+                write_atomically(self.folder / "actual.json", msgspec.json.encode(combined(workers, actual)), durable=False)
+        except OSError as error:
+            logger.error("%s: actual.json could not be written: %s", self.name, error)
+            return
+        self._written = actual
+
+    def close(self) -> None:
+        self.log.close()
+        if self._options.workers > 1:
+            (self.folder / "workers" / f"{self._worker}.json").unlink(missing_ok=True)
+
+
+def combined(folder: Path, own: Actual) -> Actual:
+    """Of the actual states of all living workers, the one furthest behind."""
+    states = [own]
+    for place in folder.glob("*.json"):
+        try:
+            state = msgspec.json.decode(place.read_bytes(), type=Actual)
+        except (FileNotFoundError, msgspec.DecodeError):
+            continue
+        if not Path(f"/proc/{state.pid}").exists():
+            place.unlink(missing_ok=True)
+        elif state.pid != own.pid:
+            states.append(state)
+    return min(states, key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""))
+
+
+def discover(root: Path, known: Mapping[str, object]) -> list[str]:
+    """Names of pipelines that have a desired or a last served state and are not known yet."""
+    found = []
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    for entry in entries:
+        name = entry.name
+        if name in known or name in NOT_PIPELINES or not PIPELINE_NAME.fullmatch(name) or not entry.is_dir(follow_symlinks=False):
+            continue
+        if any((root / name / file).exists() for file in ("desired.json", "served.json")):
+            found.append(name)
+    return found
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Changes with every atomic replacement of the file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
