@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from assets.data.source import EVENT_TIME, RESERVED, Source, SourceColumn
-from assets.declared import Declared
+from assets.declared import DeclarationError, Declared
 from assets.monitoring.options import Monitors
 from assets.release.options import ReleasePolicy
 from assets.retraining.options import RetrainingPolicy
 from assets.training.options import LogisticRegression, Split, XGBoost
 from assets.validation.options import Fairness, Gates
-from bundle.expression import (
-    Column, Expression, Feature, Join, Literal as LiteralNode, Operation, Rolling, natural_name, walk,
-)  # fmt: skip
+from bundle.expression import Column, Expression, Feature, Join, Rolling, natural_name, walk
 
 Risk = Literal["minimal", "limited", "high"]
 
@@ -78,8 +77,22 @@ class Pipeline(Declared):
                 fields[name] = tuple(fields[name])  # type: ignore[arg-type]
         features = fields.get("features")
         if isinstance(features, Sequence):
-            fields["features"] = tuple(_as_feature(feature, index) for index, feature in enumerate(features))
+            fields["features"] = tuple(map(_as_feature, features))
         super().__init__(**fields)
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _all_named(cls, features: object) -> object:
+        for index, feature in enumerate(features if isinstance(features, tuple) else ()):
+            if isinstance(feature, Expression):
+                raise DeclarationError(str(index), None, f"features[{index}] has no name of its own; write it as (...).named('...')")
+            if not isinstance(feature, Feature):
+                raise DeclarationError(
+                    str(index),
+                    feature,
+                    f"features[{index}] is {feature!r}, no feature; write col('...'), category('...') or another expression",
+                )
+        return features
 
     def source(self, name: str) -> Source:
         for source in self.sources:
@@ -117,109 +130,207 @@ class Pipeline(Declared):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Pipeline:
-        _unique("source", [source.name for source in self.sources])
-        _unique("feature", [feature.name for feature in self.features])
-        self.request_source
-        label_source = self.source(self.label.source)
-        if self.request == self.label.source:
-            raise ValueError(f"request={self.request!r} is also the label's source; what is predicted must land in a source of its own")
-        for field, source in (("request", self.request_source), ("label.source", label_source)):
-            if self.entity not in source.columns:
-                raise ValueError(f"entity={self.entity!r} is no column of {field} {source.name!r}; its columns are {', '.join(source.columns)}")
-        if self.request_source.keys != (self.entity,):
-            raise ValueError(f"source {self.request!r} has keys {self.request_source.keys}; the request's key must be the entity ({self.entity!r},)")
-        if not self.request_source.daily or not label_source.daily:
-            raise ValueError(f"sources {self.request!r} and {label_source.name!r} must land daily, not once")
-        if self.end is not None and self.end < self.start:
-            raise ValueError(f"end={self.end} lies before start={self.start}")
-        for field, value in (("lead", self.lead), ("refresh", self.refresh), ("label.matures_after", self.label.matures_after)):
-            if value < timedelta(0):
-                raise ValueError(f"{field}={value} is negative; give a duration of zero or more")
-        if self.risk == "high" and self.release.approvals < 1:
-            raise ValueError("release.approvals=0 with risk='high'; a high-risk pipeline needs at least one human approval")
-        for node in walk(self.label.condition):
-            if isinstance(node, (Join, Rolling)):
-                raise ValueError(f"label {self.label.name!r} uses {type(node).__name__.lower()}; a label reads columns of its own source alone")
-            if isinstance(node, Column) and node.name not in label_source.columns:
-                raise ValueError(_unknown(f"label {self.label.name!r}", node.name, label_source))
+        _unique("sources", "source", [source.name for source in self.sources])
+        _unique("features", "feature", [feature.name for feature in self.features])
+        _unique("slices", "slice", list(self.slices))
+        _unique("fairness", "fairness group", [group.column for group in self.fairness])
+        self._check_sources()
+        self._check_times()
+        self._check_label()
         for feature in self.features:
             self._check_feature(feature)
+        self._check_groups()
+        return self
+
+    def _check_sources(self) -> None:
+        names = ", ".join(source.name for source in self.sources)
+        for field, name in (("request", self.request), ("label.source", self.label.source)):
+            if name not in {source.name for source in self.sources}:
+                raise DeclarationError(field, name, f"{name!r} is no source of the pipeline; sources are {names}")
+        request, label = self.request_source, self.source(self.label.source)
+        if self.request == self.label.source:
+            raise DeclarationError(
+                "request", self.request, f"{self.request!r} is also the label's source; what is predicted must land in a source of its own"
+            )
+        for field, source in (("request", request), ("label.source", label)):
+            if self.entity not in source.columns:
+                raise DeclarationError(
+                    "entity",
+                    self.entity,
+                    f"{self.entity!r} is no column of {field} {source.name!r}; its columns are {', '.join(source.columns)}",
+                )
+            if not source.daily:
+                raise DeclarationError(
+                    field, source.name, f"source {source.name!r} lands once; what is predicted and what became of it must land daily"
+                )
+        if request.keys != (self.entity,):
+            raise DeclarationError(
+                "entity",
+                self.entity,
+                f"source {self.request!r} has keys {', '.join(request.keys)}; the request's only key must be the entity {self.entity!r}",
+            )
+
+    def _check_times(self) -> None:
+        if self.end is not None and self.end < self.start:
+            raise DeclarationError("end", self.end, f"end={self.end} lies before start={self.start}; give a later day, or None for no end")
+        for field, value in (("lead", self.lead), ("refresh", self.refresh), ("label.matures_after", self.label.matures_after)):
+            if value < timedelta(0):
+                raise DeclarationError(field, value, f"{field}={value} is negative; give a duration of zero or more")
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise DeclarationError(
+                "timezone", self.timezone, f"{self.timezone!r} is no timezone; give an IANA name such as 'UTC' or 'America/New_York'"
+            ) from None
+        if self.risk == "high" and self.release.approvals < 1:
+            raise DeclarationError(
+                "release.approvals",
+                self.release.approvals,
+                "release.approvals=0 with risk='high'; a high-risk pipeline needs at least one human approval",
+            )
+
+    def _check_label(self) -> None:
+        source = self.source(self.label.source)
+        for node in walk(self.label.condition):
+            if isinstance(node, (Join, Rolling)):
+                raise DeclarationError(
+                    "label.condition",
+                    type(node).__name__.lower(),
+                    f"label {self.label.name!r} uses {type(node).__name__.lower()}; a label reads columns of its own source alone",
+                )
+            if isinstance(node, Column) and node.name not in source.columns:
+                raise DeclarationError("label.condition", node.name, _unknown(f"label {self.label.name!r}", node.name, source))
+
+    def _check_groups(self) -> None:
         known = {feature.name for feature in self.features} | set(self.request_columns)
         for field, columns in (("slices", self.slices), ("fairness", tuple(group.column for group in self.fairness))):
             for column in columns:
                 if column not in known:
-                    raise ValueError(f"{field}: {column!r} is neither a feature nor a request column; known are {', '.join(sorted(known))}")
-        return self
+                    raise DeclarationError(
+                        field, column, f"{column!r} is neither a feature nor a request column; known are {', '.join(sorted(known))}"
+                    )
+        for gate, declared, what in (("max_slice_gap", self.slices, "slices"), ("max_fairness_gap", self.fairness, "fairness")):
+            limit = getattr(self.gates, gate)
+            if gate in self.gates.model_fields_set and limit is not None and not declared:
+                raise DeclarationError(
+                    f"gates.{gate}",
+                    limit,
+                    f"gates.{gate}={limit} is a gate over {what}, and the pipeline declares none; declare {what}=[...] or leave the gate out",
+                )
 
     def _check_feature(self, feature: Feature) -> None:
-        where = f"feature {feature.name!r}"
-        if feature.name in RESERVED | {self.entity, self.label.name}:
-            raise ValueError(f"{where} has a reserved name; {', '.join(sorted(RESERVED | {self.entity, self.label.name}))} are taken")
+        where, field = f"feature {feature.name!r}", f"features.{feature.name}"
         for node in walk(feature.expression):
             match node:
                 case Column(name=name) if name != EVENT_TIME:
-                    if name == self.label.name or (name in self.source(self.label.source).columns and name not in self.request_source.columns):
-                        raise ValueError(
-                            f"{where} reads {name!r}, which is known only with the label; "
-                            f"use an aggregate over earlier facts, such as rate({name!r}, by=..., over=days(7))"
-                        )
-                    if name not in self.request_source.columns:
-                        raise ValueError(_unknown(where, name, self.request_source))
-                    if self.request_source.columns[name].known == "after":
-                        raise ValueError(f"{where} reads {name!r}, which is not known when the prediction is made; known are {', '.join(self.request_columns)}")
-                case Join(source=name, column=column, within=within):
-                    source = self.source(name)
-                    if name in (self.request, self.label.source):
-                        raise ValueError(f"{where} joins {name!r}; join other sources, and use aggregates over facts of the label's source")
-                    if column not in source.columns:
-                        raise ValueError(_unknown(where, column, source))
-                    keys = self.join_keys(node)
-                    if not keys or len(node.on) > len(source.keys):
-                        raise ValueError(f"{where}: join({name!r}) needs on=, request columns that hold its keys ({', '.join(source.keys)})")
-                    for _, column in keys:
-                        if column not in self.request_columns:
-                            raise ValueError(_unknown(f"{where}: join({name!r}, on=...)", column, self.request_source))
-                    if within is not None and within <= 0:
-                        raise ValueError(f"{where}: join({name!r}, within={within}s) is not positive; give the greatest age that still counts")
+                    self._check_column(where, field, name)
+                case Join():
+                    self._check_join(where, field, node)
                 case Rolling():
-                    self._check_aggregate(where, node)
-                case LiteralNode() | Operation():
-                    pass
+                    self._check_aggregate(where, field, node)
                 case _:
                     pass
+        reserved = RESERVED | {self.entity, self.label.name}
+        if feature.name in reserved:
+            raise DeclarationError(field, feature.name, f"{where} has a reserved name; {', '.join(sorted(reserved))} are taken")
 
-    def _check_aggregate(self, where: str, node: Rolling) -> None:
+    def _check_column(self, where: str, field: str, name: str) -> None:
+        request = self.request_source
+        if name == self.label.name or (name in self.source(self.label.source).columns and name not in request.columns):
+            raise DeclarationError(
+                field, name,
+                f"{where} reads {name!r}, which is known only with the label; use an aggregate over earlier facts, such as rate({name!r}, by=..., over=days(7))",
+            )  # fmt: skip
+        if name not in request.columns:
+            raise DeclarationError(field, name, _unknown(where, name, request))
+        if request.columns[name].known == "after":
+            raise DeclarationError(
+                field,
+                name,
+                f"{where} reads {name!r}, which is not known when the prediction is made; known are {', '.join(self.request_columns)}",
+            )
+
+    def _check_join(self, where: str, field: str, node: Join) -> None:
+        if node.source not in {source.name for source in self.sources}:
+            raise DeclarationError(
+                field,
+                node.source,
+                f"{where} joins {node.source!r}, which is no source; sources are {', '.join(source.name for source in self.sources)}",
+            )
+        if node.source in (self.request, self.label.source):
+            raise DeclarationError(
+                field,
+                node.source,
+                f"{where} joins {node.source!r}; join other sources, and use aggregates over facts of the label's source",
+            )
+        source = self.source(node.source)
+        if node.column not in source.columns:
+            raise DeclarationError(field, node.column, _unknown(where, node.column, source))
+        keys = self.join_keys(node)
+        if len(keys) != len(source.keys) or len(node.on) > len(source.keys):
+            raise DeclarationError(
+                field,
+                list(node.on),
+                f"{where}: join({node.source!r}) needs on=, the request columns that hold its keys ({', '.join(source.keys)})",
+            )
+        for _, column in keys:
+            if column not in self.request_columns:
+                raise DeclarationError(field, column, _unknown(f"{where}: join({node.source!r}, on=...)", column, self.request_source))
+        if node.within is not None and node.within <= 0:
+            raise DeclarationError(
+                field,
+                node.within,
+                f"{where}: join({node.source!r}, within={node.within}s) is not positive; give the greatest age that still counts",
+            )
+
+    def _check_aggregate(self, where: str, field: str, node: Rolling) -> None:
         if node.days < 1:
-            raise ValueError(f"{where}: window of {node.days} days; give a positive number of days")
-        source = self.source(node.source or self.label.source)
+            raise DeclarationError(
+                field, node.days, f"{where} has a window of {node.days} days; give a positive number of days, such as over=days(7)"
+            )
+        name = node.source or self.label.source
+        if name not in {source.name for source in self.sources}:
+            raise DeclarationError(
+                field,
+                name,
+                f"{where} aggregates {name!r}, which is no source; sources are {', '.join(source.name for source in self.sources)}",
+            )
+        source = self.source(name)
         joined = set(self.request_columns) if self.entity in source.columns else set()
         for name in node.by:
             if name not in self.request_columns:
-                raise ValueError(_unknown(f"{where}: by=", name, self.request_source))
+                raise DeclarationError(field, name, _unknown(f"{where}: by=", name, self.request_source))
             if name not in source.columns and name not in joined:
-                raise ValueError(f"{where}: by={name!r} cannot be found for rows of source {source.name!r}")
+                raise DeclarationError(
+                    field,
+                    name,
+                    f"{where}: by={name!r} cannot be found for rows of source {source.name!r}; group by {', '.join(source.columns)}",
+                )
         for inner in walk(node.value):
             if isinstance(inner, (Join, Rolling)):
-                raise ValueError(f"{where}: aggregates read columns of facts, not {type(inner).__name__.lower()}")
-            if isinstance(inner, Column) and inner.name != self.label.name and inner.name not in source.columns and inner.name not in joined:
-                raise ValueError(_unknown(where, inner.name, source))
-            if isinstance(inner, Column) and inner.name == self.label.name and source.name != self.label.source:
-                raise ValueError(f"{where}: {inner.name!r} is a fact of source {self.label.source!r}, not of {source.name!r}")
+                raise DeclarationError(
+                    field, type(inner).__name__.lower(), f"{where}: aggregates read columns of facts, not {type(inner).__name__.lower()}"
+                )
+            if not isinstance(inner, Column):
+                continue
+            if inner.name == self.label.name and source.name != self.label.source:
+                raise DeclarationError(
+                    field, inner.name, f"{where}: {inner.name!r} is a fact of source {self.label.source!r}, not of {source.name!r}"
+                )
+            if inner.name != self.label.name and inner.name not in source.columns and inner.name not in joined:
+                raise DeclarationError(field, inner.name, _unknown(where, inner.name, source))
 
 
-def _as_feature(feature: object, index: int) -> object:
-    if isinstance(feature, Expression):
-        name = natural_name(feature)
-        if name is None:
-            raise ValueError(f"features[{index}] has no name of its own; write it as (...).named('...')")
-        return feature.named(name)
-    return feature
+def _as_feature(feature: object) -> object:
+    """An expression with a name of its own as a feature. Others stay as they are, for validation to refuse."""
+    name = natural_name(feature) if isinstance(feature, Expression) else None
+    return feature.named(name) if isinstance(feature, Expression) and name is not None else feature
 
 
-def _unique(what: str, names: list[str]) -> None:
+def _unique(field: str, what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{what} {name!r} is declared {names.count(name)} times; names must differ")
+            raise DeclarationError(field, name, f"{what} {name!r} is declared {names.count(name)} times; names must differ")
 
 
 def _unknown(where: str, column: str, source: Source) -> str:

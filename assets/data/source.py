@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from assets.declared import Declared
+from assets.declared import DeclarationError, Declared
 
 Kind = Literal["string", "float", "integer", "boolean", "datetime"]
 Landing = Literal["the day before", "on the day", "the day after", "once"]
@@ -84,10 +84,22 @@ class Source(Declared):
     @model_validator(mode="after")
     def _keys_are_columns(self) -> Source:
         for reserved in sorted(RESERVED & set(self.columns)):
-            raise ValueError(f"source {self.name!r} declares column {reserved!r}; every row has that column already, so leave it out")
+            raise DeclarationError(f"columns.{reserved}", reserved, f"every row has column {reserved!r} already; leave it out")
         for key in self.keys:
             if key not in self.columns and key != EVENT_TIME:
-                raise ValueError(f"source {self.name!r} has key {key!r}, which is no column of it; columns are {', '.join(self.columns)}")
+                raise DeclarationError(
+                    "keys", key, f"key {key!r} is no column of source {self.name!r}; columns are {', '.join(self.columns)}"
+                )
+            if key in self.columns and self.columns[key].nullable:
+                raise DeclarationError(
+                    f"columns.{key}.nullable",
+                    True,
+                    f"{key!r} is a key of source {self.name!r}, and a key is never null; leave nullable out",
+                )
+        if self.volume is not None and not 0 <= self.volume[0] <= self.volume[1]:
+            raise DeclarationError(
+                "volume", self.volume, f"volume={self.volume} is no range of rows; give the least and the most rows of a day"
+            )
         return self
 
     @property
