@@ -17,6 +17,7 @@ from resources.tracking import Tracking
 
 GROUP = "endpoint"
 ENDPOINT, CHECK = "endpoint", "serves_desired"
+RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -30,7 +31,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         kinds={"granian"},
         output_required=False,
         pool="deploy",
-        retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+        retry_policy=RETRIES,
         description="What the ledger says is served, brought to the endpoint, and confirmed by golden rows over HTTP.",
         check_specs=[
             dg.AssetCheckSpec(CHECK, asset=key, description="The endpoint serves what the ledger says, and predicts its golden rows.")
@@ -40,7 +41,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, ledger: Ledger, keys: Keys, artifacts: Artifacts, endpoint: LocalEndpoint, tracking: Tracking
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult | dg.AssetObservation]:
         try:
-            served = reconciling.reconcile(pipeline.name, ledger, endpoint, artifacts, keys)
+            served = reconciling.reconcile(pipeline.name, ledger, endpoint, artifacts, keys, reconciling.LIMITS)
         except (EndpointError, BundleError) as error:
             yield dg.AssetCheckResult(passed=False, check_name=CHECK, asset_key=key, description=str(error), metadata={"url": endpoint.url})
             raise dg.Failure(str(error), metadata={"url": endpoint.url}, allow_retries=isinstance(error, EndpointError)) from error

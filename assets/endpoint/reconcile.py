@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bundle.desired import Actual, Desired
 from bundle.manifest import BundleError, Manifest, verify
@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from resources.ledger import Entry, Ledger
 
 ACTOR = "endpoint"
-ANSWERS_WITHIN = 15.0  # seconds: a restart of the server takes less
-SERVES_WITHIN = 60.0
+
+
+class Limits(NamedTuple):
+    """Seconds until an endpoint must answer at all (a restart takes less), and until it must serve what it should."""
+
+    answers: float = 15.0
+    serves: float = 60.0
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,7 @@ def reconcile(
     endpoint: EndpointTarget,
     artifacts: Artifacts,
     keys: Keys,
-    *,
-    answers_within: float = ANSWERS_WITHIN,
-    serves_within: float = SERVES_WITHIN,
+    limits: Limits = LIMITS,
 ) -> Served | None:
     """Make the endpoint serve what the newest release or roll-back in the ledger names, and record that it does.
 
@@ -78,8 +84,8 @@ def reconcile(
         issued=decision.moment.isoformat(timespec="microseconds"),
     )
     endpoint.desire(desired, keys.sign(desired.content))
-    _answers(pipeline, endpoint, answers_within)
-    actual = endpoint.wait(pipeline, digest, timeout=serves_within, serial=decision.serial)
+    _answers(pipeline, endpoint, limits.answers)
+    actual = endpoint.wait(pipeline, digest, timeout=limits.serves, serial=decision.serial)
     start = time.perf_counter()
     golden = next((found for found in endpoint.golden(pipeline)["bundles"] if found["bundle"] == digest), None)
     http_ms = (time.perf_counter() - start) * 1_000
