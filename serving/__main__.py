@@ -45,11 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = parser().parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     if not is_loopback(found.host) and not found.allow_public:
-        print(f"--host {found.host} is not loopback: requests would need no key and travel unencrypted. Use 127.0.0.1, or say --allow-public.", file=sys.stderr)
-        return WRONG_USE
+        return refuse(f"--host {found.host} is not loopback: requests would need no key and travel unencrypted. Use 127.0.0.1, or say --allow-public.", WRONG_USE)
     if found.workers < 1 or not 0 <= found.port < 65536:
-        print(f"--workers {found.workers} --port {found.port}: give at least one worker, and a port from 0 to 65535.", file=sys.stderr)
-        return WRONG_USE
+        return refuse(f"--workers {found.workers} --port {found.port}: give at least one worker, and a port from 0 to 65535.", WRONG_USE)
     options = Options(
         root=found.root.absolute(), public_key=found.public_key or found.root.absolute().parent / "keys" / "platform.pub",
         host=found.host, port=found.port, workers=found.workers, hosts=tuple(found.allow_host), sample_seconds=found.sample_seconds,
@@ -58,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     # One request is computed by one thread; more would only fight for the core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    stay_lean()
     from serving.server import listen, run
 
     if found.listener is not None:
@@ -67,13 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listener = listen(options.host, options.port)
         options.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(error, file=sys.stderr)
-        return CANNOT_START
+        return refuse(str(error), CANNOT_START)
     logging.getLogger("serving").info("listening on http://%s:%d", options.host, listener.getsockname()[1])
     if options.workers == 1:
         run(options, listener)
         return 0
     return supervise(given, listener, options)
+
+
+def refuse(why: str, status: int) -> int:
+    """One line for people, and the exit status."""
+    sys.stderr.write(why + "\n")
+    return status
 
 
 def supervise(arguments: Sequence[str], listener: socket.socket, options: Options) -> int:
@@ -106,6 +110,13 @@ def supervise(arguments: Sequence[str], listener: socket.socket, options: Option
             worker.kill()
             worker.wait()
     return 0
+
+
+def stay_lean() -> None:
+    """XGBoost imports scikit-learn and pandas where they are installed: seconds and 100 MB for what no endpoint uses. A
+    module that is None counts as not installed."""
+    for name in ("sklearn", "pandas"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def is_loopback(host: str) -> bool:

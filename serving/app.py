@@ -336,7 +336,7 @@ class App:
 ROUTES = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready", *FILES})
 
 
-class _Gone(Exception):
+class _Gone(Exception):  # noqa: N818
     """The client closed the connection."""
 
 

@@ -57,10 +57,7 @@ class Contract:
         """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
         batch = _BATCH.match(body) is not None
         try:
-            if batch:
-                found = self._many(body).instances
-            else:
-                found = (self._one(body),)
+            found: Sequence[msgspec.Struct] = self._many(body).instances if batch else (self._one(body),)  # type: ignore[attr-defined]
         except msgspec.ValidationError as error:
             raise self._refusal(str(error)) from None
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -78,9 +75,7 @@ class Contract:
                 if moment is not None and not EARLIEST <= moment < LATEST:
                     raise self._out_of_contract(f"instances[{index}]." if batch else "", self.names[place])
             rows.append(dict(zip(self.names, values, strict=True)))
-        if b"\\" in body:
-            refuse_duplicates(body)
-        elif body.count(b'"') != 2 * (len(rows) * len(self.names) + texts + batch):
+        if b"\\" in body or body.count(b'"') != 2 * (len(rows) * len(self.names) + texts + batch):
             refuse_duplicates(body)
         return rows, batch
 
@@ -127,7 +122,8 @@ class Contract:
 
 def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
     """Short code and sentence of all that a field demands."""
-    rules, says = [field.kind], [_EXPECTED[field.kind]]
+    rules: list[str] = [field.kind]
+    says = [_EXPECTED[field.kind]]
     if field.kind == "string":
         says.append(f"of up to {text_limit} characters")
     for code, sign, limit in (("ge", "at least", field.ge), ("le", "at most", field.le)):
@@ -191,10 +187,8 @@ def _type(field: RequestField, text_limit: int) -> Any:
     kind: Any
     match field.kind:
         case "string":
-            if field.values is not None:
-                kind = Literal[field.values]
-            else:
-                kind = Annotated[str, Meta(max_length=text_limit, pattern=field.pattern)]
+            text = Annotated[str, Meta(max_length=text_limit, pattern=field.pattern)]
+            kind = text if field.values is None else Literal[field.values]
         case "float":
             kind = Annotated[float, Meta(ge=field.ge, le=field.le)]
         case "integer":

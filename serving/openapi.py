@@ -110,10 +110,8 @@ def _schema(field: RequestField, text_limit: int) -> dict[str, Any]:
         schema["enum"] = [*field.values, None] if field.nullable else list(field.values)
     elif field.kind == "string":
         schema["maxLength"] = text_limit
-    for name, value in (("minimum", field.ge), ("maximum", field.le), ("pattern", field.pattern), ("description", field.description or None)):
-        if value is not None:
-            schema[name] = value
-    return schema
+    limits = {"minimum": field.ge, "maximum": field.le, "pattern": field.pattern, "description": field.description or None}
+    return schema | {name: value for name, value in limits.items() if value is not None}
 
 
 def _body(schema: dict[str, Any], sample: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .-]{0,63}")
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
     """An answer other than success.
 
     `field` is a path such as `instances[3].hour`, or None where no single field is to blame; `rule` is a short code.

@@ -167,6 +167,7 @@ async def _run(options: Options, listener: socket.socket) -> None:
 async def _watch(app: App, options: Options, worker: str) -> None:
     """Follow the desired state of every pipeline. Loading happens in a thread: requests go on meanwhile."""
     public_key = await _read_key(options.public_key)
+    await asyncio.to_thread(_load_engines)
     while True:
         for name in discover(options.root, app.pipelines):
             try:
@@ -176,6 +177,12 @@ async def _watch(app: App, options: Options, worker: str) -> None:
         for served in list(app.pipelines.values()):
             await asyncio.to_thread(served.refresh)
         await asyncio.sleep(options.poll_seconds)
+
+
+def _load_engines() -> None:
+    """Import what the first bundle needs, so that a release does not wait for it."""
+    import treelite.gtil  # noqa: F401
+    import xgboost  # noqa: F401
 
 
 async def _sample(app: App, options: Options) -> None:

@@ -241,7 +241,7 @@ class Place:
             environment = {**os.environ, "PYTHONPATH": str(TREE)}
             process = subprocess.Popen(
                 command, stdout=output, stderr=output, cwd=self.root.parent, env=environment,
-                preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),  # noqa: PLW1509
+                preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),
             )  # fmt: skip
         with httpx.Client(base_url=self.url, timeout=20, trust_env=False) as client:
             running = Running(process, self.url, client, log)
