@@ -58,7 +58,7 @@ def performance(
     measures += performances.by_day(evidence.y, predictions, primary, evidence.days)
     told = [
         f"{len(compared.samples[performances.CANDIDATE]):,} bootstrap resamples, the same for all models; calibration error over {BINS} bins of equal size.",
-        f"{_ROW_NOTE} `{primary}_worse_by_days` draws whole days instead.",
+        f"{_ROW_NOTE} The last line of the differences draws whole days instead.",
         *([] if champion is not None else ["No champion yet: there is nothing released to compare with."]),
         *notes,
     ]
@@ -70,30 +70,32 @@ def performance(
             "metrics": figures.metric_intervals(compared),
         }
     )
-    others = [model for model in predictions if model != performances.CANDIDATE]
-    header = ["metric", *predictions, *(f"candidate worse than {other} by" for other in others)]
     rows = [
         [
-            f"{figures.TITLES[metric]} ({'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better)",
+            f"{figures.TITLES[metric]}, {'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better",
             *(_shown(report.measure(metric, model)) for model in predictions),
-            *(_shown(report.measure(f"{metric}_worse_by", other), sign=True) for other in others),
         ]
         for metric in NAMES
     ]
-    days = [
-        [f"{figures.TITLES[primary]}, whole days drawn ({measure.n} days)", *("" for _ in predictions), *(_shown(measure, sign=True) if measure.group == other else "" for other in others)]
-        for measure in report.measures
-        if measure.name == f"{primary}_worse_by_days"
-    ]  # fmt: skip
+    others = [model for model in predictions if model != performances.CANDIDATE]
+    kinds = [(figures.TITLES[metric], f"{metric}_worse_by") for metric in NAMES]
+    if any(measure.name == f"{primary}_worse_by_days" for measure in measures):
+        days = len(np.unique(evidence.days))
+        kinds.append((f"{figures.TITLES[primary]}, drawing whole days ({days})", f"{primary}_worse_by_days"))
+    differences = [[title, *(_shown(report.measure(name, other), sign=True) for other in others)] for title, name in kinds]
+    tables = [
+        Table(["metric", *predictions], rows),
+        Table(["candidate worse by (negative: better)", *(f"than the {other}" for other in others)], differences),
+    ]
     sections = [
         Section("Metrics", f"All models on the same {evidence.n:,} test rows, with paired differences.",
-                [Image(drawn["metrics"], "Every metric with its 95 % interval; the arrow says which way is better.", 900)], [Table(header, rows + days)]),
+                [Image(drawn["metrics"], "Every metric with its 95 % interval; the arrow says which way is better.", 900)], tables),
         Section("Calibration", "How often it happened where the model said so.",
                 [Image(drawn["calibration"], "Bins of equal size with 95 % Wilson intervals, and where predictions lie.", 820)]),
         Section("Ranking", "", [Image(drawn["ROC and precision-recall"], f"ROC and precision-recall curves over {evidence.n:,} rows.", 820)]),
     ]  # fmt: skip
     facts = [
-        ("Champion", champion_digest[:16] if champion_digest else "none yet"),
+        ("Champion", champion_digest[:12] if champion_digest else "none yet"),
         ("Base rate", number(float(evidence.y.mean()) if evidence.n else None)),
     ]
     return _examined(evidence, report, "Performance", "Is the candidate good, and better than what there is?", facts, sections, drawn)
@@ -172,14 +174,14 @@ def fairness(evidence: Evidence) -> Examined:
             for k, gap in enumerate(fairnesses.GAPS)
         ]
         rows = [
-            [g.name, f"{g.n:,}", number(g.base_rate), *(f"{estimate(g.rates[r], *g.intervals[r], digits=3)}, n={g.rows[r]:,}" for r in range(len(fairnesses.RATES))),
-             estimate(g.calibration, *g.calibration_interval, digits=3, sign=True), "yes" if g.judged else "too few rows"]
+            [g.name, f"{g.n:,}", f"{g.rows[1]:,}", *(estimate(g.rates[r], *g.intervals[r], digits=2) for r in range(len(fairnesses.RATES))),
+             estimate(g.calibration, *g.calibration_interval, digits=2, sign=True), "yes" if g.judged else "too few rows"]
             for g in sorted(each.groups, key=lambda g: -g.n)
         ]  # fmt: skip
         tables = [
             Table(["gap between groups", "greatest difference", "n", "judged"], gaps),
             Table(
-                ["group", "n", "base rate", *(figures.TITLES[rate] for rate in fairnesses.RATES), "prediction - outcome", "judged"], rows
+                ["group", "n", "positives", *(figures.TITLES[rate] for rate in fairnesses.RATES), "prediction - outcome", "judged"], rows
             ),
         ]
         text = f"{group.reason} A probability of {group.threshold:g} or more is the positive decision."
@@ -201,7 +203,9 @@ def explainability(evidence: Evidence) -> Examined:
     measures = [*explaining.measures(found), slicing.measure("prediction_difference", difference, found.n)]
     notes = [
         f"Exact TreeSHAP on a seeded sample of {found.n:,} of {found.of:,} test rows, in log odds before calibration.",
-        f"The explained margins give the model's probabilities within {difference:.1g}.",
+        "Calibrated, the explained margins are exactly the model's probabilities."
+        if difference == 0
+        else f"Calibrated, the explained margins are the model's probabilities within {difference:.1g}.",
         "Contributions describe the model, not the world: a cause cannot be read from them.",
     ]
     report = _report(evidence, gates.EXPLAINABILITY, measures, notes)
@@ -318,7 +322,7 @@ def _examined(
     sections: Sequence[Section],
     drawn: Mapping[str, bytes],
 ) -> Examined:
-    common = [("Candidate", evidence.candidate[:16]), ("Test days", evidence.period), ("Test rows", f"{evidence.n:,}")]
+    common = [("Candidate", evidence.candidate[:12]), ("Test days", evidence.period), ("Test rows", f"{evidence.n:,}")]
     page = pages.render(report, title, lead, [*common, *facts], sections)
     return Examined(report, {pages.PAGE: page}, dict(drawn))
 

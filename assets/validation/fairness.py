@@ -1,8 +1,8 @@
 """Whether the model treats declared groups alike: rates of the positive decision by group, and the gaps between groups.
 
 Selection rate, true- and false-positive rate come from a table of counts (group, label, decision). Drawing n rows with
-replacement and counting them again is a draw from the multinomial distribution of that table, so the bootstrap is exact
-without touching a row. Definitions: demographic parity (Dwork et al. 2012), equal opportunity and equalised odds (Hardt,
+replacement and counting them again is a draw from the multinomial distribution of that table, so the bootstrap of gaps is
+exact without touching a row. A single rate has its Wilson interval: the bootstrap of 0 out of 5 would pretend certainty. Definitions: demographic parity (Dwork et al. 2012), equal opportunity and equalised odds (Hardt,
 Price and Srebro 2016). A gap is the greatest difference between any two judged groups.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assets.validation.bootstrap import NO_INTERVAL, RESAMPLES, SEED, Interval, group_means, percentile_interval
-from assets.validation.metrics import Array
+from assets.validation.metrics import Array, wilson
 from assets.validation.slices import Groups, measure
 from resources.reports import Measure
 
@@ -64,12 +64,13 @@ def fairness(y: Array, p: Array, groups: Groups, column: str, threshold: float, 
     enough = (rows[0] >= np.array([min_rows, min_rows / 10, min_rows / 10])) & (rows[0, :, :1] >= min_rows)
     gaps = _gaps(rates, enough)[0]
     gap_samples = _gaps(samples, enough)
+    low, high = wilson(rates[0] * rows[0], rows[0])
     calibrated = group_means(groups.codes, count, (p - y)[:, None], resamples=RESAMPLES // 2, seed=seed)
     found = tuple(
         Group(
             name, int(rows[0, g, 0]), float(y[groups.codes == g].mean()),
             tuple(map(float, rates[0, g])), tuple(map(int, rows[0, g])),
-            tuple(percentile_interval(samples[:, g, r]) for r in range(len(RATES))),
+            tuple(Interval(float(low[g, r]), float(high[g, r])) if rows[0, g, r] else NO_INTERVAL for r in range(len(RATES))),
             float(calibrated.values[g, 0]), percentile_interval(calibrated.samples[:, g, 0]), bool(enough[g, 0]),
         )
         for g, name in enumerate(groups.names)

@@ -185,7 +185,7 @@ def _counts_above(y: Array, p: Array) -> tuple[Array, Array]:
 
 
 def wilson(successes: Array, n: Array, z: float = 1.959964) -> tuple[Array, Array]:
-    """95 % score interval of a proportion (Wilson 1927), lower and upper ends of the shape of `n`."""
+    """95 % score interval of a proportion (Wilson 1927), lower and upper ends of the shape of `n`; NaN where `successes` is."""
     n = np.maximum(np.asarray(n, dtype=np.float64), 1e-12)
     share = np.asarray(successes, dtype=np.float64) / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
