@@ -1,6 +1,7 @@
 """Names and asset selections of a pipeline's jobs."""
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.declaration import Pipeline
 
@@ -53,7 +54,7 @@ def retrained(pipeline: Pipeline) -> list[dg.AssetKey]:
     ]
 
 
-def build(pipeline: Pipeline) -> list[dg.UnresolvedAssetJobDefinition]:
+def build(pipeline: Pipeline) -> list[UnresolvedAssetJobDefinition]:
     """The jobs of a pipeline; their names start with the pipeline's."""
     tags = {"pipeline": pipeline.name}
     return [
