@@ -39,7 +39,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     )
     def endpoint(
         context: dg.AssetExecutionContext, ledger: Ledger, keys: Keys, artifacts: Artifacts, endpoint: LocalEndpoint, tracking: Tracking
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult | dg.AssetObservation]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:
         try:
             served = reconciling.reconcile(pipeline.name, ledger, endpoint, artifacts, keys, reconciling.LIMITS)
         except (EndpointError, BundleError) as error:

@@ -20,7 +20,8 @@ from resources.tracking import Tracking
 GROUP = "release"
 BUNDLE, APPROVAL, RELEASE = "bundle", "approval", "release"
 CHAMPION = "champion"
-Decided = Iterator[dg.MaterializeResult | dg.AssetObservation]
+Decided = Iterator[dg.MaterializeResult[None] | dg.AssetObservation]
+Metadata = dict[str, str | int | float | dg.MarkdownMetadataValue]
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -39,7 +40,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             )
         ],
     )
-    def bundle(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys) -> dg.MaterializeResult:
+    def bundle(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys) -> Iterator[dg.MaterializeResult[None]]:
         candidate = candidate_of(pipeline, artifacts)
         digest = assemble.released_already(pipeline.name, candidate, artifacts, ledger, keys)
         released_before = digest is not None
@@ -55,7 +56,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         check = dg.AssetCheckResult(
             passed=integrity.passed, check_name="integrity", description=integrity.description, metadata=dict(integrity.numbers)
         )
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={**bundle_metadata(digest, stored), "released_before": released_before, **integrity.numbers},
             data_version=dg.DataVersion(digest),
             check_results=[check],
@@ -171,7 +172,7 @@ def show_champion(log: dg.DagsterLogManager, tracking: Tracking, pipeline: str, 
     return f"version {version}"
 
 
-def bundle_metadata(digest: str, files: dict[str, bytes]) -> dict[str, object]:
+def bundle_metadata(digest: str, files: dict[str, bytes]) -> Metadata:
     """What people see of a bundle."""
     import msgspec
 
@@ -192,7 +193,7 @@ def bundle_metadata(digest: str, files: dict[str, bytes]) -> dict[str, object]:
     }
 
 
-def approval_metadata(examined: Examined, decision: str) -> dict[str, object]:
+def approval_metadata(examined: Examined, decision: str) -> Metadata:
     return {"digest": examined.proposal.bundle, "decision": decision, "approvals": len(examined.standing.people)}
 
 
