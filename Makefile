@@ -4,6 +4,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 WORKERS ?= 2
 
+# Caches of compiled modules make every start of every process faster.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup run demo test lint format bench screenshots clean
 
 help:  ## list the targets

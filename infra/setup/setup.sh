@@ -42,7 +42,7 @@ if [ "$("$uv" --version 2>/dev/null | cut -d' ' -f2)" != "$(sed -n 's/^uv==\([^ 
     rm -rf .venv/bootstrap
 fi
 echo "setup: installing requirements.lock"
-"$uv" pip sync --quiet --require-hashes --python .venv/bin/python requirements.lock || fail "installing requirements.lock failed; see the lines above"
+"$uv" pip sync --quiet --compile-bytecode --require-hashes --python .venv/bin/python requirements.lock || fail "installing requirements.lock failed; see the lines above"
 
 # The platform itself runs from this tree: a path file and a command, nothing built, nothing downloaded.
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
