@@ -32,6 +32,7 @@ from resources.landing import Landing
 from resources.ledger import Ledger
 from resources.reports import Measure, Report, Reports
 from resources.tracking import Tracking
+from tests.support.endpoint import Place
 from tests.support.tiny import FIRST, land, tiny
 
 DAYS = [FIRST + timedelta(days=offset) for offset in range(45)]
@@ -93,7 +94,7 @@ class World:
         self.reports = Reports(uri=str(home / "reports"), url="http://reports")
         self.keys = Keys(path=str(home / "keys"))
         self.ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=self.keys)
-        self.endpoint = FakeEndpoint(
+        self.endpoint: LocalEndpoint = FakeEndpoint(
             path=str(home / "endpoint"), url="http://endpoint:8080", down=str(home / "down"), public=str(self.keys.public_path)
         )
         self.tracking = FakeTracking(uri=str(home / "alias.json"), url="", breaks=str(home / "breaks"))
@@ -213,7 +214,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(endpoint_stage, "RETRIES", None)
-    monkeypatch.setattr(reconciling, "LIMITS", Limits(answers=0.3, serves=0.5))
+    monkeypatch.setattr(reconciling, "LIMITS", Limits(answers=0.3, serves=20))
     shutil.copytree(trained, tmp_path / "home")
     return World(tmp_path / "home")
 
@@ -493,7 +494,7 @@ def test_killed_while_serving_the_next_run_goes_on(world: World, step: str, monk
 
 def test_an_endpoint_that_is_down_fails_clearly_and_catches_up(world: World) -> None:
     world.propose(0)
-    Path(world.endpoint.down).touch()
+    Path(world.home / "down").touch()
     result = world.run(raises=False)
     assert not result.success
     failure = result.failure_data_for_node(f"{NAME}__endpoint")
@@ -503,7 +504,7 @@ def test_an_endpoint_that_is_down_fails_clearly_and_catches_up(world: World) -> 
     assert "evergreen up" in str(failure.user_failure_data.description)
     assert [check.passed for check in result.get_asset_check_evaluations() if check.check_name == "serves_desired"] == [False]
     assert world.kinds == ["approval", "release"]
-    Path(world.endpoint.down).unlink()
+    Path(world.home / "down").unlink()
     # The desired state was written: the server serves it as soon as it is back, and the next run records it.
     assert world.served == world.bundle
     world.run("endpoint")
@@ -547,3 +548,35 @@ def test_nothing_is_served_on_the_word_of_an_altered_ledger(world: World) -> Non
 def test_before_the_first_release_nothing_is_to_be_served(world: World) -> None:
     assert succeeded(world.run("endpoint")) == []
     assert world.served is None
+
+
+def test_a_real_server_follows_the_ledger(world: World) -> None:
+    from assets.data import raw
+    from assets.features.point_in_time import snapshot
+    from resources.files import write_atomically
+
+    place = Place(Path(world.endpoint.path), b"", world.keys.public_path)
+    online = snapshot(tiny, world.day, raw.reader(world.lake, NAME)).encode()
+    write_atomically(f"{world.endpoint.path}/{NAME}/online.msgpack", online)
+    with place.server(ready=False) as server:
+        world.endpoint = LocalEndpoint(path=world.endpoint.path, url=server.url)
+        world.propose(0)
+        assert succeeded(world.run()) == ["bundle", "approval", "release", "endpoint"]
+        first = world.served
+        golden = json.loads(world.artifacts.get("bundles", world.bundle)["golden.json"])[0]
+        answer = world.endpoint.predict(NAME, [golden["request"]])[0]
+        assert answer["bundle"] == first == world.bundle
+        world.propose(1)
+        world.run()
+        assert world.served == world.bundle != first
+        server.kill()
+        result = world.run("endpoint", raises=False)
+        assert not result.success
+        decisions.rollback(world.ledger, NAME, "ada@example.org", "the server died of it")
+    # Nobody was there to be told: the desired state waits for the next process.
+    assert not world.run("endpoint", raises=False).success
+    with place.server() as server:
+        world.endpoint = LocalEndpoint(path=world.endpoint.path, url=server.url)
+        assert world.served == first
+        assert succeeded(world.run("endpoint")) == ["endpoint"]
+    assert [entry.bundle for entry in world.ledger.entries(NAME, "traffic")][0::2] == [first, first]
