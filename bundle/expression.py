@@ -12,6 +12,7 @@ null; `&` and `|` follow three-valued (Kleene) logic. Texts compare by code poin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal as OneOf, Union
 
@@ -158,7 +159,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False, tag_field="node", forbid
 
     def named(self, name: str) -> Feature:
         """Give the feature its name: the column of the feature table and the input of the model."""
-        return Feature(name, self)
+        return Feature(name, as_node(self))
 
 
 class Column(Expression, frozen=True, eq=False, tag="column"):
@@ -292,8 +293,8 @@ def join(source: str, on: str | tuple[str, ...] = (), within: timedelta | None =
 
 def _rolling(function: Aggregate, value: Operand, by: str | tuple[str, ...], over: timedelta, source: str) -> Rolling:
     days, rest = divmod(over, timedelta(days=1))
-    if rest or days < 1:
-        raise ValueError(f"over={over} is not a positive whole number of days; rolling windows are counted in days")
+    if rest:
+        raise ValueError(f"over={over} is no whole number of days; rolling windows are counted in days, such as over=days(7)")
     keys = (by,) if isinstance(by, str) else tuple(by)
     operand = Column(value) if isinstance(value, str) else as_node(value)
     return Rolling(function, operand, keys, days, source)
@@ -335,6 +336,17 @@ def children(node: Expression) -> tuple[Expression, ...]:
             return (operand,)
         case _:
             return ()
+
+
+def mapped(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The node with its direct operands changed."""
+    match node:
+        case Operation(operator=operator, operands=operands):
+            return Operation(operator, tuple(change(operand) for operand in operands))
+        case Category(operand=operand):
+            return Category(change(operand))
+        case _:
+            return node
 
 
 def walk(node: Expression) -> list[Expression]:

@@ -97,14 +97,14 @@ class Snapshot:
         return self.tables[table].values if table in self.tables else ()
 
     def finder(self, table: str) -> Finder:
-        """The lookup function of a table: (key, predicted at, within seconds) -> values and a last null, or None."""
+        """The lookup function of a table: (key, predicted at, within seconds) -> values, or None."""
         return self._finders.get(table, _nothing)
 
     def lookup(self, table: str, key: Key, predicted_at: datetime, within: int | None = None) -> dict[str, Any] | None:
         """Values by name: the newest row of the key (or its aggregates at the newest refresh) known at `predicted_at`;
         None where there is none or it is older than `within` seconds."""
         found = self.finder(table)(key, predicted_at, within)
-        return None if found is None else dict(zip(self.values(table), found[:-1], strict=True))
+        return None if found is None else dict(zip(self.values(table), found, strict=True))
 
     def age(self, moment: datetime) -> timedelta:
         """How old the newest refresh is at a moment of data time."""
@@ -119,18 +119,17 @@ def _nothing(key: Key, predicted_at: datetime, within: int | None) -> Values | N
     return None
 
 
-# Values get a null at their end: it stands for values that a program names and this snapshot does not hold.
 def _finder(table: LatestTable | AggregateTable) -> Finder:
     if isinstance(table, AggregateTable):
         moments = [refresh.moment for refresh in table.refreshes]
-        by_key = [{key: (*values, None) for key, values in refresh.rows} for refresh in table.refreshes]
+        by_key = [dict(refresh.rows) for refresh in table.refreshes]
 
         def aggregate(key: Key, predicted_at: datetime, within: int | None) -> Values | None:
             position = bisect_right(moments, predicted_at)
             return by_key[position - 1].get(key) if position else None
 
         return aggregate
-    rows = {key: (found.known_at, [(*values, None) for values in found.values]) for key, found in table.rows}
+    rows = {key: (found.known_at, found.values) for key, found in table.rows}
 
     def latest(key: Key, predicted_at: datetime, within: int | None) -> Values | None:
         found = rows.get(key)

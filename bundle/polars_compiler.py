@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bundle.checking import Type, Types, common_type, program_types
-from bundle.expression import Category, Column, Expression, Join, Literal, Operation, Rolling
+from bundle.expression import Category, Column, Expression, Join, Literal, Node, Operation, Rolling
 from bundle.program import FeatureProgram, value_name
 from bundle.row_compiler import EARLIEST, FLOAT32_MAX, LATEST, fold
 
@@ -25,7 +25,7 @@ def compile_batch(program: FeatureProgram) -> list[pl.Expr]:
     return [compiler.feature(feature.expression).alias(feature.name) for feature in program.features]
 
 
-def compile_values(nodes: Mapping[str, Expression], columns: Mapping[str, Type], timezone: str) -> list[pl.Expr]:
+def compile_values(nodes: Mapping[str, Node], columns: Mapping[str, Type], timezone: str) -> list[pl.Expr]:
     """Trees over plain columns (labels, values of aggregates), named as given; conditions come out as Boolean."""
     compiler = Compiler(Types(columns), timezone)
     return [compiler.value(node).alias(name) for name, node in nodes.items()]
@@ -35,18 +35,23 @@ class Compiler:
     def __init__(self, types: Types, timezone: str, program: FeatureProgram | None = None) -> None:
         self._types, self._timezone, self._program = types, timezone, program
 
-    def feature(self, root: Expression) -> pl.Expr:
+    def feature(self, root: Node) -> pl.Expr:
         import polars as pl
 
         if isinstance(root, Category):
-            return self._as(fold(root.operand), "text")
-        number = self._as(fold(root), "number")
-        # Adding zero makes 0.0 of -0.0, so that the model's bytes do not depend on the sign of nothing.
-        number = number + 0.0
+            return self._full(self._as(fold(root.operand), "text"), fold(root.operand))
+        number = self._full(self._as(fold(root), "number"), fold(root))
         return pl.when(number.abs() <= FLOAT32_MAX).then(number)
 
-    def value(self, root: Expression) -> pl.Expr:
+    def value(self, root: Node) -> pl.Expr:
         return self._as(fold(root), self._types.of(root))
+
+    @staticmethod
+    def _full(expression: pl.Expr, node: Node) -> pl.Expr:
+        """A constant as long as the frame: alone in a select it would have one row."""
+        import polars as pl
+
+        return pl.when(pl.int_range(pl.len()) >= 0).then(expression) if isinstance(node, Literal) else expression
 
     def _as(self, node: Expression, wanted: Type) -> pl.Expr:
         """The expression of a tree as one type; a literal null takes whatever type is wanted."""
@@ -92,7 +97,7 @@ class Compiler:
             (a,) = self._numbers(operands)
             return _finite(getattr(a, name)())
         if name == "clip":
-            return _clip(*self._numbers(operands))
+            return _clip(*self._numbers(operands), operands)
         if name in ("eq", "ne", "lt", "le", "gt", "ge"):
             a, b = self._alike(operands)
             compared: pl.Expr = getattr(a, name)(b)
@@ -157,8 +162,10 @@ def _finite(number: pl.Expr) -> pl.Expr:
     return number.replace([math.inf, -math.inf, math.nan], None)
 
 
-def _clip(value: pl.Expr, low: pl.Expr, high: pl.Expr) -> pl.Expr:
-    import polars as pl
-
-    clipped = pl.when(value < low).then(low).when(value > high).then(high).otherwise(value)
-    return pl.when(low.is_not_null() & high.is_not_null()).then(clipped)
+def _clip(value: pl.Expr, low: pl.Expr, high: pl.Expr, operands: tuple[Expression, ...]) -> pl.Expr:
+    clipped = value.clip(low, high)
+    for bound, node in zip((low, high), operands[1:], strict=True):
+        # Polars takes a null bound for no bound; a null operand makes a null.
+        if not (isinstance(node, Literal) and node.value is not None):
+            clipped = clipped + bound * 0.0
+    return clipped

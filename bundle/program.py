@@ -157,7 +157,8 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     frame.height, dtype=pl.Float64, eager=True
                 )  # fmt: skip
                 column = pl.select(pl.when(texts.is_not_null()).then(known)).to_series()
-            matrix[:, index] = column.cast(pl.Float64).to_numpy()
+            # Adding zero makes 0.0 of -0.0, as for a single row: bytes do not depend on the sign of nothing.
+            matrix[:, index] = column.cast(pl.Float64).to_numpy() + 0.0
         return matrix
 
     def require_fitted(self) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from bundle.expression import Category, Column, Expression, Join, Literal, Operation, Rolling, children
-from bundle.online import Snapshot
-from bundle.program import EVENT_TIME, FeatureProgram, Kind, value_name
+import msgspec
 
-Value = bool | int | float | str | datetime | None
+from bundle.expression import Category, Column, Expression, Join, Literal, Node, Operation, Rolling, mapped, walk
+from bundle.online import Snapshot
+from bundle.program import EVENT_TIME, FeatureProgram, Kind, Lookup, value_name
+
 Row = Sequence[Any]
 # A closure over a row; Any because its kind of value depends on the node, which `checking` has made sure of.
 Compiled = Callable[[Row], Any]
@@ -45,16 +47,13 @@ class RowFunction:
         self._program = program
         self._lead = timedelta(seconds=program.lead_seconds)
         compiler = Compiler(program)
-        self._features = [
-            compiler.feature(feature.expression, program.vocabularies.get(feature.name, ())) for feature in program.features
-        ]
-        keys = {key for lookup in program.lookups for key in lookup.keys}
-        read = [name for name in program.request if name in compiler.columns | keys or (name == EVENT_TIME and program.lookups)]
-        self.inputs = tuple(read)
-        # The compiler places the request columns first, then the values of the lookups.
+        self._features = [compiler.feature(feature.expression, program.vocabularies.get(feature.name, ())) for feature in program.features]
+        self._shared = compiler.shared
         self._readers = [(name, reader(name, program.request[name].kind)) for name in compiler.order]
         self._event_time = reader(EVENT_TIME, "datetime", bounded=False)
-        self._keys = [tuple((key, key_reader(key, program.request[key].kind)) for key in lookup.keys) for lookup in program.lookups]
+        self._keys = [_keys(program, lookup, compiler.order) for lookup in program.lookups]
+        needed = {*compiler.order, EVENT_TIME} if program.lookups else set(compiler.order)
+        self.inputs = tuple(name for name in program.request if name in needed)
         self._bound: tuple[Snapshot | None, list[Any]] = (None, [])
 
     def __call__(self, request: Mapping[str, Any], online: Snapshot) -> list[float]:
@@ -68,64 +67,117 @@ class RowFunction:
             snapshot, bound = self._bound
             if snapshot is not online:
                 bound = self._bind(online)
-            for keys, find, within, positions, missing in bound:
-                values = find(tuple([read(get(name)) for name, read in keys]), predicted_at, within)
-                row += missing if values is None else [values[position] for position in positions]
+            for key, find, within, pick, missing in bound:
+                values = find(key(row, get), predicted_at, within)
+                row += missing if values is None else values if pick is None else pick(values)
+        for shared in self._shared:
+            row.append(shared(row))
         return [feature(row) for feature in self._features]
 
     def missing(self, online: Snapshot) -> tuple[str, ...]:
         """What the program looks up and a snapshot does not hold (`table: value`); such values are null."""
         return tuple(
-            f"{lookup.table}: {value}"
-            for lookup in self._program.lookups
-            for value in lookup.values
-            if value not in online.values(lookup.table)
+            f"{lookup.table}: {value}" for lookup in self._program.lookups for value in lookup.values if value not in online.values(lookup.table)
         )
 
     def _bind(self, online: Snapshot) -> list[Any]:
         bound = []
-        for lookup, keys in zip(self._program.lookups, self._keys, strict=True):
-            found = online.values(lookup.table)
-            # One null after the table's values stands for each value that this snapshot does not hold.
-            positions = [found.index(value) if value in found else -1 for value in lookup.values]
-            bound.append((keys, online.finder(lookup.table), lookup.within, positions, [None] * len(positions)))
+        for lookup, key in zip(self._program.lookups, self._keys, strict=True):
+            pick = _pick(online.values(lookup.table), lookup.values)
+            bound.append((key, online.finder(lookup.table), lookup.within, pick, (None,) * len(lookup.values)))
         # One assignment: a request in another thread sees the old pair or the new.
         self._bound = (online, bound)
         return bound
 
 
 class Compiler:
-    """Compiles trees of one program; `order` are the request columns at the front of a row, `columns` those that trees read."""
+    """Compiles the features of one program over rows of: request columns (`order`), values of the lookups, `shared` parts.
+
+    A part that several features name is computed once: its closure appends its value to the row.
+    """
 
     def __init__(self, program: FeatureProgram) -> None:
         self._program = program
         self._zone = ZoneInfo(program.timezone)
-        self.columns = {node.name for node in program.nodes() if isinstance(node, Column)}
-        self.order = [name for name in program.request if name in self.columns]
+        read = {node.name for node in program.nodes() if isinstance(node, Column)}
+        # Keys are read like other columns; integers are not, see _keys.
+        read |= {key for lookup in program.lookups for key in lookup.keys if program.request[key].kind != "integer"}
+        self.order = [name for name in program.request if name in read]
         self._slots = {name: slot for slot, name in enumerate(self.order)}
         for lookup in program.lookups:
             for value in lookup.values:
                 self._slots[lookup.wide(value)] = len(self._slots)
+        roots = [fold(feature.expression) for feature in program.features]
+        named = Counter(_identity(node) for root in roots for node in walk(root) if isinstance(node, Operation))
+        self._several = {identity for identity, times in named.items() if times > 1}
+        self.shared: list[Compiled] = []
 
-    def feature(self, root: Expression, vocabulary: Sequence[str]) -> Callable[[Row], float]:
+    def feature(self, root: Node, vocabulary: Sequence[str]) -> Callable[[Row], float]:
         """A feature as the model sees it: a float, NaN for missing, a code for a category."""
+        root = fold(root)
         if isinstance(root, Category):
-            return _coded(self.compile(fold(root.operand)), vocabulary)
-        return _number(self.compile(fold(root)))
+            return _coded(self.compile(root.operand), vocabulary)
+        slot = self._slot(root)
+        return _number(self.compile(root)) if slot is None else _number_in(slot)
 
     def compile(self, node: Expression) -> Compiled:
+        slot = self._slot(node)
+        if slot is not None:
+            return operator.itemgetter(slot)
         match node:
             case Literal(value=value):
                 return _constant(_plain(value))
-            case Column(name=name):
-                return operator.itemgetter(self._slots[name])
-            case Join() | Rolling():
-                slot = operator.itemgetter(self._slots[self._program.lookup(node).wide(value_name(node))])
+            case Rolling():
                 # No facts are a count of zero.
-                return _fill_null(slot, _constant(0.0)) if isinstance(node, Rolling) and node.function == "count" else slot
+                return _fill_null(operator.itemgetter(self._slots[self._wide(node)]), _constant(0.0))
             case Operation():
-                return compile_operation(node, [self.compile(operand) for operand in node.operands], self._zone)
+                compiled = compile_operation(node, [self.compile(operand) for operand in node.operands], self._zone)
+                identity = _identity(node)
+                if identity not in self._several:
+                    return compiled
+                self._slots[identity] = len(self._slots)
+                self.shared.append(compiled)
+                return operator.itemgetter(self._slots[identity])
         raise ValueError(f"{type(node).__name__} cannot be compiled here")
+
+    def _slot(self, node: Expression) -> int | None:
+        """Where the row holds a node's value already."""
+        if isinstance(node, Column):
+            return self._slots[node.name]
+        if isinstance(node, Join) or (isinstance(node, Rolling) and node.function != "count"):
+            return self._slots[self._wide(node)]
+        return self._slots.get(_identity(node)) if isinstance(node, Operation) else None
+
+    def _wide(self, node: Join | Rolling) -> str:
+        return self._program.lookup(node).wide(value_name(node))
+
+
+def _identity(node: Expression) -> str:
+    """Equal for equal trees. No column has such a name: it is JSON of an object."""
+    return msgspec.json.encode(node).decode()
+
+
+def _keys(program: FeatureProgram, lookup: Lookup, order: Sequence[str]) -> Callable[[Row, Callable[[str], Any]], tuple[Any, ...]]:
+    """The key of a lookup from the row, or from the request itself for integers: beyond 2^53 a float is another key."""
+    if any(program.request[key].kind == "integer" for key in lookup.keys):
+        readers = [(key, key_reader(key, program.request[key].kind)) for key in lookup.keys]
+        return lambda row, get: tuple([read(get(key)) for key, read in readers])
+    slots = [order.index(key) for key in lookup.keys]
+    if len(slots) == 1:
+        slot = slots[0]
+        return lambda row, get: (row[slot],)
+    if not slots:
+        return lambda row, get: ()
+    several = operator.itemgetter(*slots)
+    return lambda row, get: several(row)
+
+
+def _pick(held: Sequence[str], wanted: Sequence[str]) -> Callable[[Row], list[Any]] | None:
+    """Takes the wanted values out of those that a table holds (null for what it does not); None where they are the same."""
+    if tuple(held) == tuple(wanted):
+        return None
+    positions = [held.index(value) if value in held else None for value in wanted]
+    return lambda values: [None if position is None else values[position] for position in positions]
 
 
 def compile_operation(node: Operation, operands: list[Compiled], zone: ZoneInfo) -> Compiled:
@@ -145,25 +197,14 @@ def compile_operation(node: Operation, operands: list[Compiled], zone: ZoneInfo)
     return _OTHERS[name](*operands)
 
 
-def fold(node: Expression) -> Expression:
+def fold(node: Node) -> Node:
     """The tree with parts that read nothing replaced by their value."""
-    match node:
-        case Operation(operator=name, operands=operands):
-            folded = Operation(name, tuple(fold(operand) for operand in operands))  # type: ignore[arg-type]
-            if all(isinstance(operand, Literal) for operand in folded.operands):
-                return Literal(_closed(folded))
-            return folded
-        case Category(operand=operand):
-            return Category(fold(operand))  # type: ignore[arg-type]
-    return node
-
-
-def _closed(node: Expression) -> Any:
-    if isinstance(node, Literal):
-        return _plain(node.value)
-    assert isinstance(node, Operation)
-    # Date parts of a literal are always those of null: there are no literal datetimes, so the time zone is of no matter.
-    return compile_operation(node, [_constant(_closed(operand)) for operand in children(node)], ZoneInfo("UTC"))(())
+    folded = mapped(node, fold)
+    if isinstance(folded, Operation) and all(isinstance(operand, Literal) for operand in folded.operands):
+        constants = [_constant(_plain(operand.value)) for operand in folded.operands if isinstance(operand, Literal)]
+        # Date parts of a literal are always those of null: there are no literal datetimes, so the time zone is of no matter.
+        return Literal(compile_operation(folded, constants, ZoneInfo("UTC"))(()))
+    return folded
 
 
 def _plain(value: Any) -> Any:
@@ -182,7 +223,18 @@ def _number(compiled: Compiled) -> Callable[[Row], float]:
             return NAN
         # Adding zero makes a float of a bool and 0.0 of -0.0.
         value = value + 0.0
-        return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else NAN  # type: ignore[no-any-return]
+        return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else NAN
+
+    return number
+
+
+def _number_in(slot: int) -> Callable[[Row], float]:
+    def number(row: Row) -> float:
+        value = row[slot]
+        if value is None:
+            return NAN
+        value = value + 0.0
+        return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else NAN
 
     return number
 
@@ -209,7 +261,7 @@ def _arithmetic(function: Callable[[Any, Any], Any], left: Compiled, right: Comp
             value = function(a, b)
         except (ZeroDivisionError, OverflowError, ValueError):
             return None
-        return value if LOWEST <= value <= HIGHEST else None  # type: ignore[no-any-return]
+        return value if LOWEST <= value <= HIGHEST else None
 
     return arithmetic
 
@@ -223,7 +275,7 @@ def _arithmetic_by(function: Callable[[Any, Any], Any], left: Compiled, b: float
             value = function(a, b)
         except (ZeroDivisionError, OverflowError, ValueError):
             return None
-        return value if LOWEST <= value <= HIGHEST else None  # type: ignore[no-any-return]
+        return value if LOWEST <= value <= HIGHEST else None
 
     return arithmetic
 
@@ -248,7 +300,7 @@ def _function(function: Callable[[Any], Any], operand: Compiled) -> Compiled:
             value = function(a)
         except (ValueError, OverflowError):
             return None
-        return value if LOWEST <= value <= HIGHEST else None  # type: ignore[no-any-return]
+        return value if LOWEST <= value <= HIGHEST else None
 
     return applied
 
@@ -321,13 +373,13 @@ def _fill_null(operand: Compiled, other: Compiled) -> Compiled:
 
 
 def _clip(operand: Compiled, low: Compiled, high: Compiled) -> Compiled:
-    def clipped(row: Row) -> float | None:
+    def clipped(row: Row) -> Any:
         value, least, most = operand(row), low(row), high(row)
         if value is None or least is None or most is None:
             return None
         if value < least:
-            return least  # type: ignore[no-any-return]
-        return most if value > most else value  # type: ignore[no-any-return]
+            return least
+        return most if value > most else value
 
     return clipped
 

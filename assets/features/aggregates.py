@@ -20,7 +20,7 @@ from assets.declaration import Pipeline
 from assets.features.declared_program import fact_columns
 from assets.features.moments import DAY, first_refreshes, of_local_day, refresh, stamped
 from assets.features.versions import EARLY, Reader, newest_known, request_rows
-from bundle.expression import Column, Expression, Rolling, walk
+from bundle.expression import Column, Node, Rolling, walk
 from bundle.polars_compiler import compile_values
 from bundle.program import FeatureProgram, Lookup, aggregate_name
 
@@ -49,7 +49,7 @@ class Facts:
         return tuple(sorted({name for node in self.aggregates for name in node.by}))
 
     @property
-    def values(self) -> dict[str, Expression]:
+    def values(self) -> dict[str, Node]:
         return {_value(node): node.value for node in self.aggregates}
 
     @property

@@ -43,7 +43,7 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
         ],
         metadata={"dagster/column_schema": _schema(pipeline), "dagster/column_lineage": _lineage(pipeline)},
     )
-    def features(context: dg.AssetExecutionContext, lake: Lake) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def features(context: dg.AssetExecutionContext, lake: Lake) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         from assets.data.digest import combined_digest, digests_by_day
         from assets.features.bounds import Figures, from_the_future
         from assets.features.declared_program import program
@@ -105,7 +105,7 @@ def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         kinds={"polars"},
         description="What the endpoint looks up for a request: newest rows and aggregates by key, as of the newest day with features.",
     )
-    def online_features(lake: Lake, online: OnlineStore) -> dg.MaterializeResult:
+    def online_features(lake: Lake, online: OnlineStore) -> dg.MaterializeResult[None]:
         from assets.features.point_in_time import snapshot
 
         stored = lake.days(f"{pipeline.name}/features")

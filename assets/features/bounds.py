@@ -36,8 +36,8 @@ class Bounds:
             self.name,
             self.nulls + other.nulls,
             self.non_finite + other.non_finite,
-            min(lows) if lows else None,  # type: ignore[type-var]
-            max(highs) if highs else None,  # type: ignore[type-var]
+            min(lows) if lows else None,
+            max(highs) if highs else None,
         )
 
 

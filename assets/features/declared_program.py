@@ -10,7 +10,7 @@ import msgspec
 from assets.data.source import EVENT_TIME
 from assets.declaration import Pipeline
 from bundle.checking import TYPE_OF_KIND, Type, Types, check_types, show
-from bundle.expression import Category, Column, Expression, Feature, Join, Operation, Rolling
+from bundle.expression import Column, Feature, Join, Node, Rolling, as_node, mapped
 from bundle.program import (
     FeatureProgram, Kind, Lookup, RequestColumn, aggregate_name, aggregate_table, latest_table, lookup_name, value_name,
 )  # fmt: skip
@@ -90,19 +90,13 @@ def _programs(identity: _Identity) -> FeatureProgram:
     return made
 
 
-def _resolve(pipeline: Pipeline, node: Expression, lookups: dict[str, Lookup]) -> Expression:  # type: ignore[return]
+def _resolve(pipeline: Pipeline, node: Node, lookups: dict[str, Lookup]) -> Node:
     """The tree with its joins and aggregates spelled out, and what they look up added to `lookups`."""
-    match node:
-        case Join():
-            return _resolve_join(pipeline, node, lookups)
-        case Rolling():
-            return _resolve_aggregate(pipeline, node, lookups)
-        case Operation(operator=name, operands=operands):
-            return Operation(name, tuple(_resolve(pipeline, operand, lookups) for operand in operands))  # type: ignore[arg-type]
-        case Category(operand=operand):
-            return Category(_resolve(pipeline, operand, lookups))  # type: ignore[arg-type]
-        case _:
-            return node
+    if isinstance(node, Join):
+        return _resolve_join(pipeline, node, lookups)
+    if isinstance(node, Rolling):
+        return _resolve_aggregate(pipeline, node, lookups)
+    return mapped(node, lambda operand: _resolve(pipeline, operand, lookups))
 
 
 def _resolve_join(pipeline: Pipeline, node: Join, lookups: dict[str, Lookup]) -> Join:
@@ -130,7 +124,7 @@ def _resolve_aggregate(pipeline: Pipeline, node: Rolling, lookups: dict[str, Loo
         raise ValueError(f"{what} is no share: it needs a condition, such as col('x') >= 1; use mean() for a number")
     if node.function not in ("rate", "count") and found not in ("number", "boolean"):
         raise ValueError(f"{what} needs a number, not {found}")
-    resolved = Rolling(node.function, value, node.by, node.days, source)  # type: ignore[arg-type]
+    resolved = Rolling(node.function, value, node.by, node.days, source)
     for name in node.by:
         if pipeline.request_columns[name].kind == "float":
             raise ValueError(f"{what} is grouped by {name!r}, a float; equality of floats is no key, use text or an integer")
@@ -141,15 +135,12 @@ def _resolve_aggregate(pipeline: Pipeline, node: Rolling, lookups: dict[str, Loo
     return resolved
 
 
-def _with_label(pipeline: Pipeline, node: Expression) -> Expression:
+def _with_label(pipeline: Pipeline, node: Node) -> Node:
     """The tree with the label's name replaced by its condition."""
-    match node:
-        case Column(name=name) if name == pipeline.label.name:
-            return pipeline.label.condition
-        case Operation(operator=name, operands=operands):
-            return Operation(name, tuple(_with_label(pipeline, operand) for operand in operands))  # type: ignore[arg-type]
-        case _:
-            return node
+    if isinstance(node, Column) and node.name == pipeline.label.name:
+        condition: Node = as_node(pipeline.label.condition)
+        return condition
+    return mapped(node, lambda operand: _with_label(pipeline, operand))
 
 
 def _add(lookups: dict[str, Lookup], template: Lookup, value: str, kind: Kind) -> None:

@@ -23,7 +23,7 @@ from assets.features.moments import (
     DAY, local_day, newest_refresh, newest_refreshes, of_local_day, refresh, stamped, start,
 )  # fmt: skip
 from assets.features.versions import EARLY, PREDICTED_AT, Reader, newest_known, request_rows
-from bundle.expression import Column
+from bundle.expression import Column, as_node
 from bundle.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
 from bundle.polars_compiler import compile_values
 from bundle.program import FeatureProgram, Lookup, compile_batch
@@ -93,7 +93,7 @@ def labels(pipeline: Pipeline, read: Reader, first: date, last: date, as_of: dat
 
     label, source = pipeline.label, pipeline.source(pipeline.label.source)
     moment = refresh(pipeline, as_of)
-    value = compile_values({label.name: label.condition}, columns(pipeline, source.name), pipeline.timezone)
+    value = compile_values({label.name: as_node(label.condition)}, columns(pipeline, source.name), pipeline.timezone)
     # Versions are told apart by all columns, not only by the label, so that ties end the same way everywhere.
     known = (
         stamped(pipeline, read(source.name, first - EARLY, local_day(pipeline, moment)))
