@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -197,6 +198,11 @@ def _retry(commit: Callable[[], T], table: str) -> T:
                     f"lake table {table!r}: {ATTEMPTS} commits lost to other writers; run again when they are done ({conflict})"
                 ) from conflict
         except DeltaError as clash:
+            if "os error 28" in str(clash):
+                raise OSError(
+                    errno.ENOSPC,
+                    f"lake table {table!r}: no space left on its disk; the old version is intact. Free some space, vacuum the table, run again",
+                ) from clash
             # Two writers created the table at once; the slower one replaces its days in the table that is there now.
             if "already exists" not in str(clash) or attempt == ATTEMPTS - 1:
                 raise
