@@ -102,7 +102,10 @@ def test_a_missing_field_is_named() -> None:
         (lambda: Source("heat", keys=["known_at"], columns={"known_at": text()}), ["columns.known_at", "leave it out"]),
         (lambda: Source("heat", keys=["machine"], columns={"machine": text()}, lands="weekly"), ["lands", "'weekly'", "the day before"]),
         (lambda: Source("heat", keys=["machine"], columns={"machine": text()}, volume=(9, 3)), ["volume", "(9, 3)", "least and the most"]),
-        (lambda: Source("heat", keys=["machine"], columns={"machine": text()}, refuses_above=5), ["refuses_above", "5", "less than or equal to 1"]),
+        (
+            lambda: Source("heat", keys=["machine"], columns={"machine": text()}, refuses_above=5),
+            ["refuses_above", "5", "less than or equal to 1"],
+        ),
         (lambda: number(gte=3), ["SourceColumn", "gte", "fields are", "ge"]),
         (lambda: Gates(primary="accuracy"), ["Gates", "primary", "'accuracy'", "'log_loss'"]),
         (lambda: Gates(min_slice_rows=0), ["min_slice_rows", "greater than or equal to 1"]),
