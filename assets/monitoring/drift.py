@@ -33,6 +33,7 @@ SAMPLE = 2_000
 BINS = 10
 RARE = 0.01  # categories below this share of the reference are pooled: single rare ones say nothing about a day
 FALSE_ALARMS = 0.01  # share of a feature's own reference days that may exceed its calibrated limit
+HEADROOM = 1.1  # the farthest of a few dozen days is no bound for days to come; a tenth above it is exceeded by real shifts alone
 CALIBRATION_DAYS = 10  # fewer reference days than this calibrate nothing
 CALIBRATION_ROWS = 30  # a reference day with fewer rows is left out of the calibration
 _SMOOTHING = 0.5  # pseudo-count of every bin (Jeffreys), so that an empty bin has a finite logarithm
@@ -64,7 +65,7 @@ FeatureReference = NumberReference | CategoryReference
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model was trained on, per feature, and what it answered on its test split (`output`)."""
+    """What a model was trained on, per feature, and what it answered on the newest of those rows (`output`)."""
 
     version: int
     rows: int
@@ -111,7 +112,7 @@ def reference(
     *,
     day: str = "date",
 ) -> bytes:
-    """`reference.json` of a bundle: the training rows of the feature table, and the outputs on the test split.
+    """`reference.json` of a bundle: the training rows of the feature table, and the outputs on (a part of) them.
 
     `frame` holds one row per training row with the columns `features` (numbers, text) and, for the calibration of limits,
     the `day` column; `outputs` holds a column `output` and, likewise, `day`. Raises ValueError for an empty frame or a
@@ -352,7 +353,7 @@ def _js(expected: Floats, actual: Floats) -> NDArray[np.float64]:
 
 
 def _calibrated(bins: Counts, counts: Counts, days: Counts | None, width: int) -> tuple[float | None, float | None]:
-    """The PSI and JS limits that all but `FALSE_ALARMS` of the reference's own days keep."""
+    """The PSI and JS limits that all but `FALSE_ALARMS` of the reference's own days keep, with `HEADROOM`."""
     if days is None:
         return None, None
     daily = np.bincount(days * width + bins, minlength=(int(days.max()) + 1) * width).reshape(-1, width)
@@ -361,5 +362,5 @@ def _calibrated(bins: Counts, counts: Counts, days: Counts | None, width: int) -
         return None, None
     psi = _psi(_shares(counts), _shares(daily))
     js = _js(counts / counts.sum(), daily / daily.sum(axis=1, keepdims=True))
-    quantile = 1 - FALSE_ALARMS
-    return float(np.quantile(psi, quantile, method="higher")), float(np.quantile(js, quantile, method="higher"))
+    psi_limit, js_limit = (float(np.quantile(each, 1 - FALSE_ALARMS, method="higher")) * HEADROOM for each in (psi, js))
+    return psi_limit, js_limit

@@ -40,7 +40,7 @@ def data_drift(
 def prediction_drift(
     outputs: pl.DataFrame, against: NumberReference | None, limits: Monitors
 ) -> tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]:
-    """The same for the column `output`, against the champion's answers on its test split. Rule: `prediction_drift`."""
+    """The same for the column `output`, against the champion's answers on the newest rows of its training set. Rule: `prediction_drift`."""
     n = outputs.height
     values = numbers(outputs, OUTPUT)
     mean = Measure(name="mean_output", value=float(values.mean()) if n else None, n=n)

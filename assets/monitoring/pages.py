@@ -11,7 +11,10 @@ from resources.reports import Measure, Report, Verdict
 
 TITLES = {
     "monitoring/data_drift": ("Data drift", "Do the features of the day's predictions look like those the champion was trained on?"),
-    "monitoring/prediction_drift": ("Prediction drift", "Do the day's answers look like those on the champion's test split?"),
+    "monitoring/prediction_drift": (
+        "Prediction drift",
+        "Do the day's answers look like those on the newest rows of the champion's training set?",
+    ),
     "monitoring/performance": ("Live performance", "How good were the champion's predictions whose labels have matured?"),
     "monitoring/skew": ("Training-serving skew", "Did the endpoint compute the features that the lake computes for the same rows?"),
     "monitoring/fairness": ("Live fairness", "Are declared groups treated alike, on matured labels?"),

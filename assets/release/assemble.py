@@ -78,7 +78,6 @@ def assemble(
     model = Model.from_files(candidate)
     rows = load_rows(pipeline, TrainingManifest.decode(artifacts.get("training_sets", facts.training_set)[FILE]), lake)
     golden = golden_of(pipeline, program, model, rows, raw.reader(lake, pipeline.name))
-    test = rows.part("test")
     return bundle_files(
         pipeline=pipeline.name,
         created_as_of=facts.as_of,
@@ -91,7 +90,7 @@ def assemble(
         request=request_contract(pipeline),
         golden=golden.rows,
         golden_online=golden.snapshot,
-        reference=candidate_reference(rows.frame, test, program, model.predict(program.matrix(test))),
+        reference=candidate_reference(rows.frame, program, model),
         candidate=digest,
         training_set=facts.training_set,
         metrics={f"{part}_{name}": value for part, found in facts.metrics.items() for name, value in found.items()},
