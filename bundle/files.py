@@ -57,9 +57,10 @@ def read_folder(folder: Path, limit: int) -> dict[str, bytes]:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise ValueError(f"{path} is no regular file ({error.strerror}); a bundle holds regular files alone") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ValueError(f"{path} is no regular file; a bundle holds regular files alone")
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ValueError(f"{path} is no regular file; a bundle holds regular files alone")
             content = file.read(room + 1)
         room -= len(content)
         if room < 0:

@@ -102,7 +102,7 @@ def supervise(arguments: Sequence[str], listener: socket.socket, options: Option
                 workers[place] = subprocess.Popen(command, pass_fds=(descriptor,))
     for worker in workers:
         worker.terminate()
-    end = time.monotonic() + options.notice_seconds + options.drain_seconds + 2
+    end = time.monotonic() + 2 * options.notice_seconds + options.drain_seconds + 2
     for worker in workers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(max(0.1, end - time.monotonic()))

@@ -14,7 +14,7 @@ import msgspec
 
 from bundle.manifest import Manifest, RequestField
 from serving.contract import Contract, Row, parse
-from serving.refusal import Refusal, shown
+from serving.refusal import Refusal
 
 INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 DATATYPES: dict[str, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ def decode(contract: Contract, body: bytes) -> tuple[list[Row], str | None, tupl
     names = [tensor.name for tensor in inference.inputs]
     for place, name in enumerate(names):
         if name not in contract.fields:
-            raise Refusal(422, "unknown_field", f"There is no input {shown(name)}; inputs are {', '.join(contract.names)}.", f"inputs[{place}].name")
+            raise Refusal(422, "unknown_field", f"There is no such input; inputs are {', '.join(contract.names)}.", f"inputs[{place}].name")
         if names.index(name) != place:
             raise Refusal(422, "duplicate_field", f"The input {name} is there more than once.", f"inputs[{place}].name")
     for name in contract.names:

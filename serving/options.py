@@ -20,7 +20,7 @@ class Options:
     poll_seconds: float = 0.2
     retry_seconds: float = 2.0
     sample_seconds: float = 10.0
-    notice_seconds: float = 0.5
+    notice_seconds: float = 0.3
     drain_seconds: float = 6.0
     request_seconds: float = 10.0
     idle_seconds: float = 65.0

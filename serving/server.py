@@ -83,7 +83,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which drains in two steps: first every answer asks its client to leave, then connections close."""
+    """uvicorn's server, which drains in steps: every answer asks its client to leave and the server says that it is not
+    ready; then no new connections; then, after those just made had their answer, the rest close."""
 
     def __init__(self, config: uvicorn.Config, app: App) -> None:
         super().__init__(config)
@@ -108,7 +109,28 @@ class Server(uvicorn.Server):
         logger.info("draining")
         self._app.draining = True
         await asyncio.sleep(self._app.options.notice_seconds)
+        kept = [listener.dup() for listener in sockets or []]
+        for server in self.servers:
+            server.close()
+        for listener in kept:
+            await self._accept_waiting(listener)
+            listener.close()
+        await asyncio.sleep(self._app.options.notice_seconds)
         await super().shutdown(sockets)
+
+    async def _accept_waiting(self, listener: socket.socket) -> None:
+        """Take the connections that wait in the kernel: closing the listener would reset them."""
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
+        return made
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,142 @@
+"""The prediction log and the service samples: what is written is read, whatever was cut off."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from bundle import prediction_log as log, service_log
+from bundle.prediction_log import Record, Writer
+
+DAY = date(2024, 1, 10)
+
+
+def record(number: int, day: date = DAY, **changes: object) -> Record:
+    moment = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    found = {
+        "day": day.isoformat(), "id": f"{number:06d}", "at": moment, "event_time": moment, "pipeline": "toy", "bundle": "b" * 64, "arm": "champion",
+        "entity": f"e{number}", "request": {"x": 1.5, "t": moment, "text": "a\nb\rc\u2028é"}, "row": [1.0, float("nan"), 3.5], "output": 0.25,
+        "online_as_of": None, "latency_us": 10,
+    }  # fmt: skip
+    return Record(**{**found, **changes})  # type: ignore[arg-type]
+
+
+def test_records_come_back_as_written_and_days_are_kept_apart(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, segment_bytes=3000)
+    for number in range(60):
+        writer.append([record(number, DAY + timedelta(days=number // 20))])
+    writer.append([record(100), record(101)])
+    writer.close()
+    reading = log.read(tmp_path, DAY)
+    assert [found.id for found in reading.records] == [*(f"{n:06d}" for n in range(20)), "000100", "000101"]
+    assert reading.damage == []
+    first = reading.records[0]
+    assert first.row == (1.0, None, 3.5)
+    assert first.request == {"x": 1.5, "t": "2024-01-10T12:00:00Z", "text": "a\nb\rc\u2028é"}
+    everything = log.read(tmp_path, DAY, DAY + timedelta(days=2))
+    assert len(everything.records) == 62
+    assert reading.segments < everything.segments == len(log.segments(tmp_path))
+    assert log.days(tmp_path) == {DAY: 22, DAY + timedelta(days=1): 20, DAY + timedelta(days=2): 20}
+    assert log.read(tmp_path / "nowhere", DAY).records == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 2000))
+def test_a_torn_tail_costs_the_last_record_alone(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    content = b"".join(log.line(record(number)) for number in range(5))
+    kept = content[: max(0, len(content) - cut)]
+    (folder / "1-x-1.log").write_bytes(kept)
+    reading = log.read(folder, DAY)
+    whole = kept.count(b"\n")
+    assert [found.id for found in reading.records] == [f"{number:06d}" for number in range(whole)]
+    assert [found.torn for found in reading.damage] == ([] if kept.endswith(b"\n") or not kept else [True])
+
+
+def test_altered_lines_are_told_and_the_others_read(tmp_path: Path) -> None:
+    lines = [log.line(record(number)) for number in range(5)]
+    lines[2] = lines[2].replace(b'"output":0.25', b'"output":0.99')
+    (tmp_path / "1-x-1.log").write_bytes(b"".join(lines))
+    reading = log.read(tmp_path, DAY)
+    assert [found.id for found in reading.records] == ["000000", "000001", "000003", "000004"]
+    assert [(found.segment, found.torn) for found in reading.damage] == [("1-x-1.log", False)]
+
+
+def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not(tmp_path: Path) -> None:
+    (tmp_path / "1-x-1.log").write_bytes(log.line(record(1)) + b"0000")
+    writer = Writer(tmp_path)
+    assert (tmp_path / "1-x-1.index").exists()
+    writer.append([record(2)])
+    assert log.seal_abandoned(tmp_path) == 0
+    assert len(log.read(tmp_path, DAY).records) == 2
+    # An index that does not fit its segment is not believed.
+    with open(tmp_path / "1-x-1.log", "ab") as file:
+        file.write(b"\n" + log.line(record(3, DAY + timedelta(days=5))))
+    assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=5)).records] == ["000003"]
+    writer.close()
+
+
+def test_what_could_not_be_written_wholly_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    writer = Writer(tmp_path)
+    writer.append([record(1)])
+    whole = os.write
+
+    def half(descriptor: int, content: bytes) -> int:
+        if len(content) < 100:
+            raise OSError(28, "No space left on device")
+        return whole(descriptor, content[: len(content) - 50])
+
+    monkeypatch.setattr(os, "write", half)
+    for attempt in range(3):
+        with pytest.raises(OSError, match="No space"):
+            writer.append([record(10 + attempt)])
+    monkeypatch.setattr(os, "ftruncate", _fails)
+    with pytest.raises(OSError, match="No space"):
+        writer.append([record(20)])
+    monkeypatch.undo()
+    writer.append([record(2)])
+    writer.close()
+    reading = log.read(tmp_path, DAY)
+    assert [found.id for found in reading.records] == ["000001", "000002"]
+    assert len(reading.damage) == 1
+
+
+def _fails(*_: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, segment_bytes=20_000)
+    threads = [threading.Thread(target=lambda base=base: [writer.append([record(base + n)]) for n in range(200)]) for base in range(0, 1600, 200)]  # type: ignore[misc]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    reading = log.read(tmp_path, DAY)
+    assert sorted(found.id for found in reading.records) == [f"{n:06d}" for n in range(1600)]
+    assert reading.damage == []
+
+
+def test_samples_add_up(tmp_path: Path) -> None:
+    moment = datetime(2024, 1, 10, 23, 59, 50, tzinfo=UTC)
+    for number in range(4):
+        latency = {str(service_log.bucket(0.001)): 98, str(service_log.bucket(0.5)): 2}
+        traffic = service_log.Traffic({"200": 100, "422": 3, "503": 1}, 100, latency, 0.5 + number, "b" * 64, number, "2024-01-10")
+        service_log.append(tmp_path, service_log.Sample(moment + timedelta(seconds=10 * number), 10.0, f"w{number % 2}", 1, 0.5, 10, {"toy": traffic}))
+    with open(next(tmp_path.glob("*.jsonl")), "ab") as file:
+        file.write(b'{"at": "2024-')
+    samples = service_log.read(tmp_path, moment, moment + timedelta(minutes=1))
+    assert len(samples) == 3
+    total = service_log.combined(samples, "toy")
+    assert (total.requests, total.errors("4"), total.errors("5"), total.serial, total.latency_max) == (312, 9, 3, 3, 3.5)
+    assert service_log.percentile(total.latency, 0.5) == pytest.approx(0.001, rel=0.15)
+    assert service_log.percentile(total.latency, 0.999) == pytest.approx(0.5, rel=0.15)
+    assert service_log.percentile({}, 0.5) is None
+    assert service_log.combined(samples, "other").requests == 0
