@@ -45,12 +45,14 @@ def rollback(settings: Settings, pipeline: str, to: str | None, actor: str, reas
 
 def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json: bool) -> None:
     from assets.release import decisions
-    from cli.replay import Platform
+    from resources import environment, instance
 
-    day = Platform(settings, pipeline).as_of()
+    environment.apply(settings)
+    with instance.opened(settings) as opened:
+        day = instance.newest_partition(opened, (pipeline, "features"))
     if day is None:
         raise CommandError(f"pipeline {pipeline!r} has processed no data yet; its first model is trained without being asked for", REFUSED)
-    _show(_decided(lambda: decisions.request_retraining(ledger_of(settings), pipeline, actor, reason, day)), as_json)
+    _show(_decided(lambda: decisions.request_retraining(ledger_of(settings), pipeline, actor, reason, date.fromisoformat(day))), as_json)
 
 
 def proposal(settings: Settings, pipeline: str, beginning: str) -> Proposal:

@@ -43,31 +43,36 @@ def endpoint_command(settings: Settings) -> tuple[str, ...]:
 
 
 def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
-    """Everything `evergreen up` runs. `feed` holds the options of `evergreen replay`; None runs no feed."""
+    """Everything `evergreen up` runs. `feed` holds the options of `evergreen replay`; None runs no feed.
+
+    What people wait for, the UI, starts first; the daemon, the feed and MLflow, which is slow to come up, wait for it.
+    """
     home, python, host = settings.home.absolute(), sys.executable, settings.host
-    workspace = ("-w", str(settings.dagster_home / "workspace.yaml"))
+    locations = ("-w", str(settings.dagster_home / "workspace.yaml"))
+
+    def after(port: int) -> tuple[str, ...]:
+        return (python, "-m", "cli.wait", host, str(port), "--")
+
+    code = (
+        python, "-m", "dagster", "code-server", "start", "-m", "pipelines.definitions", "--location-name", "evergreen",
+        "-h", host, "-p", str(settings.code_port), "--use-python-environment-entry-point",
+    )  # fmt: skip
+    mlflow = (
+        python, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri, "--host", host,
+        "--port", str(settings.mlflow_port), "--artifacts-destination", str(home / "mlflow" / "artifacts"), "--workers", "1",
+    )  # fmt: skip
+    files = (python, "-m", "http.server", str(settings.reports_port), "--bind", host, "--directory", str(home / "reports"))
     found = [
-        Program(
-            "code", "code server",
-            (python, "-m", "dagster", "code-server", "start", "-m", "pipelines.definitions", "--location-name", "evergreen",
-             "-h", host, "-p", str(settings.code_port), "--use-python-environment-entry-point"),
-        ),
-        Program("webserver", "Dagster UI", (python, "-m", "dagster_webserver", "-h", host, "-p", str(settings.dagster_port), *workspace)),
-        Program("daemon", "Dagster daemon", (python, "-m", "dagster._daemon", "run", *workspace)),
+        Program("code", "code server", code),
+        Program("webserver", "Dagster UI", (python, "-m", "dagster_webserver", "-h", host, "-p", str(settings.dagster_port), *locations)),
+        Program("daemon", "Dagster daemon", (*after(settings.code_port), python, "-m", "dagster._daemon", "run", *locations)),
         Program("endpoint", "endpoint", endpoint_command(settings)),
-        Program(
-            "reports", "reports",
-            (python, "-m", "http.server", str(settings.reports_port), "--bind", host, "--directory", str(home / "reports")),
-        ),
-        Program(
-            "mlflow", "MLflow",
-            (python, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri,
-             "--artifacts-destination", str(home / "mlflow" / "artifacts"), "--host", host, "--port", str(settings.mlflow_port),
-             "--workers", "1"),
-        ),
-    ]  # fmt: skip
+        Program("reports", "reports", files),
+        Program("mlflow", "MLflow", (*after(settings.dagster_port), *mlflow)),
+    ]
     if feed is not None:
-        found.append(Program("feed", "flight feed", (python, "-m", "cli.main", "replay", "--follow", *feed), restart="on failure"))
+        replay = (python, "-m", "cli.main", "replay", "--follow", *feed)
+        found.append(Program("feed", "flight feed", (*after(settings.dagster_port), *replay), restart="on failure"))
     return found
 
 

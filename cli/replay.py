@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from cli.output import UNREACHABLE, WRONG_USE, CommandError
+from cli.output import WRONG_USE, CommandError
 from cli.traffic import Sent, send
 from resources.settings import Settings
 
@@ -148,34 +148,14 @@ def described(day: date, sent: Sent) -> str:
 
 
 class Platform:
-    """What the replay needs to know of the running platform, seen from outside: its snapshot file and its endpoint."""
+    """What the replay needs to know of the running platform: what its endpoint says that it serves."""
 
     def __init__(self, settings: Settings, pipeline: str) -> None:
         self.pipeline = pipeline
-        self._settings = settings
-        self._snapshot = settings.endpoint_path / pipeline / "online.msgpack"
-        self._seen: tuple[int, date | None] = (0, None)
-
-    def as_of(self) -> date | None:
-        """Day of the online snapshot that the endpoint reads, None before the first."""
-        from bundle.online import Snapshot
-
-        try:
-            changed = self._snapshot.stat().st_mtime_ns
-            if changed != self._seen[0]:
-                self._seen = (changed, Snapshot.decode(self._snapshot.read_bytes()).as_of)
-        except FileNotFoundError:
-            return None
-        return self._seen[1]
+        self._url = f"{settings.endpoint_url}/v2/models/{pipeline}/actual"
 
     def serves(self) -> bool:
-        from cli.health import get
-
-        try:
-            get(f"{self._settings.endpoint_url}/v2/models/{self.pipeline}/ready", timeout=5)
-        except (OSError, ValueError):
-            return False
-        return True
+        return self._actual()[0]
 
     def wait_until_serving(self, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
         if self.serves():
@@ -185,19 +165,25 @@ class Platform:
             sleep(1.0)
 
     def wait_for(self, day: date, timeout: float, sleep: Callable[[float], None]) -> bool:
-        """Wait until aggregates of `day` are published and the endpoint answers; False when that took longer than `timeout`."""
+        """Wait until the endpoint serves with the aggregates of `day`; False when that took longer than `timeout`."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            newest = self.as_of()
-            if newest is not None and newest >= day and self.serves():
+            ready, newest = self._actual()
+            if ready and newest is not None and newest >= day:
                 return True
             sleep(0.5)
         return False
 
+    def _actual(self) -> tuple[bool, date | None]:
+        """Whether a bundle is served, and the day of the online snapshot in use."""
+        from cli.health import get
 
-def require_endpoint(settings: Settings, pipeline: str) -> None:
-    if not Platform(settings, pipeline).serves():
-        raise CommandError(f"the endpoint at {settings.endpoint_url} serves no {pipeline}; start it with `evergreen up`", UNREACHABLE)
+        try:
+            actual = get(self._url)
+        except (OSError, ValueError):
+            return False, None
+        day = actual.get("snapshot_as_of")
+        return bool(actual.get("ready")), date.fromisoformat(day) if day else None
 
 
 def load(place: Path) -> Position:

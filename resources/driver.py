@@ -46,6 +46,7 @@ class Driver:
         skip: tuple[str, ...] = (),
     ) -> None:
         self._repository = definitions.get_repository_def()
+        self._resources = self._repository.get_top_level_resources()
         self._instance = instance
         self._observe = observe or (lambda ran: None)
         self._cursors: dict[str, str | None] = {}
@@ -82,6 +83,7 @@ class Driver:
                     cursor=self._cursors.get(sensor.name),
                     repository_def=self._repository,
                     sensor_name=sensor.name,
+                    resources={name: self._resources[name] for name in sensor.required_resource_keys},
                 )
             )
             result = sensor.evaluate_tick(context)
@@ -110,5 +112,8 @@ class Driver:
         if not result.success:
             failed = [event.event_specific_data for event in result.all_events if event.is_step_failure]
             error = getattr(failed[0], "error", None) if failed else None
+            if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
+                # Dagster takes Ctrl-C and SIGTERM for itself while it executes; here they mean this whole process.
+                raise KeyboardInterrupt
             failure = (error.cause or error).message.strip() if error else "failed before its first step"
         return Ran(result.run_id, name, sensor.name, result.success, failure, tags)
