@@ -48,7 +48,7 @@ tiny = Pipeline(
     model=XGBoost(trials=2, rounds=60, early_stopping=10, tuning_rows=1_000),
     split=Split(test_days=10, validation_days=10, minimum_rows=200),
     slices=["machine"], fairness=[Fairness(column="machine", reason="Machines are no people; the column exercises the report.")],
-    gates=Gates(max_calibration_error=0.3, max_slice_gap=0.5, min_slice_rows=20, max_fairness_gap=None, max_missing_loss=1.0, max_noise_shift=0.5),
+    gates=Gates(champion_margin=0.2, baseline_margin=-0.1, max_calibration_error=0.3, max_slice_gap=0.5, min_slice_rows=20, max_fairness_gap=None, max_missing_loss=1.0, max_noise_shift=0.5),
     monitors=Monitors(minimum_rows=20), retraining=RetrainingPolicy(minimum_rows=50),
 )  # fmt: skip
 
