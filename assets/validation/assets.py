@@ -1,6 +1,6 @@
 """The validation stage: five reports on the newest candidate, each with a warn check for every gate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -15,6 +15,7 @@ from resources.ledger import Ledger
 from resources.reports import Reports, Verdict
 
 GROUP = "validation"
+Result = Iterator[dg.MaterializeResult[None]]
 ABOUT = {
     gates.PERFORMANCE: "How good the candidate is against the baseline and the champion on the same test rows, with intervals.",
     gates.SLICES: "Where the candidate does worse than overall.",
@@ -38,13 +39,13 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         return examinations.performance(evidence, baseline, predicted, champion.digest, notes)
 
     @_asset(pipeline, gates.PERFORMANCE, "baseline")
-    def performance(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger) -> dg.MaterializeResult:
-        return _stored(reports, compared(lake, artifacts, ledger))
+    def performance(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger) -> Result:
+        yield _stored(reports, compared(lake, artifacts, ledger))
 
     def alone(name: str, examine: Callable[[evidences.Evidence], Examined]) -> dg.AssetsDefinition:
         @_asset(pipeline, name)
-        def validation(lake: Lake, artifacts: Artifacts, reports: Reports) -> dg.MaterializeResult:
-            return _stored(reports, examine(evidences.load(pipeline, lake, artifacts)))
+        def validation(lake: Lake, artifacts: Artifacts, reports: Reports) -> Result:
+            yield _stored(reports, examine(evidences.load(pipeline, lake, artifacts)))
 
         return validation
 
@@ -57,7 +58,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     ]
 
 
-def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     key = dg.AssetKey([pipeline.name, *name.split("/")])
     return dg.asset(
         key=key,
@@ -72,7 +73,7 @@ def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[...,
     )
 
 
-def _stored(reports: Reports, examined: Examined) -> dg.MaterializeResult:
+def _stored(reports: Reports, examined: Examined) -> dg.MaterializeResult[None]:
     """Store a report with its page and show it: link, plots, the most telling numbers, and a check for each verdict."""
     report = examined.report
     link = reports.save(report, examined.pages) + PAGE
