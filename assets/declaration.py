@@ -17,7 +17,7 @@ from assets.release.options import ReleasePolicy
 from assets.retraining.options import RetrainingPolicy
 from assets.training.options import LogisticRegression, Split, XGBoost
 from assets.validation.options import Fairness, Gates
-from bundle.expression import Column, Expression, Feature, Join, Rolling, natural_name, walk
+from bundle.expression import Category, Column, Expression, Feature, Join, Rolling, natural_name, walk
 
 Risk = Literal["minimal", "limited", "high"]
 
@@ -140,6 +140,7 @@ class Pipeline(Declared):
         for feature in self.features:
             self._check_feature(feature)
         self._check_groups()
+        self._check_directions()
         return self
 
     def _check_sources(self) -> None:
@@ -217,6 +218,17 @@ class Pipeline(Declared):
                     limit,
                     f"gates.{gate}={limit} is a gate over {what}, and the pipeline declares none; declare {what}=[...] or leave the gate out",
                 )
+
+    def _check_directions(self) -> None:
+        numeric = [feature.name for feature in self.features if not isinstance(feature.expression, Category)]
+        for field, names in (("model.increasing", self.model.increasing), ("model.decreasing", self.model.decreasing)):
+            for name in names:
+                if name not in numeric:
+                    raise DeclarationError(field, name, f"{name!r} is no numeric feature; numeric are {', '.join(numeric)}")
+                if name in self.model.increasing and name in self.model.decreasing:
+                    raise DeclarationError(
+                        field, name, f"{name!r} stands in model.increasing and in model.decreasing; leave it in one of them"
+                    )
 
     def _check_feature(self, feature: Feature) -> None:
         where, field = f"feature {feature.name!r}", f"features.{feature.name}"

@@ -23,7 +23,7 @@ FILE, PROGRAM, FACTS = "baseline.json", "program.json", "facts.json"
 ITERATIONS = 300
 
 
-class NumberTerm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NumberTerm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="number"):
     """A numeric feature: missing values become `fill` (the median); `weight` is per standard deviation around `mean`;
     `missing` is added where the value was missing (0 where training never saw that)."""
 
@@ -34,7 +34,7 @@ class NumberTerm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: float
 
 
-class CategoryTerm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CategoryTerm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="category"):
     """A categorical feature: the weight of each code seen in training; missing values have the weight `missing`, codes
     never seen have none."""
 
@@ -130,7 +130,9 @@ def estimator(categorical: tuple[bool, ...], regularisation: float, seed: int) -
     return Pipeline([("columns", columns), ("regression", regression)])
 
 
-def fit(matrix: Matrix, y: Array, features: tuple[str, ...], categorical: tuple[bool, ...], regularisation: float = 1.0, seed: int = 0) -> tuple[Baseline, Any]:
+def fit(
+    matrix: Matrix, y: Array, features: tuple[str, ...], categorical: tuple[bool, ...], regularisation: float = 1.0, seed: int = 0
+) -> tuple[Baseline, Any]:
     """Fit the baseline on rows of shape (n, k) and labels of shape (n,). Returns it with the scikit-learn pipeline it was read from."""
     from sklearn.exceptions import ConvergenceWarning
 
@@ -153,7 +155,9 @@ def _numbers(pipeline: Any, features: tuple[str, ...], categorical: tuple[bool, 
         fills, scaler = union["values"].named_steps["fill"].statistics_, union["values"].named_steps["scale"]
         for index in range(number_count):
             scale = float(scaler.scale_[index])
-            number_terms.append(NumberTerm(float(fills[index]), float(scaler.mean_[index]), scale, weights[index], weights[number_count + index]))
+            number_terms.append(
+                NumberTerm(float(fills[index]), float(scaler.mean_[index]), scale, weights[index], weights[number_count + index])
+            )
     position = 2 * number_count
     if number_count < len(categorical):
         for seen in transformers["categories"].categories_:
@@ -178,7 +182,9 @@ def train(rows: TrainingRows, training_set: str, declared: FeatureProgram, regul
 
     program = declared.fit(rows.part("train"))
     baseline, _ = fit(program.matrix(rows.part("train")), rows.labels("train"), program.names, program.categorical, regularisation, seed)
-    judged = {part: rounded(metrics(rows.labels(part), baseline.predict(program.matrix(rows.part(part))))) for part in PARTS}
+    judged: dict[str, dict[str, float | None]] = {
+        part: rounded(metrics(rows.labels(part), baseline.predict(program.matrix(rows.part(part))))) for part in PARTS
+    }
     facts = BaselineFacts(
         pipeline=rows.manifest.pipeline, as_of=rows.manifest.as_of.isoformat(), training_set=training_set,
         program_digest=declared.digest, rows=rows.manifest.rows, metrics=judged,

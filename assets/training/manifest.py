@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from assets.data import raw
 from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
-from assets.partitions import local_moment
+from assets.features.moments import refresh
 from assets.training.split import PARTS, Part, Parts, split
 
 if TYPE_CHECKING:
@@ -100,17 +100,13 @@ class TrainingRows:
         return self.y[self._mask(parts)]
 
     def _mask(self, parts: tuple[Part, ...]) -> NDArray[np.bool_]:
-        return np.logical_or.reduce([self.masks[part] for part in parts])
+        chosen: NDArray[np.bool_] = np.any([self.masks[part] for part in parts], axis=0)
+        return chosen
 
 
 def features_table(pipeline: str) -> str:
     """Lake table of a pipeline's features."""
     return f"{pipeline}/features"
-
-
-def moment(pipeline: Pipeline, as_of: date) -> datetime:
-    """The moment that a day of training stands for: when that day's aggregates are refreshed."""
-    return local_moment(as_of, pipeline.timezone, pipeline.refresh)
 
 
 def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, date]:
@@ -120,7 +116,9 @@ def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, d
     days = [day for day in stored if earliest <= day < as_of]
     if not days:
         known = f"{stored[0]} to {stored[-1]}" if stored else "no day at all"
-        raise ValueError(f"training as of {as_of} needs features of earlier days, but the lake has {known}; materialize {pipeline.name}/features first")
+        raise ValueError(
+            f"training as of {as_of} needs features of earlier days, but the lake has {known}; materialize {pipeline.name}/features first"
+        )
     return days[0], days[-1]
 
 
@@ -132,7 +130,9 @@ def labelled_rows(pipeline: Pipeline, lake: Lake, first: date, last: date, as_of
     from assets.features.point_in_time import labels
 
     known = labels(pipeline, raw.reader(lake, pipeline.name), first, last, as_of)
-    known = known.select(pipeline.entity, pipeline.label.name, known.get_column(KNOWN_AT).alias(LABEL_KNOWN_AT)).drop_nulls(pipeline.label.name)
+    known = known.select(pipeline.entity, pipeline.label.name, known.get_column(KNOWN_AT).alias(LABEL_KNOWN_AT)).drop_nulls(
+        pipeline.label.name
+    )
     rows = lake.scan(features_table(pipeline.name), first, last).collect()
     return rows.join(known, on=pipeline.entity, how="inner", validate="1:1").sort(EVENT_TIME, pipeline.entity)
 
@@ -161,7 +161,7 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
     parts = split(frame.get_column(DATE).unique().to_list(), pipeline.split)
     declared = program(pipeline)
     manifest = TrainingManifest(
-        pipeline=pipeline.name, as_of=as_of, moment=moment(pipeline, as_of), entity=pipeline.entity, label=pipeline.label.name,
+        pipeline=pipeline.name, as_of=as_of, moment=refresh(pipeline, as_of), entity=pipeline.entity, label=pipeline.label.name,
         features=tuple(declared.names), program_digest=declared.digest, split=parts, days=day_digests(frame, pipeline.label.name),
         rows={}, base_rate={},
         lineage=(features_table(pipeline.name), raw.table(pipeline.name, pipeline.label.source)),
@@ -213,10 +213,10 @@ def label_maturity(rows: TrainingRows) -> Finding:
     manifest = rows.manifest
     late = rows.frame.filter(pl.col(LABEL_KNOWN_AT) > manifest.moment).height
     future = rows.frame.filter(pl.col(DATE) >= manifest.as_of).height
-    newest = rows.frame.get_column(LABEL_KNOWN_AT).max()
+    newest = rows.frame.select(pl.col(LABEL_KNOWN_AT).max().dt.to_string("%Y-%m-%d %H:%M")).item()
     return Finding(
         passed=not late and not future,
-        description=f"{late} of {rows.frame.height} labels became known after {manifest.moment:%Y-%m-%d %H:%M} UTC, {future} rows are of {manifest.as_of} or later; newest label {newest}",
+        description=f"{late} of {rows.frame.height} labels became known after {manifest.moment:%Y-%m-%d %H:%M} UTC, {future} rows are of {manifest.as_of} or later; newest label {newest} UTC",
         numbers={"immature": float(late), "future": float(future), "rows": float(rows.frame.height)},
     )
 
@@ -228,7 +228,8 @@ def minimum_rows(rows: TrainingRows, least: int) -> Finding:
     told = ", ".join(f"{part} {counts[part]}" for part in PARTS)
     return Finding(
         passed=rows.manifest.total >= least and not empty,
-        description=f"{rows.manifest.total} labelled rows ({told}); at least {least} are needed" + (f", and some in {', '.join(empty)}" if empty else ""),
+        description=f"{rows.manifest.total} labelled rows ({told}); at least {least} are needed"
+        + (f", and some in {', '.join(empty)}" if empty else ""),
         numbers={"rows": float(rows.manifest.total), "minimum": float(least)},
     )
 
@@ -245,7 +246,9 @@ def numeric_stability(rows: TrainingRows) -> Finding:
     features = rows.frame.select(rows.manifest.features)
     numbers = features.select(cs.numeric())
     infinite = numbers.select(pl.all().is_nan().sum() + pl.all().is_infinite().sum()).row(0) if numbers.width else ()
-    problems += [f"feature {name} has {count} values that are not finite" for name, count in zip(numbers.columns, infinite, strict=True) if count]
+    problems += [
+        f"feature {name} has {count} values that are not finite" for name, count in zip(numbers.columns, infinite, strict=True) if count
+    ]
     train = rows.part("train").select(rows.manifest.features)
     constant = [name for name in train.columns if train.get_column(name).n_unique() <= 1]
     if len(constant) == len(rows.manifest.features):
@@ -257,6 +260,3 @@ def numeric_stability(rows: TrainingRows) -> Finding:
         description=told + (f"; constant in training: {', '.join(constant)}" if constant else ""),
         numbers={"base_rate": rate, "not_finite": float(sum(infinite)), "constant_features": float(len(constant))},
     )
-
-
-Check = Callable[[TrainingRows], Finding]

@@ -15,6 +15,10 @@ class XGBoost(Declared):
     """Gradient-boosted trees (`tree_method="hist"`), tuned by a seeded Optuna study.
 
     A study is reused until it is `study_age_days` old in data time; training with known parameters is cheap, tuning is not.
+
+    `increasing` and `decreasing` name numeric features that may move the prediction in that direction alone, other
+    things equal; with `label_rates_increase` the rates of the label over earlier facts are among the increasing ones. Few days
+    of history are easily memorised by features that all rows of a day share; knowing their direction prevents most of that.
     """
 
     objective: Literal["binary:logistic"] = "binary:logistic"
@@ -26,6 +30,9 @@ class XGBoost(Declared):
     max_depth: int = Field(default=6, ge=1, le=12)
     learning_rate: Fraction = 0.1
     calibrate: bool = True
+    increasing: tuple[str, ...] = ()
+    decreasing: tuple[str, ...] = ()
+    label_rates_increase: bool = True
     seed: int = 20130101
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from assets.training.candidate import Parameters, base_parameters, boost, data, environment, margins
 from assets.training.calibration import mean_log_loss
+from assets.training.candidate import Parameters, base_parameters, boost, data, environment, margins
 from assets.training.split import Days, folds
 
 if TYPE_CHECKING:
@@ -38,18 +38,19 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: bool = False
     whole: bool = False
 
+    def clip(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
 
-# Wide around XGBoost's defaults. The learning rate stays as declared: early stopping finds the rounds that go with it.
+
+# Towards strong regularisation: rows of one day share much, so there is less independent evidence than rows. The learning
+# rate stays as declared: early stopping finds the rounds that go with it.
 SPACE: dict[str, Range] = {
-    "max_depth": Range(3, 9, whole=True),
-    "min_child_weight": Range(1, 100, log=True),
-    "subsample": Range(0.5, 1.0),
-    "colsample_bytree": Range(0.4, 1.0),
+    "max_depth": Range(3, 8, whole=True),
+    "min_child_weight": Range(1, 300, log=True),
+    "subsample": Range(0.4, 1.0),
+    "colsample_bytree": Range(0.2, 1.0),
     "reg_lambda": Range(0.1, 30, log=True),
-    "gamma": Range(0.0, 5.0),
 }
-# The first trial: what would be used without a study, so that a study never recommends anything worse on its folds.
-FIRST: dict[str, float | int] = {"min_child_weight": 5.0, "subsample": 0.9, "colsample_bytree": 0.8, "reg_lambda": 1.0, "gamma": 0.0}
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +76,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     rounds: int
     folds: tuple[tuple[Days, Days], ...]
     trials: tuple[Trial, ...]
+    first: dict[str, float | int]
     best: Trial | None
     environment: dict[str, str]
 
@@ -88,7 +90,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def parameters(self) -> dict[str, float | int]:
         """What the candidate is trained with, on top of its base parameters."""
-        return dict(self.best.parameters) if self.best else dict(FIRST)
+        return dict(self.best.parameters if self.best else self.first)
 
 
 Progress = Callable[[Sequence[Trial]], None]
@@ -97,14 +99,17 @@ Progress = Callable[[Sequence[Trial]], None]
 def space_digest(pipeline: Pipeline) -> str:
     """Names everything but data and features that a study depends on: search space and the model's declaration."""
     model = pipeline.model
-    declared = [model.objective, model.trials, model.tuning_rows, model.max_depth, model.learning_rate, model.seed, ROUNDS, FOLDS]
-    return hashlib.sha256(msgspec.json.encode([SPACE, first_parameters(pipeline), declared], order="sorted")).hexdigest()
+    declared = [base_parameters(pipeline), model.trials, model.tuning_rows, ROUNDS, FOLDS]
+    return hashlib.sha256(msgspec.json.encode([SPACE, declared], order="sorted")).hexdigest()
 
 
-def first_parameters(pipeline: Pipeline) -> dict[str, float | int]:
-    """The parameters of the first trial: the declared depth (no deeper than the space allows) and usual values."""
-    depth = SPACE["max_depth"]
-    return {"max_depth": int(min(max(pipeline.model.max_depth, depth.low), depth.high)), **FIRST}
+def first_parameters(pipeline: Pipeline, rows: int) -> dict[str, float | int]:
+    """The parameters of the first trial, and those used without a study: the declared depth and, for that many training
+    rows, cautious values. A study recommends nothing that is worse than them on its folds."""
+    return {
+        "max_depth": int(SPACE["max_depth"].clip(pipeline.model.max_depth)), "min_child_weight": SPACE["min_child_weight"].clip(min(rows / 500, 100)),
+        "subsample": 0.7, "colsample_bytree": 0.5, "reg_lambda": 10.0,
+    }  # fmt: skip
 
 
 def reusable(study: Study, pipeline: Pipeline, manifest: TrainingManifest) -> str | None:
@@ -138,26 +143,27 @@ def run(
     """Run a study on the training days alone, going on after the trials that are `finished`; `progress` is told the
     trials after each one. At most `tuning_rows` rows, evenly spread over time, take part."""
     trials = list(finished)
+    first = first_parameters(pipeline, rows.manifest.rows["train"])
     ranges = tuple(_folds(rows)) if pipeline.model.trials else ()
     pairs = _prepare(pipeline, rows, declared) if len(trials) < pipeline.model.trials else []
     while len(trials) < pipeline.model.trials:
-        parameters = suggest(pipeline, trials)
+        parameters = suggest(pipeline, trials, first)
         losses = tuple(round(_loss(pipeline, parameters, train, validation), 9) for train, validation in pairs)
         trials.append(Trial(len(trials), parameters, float(np.mean(losses)), losses))
         progress(trials)
     return Study(
         pipeline=pipeline.name, as_of=rows.manifest.as_of, training_set=training_set, program_digest=declared.digest,
         space_digest=space_digest(pipeline), seed=pipeline.model.seed, rows=min(rows.manifest.rows["train"], pipeline.model.tuning_rows),
-        rounds=ROUNDS, folds=ranges, trials=tuple(trials), best=min(trials, key=lambda trial: (trial.value, trial.number), default=None),
+        rounds=ROUNDS, folds=ranges, trials=tuple(trials), first=first, best=min(trials, key=lambda trial: (trial.value, trial.number), default=None),
         environment=environment(),
     )  # fmt: skip
 
 
-def suggest(pipeline: Pipeline, trials: Sequence[Trial]) -> dict[str, float | int]:
-    """The parameters of the trial after the finished ones."""
+def suggest(pipeline: Pipeline, trials: Sequence[Trial], first: Parameters) -> dict[str, float | int]:
+    """The parameters of the trial after the finished ones; the first trial has the `first` ones."""
     study = replay(pipeline, trials)
     if not trials:
-        study.enqueue_trial(first_parameters(pipeline))
+        study.enqueue_trial(dict(first))
     return dict(study.ask(distributions()).params)
 
 
@@ -188,7 +194,9 @@ def _folds(rows: TrainingRows) -> list[tuple[Days, Days]]:
     days = rows.part("train").get_column("date").unique().to_list()
     found = folds(days, FOLDS)
     if not found:
-        raise ValueError(f"tuning needs at least two days to train on; the training set as of {rows.manifest.as_of} has {len(days)}. Declare trials=0 or a shorter split")
+        raise ValueError(
+            f"tuning needs at least two days to train on; the training set as of {rows.manifest.as_of} has {len(days)}. Declare trials=0 or a shorter split"
+        )
     return found
 
 
@@ -239,3 +247,12 @@ def history_figure(study: Study) -> Figure:
     axes.plot(numbers, np.minimum.accumulate(values), color=plots.ACCENT, linewidth=1.6, label="best so far")
     plots.label(axes, f"Tuning as of {study.as_of}", "trial", "mean log loss over folds", legend=True)
     return drawn
+
+
+def encode_trials(trials: Sequence[Trial]) -> bytes:
+    """Finished trials of a study under way, to go on with after a kill."""
+    return msgspec.json.encode(list(trials))
+
+
+def decode_trials(content: bytes) -> list[Trial]:
+    return msgspec.json.decode(content, type=list[Trial])

@@ -12,6 +12,7 @@ from datetime import date
 from assets.data.source import Source, flag, integer, number, text
 from assets.declaration import Label, Pipeline
 from assets.monitoring.options import Monitors
+from assets.training.options import XGBoost
 from assets.validation.options import Fairness, Gates
 from bundle.expression import category, col, count, days, deviation, hours, join, mean, rate
 
@@ -145,6 +146,7 @@ flight_delays = Pipeline(
         rate("cancelled", by="origin", over=days(1)),
         count("late", by="tailnum", over=days(7)),
     ],
+    model=XGBoost(increasing=("dep_delay_mean_by_origin_1d", "dep_delay_mean_by_carrier_origin_28d")),
     slices=["origin", "carrier"],
     fairness=[
         Fairness(
