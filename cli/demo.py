@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cli.health import get
 from cli.home import initialise
@@ -221,8 +221,8 @@ class Diary:
         """Digest of the bundle that the endpoint itself says it serves."""
         from resources.endpoint import LocalEndpoint
 
-        actual: Any = LocalEndpoint(path=str(self._local.endpoint_path), url=self._local.endpoint_url).actual(PIPELINE)
-        return actual if isinstance(actual, str) or actual is None else str(actual.digest)
+        actual = LocalEndpoint(path=str(self._local.endpoint_path), url=self._local.endpoint_url).actual(PIPELINE)
+        return actual.bundles[0] if actual is not None and actual.bundles else None
 
 
 def _verified(ledger: Ledger) -> tuple[int, bool]:
@@ -239,9 +239,10 @@ def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Com
     """Both figures over the days `first` to `last`: predictions as they were answered, the first champion's over the stored
     feature rows of the same entities, and labels known by the day after `last`."""
     import polars as pl
-    from assets.features.point_in_time import labels
 
     from assets.data.raw import reader
+    from assets.features.point_in_time import labels
+    from assets.monitoring.predictions import predictions_table
     from bundle.manifest import load
     from pipelines.definitions import declared_pipelines
     from resources.lake import Lake
@@ -252,7 +253,7 @@ def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Com
     pipeline = next(found for found in declared_pipelines() if found.name == PIPELINE)
     lake, entity, name = Lake(uri=local.lake_uri), pipeline.entity, pipeline.label.name
     known = labels(pipeline, reader(lake, PIPELINE), first, last, last + DAY).drop_nulls(name).select(entity, name)
-    answered = lake.scan(f"{PIPELINE}/predictions", first, last).select(entity, pl.col("prediction").alias("live")).collect()
+    answered = lake.scan(predictions_table(PIPELINE), first, last).select(entity, pl.col("output").alias("live")).collect()
     rows = lake.scan(f"{PIPELINE}/features", first, last).collect().sort("event_time", entity)
     bundle = load(local.endpoint_path / PIPELINE / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes())
     frozen = rows.select(entity).with_columns(never=pl.Series(bundle.model.predict(bundle.program.matrix(rows))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -95,10 +95,9 @@ def told(events: Sequence[Event]) -> list[str]:
     for event in events:
         if event.kind == "check" and event.passed is False:
             word = "drift seen" if "drift" in event.asset[-1] else "gate failed" if "validation" in event.asset else "check failed"
-            lines.append(f"{event.asset[0]}: {word}: {'/'.join(event.asset[1:])}: {event.name}{_reason(event.metadata)}")
+            lines.append(f"{event.asset[0]}: {word}: {'/'.join(event.asset[1:])}: {event.name}{_first_line(event.text)}")
         elif event.kind == "run_failure":
-            first = str(event.metadata.get("message", "")).strip().splitlines()
-            lines.append(f"{event.name}: run {event.run_id[:8]} failed: {first[0] if first else 'no reason given'}")
+            lines.append(f"{event.name}: run {event.run_id[:8]} failed{_first_line(event.text)}")
     return lines
 
 
@@ -111,24 +110,20 @@ def _made(asset: tuple[str, ...], made: Sequence[Event]) -> str | None:
             sources = sorted({event.asset[-1] for event in made})
             return f"{asset[0]}: landed {span}: {', '.join(sources)}".replace(" :", ":")
         case ("candidate",):
-            return f"{asset[0]}: trained {_numbers(newest)}"
+            loss = newest.get("test_log_loss")
+            shown = f", log loss {loss:.4f} on its test days" if isinstance(loss, float) else ""
+            return f"{asset[0]}: trained candidate {str(newest.get('digest'))[:12]} as of {newest.get('as_of')}{shown}"
         case ("retraining_decision",):
             asked = [event for event in made if event.metadata.get("retrain") is True]
-            return f"{asset[0]}: decided to retrain{_reason(asked[-1].metadata)}" if asked else None
+            return f"{asset[0]}: decided to retrain ({asked[-1].metadata.get('decision')})" if asked else None
         case ("features",) | ("bundle",) | ("training_set",):
             return f"{asset[0]}: {asset[-1].replace('_', ' ')} {span}".rstrip()
     return None
 
 
-def _numbers(metadata: Mapping[str, object]) -> str:
-    shown = [f"{name} {value:.4g}" for name, value in metadata.items() if isinstance(value, float)]
-    named = [f"{name} {str(metadata[name])[:12]}" for name in ("candidate", "digest", "as_of") if name in metadata]
-    return ", ".join([*named, *shown[:3]]) or "a candidate"
-
-
-def _reason(metadata: Mapping[str, object]) -> str:
-    reason = metadata.get("reason") or metadata.get("cause")
-    return f" ({reason})" if reason else ""
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return f" ({lines[0]})" if lines else ""
 
 
 def entry_line(entry: Entry) -> str:

@@ -30,7 +30,7 @@ Kind = Literal["materialization", "check", "run_failure"]
 @dataclass(frozen=True)
 class Event:
     """One thing that happened in the lifecycle. `asset` is the key's parts; `metadata` holds the numbers and texts of it;
-    `passed` speaks of a check. `name` is a check's name or a failed run's job."""
+    `passed` speaks of a check. `name` is a check's name or a failed run's job, `text` what either says."""
 
     kind: Kind
     serial: int
@@ -40,6 +40,7 @@ class Event:
     partition: str | None = None
     name: str = ""
     passed: bool | None = None
+    text: str = ""
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -139,11 +140,10 @@ def _event(kind: Kind, record: dg.EventLogRecord) -> Event:
         return replace(event, asset=tuple(made.asset_key.path), partition=made.partition, metadata=_plain(made.metadata))
     if kind == "check" and happened is not None:
         check = happened.asset_check_evaluation_data
-        return replace(
-            event, asset=tuple(check.asset_key.path), name=check.check_name, passed=check.passed, metadata=_plain(check.metadata)
-        )
+        asset, text = tuple(check.asset_key.path), check.description or ""
+        return replace(event, asset=asset, name=check.check_name, passed=check.passed, text=text, metadata=_plain(check.metadata))
     reason = happened.message if happened is not None else None
-    return replace(event, name=entry.job_name or "", metadata={"message": reason or entry.user_message})
+    return replace(event, name=entry.job_name or "", text=reason or entry.user_message)
 
 
 def _plain(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, object]:
