@@ -43,7 +43,7 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec("log_is_intact", asset=key, description="No line of the prediction log was altered or lost.")],
         description="Every prediction that the endpoint answered, once, by the day of the event.",
     )
-    def predictions(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: LocalEndpoint) -> dg.MaterializeResult[None]:
+    def predictions(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: LocalEndpoint) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.monitoring.predictions import compact_days, predictions_table
 
         done = compact_days(pipeline, keys_to_days(context.partition_keys), lake, artifacts, endpoint.predictions(pipeline.name))
@@ -94,7 +94,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         ledger: Ledger,
         reports: Reports,
         endpoint: LocalEndpoint,
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         wanted = keys_to_days(context.partition_keys)
         days = Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples())
         found = [daily.monitor_day(monitor, days, day) for day in wanted]

@@ -125,7 +125,9 @@ def stored(found: Record) -> Stored:
 
 
 def test_rows_are_named_and_decoded_as_the_model_used_them() -> None:
-    found = compact(tiny, [stored(record(1)), stored(record(2, machine=0)), stored(record(3, machine=None, load=None))], lambda bundle: FITTED)
+    found = compact(
+        tiny, [stored(record(1)), stored(record(2, machine=0)), stored(record(3, machine=None, load=None))], lambda bundle: FITTED
+    )
     used = as_used(found, FITTED)
     assert used["machine"].to_list() == ["anvil", UNSEEN, None]
     assert found["machine"].to_list() == ["anvil"] * 3

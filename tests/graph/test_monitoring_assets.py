@@ -1,0 +1,288 @@
+"""Monitoring and the retraining decision on the tiny pipeline: what a day says, and that it says the same when asked again."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+
+from assets.monitoring import assets as monitoring, daily
+from assets.monitoring.evidently_report import Rendered
+from assets.monitoring.options import Monitors
+from assets.retraining import assets as retraining
+from assets.retraining.decide import Decision, load_decision
+from bundle.prediction_log import Record, Writer
+from bundle.service_log import Sample, Traffic, append
+from resources.artifacts import Artifacts
+from resources.endpoint import LocalEndpoint
+from resources.keys import Keys
+from resources.lake import Lake
+from resources.landing import Landing
+from resources.ledger import Ledger
+from resources.reports import Report, Reports
+from tests.support.tiny import FIRST, land, tiny
+
+DAY = timedelta(days=1)
+NAME = tiny.name
+DAYS = [FIRST + DAY * offset for offset in range(70)]
+AS_OF, LAST, DRIFT = DAYS[44], DAYS[66], DAYS[56]
+ROWS = 60
+NAMES = [monitor.name for monitor in daily.MONITORS]
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a champion as of day 44 that answered every request up to day 66; from day 56 on the world is another."""
+    from assets.data import raw
+    from assets.data.ingest import collect
+    from assets.data.parse import parse
+    from assets.features.declared_program import program
+    from assets.features.point_in_time import features
+    from assets.monitoring.champion import candidate_reference
+    from assets.training import candidate, manifest
+    from bundle.model import Model
+    from bundle.program import FeatureProgram
+
+    home = tmp_path_factory.mktemp("monitored")
+    world = World(home)
+    landing = Landing(uri=str(home / "landing"))
+    land(landing, last=DAYS[-1], rows=ROWS, drift_from=DRIFT)
+    for source in tiny.sources:
+        rows = parse(source, collect(tiny, source, DAYS, landing)).rows
+        stored = rows.select([name for name in rows.columns if name in {*source.columns, "event_time", "known_at", "date"}])
+        place = raw.table(NAME, source.name)
+        world.lake.write(place, stored, DAYS) if source.daily else world.lake.overwrite(place, stored)
+    table = features(tiny, DAYS, raw.reader(world.lake, NAME))
+    world.lake.write(f"{NAME}/features", table, DAYS)
+    rows = manifest.assemble(tiny, world.lake, AS_OF)
+    training_set = world.artifacts.put("training_sets", {manifest.FILE: rows.manifest.encode()})
+    files = candidate.train(tiny, rows, training_set, program(tiny), {}, None).files
+    fitted, model = FeatureProgram.decode(files["program.json"]), Model.from_files(files)
+    digest = world.artifacts.put("candidates", files)
+    bundle = world.artifacts.put("bundles", {**files, "reference.json": candidate_reference(rows.frame, fitted, model)})
+    world.ledger.append(NAME, "release", bundle=bundle, day=AS_OF, actor="policy", payload={"candidate": digest})
+    answer(world, table.filter(pl.col("date").is_between(AS_OF, LAST)), fitted, model, bundle)
+    return home
+
+
+def answer(world: World, table: pl.DataFrame, program: Any, model: Any, bundle: str) -> None:
+    """Log a prediction for every row, as the endpoint does, and a sample of the server's health."""
+    matrix = program.matrix(table)
+    outputs = model.predict(matrix)
+    writer = Writer(world.endpoint.predictions(NAME), segment_bytes=60_000)
+    wall = datetime(2025, 5, 1, tzinfo=UTC)
+    for index, row in enumerate(table.iter_rows(named=True)):
+        request = {name: row[name] for name in ("job_id", "machine", "load")}
+        used = [None if np.isnan(value) else float(value) for value in matrix[index]]
+        writer.append([Record(
+            day=row["date"].isoformat(), id=f"p{index:06d}", at=wall + timedelta(minutes=index), event_time=row["event_time"], pipeline=NAME,
+            bundle=bundle, arm="champion", entity=row["job_id"], request=request, row=used, output=float(outputs[index]),
+            online_as_of=row["date"].isoformat(), latency_us=150,
+        )])  # fmt: skip
+    writer.close()
+    traffic = Traffic({"200": table.height, "422": 3}, table.height, {"20": table.height}, 0.001)
+    for minute in range(0, table.height, 10):
+        share = Traffic({"200": 10, "422": 1}, 10, {"20": 10}, 0.001)
+        append(
+            world.endpoint.samples(), Sample(wall + timedelta(minutes=minute, seconds=30), 600.0, "w0", 1, 0.2, 90_000_000, {NAME: share})
+        )
+    assert traffic.requests == table.height + 3
+
+
+class World:
+    """A platform home and the two stages on it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.pipeline = tiny
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.lake = Lake(uri=str(home / "lake"))
+        self.artifacts = Artifacts(uri=str(home / "artifacts"))
+        self.reports = Reports(uri=str(home / "reports"), url="http://reports")
+        self.ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
+        self.endpoint = LocalEndpoint(path=str(home / "endpoint"), url="http://127.0.0.1:1")
+
+    def run(
+        self, first: date, last: date | None = None, *, config: dict[str, Any] | None = None, only: str | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """Materialize the stages (or one asset) for a range of days in one run."""
+        selection = dg.AssetSelection.assets([NAME, *only.split("/")]) if only else None
+        return dg.materialize(
+            [*monitoring.build(self.pipeline), *retraining.build(self.pipeline)],
+            selection=selection,
+            instance=self.instance,
+            tags={"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last or first)},
+            run_config={"ops": config or {}},
+            resources={
+                "lake": self.lake, "artifacts": self.artifacts, "reports": self.reports, "ledger": self.ledger, "endpoint": self.endpoint,
+            },
+        )  # fmt: skip
+
+    @property
+    def bundle(self) -> str:
+        found = self.ledger.released(NAME)
+        assert found is not None
+        return found
+
+    def report(self, name: str, day: date) -> Report:
+        found = self.reports.load(NAME, name, day, self.bundle)
+        assert found is not None
+        return found
+
+    def decision(self, day: date) -> Decision:
+        found = load_decision(self.reports, NAME, day)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def world(lived: Path, tmp_path: Path) -> World:
+    shutil.copytree(lived, tmp_path / "home")
+    return World(tmp_path / "home")
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, str]]:
+    return {found.check_name: (found.passed, found.description or "") for found in result.get_asset_check_evaluations()}
+
+
+@pytest.fixture(autouse=True)
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Evidently takes seconds, and has its own test; here one counts when it is asked."""
+    asked: list[str] = []
+
+    def render(frame: pl.DataFrame, *rest: object) -> Rendered:
+        asked.append(str(frame["date"][0]))
+        return Rendered(b"<html></html>", {"load": 0.1}, 0.0, frame.height, 10)
+
+    monkeypatch.setattr("assets.monitoring.evidently_report.render", render)
+    return asked
+
+
+def test_before_anything_serves_the_day_says_so_and_asks_for_the_first_model(world: World) -> None:
+    day = AS_OF - DAY
+    result = world.run(day)
+    assert result.success
+    assert all(passed for passed, _ in checks(result).values())
+    assert "not judged: nothing was served" in checks(result)["drift_share"][1]
+    for name in NAMES:
+        found = world.reports.load(NAME, name, day, "none")
+        assert found is not None
+        assert "Nothing was served" in found.notes[0]
+    assert world.decision(day).cause == "first_model"
+    assert world.lake.days("tiny/predictions") == [day]
+
+
+def test_a_quiet_week_passes_every_check(world: World) -> None:
+    result = world.run(AS_OF, AS_OF + 7 * DAY)
+    assert {name: told for name, told in checks(result).items() if not told[0]} == {}
+    day = AS_OF + 7 * DAY
+    assert world.report("monitoring/skew", day).measure("equal_share").value == 1  # type: ignore[union-attr]
+    live = world.report("monitoring/performance", day).measure("log_loss")
+    assert live is not None
+    assert live.n == 7 * ROWS
+    assert live.low < live.value < live.high  # type: ignore[operator]
+    service = world.report("monitoring/service", day)
+    assert service.measure("failed_requests").value == 0  # type: ignore[union-attr]
+    assert service.measure("refused_requests").value > 0  # type: ignore[union-attr]
+    assert service.measure("cpu_cores").value == pytest.approx(0.2)  # type: ignore[union-attr]
+    assert not any(world.decision(AS_OF + DAY * offset).retrain for offset in range(8))
+    assert (world.home / "reports" / NAME / "monitoring/skew" / f"{day}-{world.bundle[:16]}" / "index.html").exists()
+
+
+def test_drift_fails_its_check_and_leads_to_one_decision_to_retrain(world: World) -> None:
+    result = world.run(AS_OF, LAST)
+    told = checks(result)
+    assert told["drift_share"][0] is False
+    assert told["live_log_loss"][0] is False
+    retrains = [world.decision(day) for day in DAYS if AS_OF <= day <= LAST and world.decision(day).retrain]
+    assert [decision.cause for decision in retrains] == ["performance"] or [decision.cause for decision in retrains] == ["drift"]
+    assert retrains[0].day > DRIFT
+    later = world.decision(LAST)
+    assert later.evidence.last_retrain == retrains[0].day
+    assert later.evidence.unreleased == 1
+
+
+def test_a_day_decided_again_later_decides_the_same(world: World) -> None:
+    day = AS_OF + 9 * DAY
+    world.run(AS_OF, day)
+    before = {name: world.report(name, day).digest for name in NAMES}
+    decided = world.decision(day)
+    world.run(day + DAY, LAST)
+    world.ledger.append(NAME, "retrain_request", bundle=None, day=LAST, actor="ann", payload={"reason": "later"})
+    world.ledger.append(NAME, "rollback", bundle="0" * 64, day=LAST, actor="ann", payload={"from": world.bundle})
+    bundle = decided.evidence.champion.bundle  # type: ignore[union-attr]
+    world.run(day)
+    assert {name: world.reports.load(NAME, name, day, bundle).digest for name in NAMES} == before  # type: ignore[union-attr]
+    assert world.decision(day) == decided
+
+
+def test_a_range_says_what_its_days_say_one_by_one(world: World, lived: Path, tmp_path: Path) -> None:
+    first, last = AS_OF + 8 * DAY, AS_OF + 10 * DAY
+    world.run(first, last)
+    shutil.copytree(lived, tmp_path / "single")
+    single = World(tmp_path / "single")
+    for offset in range(3):
+        single.run(first + DAY * offset)
+    for name in NAMES:
+        for offset in range(3):
+            day = first + DAY * offset
+            assert world.report(name, day).digest == single.report(name, day).digest
+
+
+def test_a_person_asks_by_the_ledger_or_with_the_run(world: World) -> None:
+    world.ledger.append(NAME, "retrain_request", bundle=None, day=AS_OF + DAY, actor="ann", payload={"reason": "a new machine"})
+    world.run(AS_OF, AS_OF + 3 * DAY)
+    assert [world.decision(AS_OF + DAY * offset).cause for offset in range(4)] == [None, "request", None, None]
+    assert "ann asked on 2024-02-15: a new machine" in world.decision(AS_OF + DAY).reason
+    world.run(AS_OF + 3 * DAY, only="retraining_decision", config={"tiny__retraining_decision": {"config": {"requested_by": "bob"}}})
+    assert world.decision(AS_OF + 3 * DAY).cause == "request"
+
+
+def test_evidently_is_asked_weekly_when_an_alarm_begins_and_on_request(world: World, rendered: list[str]) -> None:
+    monday = next(day for day in DAYS if day > AS_OF and day.isoweekday() == 1)
+    world.run(monday - DAY, monday + 3 * DAY, only="predictions")
+    for offset in (-1, 0, 1, 2):
+        world.run(monday + DAY * offset, only="monitoring/data_drift")
+    assert rendered == [str(monday)]
+    asked = {"tiny__monitoring__data_drift": {"config": {"drawn": True}}}
+    result = world.run(monday + DAY, only="monitoring/data_drift", config=asked)
+    assert rendered[1:] == [str(monday + DAY)]
+    metadata = result.asset_materializations_for_node("tiny__monitoring__data_drift")[0].metadata
+    assert str(metadata["evidently"].value).endswith("/evidently.html")
+    # One feature of seven is enough here: the alarm begins on the first day of the other world, and holds on the second.
+    world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=0.1)})
+    for day in (DRIFT, DRIFT + DAY):
+        world.run(day, only="predictions")
+        assert checks(world.run(day, only="monitoring/data_drift"))["drift_share"][0] is False
+    assert DRIFT.isoweekday() < 7
+    assert rendered[2:] == [str(DRIFT)]
+
+
+def test_a_value_that_the_endpoint_computed_otherwise_is_skew(world: World) -> None:
+    day = AS_OF + 2 * DAY
+    world.run(day, only="predictions")
+    table = world.lake.scan("tiny/predictions", day, day).collect()
+    world.lake.write("tiny/predictions", table.with_columns(feature_load=pl.col("feature_load") + 1), [day])
+    result = world.run(day, only="monitoring/skew")
+    passed, told = checks(result)["skew"]
+    assert passed is False
+    assert f"different in load ({ROWS})" in told
+
+
+def test_a_reference_is_computed_for_a_bundle_that_carries_none(world: World) -> None:
+    files = world.artifacts.get("bundles", world.bundle)
+    candidate = next(entry.payload["candidate"] for entry in world.ledger.entries(NAME))
+    bare = world.artifacts.put("bundles", {name: content for name, content in files.items() if name != "reference.json"})
+    world.ledger.append(NAME, "release", bundle=bare, day=AS_OF, actor="policy", payload={"candidate": candidate})
+    from assets.monitoring.champion import load, load_reference
+
+    served = load(world.artifacts, world.ledger.entries(NAME), bare)
+    found = load_reference(tiny, served, world.artifacts, world.lake, world.reports)
+    assert found.encode() == files["reference.json"]
+    assert (world.home / "reports" / NAME / "references" / f"{bare}.json").exists()
