@@ -12,7 +12,6 @@ from typing import Literal
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, EventRecordsFilter, RunsFilter, RunStatusChangeRecordsFilter
-from dagster._core.storage.event_log import SqlEventLogStorage
 
 from resources.settings import Settings
 
@@ -126,6 +125,9 @@ def check_evaluations(instance: dg.DagsterInstance, after: int, limit: int) -> S
     for them; that of its parent class, which Postgres uses too, reads the index.
     """
     storage = instance.event_log_storage
+    # Loading it brings all of SQLAlchemy, which the definitions, who import this module, do without.
+    from dagster._core.storage.event_log import SqlEventLogStorage
+
     if not isinstance(storage, SqlEventLogStorage):
         raise TypeError(f"event log storage {type(storage).__name__} is not SQL; configure SQLite or Postgres in dagster.yaml")
     wanted = EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after)

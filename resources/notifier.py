@@ -9,7 +9,6 @@ from collections.abc import Callable
 from email.message import EmailMessage
 
 import dagster as dg
-import httpx
 from pydantic import Field
 
 PAUSE_SECONDS = 0.5
@@ -47,6 +46,8 @@ class Notifier(dg.ConfigurableResource):
         return outcomes
 
     def _tried(self, send: Callable[[], None]) -> str:
+        import httpx
+
         error = ""
         for attempt in range(max(self.attempts, 1)):
             if attempt:
@@ -61,6 +62,8 @@ class Notifier(dg.ConfigurableResource):
         return f"{error} ({self.attempts} tries)"
 
     def _post(self, title: str, text: str) -> None:
+        import httpx
+
         body = json.dumps({"title": title, "text": f"{title}\n{text}"})
         headers = {"content-type": "application/json"}
         response = httpx.post(str(self.webhook), content=body, headers=headers, timeout=self.timeout_seconds)

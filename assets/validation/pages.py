@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
-
-import numpy as np
 
 from resources.reports import Report, Verdict
 
@@ -89,7 +88,7 @@ def render(report: Report, title: str, lead: str, facts: Sequence[tuple[str, str
 
 def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     """A number for people; an en dash where there is none."""
-    if value is None or not np.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "–"
     # A small number that is not zero must not look like zero.
     form = "e" if value and abs(value) < 0.5 * 10.0**-digits else "f"
@@ -98,7 +97,7 @@ def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
 
 def estimate(value: float | None, low: float | None, high: float | None, digits: int = 4, sign: bool = False) -> str:
     """An estimate with its interval: `0.4512 (0.4467 to 0.4558)`."""
-    if low is None or high is None or not (np.isfinite(low) and np.isfinite(high)):
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return number(value, digits, sign)
     return f"{number(value, digits, sign)} ({number(low, digits, sign)} to {number(high, digits, sign)})"
 
