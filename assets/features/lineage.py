@@ -24,7 +24,7 @@ def delivery_days(pipeline: Pipeline) -> dict[str, int | None]:
         # The predictions of a day may use the refresh of the day before.
         reach = node.days + lead + math.ceil(pipeline.refresh / DAY) + early
         days[node.source] = max(days.get(node.source, 0), reach)
-        if set(node.by) | _columns(node.value) > set(pipeline.source(node.source).columns) | {EVENT_TIME}:
+        if not set(node.by) | _columns(node.value) <= {*pipeline.source(node.source).columns, EVENT_TIME}:
             days[pipeline.request] = max(days[pipeline.request], reach + 1)
     for lookup in made.lookups:
         if lookup.kind == "latest":
