@@ -20,10 +20,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
+import psutil
 
 from bundle import prediction_log
 from tests.support.endpoint import DAY, NAME, TREE, Place, request
@@ -34,13 +35,15 @@ BODIES = 500
 
 @dataclass(frozen=True)
 class Figures:
-    """`errors` are answers other than 2xx and broken connections; latencies in milliseconds."""
+    """`errors` are answers other than 2xx and broken connections; latencies in milliseconds. `cpu_us` is the server's own CPU
+    time for one request, which tells what a core of its own would do even where the machine is busy with other work."""
 
     a_second: float
     p50: float
     p99: float
     errors: int
     answered: int
+    cpu_us: float = 0.0
 
 
 def main() -> None:
@@ -52,18 +55,19 @@ def main() -> None:
     found = options.parse_args()
     bodies = [json.dumps(request(number)) for number in range(BODIES)]
     with tempfile.TemporaryDirectory() as folder:
-        with hello(Path(folder)) as url:
-            floor = load(f"{url}/hello", bodies, found.seconds, found.connections)
+        with hello(Path(folder)) as (url, process):
+            floor = load(f"{url}/hello", bodies, found.seconds, found.connections, process)
         place = Place.new(Path(folder))
         place.release(rounds=found.trees)
         with place.server(cpu=SERVER_CORE) as server:
-            endpoint = load(f"{server.url}/predict/{NAME}", bodies, found.seconds, found.connections)
+            endpoint = load(f"{server.url}/predict/{NAME}", bodies, found.seconds, found.connections, server.process.pid)
             memory = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
         logged = len(prediction_log.read(place.predictions, DAY).records)
     # Requests under way at the end are answered and logged, but no client counts them.
     missing = max(0, endpoint.answered - logged)
     result = {
         "endpoint_a_second": round(endpoint.a_second), "hello_a_second": round(floor.a_second), "ratio": round(endpoint.a_second / floor.a_second, 3),
+        "cpu_us": round(endpoint.cpu_us), "hello_cpu_us": round(floor.cpu_us), "cpu_ratio": round(floor.cpu_us / endpoint.cpu_us, 3),
         "p50_ms": endpoint.p50, "p99_ms": endpoint.p99, "errors": endpoint.errors, "answered": endpoint.answered, "logged": logged,
         "missing": missing, "memory_mb": round(memory), "trees": found.trees, "client": "wrk" if shutil.which("wrk") else "asyncio",
     }  # fmt: skip
@@ -74,6 +78,7 @@ def main() -> None:
             f"endpoint: {result['endpoint_a_second']:,} requests/s at {found.connections} connections, one worker on one core "
             f"(p50 {endpoint.p50:.2f} ms, p99 {endpoint.p99:.2f} ms, {endpoint.errors} errors, {memory:.0f} MB)\n"
             f"bare hello on the same server: {result['hello_a_second']:,} requests/s; ratio {result['ratio']:.2f}\n"
+            f"CPU time of the server: {endpoint.cpu_us:.0f} µs a request, {floor.cpu_us:.0f} µs for the hello; ratio {floor.cpu_us / endpoint.cpu_us:.2f}\n"
             f"prediction log: {logged} records of {endpoint.answered} counted answers, {missing} missing\n"
         )
     if endpoint.errors or missing:
@@ -81,8 +86,8 @@ def main() -> None:
 
 
 @contextmanager
-def hello(folder: Path) -> Iterator[str]:
-    """The floor: the endpoint's HTTP server with an application that does nothing."""
+def hello(folder: Path) -> Iterator[tuple[str, int]]:
+    """The floor: the endpoint's HTTP server with an application that does nothing; its URL and process."""
     program = folder / "hello.py"
     program.write_text(
         "import asyncio, sys, uvicorn, uvloop\n"
@@ -102,17 +107,22 @@ def hello(folder: Path) -> Iterator[str]:
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}", process.pid
     finally:
         process.terminate()
         process.wait()
 
 
-def load(url: str, bodies: Sequence[str], seconds: int, connections: int) -> Figures:
-    """Send bodies in turn over some connections, after one second to warm up."""
+def load(url: str, bodies: Sequence[str], seconds: int, connections: int, pid: int) -> Figures:
+    """Send bodies in turn over some connections to the server process `pid`, after one second to warm up."""
     run = _wrk if shutil.which("wrk") else _asyncio
     run(url, bodies, 1, connections)
-    return run(url, bodies, seconds, connections)
+    server = psutil.Process(pid)
+    before = server.cpu_times()
+    figures = run(url, bodies, seconds, connections)
+    after = server.cpu_times()
+    cpu = after.user + after.system - before.user - before.system
+    return replace(figures, cpu_us=cpu / max(1, figures.answered) * 1e6)
 
 
 _LUA = """

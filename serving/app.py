@@ -39,7 +39,7 @@ SECURITY = [
     (b"x-frame-options", b"DENY"),
 ]
 JSON = [(b"content-type", b"application/json"), *SECURITY]
-PAGE_POLICY = b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+PAGE_POLICY = b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 FILES = {"/docs": ("docs.html", "text/html; charset=utf-8"), "/docs.js": ("docs.js", "text/javascript"), "/docs.css": ("docs.css", "text/css")}
 # Batches from this size on are computed beside the event loop, so that single rows need not wait for them.

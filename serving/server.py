@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -205,6 +206,10 @@ def _load_engines() -> None:
     """Import what the first bundle needs, so that a release does not wait for it."""
     import treelite.gtil  # noqa: F401
     import xgboost  # noqa: F401
+
+    # What was imported lives as long as the process: the garbage collector need not walk it, which would stall requests.
+    gc.collect()
+    gc.freeze()
 
 
 async def _sample(app: App, options: Options) -> None:
