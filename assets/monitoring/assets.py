@@ -96,7 +96,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         endpoint: LocalEndpoint,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         wanted = keys_to_days(context.partition_keys)
-        days = Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples())
+        days = Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples(), monitor.windowed)
         found = [daily.monitor_day(monitor, days, day) for day in wanted]
         for earlier in found[:-1]:
             reports.save(earlier, {PAGE: pages.page(earlier)})

@@ -47,7 +47,8 @@ class Monitor(NamedTuple):
 
 @dataclass
 class Days:
-    """What the monitors of a run of days read, each thing once. `first` and `last` are the days of the run."""
+    """What a monitor of a run of days reads, each thing once. `first` and `last` are the days of the run; `windowed` monitors read
+    predictions of the window before them as well."""
 
     pipeline: Pipeline
     first: date
@@ -57,6 +58,7 @@ class Days:
     ledger: Ledger
     reports: Reports
     samples_folder: Path
+    windowed: bool = True
     _served: dict[str, Served] = field(default_factory=dict)
     _references: dict[str, Reference] = field(default_factory=dict)
 
@@ -70,8 +72,8 @@ class Days:
 
     @cached_property
     def predictions(self) -> pl.DataFrame:
-        """Predictions of the run's days and of the window before them; without rows and with the fixed columns alone where there are none."""
-        first, _ = performance.window(self.first, self.pipeline.monitors.performance_days)
+        """Predictions of the run's days (and of the window before them); without rows and with the fixed columns alone where there are none."""
+        first = performance.window(self.first, self.pipeline.monitors.performance_days)[0] if self.windowed else self.first
         try:
             return self.lake.scan(self.table, first, self.last).collect()
         except FileNotFoundError:

@@ -7,18 +7,21 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assets.monitoring.options import Monitors
-from assets.validation.bootstrap import Interval, compare
-from assets.validation.metrics import NAMES, Array, Ranked
+from assets.validation.bootstrap import SEED, Interval, compare, percentile_interval
+from assets.validation.metrics import NAMES, ROW_WISE, Array, Ranked, row_metric
 from assets.validation.slices import measure
 from resources.reports import Measure, Verdict
 
 if TYPE_CHECKING:
     import polars as pl
 
-# Whole days are drawn, so that the interval speaks of other weeks; percentiles of 200 draws are steady to about a tenth of the width.
-RESAMPLES = 200
+# Whole days are drawn, so that the intervals speak of other weeks. Those that are judged get many draws, since sums by day make
+# them nearly free; the ranking ones are drawn row by row and get few.
+RESAMPLES = 100
+DAY_DRAWS = 5_000
 TEST, ALL = "test", "all bundles"
 
 
@@ -49,7 +52,8 @@ def performance(
     y, p, n = _array(own, "y"), _array(own, "output"), own.height
     days = np.asarray(own["date"].rank("dense").to_numpy() if n else np.zeros(0), dtype=np.int64) - 1
     compared = compare(y, {"live": p}, resamples=RESAMPLES, clusters=days if n and days.max() > 0 else None)
-    measures = [measure(name, compared.value("live", name), n, compared.interval("live", name)) for name in NAMES]
+    intervals = {name: compared.interval("live", name) for name in NAMES} | day_intervals(y, p, days)
+    measures = [measure(name, compared.value("live", name), n, intervals[name]) for name in NAMES]
     measures += [Measure(name=name, value=value, n=test_rows, group=TEST) for name, value in test.items() if name in NAMES]
     measures += [
         measure("base_rate", float(y.mean()) if n else np.nan, n),
@@ -63,8 +67,21 @@ def performance(
     single = bool(n) and len(set(days.tolist())) == 1
     if single:
         notes.append("All labels are of one day: the interval draws rows and says nothing about other days.")
-    verdict = _log_loss(compared.value("live", "log_loss"), compared.interval("live", "log_loss"), test.get("log_loss"), n, limits)
+    verdict = _log_loss(compared.value("live", "log_loss"), intervals["log_loss"], test.get("log_loss"), n, limits)
     return tuple(measures), (verdict,), tuple(notes)
+
+
+def day_intervals(y: Array, p: Array, days: NDArray[np.int64]) -> dict[str, Interval]:
+    """Intervals of the metrics that are means over rows, by drawing whole days; empty for fewer than two days."""
+    count = int(days.max()) + 1 if len(days) else 0
+    if count < 2:
+        return {}
+    drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=DAY_DRAWS).astype(np.float64)
+    rows = drawn @ np.bincount(days, minlength=count)
+    return {
+        name: percentile_interval((drawn @ np.bincount(days, weights=row_metric(name, y, p), minlength=count)) / rows)
+        for name in sorted(ROW_WISE)
+    }
 
 
 def arrays(rows: pl.DataFrame, subject: str) -> tuple[Array, Array]:
