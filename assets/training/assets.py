@@ -48,7 +48,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec(name, asset=[pipeline.name, TRAINING_SET], blocking=True, description=text) for name, text in CHECKS.items()
         ],
     )
-    def training_set(config: TrainingSetConfig, lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult[None]:
+    def training_set(config: TrainingSetConfig, lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult:  # type: ignore[type-arg]
         rows = manifests.assemble(pipeline, lake, date.fromisoformat(config.as_of) if config.as_of else None)
         findings = {
             "label_maturity": manifests.label_maturity(rows),
