@@ -6,7 +6,6 @@
     model.ubj       trees; model.json their names and calibration
     golden.json     rows with the outputs expected of them
     golden.online   the online snapshot that the golden rows were computed with (optional)
-    reference.json  what monitors compare live data with (optional; endpoints do not read it)
     reference.json  what the drift monitors compare with: a summary of the training rows (optional; the endpoint ignores it)
 
 Equal inputs give equal bytes, hence an equal digest. Nothing of a bundle is used before all of it is verified.
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest.sig", "program.json", "golden.json", "golden.online"
-REFERENCE = "reference.json"
 REFERENCE = "reference.json"
 SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, MODEL, FACTS, GOLDEN})
@@ -223,8 +221,6 @@ def bundle_files(
     files = {PROGRAM: program.encode(), **model.to_files(), GOLDEN: msgspec.json.encode(tuple(golden), order="sorted")}
     if golden_online is not None:
         files[GOLDEN_ONLINE] = golden_online.encode()
-    if reference is not None:
-        files[REFERENCE] = reference
     if reference is not None:
         files[REFERENCE] = reference
     manifest = Manifest(

@@ -170,6 +170,7 @@ def good_measures(champion: str | None, *, roc_auc: float = 0.85, worse_by: floa
     robustness = [
         Measure(name="invalid_predictions", value=0, n=400),
         Measure(name="loss_increase", value=0.01, n=400, group="missing: load"),
+        Measure(name="loss_increase", value=0.01, n=400, group="missing source: heat"),
         Measure(name="loss_increase", value=0.01, n=400, group="unseen category: machine"),
         Measure(name="shift", value=0.01, n=400, group=f"noise: {ALL}"),
     ]
@@ -190,7 +191,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from assets.data.parse import parse
     from assets.features.declared_program import program
     from assets.features.point_in_time import features
-    from assets.training import candidate as training, manifest as training_sets, tuning
+    from assets.training import candidate as training, manifest as training_sets
 
     home = tmp_path_factory.mktemp("trained")
     lake, artifacts, landing = Lake(uri=str(home / "lake")), Artifacts(uri=str(home / "artifacts")), Landing(uri=str(home / "landing"))
@@ -205,7 +206,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digest = artifacts.put("training_sets", {training_sets.FILE: rows.manifest.encode()})
     found = [
         artifacts.put("candidates", training.train(tiny, rows, digest, program(tiny), parameters, None).files)
-        for parameters in (tuning.first_parameters(tiny), {**tuning.first_parameters(tiny), "max_depth": 2})
+        for parameters in ({"max_depth": 3}, {"max_depth": 2})
     ]
     (home / "candidates.json").write_text(json.dumps(found))
     return home
