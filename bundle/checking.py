@@ -125,7 +125,9 @@ def check_types(program: FeatureProgram) -> None:
             raise ValueError(f"lookup {lookup.name!r} is incomplete: values and kinds, keys and columns must pair up")
         for key in lookup.keys:
             if key not in program.request:
-                raise ValueError(f"lookup {lookup.name!r} has key {key!r}, which is no request column; those are {', '.join(program.request)}")
+                raise ValueError(
+                    f"lookup {lookup.name!r} has key {key!r}, which is no request column; those are {', '.join(program.request)}"
+                )
             if program.request[key].kind == "float":
                 raise ValueError(f"lookup {lookup.name!r} has key {key!r}, a float; equality of floats is no key, use text or an integer")
     for feature in program.features:

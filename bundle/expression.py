@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal as OneOf, Union
+from typing import Any, Literal as OneOf
 
 import msgspec
 
-Scalar = Union[bool, int, float, str, None]
+Scalar = bool | int | float | str | None
 Aggregate = OneOf["rate", "count", "mean", "min", "max", "std"]
 
 # operator -> number of operands
@@ -224,8 +224,8 @@ class Rolling(Expression, frozen=True, eq=False, tag="rolling"):
     source: str = ""
 
 
-Node = Union[Column, Literal, Operation, Category, Join, Rolling]
-Operand = Union[Expression, bool, int, float, str, None]
+Node = Column | Literal | Operation | Category | Join | Rolling
+Operand = Expression | bool | int | float | str | None
 
 
 class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

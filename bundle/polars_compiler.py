@@ -97,7 +97,7 @@ class Compiler:
             (a,) = self._numbers(operands)
             return _finite(getattr(a, name)())
         if name == "clip":
-            return _clip(*self._numbers(operands), operands)
+            return _clip(self._numbers(operands), operands)
         if name in ("eq", "ne", "lt", "le", "gt", "ge"):
             a, b = self._alike(operands)
             compared: pl.Expr = getattr(a, name)(b)
@@ -142,7 +142,13 @@ class Compiler:
 def _dtypes() -> dict[Type, pl.DataType]:
     import polars as pl
 
-    return {"number": pl.Float64(), "boolean": pl.Boolean(), "text": pl.String(), "datetime": pl.Datetime("us", "UTC"), "null": pl.Boolean()}
+    return {
+        "number": pl.Float64(),
+        "boolean": pl.Boolean(),
+        "text": pl.String(),
+        "datetime": pl.Datetime("us", "UTC"),
+        "null": pl.Boolean(),
+    }
 
 
 def _leaf(column: pl.Expr, found: Type) -> pl.Expr:
@@ -162,7 +168,8 @@ def _finite(number: pl.Expr) -> pl.Expr:
     return number.replace([math.inf, -math.inf, math.nan], None)
 
 
-def _clip(value: pl.Expr, low: pl.Expr, high: pl.Expr, operands: tuple[Expression, ...]) -> pl.Expr:
+def _clip(numbers: list[pl.Expr], operands: tuple[Expression, ...]) -> pl.Expr:
+    value, low, high = numbers
     clipped = value.clip(low, high)
     for bound, node in zip((low, high), operands[1:], strict=True):
         # Polars takes a null bound for no bound; a null operand makes a null.

@@ -77,7 +77,10 @@ class RowFunction:
     def missing(self, online: Snapshot) -> tuple[str, ...]:
         """What the program looks up and a snapshot does not hold (`table: value`); such values are null."""
         return tuple(
-            f"{lookup.table}: {value}" for lookup in self._program.lookups for value in lookup.values if value not in online.values(lookup.table)
+            f"{lookup.table}: {value}"
+            for lookup in self._program.lookups
+            for value in lookup.values
+            if value not in online.values(lookup.table)
         )
 
     def _bind(self, online: Snapshot) -> list[Any]:
@@ -455,7 +458,9 @@ def _moment(name: str, bounded: bool) -> Callable[[Any], datetime | None]:
             try:
                 value = datetime.fromisoformat(value)
             except ValueError as error:
-                raise ValueError(f"request column {name!r} holds {value!r}, which is no ISO 8601 datetime such as 2013-02-01T14:15:00Z") from error
+                raise ValueError(
+                    f"request column {name!r} holds {value!r}, which is no ISO 8601 datetime such as 2013-02-01T14:15:00Z"
+                ) from error
         elif not isinstance(value, datetime):
             raise TypeError(f"request column {name!r} holds {value!r} ({type(value).__name__}); it must be a datetime as ISO 8601 text")
         # A datetime without offset counts as UTC.

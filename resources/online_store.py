@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FILE = "online.msgpack"
 
 
-class OnlineStore(dg.ConfigurableResource):
+class OnlineStore(dg.ConfigurableResource[None]):
     """Snapshots on the endpoint's disk: `<path>/<pipeline>/online.msgpack`, replaced atomically."""
 
     path: str

@@ -85,7 +85,9 @@ def aggregates(what: Facts, lookup: Lookup, found: pl.DataFrame, first: date, la
 
     nodes = [node for node in what.aggregates if node.by == lookup.keys]
     window = max(node.days for node in nodes)
-    visible = found.lazy().filter(pl.col(EVENT_DAY).is_between(first - window * DAY, last - DAY), *(pl.col(key).is_not_null() for key in lookup.keys))
+    visible = found.lazy().filter(
+        pl.col(EVENT_DAY).is_between(first - window * DAY, last - DAY), *(pl.col(key).is_not_null() for key in lookup.keys)
+    )
     small = visible.group_by(*lookup.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL).agg(_merged(what))
     low = pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY, pl.lit(first))
     high = pl.min_horizontal(pl.col(SEEN_UNTIL) - DAY, pl.col(EVENT_DAY) + window * DAY, pl.lit(last))
@@ -173,10 +175,17 @@ def _with_request(pipeline: Pipeline, read: Reader, rows: pl.DataFrame, first: d
     )
     belongs = (pl.col(EVENT_DAY) - pl.col("_request_day")).dt.total_days().is_between(0, 1)
     if not requests.get_column(pipeline.entity).is_duplicated().any():
-        found = rows.join(requests, on=pipeline.entity, how="left").with_columns(pl.when(belongs).then(pl.col(name)).alias(name) for name in columns)
+        found = rows.join(requests, on=pipeline.entity, how="left").with_columns(
+            pl.when(belongs).then(pl.col(name)).alias(name) for name in columns
+        )
         return found.drop("_sent", "_request_day")
     numbered = rows.with_row_index("_row")
-    pairs = numbered.join(requests, on=pipeline.entity).filter(belongs).sort("_sent", "_request_day").unique("_row", keep="last", maintain_order=True)
+    pairs = (
+        numbered.join(requests, on=pipeline.entity)
+        .filter(belongs)
+        .sort("_sent", "_request_day")
+        .unique("_row", keep="last", maintain_order=True)
+    )
     return numbered.join(pairs.select("_row", *columns), on="_row", how="left").drop("_row")
 
 
@@ -273,4 +282,3 @@ def _result(node: Rolling) -> pl.Expr:
     squares = part("squares") / COARSE + part("fraction") / (COARSE * FINE)
     spread = squares - total * total / n
     return pl.when(n > 1).then(pl.when(spread > squares * 1e-15).then((spread / (n - 1)).sqrt()).otherwise(0.0)).alias(name)
-

@@ -54,12 +54,16 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
         for of, block in feature_blocks(pipeline, wanted, reader(lake, pipeline.name)):
             if future := from_the_future(block):
                 refused = f"{future} of {block.height} rows of {of[0]} to {of[-1]} have an input known only after their prediction; these days were not written"
-                yield dg.AssetCheckResult(asset_key=key, check_name="no_future", passed=False, description=refused, metadata={"rows": future})
+                yield dg.AssetCheckResult(
+                    asset_key=key, check_name="no_future", passed=False, description=refused, metadata={"rows": future}
+                )
                 raise dg.Failure(refused, allow_retries=False)
             lake.write(table, block, list(of), evolve=True)
             figures.add(of, block, digests_by_day(block, of))
         for day in wanted:
-            context.add_asset_metadata({"dagster/row_count": figures.rows[day], "content_digest": figures.digests[day]}, partition_key=str(day))
+            context.add_asset_metadata(
+                {"dagster/row_count": figures.rows[day], "content_digest": figures.digests[day]}, partition_key=str(day)
+            )
         faults = figures.faults(_young(pipeline, wanted[-1]))
         yield dg.MaterializeResult(
             asset_key=key,
@@ -73,7 +77,12 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "features": dg.MetadataValue.md(figures.markdown()),
             },
             check_results=[
-                dg.AssetCheckResult(check_name="no_future", passed=True, description=f"none of {figures.total:,} rows", metadata={"rows": 0, "n": figures.total}),
+                dg.AssetCheckResult(
+                    check_name="no_future",
+                    passed=True,
+                    description=f"none of {figures.total:,} rows",
+                    metadata={"rows": 0, "n": figures.total},
+                ),
                 dg.AssetCheckResult(
                     check_name="feature_bounds",
                     passed=not faults,
@@ -113,7 +122,10 @@ def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             raise dg.Failure(f"{pipeline.name}/features has no day yet; materialize it first, then its snapshot", allow_retries=False)
         made = snapshot(pipeline, stored[-1], reader(lake, pipeline.name))
         place = online.publish(made)
-        rows = {name: len(table.rows) if hasattr(table, "rows") else sum(len(at.rows) for at in table.refreshes) for name, table in made.tables.items()}
+        rows = {
+            name: len(table.rows) if hasattr(table, "rows") else sum(len(at.rows) for at in table.refreshes)
+            for name, table in made.tables.items()
+        }
         shown = ["| table | rows |", "|---|---|", *(f"| {name} | {number:,} |" for name, number in rows.items())]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.digest),
@@ -145,14 +157,13 @@ def _window(back: int) -> dg.TimeWindowPartitionMapping:
 def _young(pipeline: Pipeline, last: date) -> list[str]:
     """Features whose window reaches before the pipeline's first day, or that wait for the first facts to come in."""
     from assets.features.declared_program import program
-    from bundle.expression import Join, Rolling, walk
+    from bundle.expression import Expression, Join, Rolling, walk
 
-    young = []
-    for feature in program(pipeline).features:
-        for node in walk(feature.expression):
-            if isinstance(node, Rolling | Join) and last < pipeline.start + (node.days if isinstance(node, Rolling) else 1) * DAY + DAY:
-                young.append(feature.name)
-    return young
+    def waits(node: Expression) -> bool:
+        days_needed = node.days if isinstance(node, Rolling) else 1 if isinstance(node, Join) else None
+        return days_needed is not None and last < pipeline.start + (days_needed + 1) * DAY
+
+    return [feature.name for feature in program(pipeline).features if any(waits(node) for node in walk(feature.expression))]
 
 
 def _end(pipeline: Pipeline, day: date) -> datetime:
@@ -165,8 +176,12 @@ def _schema(pipeline: Pipeline) -> dg.TableSchema:
     from assets.features.declared_program import program
 
     made = program(pipeline)
-    features = [dg.TableColumn(name, "string" if categorical else "float") for name, categorical in zip(made.names, made.categorical, strict=True)]
-    request = [dg.TableColumn(name, column.kind) for name, column in pipeline.request_columns.items() if name not in {*made.names, pipeline.entity}]
+    features = [
+        dg.TableColumn(name, "string" if categorical else "float") for name, categorical in zip(made.names, made.categorical, strict=True)
+    ]
+    request = [
+        dg.TableColumn(name, column.kind) for name, column in pipeline.request_columns.items() if name not in {*made.names, pipeline.entity}
+    ]
     return dg.TableSchema(
         [
             dg.TableColumn("date", "date", "day of the event"),

@@ -80,8 +80,10 @@ class Figures:
     def markdown(self) -> str:
         """The features as a table."""
         lines = ["| feature | null | least | greatest |", "|---|---|---|---|"]
-        for bounds in self.features.values():
-            lines.append(f"| {bounds.name} | {bounds.nulls / max(self.total, 1):.1%} | {_shown(bounds.low)} | {_shown(bounds.high)} |")
+        lines += [
+            f"| {bounds.name} | {bounds.nulls / max(self.total, 1):.1%} | {_shown(bounds.low)} | {_shown(bounds.high)} |"
+            for bounds in self.features.values()
+        ]
         return "\n".join(lines)
 
 
@@ -101,7 +103,13 @@ def measured(block: pl.DataFrame, names: Sequence[str]) -> list[Bounds]:
         ]
     row = block.select(expressions).row(0, named=True)
     return [
-        Bounds(name, row[f"{name}\nnulls"], row[f"{name}\nodd"] if block.schema[name].is_float() else 0, row[f"{name}\nlow"], row[f"{name}\nhigh"])
+        Bounds(
+            name,
+            row[f"{name}\nnulls"],
+            row[f"{name}\nodd"] if block.schema[name].is_float() else 0,
+            row[f"{name}\nlow"],
+            row[f"{name}\nhigh"],
+        )
         for name in names
     ]
 

@@ -12,7 +12,15 @@ from assets.declaration import Pipeline
 from bundle.checking import TYPE_OF_KIND, Type, Types, check_types, show
 from bundle.expression import Column, Feature, Join, Node, Rolling, as_node, mapped
 from bundle.program import (
-    FeatureProgram, Kind, Lookup, RequestColumn, aggregate_name, aggregate_table, latest_table, lookup_name, value_name,
+    FeatureProgram,
+    Kind,
+    Lookup,
+    RequestColumn,
+    aggregate_name,
+    aggregate_table,
+    latest_table,
+    lookup_name,
+    value_name,
 )  # fmt: skip
 
 # How long a row of a daily source counts for a join without `within`: a feature must not have to read all history.
@@ -34,7 +42,9 @@ def check_label(pipeline: Pipeline) -> None:
     except ValueError as error:
         raise ValueError(f"label {pipeline.label.name!r}: {error}") from error
     if found != "boolean":
-        raise ValueError(f"label {pipeline.label.name!r}: {show(pipeline.label.condition)} is no condition; write one, such as col('x') >= 1")
+        raise ValueError(
+            f"label {pipeline.label.name!r}: {show(pipeline.label.condition)} is no condition; write one, such as col('x') >= 1"
+        )
 
 
 def columns(pipeline: Pipeline, source: str) -> dict[str, Type]:
@@ -107,7 +117,9 @@ def _resolve_join(pipeline: Pipeline, node: Join, lookups: dict[str, Lookup]) ->
     for theirs, ours in pairs:
         kinds = columns(pipeline, node.source)[theirs], TYPE_OF_KIND[pipeline.request_columns[ours].kind]
         if kinds[0] != kinds[1]:
-            raise ValueError(f"join({node.source!r}) compares its {theirs!r} (a {kinds[0]}) with the request's {ours!r} (a {kinds[1]}); name columns of one type")
+            raise ValueError(
+                f"join({node.source!r}) compares its {theirs!r} (a {kinds[0]}) with the request's {ours!r} (a {kinds[1]}); name columns of one type"
+            )
     keys = tuple(name for name, _ in pairs)
     template = Lookup(lookup_name(resolved), latest_table(node.source, keys), "latest", node.source, resolved.on, keys, (), (), within)
     _add(lookups, template, value_name(resolved), source.columns[node.column].kind)

@@ -87,7 +87,9 @@ def stamped(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:
     if DATE in names:
         # A day begins at midnight, at the earlier one where there are two, at 01:00 where there is none.
         begins = pl.coalesce(
-            (pl.col(DATE).cast(pl.Datetime("us")) + later).dt.replace_time_zone(pipeline.timezone, ambiguous="earliest", non_existent="null")
+            (pl.col(DATE).cast(pl.Datetime("us")) + later).dt.replace_time_zone(
+                pipeline.timezone, ambiguous="earliest", non_existent="null"
+            )
             for later in (timedelta(0), timedelta(hours=1))
         )
         # max_horizontal skips nulls: rows without a day of delivery keep what they say.

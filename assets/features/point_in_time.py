@@ -20,7 +20,14 @@ from assets.declaration import Pipeline
 from assets.features.aggregates import REFRESH, Facts, aggregates, cells, facts
 from assets.features.declared_program import columns, program
 from assets.features.moments import (
-    DAY, local_day, newest_refresh, newest_refreshes, of_local_day, refresh, stamped, start,
+    DAY,
+    local_day,
+    newest_refresh,
+    newest_refreshes,
+    of_local_day,
+    refresh,
+    stamped,
+    start,
 )  # fmt: skip
 from assets.features.versions import EARLY, PREDICTED_AT, Reader, newest_known, request_rows
 from bundle.expression import Column, as_node
@@ -173,7 +180,9 @@ def _block(
             values = aggregates(what, lookup, found, *refreshes).rename({value: lookup.wide(value) for value in lookup.values})
             wide = wide.join(values, on=[*lookup.keys, REFRESH], how="left", maintain_order="left")
     if made.aggregates:
-        moments = {day: refresh(pipeline, day) for day in (refreshes[0] + offset * DAY for offset in range((refreshes[1] - refreshes[0]).days + 1))}
+        moments = {
+            day: refresh(pipeline, day) for day in (refreshes[0] + offset * DAY for offset in range((refreshes[1] - refreshes[0]).days + 1))
+        }
         inputs.append(pl.col(REFRESH).replace_strict(list(moments), list(moments.values()), return_dtype=pl.Datetime("us", "UTC")))
     computed = compile_batch(made)
     kept = [name for name in request if name not in {*made.names, pipeline.entity}]
@@ -254,7 +263,9 @@ def _latest_table(pipeline: Pipeline, lookups: Sequence[Lookup], read: Reader, d
     withins = [lookup.within for lookup in lookups]
     longest = None if None in withins else max(within for within in withins if within is not None)
     kept_from = start(pipeline, day) - pipeline.lead - SNAPSHOT_DAYS * DAY
-    rows = _latest_rows(pipeline, lookups, read, kept_from - timedelta(seconds=longest or 0), start(pipeline, day + DAY) - timedelta(microseconds=1))
+    rows = _latest_rows(
+        pipeline, lookups, read, kept_from - timedelta(seconds=longest or 0), start(pipeline, day + DAY) - timedelta(microseconds=1)
+    )
     newest_older = rows.filter(pl.col(KNOWN_AT) < kept_from).unique(list(keys), keep="last", maintain_order=True)
     kept = pl.concat([newest_older, rows.filter(pl.col(KNOWN_AT) >= kept_from)]).sort(*keys, KNOWN_AT)
     by_key: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}

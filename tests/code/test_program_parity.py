@@ -13,14 +13,31 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from bundle.checking import check_types
 from bundle.expression import (
-    Category, Expression, Feature, Join, Literal, Operation, Rolling, col, if_else, lit,
+    Category,
+    Expression,
+    Feature,
+    Join,
+    Literal,
+    Operation,
+    Rolling,
+    col,
+    if_else,
+    lit,
 )  # fmt: skip
 from bundle.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
 from bundle.program import (
-    FeatureProgram, Lookup, RequestColumn, aggregate_name, aggregate_table, compile_batch, compile_row, latest_table, lookup_name,
+    FeatureProgram,
+    Lookup,
+    RequestColumn,
+    aggregate_name,
+    aggregate_table,
+    compile_batch,
+    compile_row,
+    latest_table,
+    lookup_name,
 )  # fmt: skip
 
-ROLLED = {function: Rolling(function, col("delay"), ("s",), 7, "facts") for function in ("rate", "count", "mean")}  # type: ignore[arg-type]
+ROLLED = {function: Rolling(function, col("delay"), ("s",), 7, "facts") for function in ("rate", "count", "mean")}
 JOINED = {name: Join("sky", name, ("s",), 3600) for name in ("temp", "cover", "open", "seen")}
 KINDS = {"temp": "float", "cover": "string", "open": "boolean", "seen": "datetime"}
 LOOKUPS = (
@@ -32,7 +49,15 @@ REQUEST = {
     "event_time": RequestColumn("datetime"), "f": RequestColumn("float", True), "g": RequestColumn("float", True), "i": RequestColumn("integer", True),
     "b": RequestColumn("boolean", True), "s": RequestColumn("string", True), "t": RequestColumn("datetime", True),
 }  # fmt: skip
-DTYPES = {"f": pl.Float64, "g": pl.Float64, "i": pl.Int64, "b": pl.Boolean, "s": pl.String, "t": pl.Datetime("us", "UTC"), "event_time": pl.Datetime("us", "UTC")}
+DTYPES = {
+    "f": pl.Float64,
+    "g": pl.Float64,
+    "i": pl.Int64,
+    "b": pl.Boolean,
+    "s": pl.String,
+    "t": pl.Datetime("us", "UTC"),
+    "event_time": pl.Datetime("us", "UTC"),
+}
 ZONES = ("UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe")
 
 ODD = [0.0, -0.0, 1.0, -1.0, 0.1, 49.0, 3.0, 5e-324, 1e-300, 1e16, 2.0**53 + 2, 3.4028235e38, 3.5e38, 1e200, -1e200, 1.7976931348623157e308]
@@ -40,12 +65,22 @@ finite = st.one_of(st.sampled_from(ODD), st.floats(allow_nan=False, allow_infini
 floats = st.one_of(st.none(), finite, st.sampled_from([math.nan, math.inf, -math.inf]))
 integers = st.one_of(st.none(), st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1), st.just(2**53 + 1))
 # No lone surrogates: they are no text that JSON or Polars could carry.
-words = st.one_of(st.sampled_from(["", "a", "b", "B", "é", "e\u0301", "ß", "a\x00", "\U0001f600", "\ufffd", "ﬀ", " a"]), st.text(st.characters(codec="utf-8"), max_size=4))
+words = st.one_of(
+    st.sampled_from(["", "a", "b", "B", "é", "e\u0301", "ß", "a\x00", "\U0001f600", "\ufffd", "ﬀ", " a"]),
+    st.text(st.characters(codec="utf-8"), max_size=4),
+)
 texts = st.one_of(st.none(), words)
-moments = st.datetimes(datetime(1895, 1, 1), datetime(2105, 1, 1)).map(lambda value: value.replace(tzinfo=UTC))
+
+
+def between(first: int, last: int) -> st.SearchStrategy[datetime]:
+    # Hypothesis takes bounds without a time zone and adds it.
+    return st.datetimes(datetime(first, 1, 1), datetime(last, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+moments = between(1895, 2105)
 # Around the hours when clocks change.
-changes = st.sampled_from([datetime(2013, 3, 10, 7), datetime(2013, 11, 3, 5), datetime(2013, 11, 3, 6), datetime(2013, 4, 6, 15)])
-near = st.builds(lambda at, minutes: (at + timedelta(minutes=minutes)).replace(tzinfo=UTC), changes, st.integers(-90, 90))
+changes = st.sampled_from([datetime(2013, *at, tzinfo=UTC) for at in ((3, 10, 7), (11, 3, 5), (11, 3, 6), (4, 6, 15))])
+near = st.builds(lambda at, minutes: at + timedelta(minutes=minutes), changes, st.integers(-90, 90))
 datetimes = st.one_of(moments, near)
 
 
@@ -114,23 +149,40 @@ def times(depth: int) -> st.SearchStrategy[Expression]:
 features = st.lists(st.one_of(numbers(), numbers(), strings(2).map(Category)), min_size=1, max_size=4)
 rows = st.lists(
     st.fixed_dictionaries({
-        "event_time": st.one_of(near, st.datetimes(datetime(1950, 1, 1), datetime(2090, 1, 1)).map(lambda value: value.replace(tzinfo=UTC))),
+        "event_time": st.one_of(near, between(1950, 2090)),
         "f": floats, "g": floats, "i": integers, "b": st.one_of(st.none(), st.booleans()), "s": texts, "t": st.one_of(st.none(), datetimes),
     }),
     min_size=1, max_size=6,
 )  # fmt: skip
-stored = st.fixed_dictionaries({"temp": st.one_of(st.none(), finite), "cover": texts, "open": st.one_of(st.none(), st.booleans()), "seen": st.one_of(st.none(), datetimes)})
+stored = st.fixed_dictionaries(
+    {
+        "temp": st.one_of(st.none(), finite),
+        "cover": texts,
+        "open": st.one_of(st.none(), st.booleans()),
+        "seen": st.one_of(st.none(), datetimes),
+    }
+)
 found = st.lists(st.tuples(texts, st.integers(-2, 7200), stored), max_size=4)
-rolled = st.lists(st.tuples(words, st.one_of(st.none(), st.floats(0, 1)), st.integers(0, 99).map(float), st.one_of(st.none(), finite)), max_size=4, unique_by=lambda row: row[0])
+rolled = st.lists(
+    st.tuples(words, st.one_of(st.none(), st.floats(0, 1)), st.integers(0, 99).map(float), st.one_of(st.none(), finite)),
+    max_size=4,
+    unique_by=lambda row: row[0],
+)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(features, rows, found, rolled, st.sampled_from(ZONES), st.booleans())
 @example([col("f") / 49, col("f") % 49, col("f") // 49], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "f": 49.0}], [], [], "UTC", True)
 @example([if_else(col("b"), lit(1), lit(2)) + lit(0)], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}], [], [], "UTC", True)
-def test_batch_and_row_give_the_same_matrix(trees: list[Expression], asked: list[dict[str, Any]], sky: list[Any], facts: list[Any], zone: str, all_seen: bool) -> None:
+def test_batch_and_row_give_the_same_matrix(
+    trees: list[Expression], asked: list[dict[str, Any]], sky: list[Any], facts: list[Any], zone: str, all_seen: bool
+) -> None:
     program = FeatureProgram(
-        "p", zone, "id", 3600, 0, REQUEST, tuple(Feature(f"x{index}", tree) for index, tree in enumerate(trees)), LOOKUPS,  # type: ignore[arg-type]
+        "p", zone, "id", 3600, 0, REQUEST, tuple(Feature(f"x{index}", tree) for index, tree in enumerate(trees)), LOOKUPS,
     )  # fmt: skip
     check_types(program)
     program = FeatureProgram.decode(program.encode())
@@ -181,5 +233,8 @@ def looked_up(asked: list[dict[str, Any]], online: Snapshot) -> pl.DataFrame:
 def as_sent(row: dict[str, Any]) -> dict[str, Any]:
     """A request as JSON brings it: datetimes as text, in any offset."""
     east = datetime(2000, 1, 1, tzinfo=UTC).astimezone().tzinfo
-    return {name: value.astimezone(east).isoformat() if isinstance(value, datetime) else value for name, value in row.items() if value is not None}
-
+    return {
+        name: value.astimezone(east).isoformat() if isinstance(value, datetime) else value
+        for name, value in row.items()
+        if value is not None
+    }

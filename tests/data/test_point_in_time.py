@@ -69,7 +69,8 @@ def test_a_day_alone_equals_the_day_in_the_whole_whatever_the_order_of_rows() ->
 def test_blocks_equal_the_whole_and_leave_out_days_not_asked_for() -> None:
     asked = [*DAYS[3:9], *DAYS[15:20]]
     blocks = list(feature_blocks(orders, asked, reading(data()), rows=70))
-    assert [day for of, _ in blocks for day in of] == asked and len(blocks) > 3
+    assert [day for of, _ in blocks for day in of] == asked
+    assert len(blocks) > 3
     assert pl.concat([block for _, block in blocks]).equals(whole().filter(pl.col("date").is_in(asked)))
 
 
@@ -98,7 +99,9 @@ def altered_after(frame: pl.DataFrame, moment: object) -> pl.DataFrame:
         for name, kind in frame.schema.items()
     ]  # fmt: skip
     wrong = [pl.lit(1e6).cast(kind).alias(name) for name, kind in frame.schema.items() if kind.is_numeric()]
-    corrections = frame.filter(~late).with_columns(*wrong, pl.lit(moment).dt.offset_by("1us").cast(frame.schema["known_at"]).alias("known_at"))
+    corrections = frame.filter(~late).with_columns(
+        *wrong, pl.lit(moment).dt.offset_by("1us").cast(frame.schema["known_at"]).alias("known_at")
+    )
     # Delivered when they were "known", and some as if they had been known before they came.
     backdated = corrections.with_columns((pl.col("known_at") - timedelta(days=5)).alias("known_at"))
     if "date" in frame.columns:
@@ -115,7 +118,11 @@ def test_a_day_reads_no_more_deliveries_than_its_windows_reach() -> None:
     assert {source for source, _, _ in asked} == {"orders", "weather", "results", "riders"}
     for source, first, last in asked:
         back = bounds[source]
-        assert (first, last) == (None, None) if back is None else first is not None and first >= LAST - back * DAY and last is not None and last <= LAST
+        assert (
+            (first, last) == (None, None)
+            if back is None
+            else first is not None and first >= LAST - back * DAY and last is not None and last <= LAST
+        )
 
 
 def test_one_request_over_the_snapshot_equals_its_row_of_the_features() -> None:
@@ -133,16 +140,20 @@ def test_one_request_over_the_snapshot_equals_its_row_of_the_features() -> None:
             versions = [one for one in known if one["order_id"] == entity and one["known_at"] <= predicted and one["event_time"] == event]
             request = max(versions, key=lambda one: one["known_at"])
             found = np.array(function({**request, "event_time": request["event_time"].isoformat()}, online), dtype=np.float32)
-            assert np.array_equal(row.view(np.uint32)[~np.isnan(row)], found.view(np.uint32)[~np.isnan(found)]) and np.array_equal(np.isnan(row), np.isnan(found))
+            assert np.array_equal(np.isnan(row), np.isnan(found))
+            assert np.array_equal(row.view(np.uint32)[~np.isnan(row)], found.view(np.uint32)[~np.isnan(found)])
             checked += 1
     assert checked > 400
 
 
 def test_snapshots_are_reproducible_and_age() -> None:
-    first, second = (snapshot(orders, LAST, reading(frames)) for frames in (data(), {name: frame.reverse() for name, frame in data().items()}))
+    first, second = (
+        snapshot(orders, LAST, reading(frames)) for frames in (data(), {name: frame.reverse() for name, frame in data().items()})
+    )
     assert first.encode() == second.encode()
     assert first.created == refresh(orders, LAST)
-    assert not first.stale(first.created + timedelta(hours=30)) and first.stale(first.created + timedelta(hours=37))
+    assert not first.stale(first.created + timedelta(hours=30))
+    assert first.stale(first.created + timedelta(hours=37))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"\x81\xa1a\x01", b"not a snapshot"])
@@ -155,7 +166,8 @@ def test_labels_mature_with_time_and_stay_null_where_unknown() -> None:
     results, day = data()["results"], date(2024, 3, 5)
     early, late = (labels(orders, reading(data()), day - 3 * DAY, day, as_of) for as_of in (day + DAY, day + 12 * DAY))
     assert 0 < early.height < late.height
-    assert early.columns == ["order_id", "event_time", "known_at", "late"] and early.schema["late"] == pl.Int8
+    assert early.columns == ["order_id", "event_time", "known_at", "late"]
+    assert early.schema["late"] == pl.Int8
     assert late["late"].null_count() > 0
     newest = results.sort("known_at").unique("order_id", keep="last").filter(pl.col("order_id").is_in(late["order_id"].to_list()))
     joined = late.join(newest.select("order_id", "minutes"), on="order_id")
@@ -166,9 +178,9 @@ def test_labels_mature_with_time_and_stay_null_where_unknown() -> None:
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     """January and February of the flights, landed by the feed and parsed as the platform parses them."""
+    from assets.data.parse import Landed, parse
     from pipelines.flight_delays import pipeline
     from pipelines.flight_delays.feed import Feed
-    from assets.data.parse import Landed, parse
 
     place = tmp_path_factory.mktemp("flights")
     feed = Feed(str(place))
@@ -178,7 +190,10 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     frames = {}
     for source in pipeline.sources:
         files = sorted(Path(place).rglob(f"{source.name}/*/*.csv"))
-        landed = [Landed(None if file.parent.name == "once" else date.fromisoformat(file.parent.name), file.name, file.read_bytes()) for file in files]
+        landed = [
+            Landed(None if file.parent.name == "once" else date.fromisoformat(file.parent.name), file.name, file.read_bytes())
+            for file in files
+        ]
         rows = parse(source, landed).rows
         frames[source.name] = rows.drop(name for name in rows.columns if name.startswith("_"))
     return frames

@@ -5,6 +5,7 @@ It shares nothing with the platform's code but the declaration: it takes a day a
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -92,7 +93,9 @@ def known_facts(pipeline: Pipeline, frames: Frames, requests: pd.DataFrame, sour
     """Facts as the refresh of a day sees them, with the columns of their request."""
     frame = frames[source]
     window = max(node.days for node in pipeline.aggregates if (node.source or pipeline.label.source) == source)
-    recent = frame[(frame["known_at"] <= refresh(pipeline, day)) & (frame["event_time"] > pd.Timestamp(day, tz="UTC") - (window + 60) * DAY)]
+    recent = frame[
+        (frame["known_at"] <= refresh(pipeline, day)) & (frame["event_time"] > pd.Timestamp(day, tz="UTC") - (window + 60) * DAY)
+    ]
     newest = recent.sort_values("known_at", kind="stable").drop_duplicates(list(pipeline.source(source).keys), keep="last").copy()
     newest["_event_day"] = local_day(pipeline, newest["event_time"])
     newest = newest[(newest["_event_day"] >= day - window * DAY) & (newest["_event_day"] < day)].reset_index(drop=True)
@@ -108,7 +111,12 @@ def known_facts(pipeline: Pipeline, frames: Frames, requests: pd.DataFrame, sour
 
 
 def evaluate(
-    pipeline: Pipeline, node: Expression, rows: pd.DataFrame, frames: Frames, facts: dict[tuple[date, str], pd.DataFrame], known: list[pd.Series]
+    pipeline: Pipeline,
+    node: Expression,
+    rows: pd.DataFrame,
+    frames: Frames,
+    facts: dict[tuple[date, str], pd.DataFrame],
+    known: list[pd.Series],
 ) -> Any:
     """Value of a tree for each row; what was looked up adds to `known` when it was known."""
     match node:
@@ -155,15 +163,15 @@ def joined(pipeline: Pipeline, node: Join, rows: pd.DataFrame, frame: pd.DataFra
     theirs, ours = [source for source, _ in pairs], [request for _, request in pairs]
     within = pd.Timedelta(seconds=node.within) if node.within else (HORIZON if pipeline.source(node.source).daily else None)
     ordered = frame.sort_values("known_at", kind="stable")
-    groups = {key: (group["known_at"].dt.tz_localize(None).to_numpy(), group) for key, group in ordered.groupby(theirs, dropna=True)}
+    groups = {key: (list(group["known_at"]), list(group[node.column])) for key, group in ordered.groupby(theirs, dropna=True)}
     values, moments = [], []
     for key, predicted in zip(rows[ours].itertuples(index=False, name=None), rows["_predicted_at"], strict=True):
         value, moment = None, pd.NaT
         if key in groups:
-            known_at, group = groups[key]
-            position = int(np.searchsorted(known_at, predicted.tz_localize(None).to_datetime64(), side="right")) - 1
-            if position >= 0 and (within is None or predicted - group["known_at"].iloc[position] <= within):
-                value, moment = group[node.column].iloc[position], group["known_at"].iloc[position]
+            known_at, found = groups[key]
+            position = bisect_right(known_at, predicted) - 1
+            if position >= 0 and (within is None or predicted - known_at[position] <= within):
+                value, moment = found[position], known_at[position]
         values.append(value)
         moments.append(moment)
     return pd.Series(values, index=rows.index), pd.Series(moments, index=rows.index, dtype="datetime64[us, UTC]")
@@ -195,7 +203,9 @@ def statistic(function: str, numbers: Any) -> float:
         return float(len(numbers))
     if len(numbers) == 0 or (function == "std" and len(numbers) < 2):
         return np.nan
-    return float({"rate": np.mean, "mean": np.mean, "min": np.min, "max": np.max, "std": lambda values: np.std(values, ddof=1)}[function](numbers))
+    return float(
+        {"rate": np.mean, "mean": np.mean, "min": np.min, "max": np.max, "std": lambda values: np.std(values, ddof=1)}[function](numbers)
+    )
 
 
 def compared(reference: pd.DataFrame, computed: pd.DataFrame, names: Sequence[str]) -> dict[str, float]:

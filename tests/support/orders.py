@@ -16,7 +16,18 @@ import polars as pl
 from assets.data.source import Source, flag, integer, number, text, timestamp
 from assets.declaration import Label, Pipeline
 from bundle.expression import (
-    category, col, count, days, deviation, hours, if_else, join, maximum, mean, minimum, rate,
+    category,
+    col,
+    count,
+    days,
+    deviation,
+    hours,
+    if_else,
+    join,
+    maximum,
+    mean,
+    minimum,
+    rate,
 )  # fmt: skip
 
 ZONE = "America/New_York"
@@ -70,14 +81,27 @@ def frames(seed: int = 1, rows: int = 30) -> Frames:
             dice = random.random()
             if dice < 0.1:  # corrected before or after the prediction
                 fixed = at - timedelta(minutes=int(random.integers(-300, 600)))
-                tables["orders"].append({**row, "km": 9.0, "zone": 1, "known_at": max(fixed, known + timedelta(seconds=1)), "date": local_day(max(fixed, known + timedelta(seconds=1)))})
+                tables["orders"].append(
+                    {
+                        **row,
+                        "km": 9.0,
+                        "zone": 1,
+                        "known_at": max(fixed, known + timedelta(seconds=1)),
+                        "date": local_day(max(fixed, known + timedelta(seconds=1))),
+                    }
+                )
             elif dice < 0.15:  # postponed to the next day, told before or after the prediction
                 told = max(at - timedelta(minutes=int(random.integers(-60, 400))), known + timedelta(seconds=1))
                 tables["orders"].append({**row, "event_time": at + DAY, "known_at": told, "date": local_day(told)})
                 at += DAY
             minutes = None if random.random() < 0.05 else float(random.gamma(6, 6))
             delay = int(random.integers(2, 7)) if random.random() < 0.15 else 1
-            result = {"order_id": row["order_id"], "minutes": minutes, "broken": None if random.random() < 0.2 else bool(random.random() < 0.1), "event_time": at}
+            result = {
+                "order_id": row["order_id"],
+                "minutes": minutes,
+                "broken": None if random.random() < 0.2 else bool(random.random() < 0.1),
+                "event_time": at,
+            }
             versions = [(delay, result)]
             if random.random() < 0.1:
                 versions.append((delay + int(random.integers(1, 6)), {**result, "minutes": 99.0}))
@@ -94,13 +118,28 @@ def frames(seed: int = 1, rows: int = 30) -> Frames:
                     moment = local(day) + timedelta(hours=hour)
                     if local_day(moment) == day:
                         rain = None if random.random() < 0.2 else float(random.gamma(1, 2))
-                        tables["weather"].append({"shop": shop, "rain": rain, "sky": str(random.choice(["clear", "grey"])), "seen": moment, "event_time": moment, "known_at": moment, "date": day})
+                        tables["weather"].append(
+                            {
+                                "shop": shop,
+                                "rain": rain,
+                                "sky": str(random.choice(["clear", "grey"])),
+                                "seen": moment,
+                                "event_time": moment,
+                                "known_at": moment,
+                                "date": day,
+                            }
+                        )
     epoch = datetime(2024, 1, 1, tzinfo=UTC)
     for years, rider in enumerate(["ann", "bob"]):
         tables["riders"].append({"rider": rider, "years": years + 1, "licensed": True, "event_time": epoch, "known_at": epoch})
-    tables["riders"].append({"rider": "ann", "years": 9, "licensed": False, "event_time": epoch, "known_at": datetime(2024, 3, 1, 15, tzinfo=UTC)})
+    tables["riders"].append(
+        {"rider": "ann", "years": 9, "licensed": False, "event_time": epoch, "known_at": datetime(2024, 3, 1, 15, tzinfo=UTC)}
+    )
     stamps = {"event_time": pl.Datetime("us", "UTC"), "known_at": pl.Datetime("us", "UTC")}
-    return {name: pl.DataFrame(table, infer_schema_length=None, schema_overrides=stamps).filter(deliverable(name)) for name, table in tables.items()}
+    return {
+        name: pl.DataFrame(table, infer_schema_length=None, schema_overrides=stamps).filter(deliverable(name))
+        for name, table in tables.items()
+    }
 
 
 def deliverable(name: str) -> pl.Expr:
