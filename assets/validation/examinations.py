@@ -24,13 +24,11 @@ from assets.validation import (
 from assets.validation.evidence import Evidence
 from assets.validation.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
 from assets.validation.pages import Image, Section, Table, estimate, number
-from bundle.expression import Join, Rolling, walk
 from resources.reports import Measure, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from assets.declaration import Pipeline
 
 _ROW_NOTE = "Intervals draw rows; rows of one day are alike, so they understate how other days may differ."
 _DPI = 100  # sharp enough on a page, small enough for the Dagster UI: laying a figure out twice costs more than either
@@ -232,7 +230,7 @@ def explainability(evidence: Evidence) -> Examined:
 def robustness(evidence: Evidence) -> Examined:
     """Missing, noisy, unseen and extreme inputs."""
     options, program = evidence.pipeline.gates, evidence.program
-    sources = feature_sources(evidence.pipeline)
+    sources = gates.feature_sources(evidence.pipeline)
     found = robustnesses.robustness(
         evidence.model.predict, evidence.matrix, evidence.y, program.names, program.categorical, sources, options.primary
     )
@@ -244,15 +242,16 @@ def robustness(evidence: Evidence) -> Examined:
         + ".",
     ]
     report = _report(evidence, gates.ROBUSTNESS, robustnesses.measures(found), notes)
-    missing = [effect for effect in found.effects if effect.kind in ("missing", "missing source", "unseen category")]
+    missing = [effect for effect in found.effects if effect.kind in ("missing", "unseen category")]
+    lost = [effect for effect in found.effects if effect.kind == "missing source"]
     noise = [effect for effect in found.effects if effect.kind == "noise"]
     extreme = [effect for effect in found.effects if effect.kind == "extreme"]
-    drawn = _drawn(
-        {
-            "missing and unseen": figures.effects(missing, "Missing and unseen inputs", "loss increase", options.max_missing_loss),
-            "noise": figures.effects(noise, "Noise", "mean change of the prediction", options.max_noise_shift, shift=True),
-        }
-    )
+    drawings = {
+        "missing and unseen": figures.effects(missing, "Missing and unseen inputs", "loss increase", options.max_missing_loss),
+        "lost sources": figures.effects(lost, "Lost sources", "loss increase", options.max_outage_loss),
+        "noise": figures.effects(noise, "Noise", "mean change of the prediction", options.max_noise_shift, shift=True),
+    }
+    drawn = _drawn({name: figure for name, figure in drawings.items() if lost or name != "lost sources"})
     header = ["perturbation", "loss increase", "mean change of prediction", "n"]
 
     def rows(effects: Sequence[robustnesses.Effect]) -> list[list[str]]:
@@ -267,8 +266,10 @@ def robustness(evidence: Evidence) -> Examined:
         ]
 
     sections = [
-        Section("Missing and unseen", "Each feature missing in turn, all features of a source missing together, each category never seen before.",
+        Section("Missing and unseen", "Each feature missing in turn, each category never seen before.",
                 [Image(drawn["missing and unseen"], "Loss increase with 95 % intervals; dashed is the limit.", 760)], [Table(header, rows(missing))]),
+        *([Section("Lost sources", "All features of a source missing together: the source stopped delivering, and what the endpoint knew of it is too old.",
+                   [Image(drawn["lost sources"], "Loss increase with 95 % intervals; dashed is the limit.", 760)], [Table(header, rows(lost))])] if lost else []),
         Section("Noise", "Sensors drift and clocks round: how far do predictions move?",
                 [Image(drawn["noise"], "Mean change of the prediction; dashed is the limit for all features together.", 760)], [Table(header, rows(noise))]),
         Section("Extreme values", "Absurd numbers must still give probabilities.", (), [Table(header, rows(extreme))]),
@@ -281,20 +282,6 @@ def robustness(evidence: Evidence) -> Examined:
     return _examined(
         evidence, report, "Robustness", "What happens when inputs are missing, noisy, unknown or absurd?", facts, sections, drawn
     )
-
-
-def feature_sources(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
-    """Features that vanish together when a source stops delivering. Requests themselves are left out: without one nothing is predicted."""
-    found: dict[str, list[str]] = {}
-    for feature in pipeline.features:
-        read = {
-            node.source or pipeline.label.source if isinstance(node, Rolling) else node.source
-            for node in walk(feature.expression)
-            if isinstance(node, Join | Rolling)
-        }
-        for source in sorted(read - {pipeline.request}):
-            found.setdefault(source, []).append(feature.name)
-    return {source: tuple(names) for source, names in sorted(found.items())}
 
 
 def _columns(evidence: Evidence, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from assets.declaration import Pipeline
 from assets.validation.explainability import TOLERANCE
 from assets.validation.performance import NO_CHAMPION
 from assets.validation.robustness import ALL
+from bundle.expression import Category, Join, Rolling, walk
 from resources.reports import Measure, Report, Reports, Verdict
 
 PERFORMANCE = "validation/performance"
@@ -108,23 +109,31 @@ def _rules(pipeline: Pipeline, report: str) -> dict[str, Rule]:
     if report == ROBUSTNESS:
         rules = {"predictions_stay_probabilities": _probabilities}
         if (missing := gates.max_missing_loss) is not None:
-            rules["missing_input_is_survived"] = lambda measures: _loss(
-                measures, "missing_input_is_survived", ("missing", "missing source"), missing
-            )
-            if any(_is_category(pipeline)):
+            rules["missing_input_is_survived"] = lambda measures: _loss(measures, "missing_input_is_survived", "missing", missing)
+            if any(isinstance(feature.expression, Category) for feature in pipeline.features):
                 rules["unseen_category_is_survived"] = lambda measures: _loss(
-                    measures, "unseen_category_is_survived", ("unseen category",), missing
+                    measures, "unseen_category_is_survived", "unseen category", missing
                 )
+        if (outage := gates.max_outage_loss) is not None and feature_sources(pipeline):
+            rules["lost_source_is_survived"] = lambda measures: _loss(measures, "lost_source_is_survived", "missing source", outage)
         if (shift := gates.max_noise_shift) is not None:
             rules["noise_moves_little"] = lambda measures: _noise(measures, shift)
         return rules
     raise ValueError(f"{report!r} is no validation report; reports are {', '.join(REPORTS)}")
 
 
-def _is_category(pipeline: Pipeline) -> list[bool]:
-    from bundle.expression import Category
-
-    return [isinstance(feature.expression, Category) for feature in pipeline.features]
+def feature_sources(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
+    """Features that vanish together when a source stops delivering. Requests themselves are left out: without one nothing is predicted."""
+    found: dict[str, list[str]] = {}
+    for feature in pipeline.features:
+        read = {
+            node.source or pipeline.label.source if isinstance(node, Rolling) else node.source
+            for node in walk(feature.expression)
+            if isinstance(node, Join | Rolling)
+        }
+        for source in sorted(read - {pipeline.request}):
+            found.setdefault(source, []).append(feature.name)
+    return {source: tuple(names) for source, names in sorted(found.items())}
 
 
 def _find(measures: Sequence[Measure], name: str, group: str | None = None) -> Measure | None:
@@ -259,11 +268,11 @@ def _probabilities(measures: Sequence[Measure]) -> Verdict:
     return Verdict(rule=rule, passed=measure.value == 0, value=measure.value, limit=0.0, n=measure.n, reason=reason)
 
 
-def _loss(measures: Sequence[Measure], rule: str, kinds: Sequence[str], limit: float) -> Verdict:
-    found = [measure for measure in measures if measure.name == "loss_increase" and (measure.group or "").split(": ")[0] in kinds]
+def _loss(measures: Sequence[Measure], rule: str, kind: str, limit: float) -> Verdict:
+    found = [measure for measure in measures if measure.name == "loss_increase" and (measure.group or "").split(": ")[0] == kind]
     known = [(measure.value, measure) for measure in found if measure.value is not None]
     if not known or len(known) < len(found):
-        return _unknown(rule, limit, found[0] if found else None, f"the loss under {' and '.join(kinds)}")
+        return _unknown(rule, limit, found[0] if found else None, f"the loss under {kind}")
     value, worst = max(known, key=lambda pair: pair[0])
     reason = (
         f"worst of {len(known)} cases is {worst.group}: the loss rises by {value:.4f}, {_interval(worst)}; at most {limit:g} is allowed"

@@ -19,6 +19,8 @@ class Gates(Declared):
     candidate must not be worse than the champion by more than `champion_margin` (upper end of the interval), and must
     beat the baseline by `baseline_margin` (a negative margin lets it be that much worse). `max_slice_gap` bounds how much
     worse than overall a slice may surely be (lower end of its interval: with many slices some look bad by chance).
+    `max_missing_loss` bounds what one missing feature may cost, `max_outage_loss` what all features of a source that
+    stopped delivering may cost together until it is back; `max_noise_shift` bounds how far small noise moves predictions.
     """
 
     primary: Metric = "log_loss"
@@ -30,6 +32,7 @@ class Gates(Declared):
     min_slice_rows: int = Field(default=200, ge=1)
     max_fairness_gap: float | None = Field(default=0.2, gt=0)
     max_missing_loss: float | None = Field(default=0.15, gt=0)
+    max_outage_loss: float | None = Field(default=0.3, gt=0)
     max_noise_shift: float | None = Field(default=0.05, gt=0)
     golden_rows: int = Field(default=50, ge=1)
 

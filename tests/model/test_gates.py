@@ -92,7 +92,8 @@ def test_good_numbers_pass_every_gate(report: str) -> None:
         (gates.FAIRNESS, "groups_treated_alike", _measure("equal_opportunity", 0.21, 0.1, 0.3, "machine")),
         (gates.EXPLAINABILITY, "contributions_add_up", _measure("additivity_error", 0.01)),
         (gates.ROBUSTNESS, "predictions_stay_probabilities", _measure("invalid_predictions", 1.0)),
-        (gates.ROBUSTNESS, "missing_input_is_survived", _measure("loss_increase", 0.2, 0.1, 0.3, "missing source: heat")),
+        (gates.ROBUSTNESS, "missing_input_is_survived", _measure("loss_increase", 0.2, 0.1, 0.3, "missing: load")),
+        (gates.ROBUSTNESS, "lost_source_is_survived", _measure("loss_increase", 0.4, 0.3, 0.5, "missing source: heat")),
         (gates.ROBUSTNESS, "unseen_category_is_survived", _measure("loss_increase", 0.2, 0.1, 0.3, "unseen category: machine")),
         (gates.ROBUSTNESS, "noise_moves_little", _measure("shift", 0.06, 0.05, 0.07, "noise: all numeric features")),
     ],
@@ -157,7 +158,13 @@ def test_margins_move_the_line() -> None:
 
 def test_a_rule_that_is_switched_off_is_not_required() -> None:
     off = _pipeline(
-        max_calibration_error=None, min_roc_auc=None, max_slice_gap=None, max_fairness_gap=None, max_missing_loss=None, max_noise_shift=None
+        max_calibration_error=None,
+        min_roc_auc=None,
+        max_slice_gap=None,
+        max_fairness_gap=None,
+        max_missing_loss=None,
+        max_outage_loss=None,
+        max_noise_shift=None,
     )
     assert gates.required_gates(off) == {
         gates.PERFORMANCE: ("beats_baseline", "not_worse_than_champion"),
