@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from resources.ledger import Entry
 
 
+Group = tuple[str, tuple[str, ...]]
+
+
 class Follower:
     """Reads the event log and the ledger from the moment it was made, and tells what is new."""
 
@@ -29,19 +32,27 @@ class Follower:
         self._ledger = Ledger(path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path)))
         newest = newest_serial(instance)
         self._after: dict[Kind, int] = {"materialization": newest, "check": newest, "run_failure": newest}
+        self._open: dict[Group, list[Event]] = {}
         entries = self._ledger.entries()
         self._entry = entries[-1].serial if entries else 0
 
     def lines(self) -> list[str]:
+        """New lines. Partitions of one asset in one run come one by one: they are told as one line once no more come."""
         from resources.instance import events
 
         happened = events(self._instance, self._after)
         for event in happened:
             self._after[event.kind] = max(self._after[event.kind], event.serial)
+        grown = {_group(event) for event in happened if event.kind == "materialization"}
+        for event in happened:
+            if event.kind == "materialization":
+                self._open.setdefault(_group(event), []).append(event)
+        complete = [event for group in list(self._open) if group not in grown for event in self._open.pop(group)]
         entries = [entry for entry in self._ledger.entries() if entry.serial > self._entry]
         if entries:
             self._entry = entries[-1].serial
-        return [*told(happened), *(entry_line(entry) for entry in entries)]
+        others = [event for event in happened if event.kind != "materialization"]
+        return [*told([*complete, *others]), *(entry_line(entry) for entry in entries)]
 
     def works(self) -> list[Work]:
         from resources.instance import works
@@ -80,14 +91,18 @@ def _title(work: Work) -> str:
     return f"{work.job}{days} ({work.status.lower()})"
 
 
+def _group(event: Event) -> Group:
+    """What is told together: an asset in a run, the sources of raw data as one."""
+    return event.run_id, event.asset if event.asset[1:2] != ("raw",) else event.asset[:2]
+
+
 def told(events: Sequence[Event]) -> list[str]:
     """Plain lines for events. Partitions of one asset in one run are one line; what an operator need not know is left out."""
     lines: list[str] = []
-    grouped: dict[tuple[str, tuple[str, ...]], list[Event]] = {}
+    grouped: dict[Group, list[Event]] = {}
     for event in events:
         if event.kind == "materialization":
-            asset = event.asset if event.asset[1:2] != ("raw",) else event.asset[:2]
-            grouped.setdefault((event.run_id, asset), []).append(event)
+            grouped.setdefault(_group(event), []).append(event)
     for (_, asset), made in grouped.items():
         line = _made(asset, made)
         if line:

@@ -45,7 +45,8 @@ def endpoint_command(settings: Settings) -> tuple[str, ...]:
 def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
     """Everything `evergreen up` runs. `feed` holds the options of `evergreen replay`; None runs no feed.
 
-    What people wait for, the UI, starts first; the daemon, the feed and MLflow, which is slow to come up, wait for it.
+    What people wait for, the UI, starts first; the daemon waits for its code server, and MLflow, which is slow to come up,
+    for the UI. The feed starts at once: history that has landed before the daemon looks is ingested in one run.
     """
     home, python, host = settings.home.absolute(), sys.executable, settings.host
     locations = ("-w", str(settings.dagster_home / "workspace.yaml"))
@@ -72,7 +73,7 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
     ]
     if feed is not None:
         replay = (python, "-m", "cli.main", "replay", "--follow", *feed)
-        found.append(Program("feed", "flight feed", (*after(settings.dagster_port), *replay), restart="on failure"))
+        found.append(Program("feed", "flight feed", replay, restart="on failure"))
     return found
 
 

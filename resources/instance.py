@@ -26,6 +26,12 @@ EVENTS_A_READ = 500
 Kind = Literal["materialization", "check", "run_failure"]
 
 
+EVENT_TYPES: tuple[tuple[Kind, DagsterEventType], ...] = (
+    ("materialization", DagsterEventType.ASSET_MATERIALIZATION),
+    ("check", DagsterEventType.ASSET_CHECK_EVALUATION),
+)
+
+
 @dataclass(frozen=True)
 class Event:
     """One thing that happened in the lifecycle. `asset` is the key's parts; `metadata` holds the numbers and texts of it;
@@ -102,13 +108,11 @@ def newest_serial(instance: dg.DagsterInstance) -> int:
 
 def events(instance: dg.DagsterInstance, after: Mapping[Kind, int]) -> list[Event]:
     """What happened after the given serial of each kind, oldest first, at most 500 of a kind."""
-    made = instance.get_event_records(
-        EventRecordsFilter(DagsterEventType.ASSET_MATERIALIZATION, after_cursor=after.get("materialization", 0)),
-        EVENTS_A_READ,
-        ascending=True,
-    )
-    found = [_event("materialization", record) for record in made]
-    found.extend(_event("check", record) for record in check_evaluations(instance, after.get("check", 0), EVENTS_A_READ))
+    found = [
+        _event(kind, record)
+        for kind, event_type in EVENT_TYPES
+        for record in _indexed(instance, event_type, after.get(kind, 0), EVENTS_A_READ)
+    ]
     failures = instance.fetch_run_status_changes(
         RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after.get("run_failure", 0)),
         EVENTS_A_READ,
@@ -119,19 +123,23 @@ def events(instance: dg.DagsterInstance, after: Mapping[Kind, int]) -> list[Even
 
 
 def check_evaluations(instance: dg.DagsterInstance, after: int, limit: int) -> Sequence[dg.EventLogRecord]:
-    """Evaluations of asset checks with a serial above `after`, oldest first.
+    """Evaluations of asset checks with a serial above `after`, oldest first."""
+    return _indexed(instance, DagsterEventType.ASSET_CHECK_EVALUATION, after, limit)
 
-    The SQLite storage keeps them in its index beside the events of assets, but its own `get_event_records` refuses a serial
-    for them; that of its parent class, which Postgres uses too, reads the index.
+
+def _indexed(instance: dg.DagsterInstance, event_type: DagsterEventType, after: int, limit: int) -> Sequence[dg.EventLogRecord]:
+    """Events of assets and checks of all runs.
+
+    The SQLite storage keeps both in one index, but its own `get_event_records` refuses a serial for checks; that of its
+    parent class, which Postgres uses too, reads the index.
     """
-    storage = instance.event_log_storage
-    # Loading it brings all of SQLAlchemy, which the definitions, who import this module, do without.
+    # Imported here: it loads SQLAlchemy, which importing the definitions does not need.
     from dagster._core.storage.event_log import SqlEventLogStorage
 
+    storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         raise TypeError(f"event log storage {type(storage).__name__} is not SQL; configure SQLite or Postgres in dagster.yaml")
-    wanted = EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after)
-    return SqlEventLogStorage.get_event_records(storage, wanted, limit=limit, ascending=True)
+    return SqlEventLogStorage.get_event_records(storage, EventRecordsFilter(event_type, after_cursor=after), limit=limit, ascending=True)
 
 
 def _event(kind: Kind, record: dg.EventLogRecord) -> Event:
