@@ -87,7 +87,7 @@ def test_a_declaration_with_such_a_feature_is_refused(changes: dict[str, Any], t
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 2**64])
 def test_literals_that_no_program_can_store_are_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="cannot stand in a feature|does not fit 64 bits"):
+    with pytest.raises(ValueError, match=r"cannot stand in a feature|does not fit 64 bits"):
         lit(value)
 
 
