@@ -13,7 +13,7 @@ from pathlib import Path
 
 PYTHON = (3, 11)
 FREE_MIB = 2048
-REQUIRED = ("dagster", "dagster-webserver", "polars", "deltalake", "mlflow", "xgboost", "scikit-learn", "granian", "supervisor")
+REQUIRED = ("dagster", "dagster-webserver", "polars", "deltalake", "mlflow", "xgboost", "scikit-learn", "uvicorn", "supervisor")
 
 
 @dataclass(frozen=True)
