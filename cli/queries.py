@@ -62,7 +62,8 @@ def show_status(settings: Settings, as_json: bool) -> None:
 
 
 def _pipelines(settings: Settings) -> set[str]:
-    return {place.name for place in settings.endpoint_path.glob("*") if place.is_dir()}
+    """Pipelines that have published something to the endpoint."""
+    return {place.parent.name for place in settings.endpoint_path.glob("*/online.msgpack")}
 
 
 def show_prediction(settings: Settings, pipeline: str, rows: str, as_json: bool) -> None:

@@ -15,8 +15,9 @@ from cli.traffic import Sent, send
 from resources.settings import Settings
 
 DAY = timedelta(days=1)
+CHAMPION_TIMEOUT = 900.0
 DAY_TIMEOUT = 900.0
-"""Seconds that a replay which follows the platform waits for one day before it goes on without."""
+"""Seconds that a replay which follows the platform waits, for the first champion and for each day, before it goes on without."""
 
 
 class Feed(Protocol):
@@ -89,7 +90,7 @@ def replay(settings: Settings, options: Options, say: Callable[[str], None], sle
         _save(place, position)
     platform = Platform(settings, options.pipeline)
     if options.follow:
-        platform.wait_until_serving(say, sleep)
+        platform.wait_until_serving(CHAMPION_TIMEOUT, say, sleep)
     unsent = options.follow and landed >= start and (position.sent is None or position.sent < landed)
     day = landed if unsent else max(start, landed + DAY)
     while day <= end:
@@ -136,6 +137,9 @@ def _send_day(
 ) -> Position:
     if not platform.wait_for(day, DAY_TIMEOUT, sleep):
         say(f"{day}: the platform has not published its aggregates within {DAY_TIMEOUT:.0f} s; going on with older ones")
+    if not platform.serves():
+        say(f"{day}: no champion serves; the day's requests are not sent")
+        return replace(position, sent=day)
     sent = send(settings.endpoint_url, platform.pipeline, feed.requests(day))
     say(described(day, sent))
     return replace(position, sent=day, requests=position.requests + sent.requests, failed=position.failed + sent.failed)
@@ -152,27 +156,42 @@ class Platform:
 
     def __init__(self, settings: Settings, pipeline: str) -> None:
         self.pipeline = pipeline
+        self._snapshot = settings.endpoint_path / pipeline / "online.msgpack"
         self._url = f"{settings.endpoint_url}/v2/models/{pipeline}/actual"
 
     def serves(self) -> bool:
         return self._actual()[0]
 
-    def wait_until_serving(self, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
+    def wait_until_serving(self, timeout: float, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
+        """Wait for the first champion, but not for ever: where a gate refused it, only newer data can bring another."""
         if self.serves():
             return
         say(f"waiting for the first champion of {self.pipeline}")
-        while not self.serves():
+        end = time.monotonic() + timeout
+        while not self.serves() and time.monotonic() < end:
             sleep(1.0)
 
     def wait_for(self, day: date, timeout: float, sleep: Callable[[float], None]) -> bool:
-        """Wait until the endpoint serves with the aggregates of `day`; False when that took longer than `timeout`."""
+        """Wait until the aggregates of `day` are published and, where a champion serves, in use; False when that took longer
+        than `timeout`."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             ready, newest = self._actual()
-            if ready and newest is not None and newest >= day:
+            if not ready:
+                newest = self._published()
+            if newest is not None and newest >= day:
                 return True
             sleep(0.5)
         return False
+
+    def _published(self) -> date | None:
+        """Day of the newest published snapshot."""
+        from bundle.online import Snapshot
+
+        try:
+            return Snapshot.decode(self._snapshot.read_bytes()).as_of
+        except FileNotFoundError:
+            return None
 
     def _actual(self) -> tuple[bool, date | None]:
         """Whether a bundle is served, and the day of the online snapshot in use."""
