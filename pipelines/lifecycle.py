@@ -6,15 +6,15 @@ from datetime import timedelta
 
 import dagster as dg
 
-from assets.data import assets as data
+import assets.data.assets as data
+import assets.endpoint.assets as endpoint
+import assets.features.assets as features
+import assets.monitoring.assets as monitoring
+import assets.release.assets as release
+import assets.retraining.assets as retraining
+import assets.training.assets as training
+import assets.validation.assets as validation
 from assets.declaration import Pipeline
-from assets.endpoint import assets as endpoint
-from assets.features import assets as features
-from assets.monitoring import assets as monitoring
-from assets.release import assets as release
-from assets.retraining import assets as retraining
-from assets.training import assets as training
-from assets.validation import assets as validation
 from sensors import decisions, jobs, nightly
 
 STAGES = (data, features, training, validation, release, endpoint, monitoring, retraining)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date
 
 import dagster as dg
@@ -43,14 +43,10 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         processed = materialized(context.instance, dg.AssetKey([pipeline.name, "features"]))
         changed = {day for day in processed if day in before and before[day] != now.get(day)}
         request = next_request(context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed)
-        requested = isinstance(request, dg.RunRequest)
-        # A change counts as dealt with once a run for it has been requested; until then the old digest is remembered.
-        remembered = now if requested else {**now, **{day: before[day] for day in changed}}
-        return dg.SensorResult(
-            run_requests=[request] if requested else [],
-            skip_reason=None if requested else request,
-            cursor=json.dumps({day.isoformat(): digest for day, digest in sorted(remembered.items())}),
-        )
+        if isinstance(request, dg.SkipReason):
+            # A change counts as dealt with once a run for it has been requested; until then the old digest is remembered.
+            return dg.SensorResult(skip_reason=request, cursor=_cursor({**now, **{day: before[day] for day in changed}}))
+        return dg.SensorResult(run_requests=[request], cursor=_cursor(now))
 
     return nightly, arrivals
 
@@ -112,6 +108,10 @@ def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[date]:
 def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
     """The data day of the pipeline's first release, None before it."""
     return next((entry.day for entry in ledger.entries(pipeline.name) if entry.kind == "release"), None)
+
+
+def _cursor(digests: Mapping[date, str]) -> str:
+    return json.dumps({day.isoformat(): digest for day, digest in sorted(digests.items())})
 
 
 def _digest(delivered: Deliveries, day: date) -> str:
