@@ -33,9 +33,7 @@ def figure(columns: int = 1, width: float = 5.6, height: float = 3.2) -> tuple[F
 
 def style(axes: Axes) -> None:
     """Give axes the project's style (also for axes that another library drew)."""
-    from matplotlib import cycler
-
-    axes.set_prop_cycle(cycler(color=PALETTE))
+    axes.set_prop_cycle(color=PALETTE)
     axes.set_facecolor("white")
     axes.set_axisbelow(True)
     axes.grid(True, color=FAINT, linewidth=0.6, alpha=0.7)

@@ -136,7 +136,9 @@ class Tracking(dg.ConfigurableResource):
             CANDIDATE: tracked.candidate, TRAINING_SET: tracked.training_set, DAGSTER_RUN: tracked.dagster_run_id,
             DAGSTER_URL: tracked.dagster_run_url, **tracked.tags,
         }  # fmt: skip
-        run_id: str = client.create_run(experiment, tags={**tags, "mlflow.source.name": "evergreen", "mlflow.user": "evergreen"}, run_name=tracked.run_name).info.run_id
+        run_id: str = client.create_run(
+            experiment, tags={**tags, "mlflow.source.name": "evergreen", "mlflow.user": "evergreen"}, run_name=tracked.run_name
+        ).info.run_id
         try:
             self._log(client, run_id, tracked)
             model_id, source = self._log_model(client, experiment, run_id, tracked, tags)
@@ -231,7 +233,9 @@ class Tracking(dg.ConfigurableResource):
             client.log_artifacts(run_id, folder)
 
     @staticmethod
-    def _log_model(client: "MlflowClient", experiment: str, run_id: str, tracked: TrackedCandidate, tags: Mapping[str, str]) -> tuple[str, str]:
+    def _log_model(
+        client: "MlflowClient", experiment: str, run_id: str, tracked: TrackedCandidate, tags: Mapping[str, str]
+    ) -> tuple[str, str]:
         """A logged model of MLflow's XGBoost flavour (UBJ and YAML, no pickle). Returns its id and where its files lie."""
         import mlflow.xgboost
         import xgboost
@@ -240,7 +244,8 @@ class Tracking(dg.ConfigurableResource):
         from mlflow.types import ColSpec, DataType, Schema
 
         signature = ModelSignature(
-            inputs=Schema([ColSpec(DataType.float, name, required=False) for name in tracked.features]), outputs=Schema([ColSpec(DataType.float)])
+            inputs=Schema([ColSpec(DataType.float, name, required=False) for name in tracked.features]),
+            outputs=Schema([ColSpec(DataType.float)]),
         )
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "model"
@@ -250,7 +255,12 @@ class Tracking(dg.ConfigurableResource):
                 metadata={"candidate": tracked.candidate},
             )  # fmt: skip
             logged = client.create_logged_model(
-                experiment, name=tracked.pipeline, source_run_id=run_id, tags=dict(tags), params=dict(tracked.parameters), model_type="xgboost"
+                experiment,
+                name=tracked.pipeline,
+                source_run_id=run_id,
+                tags=dict(tags),
+                params=dict(tracked.parameters),
+                model_type="xgboost",
             )
             client.log_model_artifacts(logged.model_id, str(place))
         client.finalize_logged_model(logged.model_id, "READY")

@@ -55,15 +55,16 @@ def platt(margin: Array, y: Array, steps: int = 50) -> tuple[float, float]:
 def worthwhile(margin: Array, y: Array) -> tuple[float, float] | None:
     """The calibration of rows in time order if it improves their log loss, else None.
 
-    Whether it helps is judged honestly: a line fitted on the earlier half must lower the log loss of the later half.
-    The line returned is then fitted on all rows. A falling line (a <= 0) would turn the ranking around and never counts.
+    Whether it helps is judged honestly: a line fitted on the earlier half must lower the log loss of the later half, and the
+    other way round, so that a few odd days do not bend the model. The line returned is then fitted on all rows. A
+    falling line (a <= 0) would turn the ranking around and never counts.
     """
-    half = len(y) // 2
-    earlier, later = slice(0, half), slice(half, None)
-    if half < 2 or not all(0 < float(y[part].mean()) < 1 for part in (earlier, later)):
+    halves = (slice(0, len(y) // 2), slice(len(y) // 2, None))
+    if len(y) < 4 or not all(0 < float(y[half].mean()) < 1 for half in halves):
         return None
-    a, b = platt(margin[earlier], y[earlier])
-    if a <= 0 or mean_log_loss(a * margin[later] + b, y[later]) >= mean_log_loss(margin[later], y[later]):
-        return None
+    for fitted, judged in (halves, halves[::-1]):
+        a, b = platt(margin[fitted], y[fitted])
+        if a <= 0 or mean_log_loss(a * margin[judged] + b, y[judged]) >= mean_log_loss(margin[judged], y[judged]):
+            return None
     a, b = platt(margin, y)
     return (a, b) if a > 0 else None

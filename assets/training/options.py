@@ -26,7 +26,7 @@ class XGBoost(Declared):
     rounds: int = Field(default=400, ge=1)
     early_stopping: int = Field(default=30, ge=1)
     study_age_days: int = Field(default=120, ge=1)
-    tuning_rows: int = Field(default=60_000, ge=100)
+    tuning_rows: int = Field(default=40_000, ge=100)
     max_depth: int = Field(default=6, ge=1, le=12)
     learning_rate: Fraction = 0.1
     calibrate: bool = True
