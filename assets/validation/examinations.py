@@ -150,7 +150,7 @@ def fairness(evidence: Evidence) -> Examined:
         for group in declared
     ]
     notes = [
-        f"Groups below {options.min_slice_rows} rows are shown hollow; rates resting on fewer than a tenth of that many rows enter no gap."
+        f"Groups below {options.min_slice_rows} rows are shown hollow; rates resting on fewer than a tenth of that many rows enter no gap. Rates have Wilson intervals, gaps bootstrap intervals."
     ]
     if not declared:
         notes = [

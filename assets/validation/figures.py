@@ -120,6 +120,7 @@ def group_rates(found: Fairness, most: int = 18) -> Figure:
         names = [f"{_short(group.name, 20)}  (n={group.n:,})" for group in reversed(shown)]
         axes.set_yticks(range(len(shown)), names if k == 0 else [""] * len(shown))
         axes.set_ylim(-0.7, max(len(shown), 2) - 0.3)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(False, axis="y")
         label(axes, TITLES[RATES[k]])
     return drawn

@@ -34,7 +34,7 @@ class Ranked:
 
     Ties are kept together: ranking metrics see one threshold for equal predictions, and calibration bins never split them.
     Calibration bins hold equally many rows of the unweighted sample (less biased than bins of equal width when
-    predictions crowd together: Nixon et al., Measuring Calibration in Deep Learning, 2019).
+    predictions crowd together: Nixon et al., Measuring Calibration in Deep Learning, 2019). Not for several threads at once.
     """
 
     def __init__(self, y: Array, p: Array, bins: int = BINS) -> None:
@@ -51,50 +51,72 @@ class Ranked:
         self._log_loss, self._brier = row_log_loss(self._y, self._p), row_brier(self._y, self._p)
         self._ties = np.flatnonzero(np.insert(self._p[1:] != self._p[:-1], 0, True)) if self.n else np.zeros(0, dtype=np.intp)
         self._no_ties = len(self._ties) == self.n
+        self._scratch = np.empty((7, self.n))
         self._bin_starts = np.unique(np.searchsorted(self._p, bin_edges(self._p, bins)))
         self._bin_starts = self._bin_starts[self._bin_starts < self.n]
 
     def metrics(self, w: Array | None = None) -> Array:
         """All metrics in the order of NAMES, shape (5,)."""
-        weights = np.ones(self.n) if w is None else np.asarray(w, dtype=np.float64)[self.order]
+        weights = self._ordered(w)
         total = float(weights.sum())
         if total <= 0:
             return np.full(len(NAMES), np.nan)
-        positive = weights * self._y
-        ranking = self._ranking(weights, positive)
+        positive = np.multiply(weights, self._y, out=self._scratch[1])
+        # The curve first: the ranking works in the same memory.
         curve = self._curve(weights, positive)
         error = float(np.abs(curve.n * (curve.predicted - curve.observed)).sum() / total)
-        return np.array([_dot(weights, self._log_loss) / total, _dot(weights, self._brier) / total, *ranking, error])
+        losses = _dot(weights, self._log_loss) / total, _dot(weights, self._brier) / total
+        return np.array([*losses, *self._ranking(weights, positive), error])
+
+    def _ordered(self, w: Array | None) -> Array:
+        if w is None:
+            self._scratch[0].fill(1.0)
+            return self._scratch[0]
+        if len(w) != self.n:
+            raise ValueError(f"{len(w)} weights for {self.n} rows; give one for each row")
+        # "clip" never applies to an order of n rows; it lets NumPy write into the memory given without a copy of its own.
+        np.take(np.asarray(w, dtype=np.float64), self.order, out=self._scratch[0], mode="clip")
+        return self._scratch[0]
 
     def _ranking(self, weights: Array, positive: Array) -> tuple[float, float]:
         # Everything by threshold, lowest first: weight that the threshold holds, of both classes, positive and negative.
-        held, gained = (
-            (weights, positive) if self._no_ties else (np.add.reduceat(weights, self._ties), np.add.reduceat(positive, self._ties))
-        )
-        lost = held - gained
-        true, false = np.cumsum(gained), np.cumsum(lost)
-        positives, negatives = float(true[-1]), float(false[-1])
+        # Thousands of resamples run through here, so every step writes into memory that is there already.
+        _, _, held, gained, lost, hits, above = (buffer[: len(self._ties)] for buffer in self._scratch)
+        if self._no_ties:
+            held, gained = weights, positive
+        else:
+            np.add.reduceat(weights, self._ties, out=held)
+            np.add.reduceat(positive, self._ties, out=gained)
+        np.subtract(held, gained, out=lost)
+        np.cumsum(gained, out=hits)
+        np.cumsum(lost, out=above)
+        positives, negatives = float(hits[-1]), float(above[-1])
         if positives <= 0:
             return np.nan, np.nan
-        hits = positives - true + gained  # positives at or above each threshold
-        above = hits + (negatives - false + lost)
-        pr_auc = _dot(gained, hits / np.maximum(above, _TINY)) / positives
-        if negatives <= _EPSILON * positives:
-            return np.nan, pr_auc
-        return (_dot(gained, false) - 0.5 * _dot(gained, lost)) / (positives * negatives), pr_auc
+        roc_auc = np.nan
+        if negatives > _EPSILON * positives:
+            roc_auc = (_dot(gained, above) - 0.5 * _dot(gained, lost)) / (positives * negatives)
+        np.subtract(gained, hits, out=hits)
+        hits += positives  # positives at or above each threshold
+        np.subtract(lost, above, out=above)
+        above += negatives
+        above += hits  # everything at or above each threshold
+        np.divide(hits, np.maximum(above, _TINY, out=above), out=above)
+        return roc_auc, _dot(gained, above) / positives
 
     def _curve(self, weights: Array, positive: Array) -> Curve:
         starts = self._bin_starts
         n = np.add.reduceat(weights, starts)
         kept = n > 0
         n = n[kept]
-        predicted = np.add.reduceat(weights * self._p, starts)[kept] / n
+        predicted = np.add.reduceat(np.multiply(weights, self._p, out=self._scratch[2]), starts)[kept] / n
         return Curve(n, predicted, np.add.reduceat(positive, starts)[kept] / n)
 
     def curve(self, w: Array | None = None) -> Curve:
-        weights = np.ones(self.n) if w is None else np.asarray(w, dtype=np.float64)[self.order]
+        """The calibration curve; its bins that hold no weight are left out."""
         if not self.n:
             return Curve(np.zeros(0), np.zeros(0), np.zeros(0))
+        weights = self._ordered(w)
         return self._curve(weights, weights * self._y)
 
 

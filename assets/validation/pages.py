@@ -23,7 +23,7 @@ h2{font-size:17px;margin:0 0 4px}
 p{margin:4px 0 12px;max-width:78ch}
 .lead{color:#374151}
 section,.facts{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:18px 20px;margin:16px 0}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(185px,1fr));gap:12px 24px;padding:14px 20px}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(205px,1fr));gap:12px 24px;padding:14px 20px}
 .facts dt{color:var(--soft);font-size:12px}.facts dd{margin:0;font-weight:600;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .scroll{overflow-x:auto;margin-top:10px}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
@@ -90,8 +90,8 @@ def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     """A number for people; an en dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    # A small number that is not zero must not look like zero.
-    form = "e" if value and abs(value) < 0.5 * 10.0**-digits else "f"
+    # Where digits are shown to tell small numbers apart, one that is not zero must not look like zero.
+    form = "e" if value and digits >= 4 and abs(value) < 0.5 * 10.0**-digits else "f"
     return f"{value:{'+' if sign else ''}.{1 if form == 'e' else digits}{form}}"
 
 
