@@ -28,7 +28,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         key=key,
         deps=[dg.AssetKey([pipeline.name, "release"])],
         group_name=GROUP,
-        kinds={"granian"},
+        kinds={"uvicorn"},
         output_required=False,
         pool="deploy",
         retry_policy=RETRIES,

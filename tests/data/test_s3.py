@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 import s3fs
 
@@ -20,54 +14,14 @@ from assets.data.raw import reader, table
 from resources.lake import Lake
 from resources.landing import Landing, LandingError
 from tests.support import tiny as support
+from tests.support.object_storage import bucket
 from tests.support.tiny import DAY, FIRST, tiny
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket on a moto server; the environment points at it, as an operator's would."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in environment}
-    try:
-        wait_for(url, server)
-        os.environ.update(environment)
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("evergreen")
-        yield "s3://evergreen"
-    finally:
-        server.kill()
-        server.wait()
-        log.close()
-        s3fs.S3FileSystem.clear_instance_cache()
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "moto_server died"
-        try:
-            httpx.get(url)
-        except httpx.TransportError:
-            time.sleep(0.2)
-        else:
-            return
-    raise TimeoutError(f"moto_server did not answer at {url} within 60 s")
+    with bucket(tmp_path_factory.mktemp("moto")) as uri:
+        yield uri
 
 
 def test_ingest_runs_on_object_storage_as_on_a_disk(s3: str, tmp_path: Path) -> None:

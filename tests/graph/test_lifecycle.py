@@ -1,0 +1,78 @@
+"""The whole lifecycle of the tiny pipeline, from landed files to a served, monitored and retrained model: nothing in the
+platform is wired to flights. Once on a local disk, once with landing folder, lake, artifacts and reports on object storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.retraining.decide import load_decision
+from resources.driver import Ran
+from tests.support.object_storage import bucket
+from tests.support.platform import Platform, platform
+from tests.support.tiny import DAY, FIRST, land, requests, tiny
+
+HISTORY = FIRST + 69 * DAY
+DRIFT = FIRST + 74 * DAY
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def running(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterator[Platform]:
+    if request.param == "disk":
+        with platform(home, [tiny]) as started:
+            yield started
+    else:
+        with (
+            bucket(tmp_path) as uri,
+            platform(
+                home, [tiny], landing=f"{uri}/landing", lake=f"{uri}/lake", artifacts=f"{uri}/artifacts", reports=f"{uri}/reports"
+            ) as started,
+        ):
+            yield started
+
+
+def retrains(ran: list[Ran]) -> list[Ran]:
+    return [run for run in ran if run.job == "tiny_retrain"]
+
+
+def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:
+    land(running.landing, FIRST, HISTORY)
+    first = running.driver.settle()
+    assert [run.failure for run in first if not run.success] == []
+    assert [run.tags["evergreen/cause"] for run in retrains(first)] == ["first_model"]
+    champion = running.ledger.released("tiny")
+    assert champion is not None
+    actual = running.endpoint.actual("tiny")
+    assert actual is not None
+    assert list(actual.bundles) == [champion]
+    assert running.driver.settle() == [], "what is done is not requested again"
+
+    caused = []
+    for offset in range(9):
+        day = HISTORY + DAY * (offset + 1)
+        land(running.landing, day, day, drift_from=DRIFT)
+        ran = running.driver.settle()
+        assert [run.failure for run in ran if not run.success] == []
+        caused += [run.tags["evergreen/cause"] for run in retrains(ran)]
+        answers = running.post("tiny", requests(day, drift_from=DRIFT))
+        assert {answer.status_code for answer in answers} == {200}
+    last = HISTORY + DAY * 9
+    land(running.landing, last + DAY, last + DAY, drift_from=DRIFT)
+    caused += [run.tags["evergreen/cause"] for run in retrains(running.driver.settle())]
+
+    assert running.lake.scan("tiny/predictions", HISTORY + DAY, last).collect().height == 9 * 40
+    drifted = [
+        day for day in (DRIFT + DAY * n for n in range(5)) if (decided := load_decision(running.reports, "tiny", day)) and decided.retrain
+    ]
+    assert len(drifted) == 1, "one shift leads to one decision, however long it lasts"
+    assert len(caused) == 1, "and one decision to one retrain"
+    skew = [running.reports.load("tiny", "monitoring/skew", HISTORY + DAY, champion)]
+    assert skew[0] is not None
+    assert skew[0].passed
+    assert running.ledger.verify() >= 3
+    assert running.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "endpoint"])) is not None
