@@ -125,6 +125,9 @@ class Tracking(dg.ConfigurableResource):
         experiment = self.experiment(tracked.pipeline, client)
         known = self.version(tracked.pipeline, tracked.candidate, client)
         if known is not None:
+            if client.get_run(known.run_id).info.status != "FINISHED":
+                # The version is registered last: a run that died after it was complete.
+                client.set_terminated(known.run_id, status="FINISHED")
             if known.tags.get(DAGSTER_RUN) != tracked.dagster_run_id:
                 client.set_model_version_tag(known.name, known.version, REPEATED, tracked.dagster_run_id)
                 client.set_tag(known.run_id, REPEATED, tracked.dagster_run_id)
