@@ -51,7 +51,7 @@ class Ranked:
         self._log_loss, self._brier = row_log_loss(self._y, self._p), row_brier(self._y, self._p)
         self._ties = np.flatnonzero(np.insert(self._p[1:] != self._p[:-1], 0, True)) if self.n else np.zeros(0, dtype=np.intp)
         self._no_ties = len(self._ties) == self.n
-        self._scratch = np.empty((7, self.n))
+        self._scratch: list[Array] = [np.empty(self.n) for _ in range(7)]
         self._bin_starts = np.unique(np.searchsorted(self._p, bin_edges(self._p, bins)))
         self._bin_starts = self._bin_starts[self._bin_starts < self.n]
 

@@ -53,7 +53,7 @@ def test_a_matrix_of_another_width_is_refused() -> None:
 
 def test_the_sample_is_seeded_sorted_and_bounded() -> None:
     rows = explainability.sample_rows(27_000)
-    assert len(rows) == 1_000
+    assert len(rows) == explainability.ROWS <= 1_000
     assert np.array_equal(rows, explainability.sample_rows(27_000))
     assert (np.diff(rows) > 0).all()
     assert explainability.sample_rows(10).tolist() == list(range(10))
