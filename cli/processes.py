@@ -10,7 +10,7 @@ from pathlib import Path
 from resources.environment import HOME_MARK
 from resources.settings import Settings
 
-STOP_SECONDS = 4
+STOP_SECONDS = 3
 """How long a process may take to end by itself before it is killed; all are stopped at once."""
 
 
@@ -45,14 +45,14 @@ def endpoint_command(settings: Settings) -> tuple[str, ...]:
 def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
     """Everything `evergreen up` runs. `feed` holds the options of `evergreen replay`; None runs no feed.
 
-    What people wait for, the UI, starts first; the daemon waits for its code server, and MLflow, which is slow to come up,
-    for the UI. The feed starts at once: history that has landed before the daemon looks is ingested in one run.
+    What people wait for, the UI, starts first; MLflow, which is slow to come up, waits for it. The daemon waits for its code
+    server, and for the feed's history: landed before the daemon looks, it is ingested in one run.
     """
     home, python, host = settings.home.absolute(), sys.executable, settings.host
     locations = ("-w", str(settings.dagster_home / "workspace.yaml"))
 
-    def after(port: int) -> tuple[str, ...]:
-        return (python, "-m", "cli.wait", host, str(port), "--")
+    def after(*conditions: str) -> tuple[str, ...]:
+        return (python, "-m", "cli.wait", *conditions, "--")
 
     code = (
         python, "-m", "dagster", "code-server", "start", "-m", "pipelines.definitions", "--location-name", "evergreen",
@@ -63,13 +63,18 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
         "--port", str(settings.mlflow_port), "--artifacts-destination", str(home / "mlflow" / "artifacts"), "--workers", "1",
     )  # fmt: skip
     files = (python, "-m", "http.server", str(settings.reports_port), "--bind", host, "--directory", str(home / "reports"))
+    history = () if feed is None else (str(home / "replay.json"),)
     found = [
         Program("code", "code server", code),
         Program("webserver", "Dagster UI", (python, "-m", "dagster_webserver", "-h", host, "-p", str(settings.dagster_port), *locations)),
-        Program("daemon", "Dagster daemon", (*after(settings.code_port), python, "-m", "dagster._daemon", "run", *locations)),
+        Program(
+            "daemon",
+            "Dagster daemon",
+            (*after(f"{host}:{settings.code_port}", *history), python, "-m", "dagster._daemon", "run", *locations),
+        ),
         Program("endpoint", "endpoint", endpoint_command(settings)),
         Program("reports", "reports", files),
-        Program("mlflow", "MLflow", (*after(settings.dagster_port), *mlflow)),
+        Program("mlflow", "MLflow", (*after(f"{host}:{settings.dagster_port}"), *mlflow)),
     ]
     if feed is not None:
         replay = (python, "-m", "cli.main", "replay", "--follow", *feed)

@@ -69,7 +69,9 @@ class _Stop:
             signal.signal(number, self._notice)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
+        """Pass the word on at once: what this process is reading may take its time."""
         self._signalled = True
+        self._supervisor.terminate()
 
     @property
     def asked(self) -> bool:
@@ -174,7 +176,7 @@ def _stop(supervisor: subprocess.Popen[bytes], home: Path) -> None:
     if supervisor.poll() is None:
         supervisor.terminate()
         try:
-            supervisor.wait(STOP_SECONDS + 2.5)
+            supervisor.wait(STOP_SECONDS + 2)
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait()

@@ -1,4 +1,4 @@
-"""`python -m cli.wait HOST PORT -- COMMAND…`: become COMMAND once something listens there.
+"""`python -m cli.wait CONDITION… -- COMMAND…`: become COMMAND once each condition holds: HOST:PORT listens, or /a/file exists.
 
 Processes that start together on a small machine starve each other; those that people wait for go first. After SECONDS the
 command is started all the same: what it needs may come late.
@@ -10,23 +10,26 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 SECONDS = 60.0
 
 
-def listens(host: str, port: int) -> bool:
+def holds(condition: str) -> bool:
+    if condition.startswith("/"):
+        return Path(condition).exists()
+    host, _, port = condition.rpartition(":")
     try:
-        with socket.create_connection((host, port), timeout=1):
+        with socket.create_connection((host, int(port)), timeout=1):
             return True
     except OSError:
         return False
 
 
 def main(words: list[str]) -> None:
-    host, port, separator, *command = words
-    assert separator == "--"
+    conditions, command = words[: words.index("--")], words[words.index("--") + 1 :]
     end = time.monotonic() + SECONDS
-    while not listens(host, int(port)) and time.monotonic() < end:
+    while not all(map(holds, conditions)) and time.monotonic() < end:
         time.sleep(0.2)
     os.execv(command[0], command)  # noqa: S606  no shell is meant
 
