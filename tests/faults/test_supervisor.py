@@ -5,6 +5,7 @@ The programs here are small stand-ins, so that each test takes seconds; the supe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -66,15 +67,13 @@ def start(home: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     sweep(home)
 
 
-def marked(home: Path) -> list[psutil.Process]:
-    """Processes that carry the home's mark; the supervisor's own included."""
-    found = []
+def marked(home: Path) -> dict[int, list[str]]:
+    """Processes that carry the home's mark, the supervisor's own included: id to command line."""
+    found = {}
     for process in psutil.process_iter():
-        try:
+        with contextlib.suppress(psutil.Error):  # gone by now
             if process.environ().get(HOME_MARK) == str(home):
-                found.append(process)
-        except psutil.Error:
-            continue
+                found[process.pid] = process.cmdline()
     return found
 
 
@@ -86,8 +85,12 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
     return time.monotonic() - began
 
 
-def stand_ins(home: Path) -> list[psutil.Process]:
-    return [process for process in marked(home) if "stubborn.py" in " ".join(process.cmdline())]
+def stand_ins(home: Path) -> dict[int, list[str]]:
+    return {pid: command for pid, command in marked(home).items() if "stubborn.py" in " ".join(command)}
+
+
+def parents(home: Path) -> set[int]:
+    return {pid for pid, command in stand_ins(home).items() if command[-1] == "parent"}
 
 
 @pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
@@ -99,15 +102,15 @@ def test_a_stop_ends_everything_within_ten_seconds(
     platform.send_signal(signalled)
     assert until(lambda: platform.poll() is not None, 10, "stopping") < 10
     assert platform.returncode == 0
-    assert marked(home) == []
+    assert marked(home) == {}
 
 
 def test_what_dies_is_started_again(home: Path, start: Callable[[], subprocess.Popen[str]]) -> None:
     start()
     until(lambda: len(list(home.glob("alive-*"))) == 3, 60, "starting")
-    parent = next(process for process in stand_ins(home) if process.cmdline()[-1] == "parent")
-    parent.kill()
-    until(lambda: any(p.cmdline()[-1:] == ["parent"] and p.pid != parent.pid for p in stand_ins(home)), 30, "restarting")
+    (parent,) = parents(home)
+    os.kill(parent, signal.SIGKILL)
+    until(lambda: bool(parents(home) - {parent}), 30, "restarting")
 
 
 def test_a_second_platform_on_the_same_home_is_refused(home: Path, start: Callable[[], subprocess.Popen[str]]) -> None:
@@ -122,16 +125,16 @@ def test_a_second_platform_on_the_same_home_is_refused(home: Path, start: Callab
 def test_what_a_killed_platform_left_is_swept_by_the_next(victim: str, home: Path, start: Callable[[], subprocess.Popen[str]]) -> None:
     first = start()
     until(lambda: len(list(home.glob("alive-*"))) == 3, 60, "starting")
-    old = {process.pid for process in stand_ins(home)}
+    old = set(stand_ins(home))
     supervisor = int((home / "run" / "supervisor.pid").read_text())
     os.kill(first.pid if victim == "up" else supervisor, signal.SIGKILL)
     first.wait(20)
     second = start()
-    until(lambda: len({p.pid for p in stand_ins(home)} - old) == 3, 60, "starting again")
-    until(lambda: not ({p.pid for p in stand_ins(home)} & old), 10, "sweeping")
+    until(lambda: len(set(stand_ins(home)) - old) == 3, 60, "starting again")
+    until(lambda: not set(stand_ins(home)) & old, 10, "sweeping")
     second.send_signal(signal.SIGINT)
     until(lambda: second.poll() is not None, 10, "stopping")
-    assert marked(home) == []
+    assert marked(home) == {}
 
 
 def test_the_sweep_spares_other_homes(home: Path, tmp_path: Path) -> None:
