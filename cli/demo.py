@@ -255,7 +255,7 @@ def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Com
     known = labels(pipeline, reader(lake, PIPELINE), first, last, last + DAY).drop_nulls(name).select(entity, name)
     answered = lake.scan(predictions_table(PIPELINE), first, last).select(entity, pl.col("output").alias("live")).collect()
     rows = lake.scan(f"{PIPELINE}/features", first, last).collect().sort("event_time", entity)
-    bundle = load(local.endpoint_path / PIPELINE / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes())
+    bundle = load(local.endpoint_path / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes())
     frozen = rows.select(entity).with_columns(never=pl.Series(bundle.model.predict(bundle.program.matrix(rows))))
     matched = known.join(answered.unique(entity, keep="first"), on=entity).join(frozen, on=entity).sort(entity)
     if matched.is_empty():
