@@ -1,0 +1,132 @@
+"""What orchestration costs: ingest of 90 days, features, training, validation and bundle through Dagster against the very
+same functions called from a plain script; then nightly days, warm, with a served model and a day's real requests."""
+
+from __future__ import annotations
+
+import inspect
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from cli.traffic import send
+from pipelines.flight_delays import pipeline
+from pipelines.flight_delays.feed import Feed
+from pipelines.lifecycle import STAGES
+from sensors import jobs
+from tests.support.platform import Platform, platform
+
+DAY = timedelta(days=1)
+FIRST, LAST = date(2013, 1, 1), date(2013, 3, 31)
+ORCHESTRATION, BACKFILL, NIGHT = 1.15, 45.0, 2.0
+
+
+def main(nights: int = 5) -> None:
+    """Print the figures; heavy libraries are loaded before anything is timed."""
+    warm_up()
+    with landed() as running:
+        plain = timed(lambda: by_hand(running))
+    with landed() as running:
+        ingest, train = [], []
+        ranges = {"dagster/asset_partition_range_start": FIRST.isoformat(), "dagster/asset_partition_range_end": LAST.isoformat()}
+        ingest.append(
+            timed(lambda: execute(running, jobs.nightly(pipeline), [*jobs.landed_once(pipeline), *jobs.ingested(pipeline)], ranges))
+        )
+        until = [key for key in jobs.retrained(pipeline) if key not in jobs.released(pipeline)]
+        train.append(timed(lambda: execute(running, jobs.retrain(pipeline), until, {})))
+        through = ingest[0] + train[0]
+        print(f"lifecycle, plain functions    {plain:6.1f} s")
+        print(f"lifecycle, through Dagster    {through:6.1f} s   {through / plain:.2f} x   (wanted: at most {ORCHESTRATION} x)")
+        print(f"backfill of 90 days           {ingest[0]:6.1f} s   (wanted: at most {BACKFILL:.0f} s)")
+        running.driver.settle()
+        night = [one_night(running, LAST + DAY * (offset + 1)) for offset in range(nights + 1)][1:]
+        print(f"one night, warm, n={nights}          {statistics.median(night):6.2f} s   (wanted: at most {NIGHT:.0f} s; all daily assets)")
+
+
+def warm_up() -> None:
+    """Import what the stages import, so that neither side pays for it."""
+    import deltalake
+    import evidently
+    import great_expectations
+    import matplotlib.pyplot
+    import mlflow
+    import optuna
+    import polars
+    import sklearn.linear_model
+    import treelite
+    import xgboost
+
+    del deltalake, evidently, great_expectations, matplotlib, mlflow, optuna, polars, sklearn, treelite, xgboost
+
+
+@contextmanager
+def landed() -> Iterator[Platform]:
+    """A fresh platform with January to March landed."""
+    with tempfile.TemporaryDirectory() as folder, platform(Path(folder) / "home", [pipeline]) as running:
+        feed = Feed(running.settings.landing_uri, 0.05, 0.01, 0)
+        feed.land_once()
+        for offset in range((LAST - FIRST).days + 1):
+            feed.land(FIRST + DAY * offset)
+        yield running
+
+
+def by_hand(running: Platform) -> None:
+    """Every asset's function up to the bundle, in order, without runs, events or an executor."""
+    assets = {key: asset for stage in STAGES for asset in stage.build(pipeline) for key in asset.keys}
+    wanted = [*jobs.landed_once(pipeline), *jobs.ingested(pipeline), *jobs.retrained(pipeline)]
+    for key in wanted:
+        if key not in jobs.released(pipeline):
+            call(assets[key], running.resources)
+
+
+def call(asset: dg.AssetsDefinition, resources: dict[str, Any]) -> None:
+    """Call the function under an asset with what its parameters name."""
+    function = asset.op.compute_fn.decorated_fn  # type: ignore[union-attr]
+    days = dg.PartitionKeyRange(FIRST.isoformat(), LAST.isoformat()) if asset.partitions_def else None
+    arguments: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "context":
+            arguments[name] = dg.build_asset_context(partition_key_range=days)
+        elif name == "config":
+            arguments[name] = parameter.annotation()
+        else:
+            arguments[name] = resources[name]
+    result = function(**arguments)
+    if inspect.isgenerator(result):
+        list(result)
+
+
+def execute(running: Platform, job: str, selection: Sequence[dg.AssetKey], tags: dict[str, str]) -> None:
+    done = running.definitions.resolve_job_def(job).execute_in_process(
+        instance=running.instance,
+        asset_selection=list(selection),
+        tags=tags,
+        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+    )
+    assert done.success
+
+
+def one_night(running: Platform, day: date) -> float:
+    """Seconds of the runs that a delivered day brings: it is ingested, and the day before, over now, is monitored."""
+    feed = Feed(running.settings.landing_uri, 0.05, 0.01, 0)
+    feed.land(day)
+    elapsed = timed(running.driver.settle)
+    send(running.settings.endpoint_url, pipeline.name, feed.requests(day))
+    return elapsed
+
+
+def timed(work: Any) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    sys.exit(main())
