@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,8 @@ QUIET: Mapping[str, str] = MappingProxyType(
         # Threads of XGBoost and scikit-learn sleep while they wait. Spinning, they take the processor from each other: ten
         # times slower as soon as anything else runs.
         "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+        # Dagster says of every use of a beta parameter that it is one.
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore:Parameter",
     }
 )
 """No telemetry, no look-ups elsewhere, no drawing on screens, no spinning."""
@@ -47,6 +49,7 @@ def variables(settings: Settings) -> dict[str, str]:
 def apply(settings: Settings) -> None:
     """Give this process the same environment as its children. Call before Dagster, MLflow or Great Expectations load."""
     os.environ.update(variables(settings))
+    warnings.filterwarnings("ignore", message="Parameter .* is currently in (beta|preview)")
 
 
 def _import_path() -> list[str]:
