@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from assets.data.source import EVENT_TIME, KNOWN_AT
 from assets.declaration import Pipeline
+from assets.features.ahead import ahead
 from assets.features.declared_program import fact_columns
 from assets.features.moments import DAY, first_refreshes, of_local_day, refresh, stamped
-from assets.features.versions import EARLY, Reader, newest_known, request_rows
+from assets.features.versions import EARLY, Reader, duplicated, newest_known, request_rows
 from bundle.expression import Column, Node, Rolling, walk
 from bundle.polars_compiler import compile_values
 from bundle.program import FeatureProgram, Lookup, aggregate_name
@@ -72,8 +73,8 @@ def cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date
     import polars as pl
 
     earliest, latest = first - what.window * DAY, last - DAY
-    chunks = [_chunk_cells(pipeline, what, read, a, b, last) for a, b in _chunks(pipeline, what, read, earliest, latest)]
-    return pl.concat(chunks)
+    chunks = _chunks(pipeline, what, read, earliest, latest)
+    return pl.concat(ahead(lambda chunk: _chunk_cells(pipeline, what, read, *chunk, last), chunks))
 
 
 def aggregates(what: Facts, lookup: Lookup, found: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
@@ -152,6 +153,7 @@ def _chunk_cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, las
             pl.min_horizontal(SEEN_UNTIL, pl.col(EVENT_DAY) + (what.window + 1) * DAY).alias(SEEN_UNTIL),
         )
         .filter(pl.col(SEEN_FROM) < pl.col(SEEN_UNTIL))
+        .drop(KNOWN_AT, "_successor")
     )
     borrowed = sorted(needed - own - {EVENT_TIME})
     if borrowed:
@@ -170,15 +172,23 @@ def _with_request(pipeline: Pipeline, read: Reader, rows: pl.DataFrame, first: d
     or the day before (what departs in the evening arrives the next day). Null where there is none."""
     import polars as pl
 
+    entity = pipeline.entity
     requests = request_rows(pipeline, read, first - DAY, last, columns).select(
-        pipeline.entity, *columns, pl.col(KNOWN_AT).alias("_sent"), of_local_day(pipeline, pl.col(EVENT_TIME)).alias("_request_day")
+        pl.col(entity).hash().alias("_hash"),
+        *dict.fromkeys([entity, *columns]),
+        pl.col(KNOWN_AT).alias("_sent"),
+        of_local_day(pipeline, pl.col(EVENT_TIME)).alias("_request_day"),
     )
     belongs = (pl.col(EVENT_DAY) - pl.col("_request_day")).dt.total_days().is_between(0, 1)
-    if not requests.get_column(pipeline.entity).is_duplicated().any():
-        found = rows.join(requests, on=pipeline.entity, how="left").with_columns(
-            pl.when(belongs).then(pl.col(name)).alias(name) for name in columns
-        )
-        return found.drop("_sent", "_request_day")
+    if not requests.get_column("_hash").is_duplicated().any():
+        # Joining by hash takes half the time of joining by text, and is exact: no two requests share a hash, so a fact whose
+        # text differs from that of its match has no request at all.
+        found = rows.with_columns(pl.col(entity).hash().alias("_hash")).join(requests, on="_hash", how="left", suffix="_sent")
+        stray = found.select(~(belongs & (pl.col(entity) == pl.col(f"{entity}_sent"))).fill_null(True)).to_series()
+        if stray.any():
+            found = found.with_columns(pl.when(~stray).then(pl.col(name)).alias(name) for name in columns)
+        return found
+    requests = requests.drop("_hash")
     numbered = rows.with_row_index("_row")
     pairs = (
         numbered.join(requests, on=pipeline.entity)
@@ -190,16 +200,23 @@ def _with_request(pipeline: Pipeline, read: Reader, rows: pl.DataFrame, first: d
 
 
 def _with_successors(known: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Rows with `_successor`, when the next version of the same fact was known (null: never)."""
+    """Rows with `_successor`, when the next version of the same fact was known (null: never). Of versions known at the same
+    moment one is left."""
     import polars as pl
 
-    several = known.select(pl.struct(keys).is_duplicated() if len(keys) > 1 else pl.col(keys[0]).is_duplicated()).to_series()
-    single = known.filter(~several).with_columns(pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("_successor"))
+    successors = pl.Series("_successor", [None], dtype=pl.Datetime("us", "UTC")).new_from_index(0, known.height)
+    several = duplicated(known, keys)
     if not several.any():
-        return single
-    versions = newest_known(known.filter(several), [*keys, KNOWN_AT])
-    ordered = versions.sort(*keys, KNOWN_AT).with_columns(pl.col(KNOWN_AT).shift(-1).over(keys).alias("_successor"))
-    return pl.concat([single, ordered.select(single.columns)])
+        return known.with_columns(successors)
+    # Few facts have several versions: those are sorted, all others stay where they are.
+    versions = known.with_row_index("_row").filter(several)
+    kept = newest_known(versions, [*keys, KNOWN_AT], index="_row").sort(*keys, KNOWN_AT)
+    found = kept.select("_row", pl.col(KNOWN_AT).shift(-1).over(keys).alias("_successor"))
+    completed = known.with_columns(successors.scatter(found["_row"], found["_successor"]))
+    if kept.height == versions.height:
+        return completed
+    dropped = versions.select("_row").join(kept.select("_row"), on="_row", how="anti")["_row"]
+    return completed.filter(pl.Series([True]).new_from_index(0, known.height).scatter(dropped, False))
 
 
 def _parts(value: str, functions: set[str]) -> Iterator[pl.Expr]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
 from assets.declaration import Pipeline
 from assets.features.aggregates import REFRESH, Facts, aggregates, cells, facts
+from assets.features.ahead import ahead
 from assets.features.declared_program import columns, program
 from assets.features.moments import (
     DAY,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 INPUTS_KNOWN_AT = "inputs_known_at"
 # Rows of requests that are computed at once.
-BLOCK_ROWS = 400_000
+BLOCK_ROWS = 300_000
 # Rows of "latest" tables that a snapshot keeps: those known in the last days before its own, and one older per key.
 SNAPSHOT_DAYS = 2
 
@@ -69,8 +70,12 @@ def feature_blocks(
     made = program(pipeline)
     for first, last in _runs(days):
         summed = _cells(pipeline, made, read, first, last)
-        for a, b in _blocks(pipeline, read, first, last, rows):
-            yield tuple(a + offset * DAY for offset in range((b - a).days + 1)), _block(pipeline, made, read, summed, a, b)
+
+        def block(of: tuple[date, date], summed: dict[str, tuple[Facts, pl.DataFrame]] = summed) -> tuple[tuple[date, ...], pl.DataFrame]:
+            named = tuple(of[0] + offset * DAY for offset in range((of[1] - of[0]).days + 1))
+            return named, _block(pipeline, made, read, summed, *of)
+
+        yield from ahead(block, _blocks(pipeline, read, first, last, rows))
 
 
 def snapshot(pipeline: Pipeline, day: date, read: Reader) -> Snapshot:
@@ -166,7 +171,7 @@ def _block(
     import polars as pl
 
     request = list(pipeline.request_columns)
-    wide = request_rows(pipeline, read, first, last, request).sort(PREDICTED_AT)
+    wide = request_rows(pipeline, read, first, last, request).sort(PREDICTED_AT, pipeline.entity)
     wide = wide.with_columns(newest_refreshes(pipeline, wide.get_column(PREDICTED_AT)).alias(REFRESH))
     refreshes = _refreshes(pipeline, first, last)
     inputs = [pl.col(KNOWN_AT)]
@@ -197,7 +202,6 @@ def _block(
             *computed,
             of_local_day(pipeline, pl.col(EVENT_TIME)).alias(DATE),
         )
-        .sort(EVENT_TIME, pipeline.entity)
         .collect()
     )
 

@@ -22,15 +22,29 @@ EARLY = timedelta(days=2)
 PREDICTED_AT = "_predicted_at"
 
 
-def newest_known(rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """One row per key: the one known last; of rows known at the same moment the later event, then the greater values,
-    so that the order in which rows come decides nothing."""
+def duplicated(rows: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
+    """Which rows share their keys with another row.
+
+    Hashes first: comparing texts takes several times as long, and only rows that share a hash can share their keys.
+    """
     import polars as pl
 
-    several = rows.select(pl.struct(keys).is_duplicated() if len(keys) > 1 else pl.col(keys[0]).is_duplicated()).to_series()
+    suspects = rows.select(keys).hash_rows().is_duplicated()
+    if not suspects.any():
+        return suspects
+    exact = rows.filter(suspects).select(pl.struct(keys).is_duplicated() if len(keys) > 1 else pl.col(keys[0]).is_duplicated()).to_series()
+    return suspects.clone().scatter(suspects.arg_true(), exact)
+
+
+def newest_known(rows: pl.DataFrame, keys: Sequence[str], *, index: str = "") -> pl.DataFrame:
+    """One row per key: the one known last; of rows known at the same moment the later event, then the greater values,
+    so that the order in which rows come decides nothing (nor does a column `index` that numbers them)."""
+    import polars as pl
+
+    several = duplicated(rows, keys)
     if not several.any():
         return rows
-    rest = [name for name in sorted(rows.columns) if name not in {*keys, KNOWN_AT, EVENT_TIME}]
+    rest = [name for name in sorted(rows.columns) if name not in {*keys, KNOWN_AT, EVENT_TIME, index}]
     order = [name for name in (KNOWN_AT, EVENT_TIME) if name in rows.columns]
     newest = rows.filter(several).sort([*order, *rest], nulls_last=False).unique(list(keys), keep="last", maintain_order=True)
     return pl.concat([rows.filter(~several), newest])
@@ -52,7 +66,7 @@ def request_rows(pipeline: Pipeline, read: Reader, first: date, last: date, colu
         .with_columns((pl.col(EVENT_TIME) - pipeline.lead).alias(PREDICTED_AT))
         .collect()
     )
-    several = rows.get_column(pipeline.entity).is_duplicated()
+    several = duplicated(rows, [pipeline.entity])
     if several.any():
         rows = pl.concat([rows.filter(~several), _unreplaced(rows.filter(several), pipeline.entity)])
     sent = rows.filter((pl.col(KNOWN_AT) <= pl.col(PREDICTED_AT)) & day.is_between(first, last))

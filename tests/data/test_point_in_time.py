@@ -66,6 +66,21 @@ def test_a_day_alone_equals_the_day_in_the_whole_whatever_the_order_of_rows() ->
         assert features(orders, [day], reading(shuffled)).equals(whole().filter(pl.col("date") == day)), day
 
 
+def test_of_versions_known_at_the_same_moment_always_the_same_one_counts() -> None:
+    def doubled(frame: pl.DataFrame) -> pl.DataFrame:
+        other = [(pl.col(name) + index).alias(name) for index, (name, kind) in enumerate(frame.schema.items(), 1) if kind.is_float()]
+        return pl.concat([frame, frame.with_columns(other)]) if other else frame
+
+    frames = {name: doubled(frame) for name, frame in data().items()}
+    days = DAYS[8:14]
+    first, second = (
+        features(orders, days, reading({name: frame.sample(fraction=1, shuffle=True, seed=seed) for name, frame in frames.items()}))
+        for seed in (1, 2)
+    )
+    assert first.equals(second)
+    assert not first.equals(whole().filter(pl.col("date").is_in(days)))
+
+
 def test_blocks_equal_the_whole_and_leave_out_days_not_asked_for() -> None:
     asked = [*DAYS[3:9], *DAYS[15:20]]
     blocks = list(feature_blocks(orders, asked, reading(data()), rows=70))

@@ -1,0 +1,116 @@
+"""The feature assets: stored by day, checked inside, published for the endpoint."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from assets.features import assets as stage
+from assets.features.bounds import Figures, from_the_future
+from assets.features.point_in_time import features, snapshot
+from resources.lake import Lake
+from resources.online_store import OnlineStore
+from tests.support.orders import FIRST, LAST, frames, orders
+
+DAY = timedelta(days=1)
+KEY = dg.AssetKey(["orders", "features"])
+
+
+@pytest.fixture
+def resources(tmp_path: Path) -> dict[str, Any]:
+    lake = Lake(uri=str(tmp_path / "lake"))
+    for name, frame in frames(rows=12).items():
+        if name == "riders":
+            lake.overwrite(f"orders/raw/{name}", frame)
+        else:
+            lake.write(f"orders/raw/{name}", frame, frame["date"].unique().sort().to_list())
+    return {"lake": lake, "online": OnlineStore(path=str(tmp_path / "endpoint"))}
+
+
+def run(resources: dict[str, Any], first: date, last: date) -> dg.ExecuteInProcessResult:
+    tags = {"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)}
+    return dg.materialize(stage.build(orders), resources=resources, selection=[KEY], tags=tags, raise_on_error=False)
+
+
+def reading(lake: Lake) -> Any:
+    return lambda source, first, last: lake.scan(f"orders/raw/{source}", first, last)
+
+
+def test_a_range_is_stored_checked_and_described(resources: dict[str, Any]) -> None:
+    lake: Lake = resources["lake"]
+    result = run(resources, FIRST, LAST)
+    assert result.success
+    checks = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+    assert checks["no_future"].passed
+    assert checks["no_future"].blocking
+    assert set(checks) == {"no_future", "feature_bounds"}
+    events = [event.materialization for event in result.get_asset_materialization_events()]
+    assert len(events) == (LAST - FIRST).days + 1
+    assert {"dagster/row_count", "content_digest", "dagster/column_lineage", "features"} <= set(events[5].metadata)
+    stored = lake.read("orders/features").sort("event_time", "order_id")
+    days = [FIRST + offset * DAY for offset in range(len(events))]
+    assert lake.days("orders/features") == days
+    assert stored.select(sorted(stored.columns)).equals(
+        (computed := features(orders, days, reading(lake))).select(sorted(computed.columns))
+    )
+    again = run(resources, FIRST, LAST)
+    assert [event.materialization.metadata["content_digest"] for event in again.get_asset_materialization_events()] == [
+        event.metadata["content_digest"] for event in events
+    ]
+
+
+def test_the_snapshot_is_of_the_newest_day_and_publishing_again_changes_nothing(resources: dict[str, Any]) -> None:
+    assert run(resources, LAST - DAY, LAST).success
+    online: OnlineStore = resources["online"]
+    results = [
+        dg.materialize(stage.build(orders), resources=resources, selection=[dg.AssetKey(["orders", "online_features"])]) for _ in range(2)
+    ]
+    found = online.newest("orders")
+    assert found is not None
+    assert found.as_of == LAST
+    assert found.digest == snapshot(orders, LAST, reading(resources["lake"])).digest
+    metadata = results[1].get_asset_materialization_events()[0].materialization.metadata
+    assert metadata["as_of"].value == str(LAST)
+    assert metadata["digest"].value == found.digest
+    assert online.newest("elsewhere") is None
+
+
+def test_a_row_from_the_future_is_never_written(resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assets.features.bounds.from_the_future", lambda block: 3)
+    result = run(resources, LAST, LAST)
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("no_future", False)
+    assert not resources["lake"].exists("orders/features")
+
+
+def test_online_features_without_features_say_what_to_do(resources: dict[str, Any]) -> None:
+    result = dg.materialize(
+        stage.build(orders), resources=resources, selection=[dg.AssetKey(["orders", "online_features"])], raise_on_error=False
+    )
+    assert not result.success
+    assert "materialize it first" in str(result.all_events)
+
+
+def test_bounds_tell_what_is_odd() -> None:
+    days = [date(2024, 1, 1) + offset * DAY for offset in range(30)]
+    table = pl.DataFrame(
+        {
+            "date": days, "known_at": days, "inputs_known_at": [*days[:-1], days[-1] + DAY],
+            "good": [float(index) for index in range(30)], "same": [1.0] * 30, "empty": [None] * 29 + [1.0], "young": [None] * 30, "odd": [float("inf")] + [1.0, 2.0] * 14 + [3.0],
+        },
+        schema_overrides={"young": pl.Float64},
+    )  # fmt: skip
+    figures = Figures(("good", "same", "empty", "young", "odd"))
+    figures.add(days[:15], table.head(15), dict.fromkeys(days[:15], "x"))
+    figures.add(days[15:], table.tail(15), dict.fromkeys(days[15:], "x"))
+    faults = figures.faults(young=["young"])
+    assert [fault.split(":")[0] for fault in faults] == ["same", "empty", "odd"]
+    assert "| good | 0.0% | 0 | 29 |" in figures.markdown()
+    assert from_the_future(table) == 1
+    assert Figures(("good",)).faults() == ["no row at all"]
