@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
+    from assets.declaration import Pipeline
     from assets.features.versions import Reader
+    from bundle.online import Snapshot
 
 DAY = timedelta(days=1)
 MINUTES_LIMIT, MEMORY_LIMIT, DAY_LIMIT = 3.0, 4.0, 0.3
@@ -153,10 +155,31 @@ def year(place: Path) -> dict[str, Any]:
     print(
         f"one day: {one_early:.3f} s on day 41, {one_late:.3f} s on day 365 (limit {DAY_LIMIT} s); snapshot {snapshot_seconds:.2f} s; labels of the year {labels_seconds:.2f} s"
     )
+    row = microseconds_a_row(pipeline, computed, snapshot(pipeline, days[-1], read), read)
+    print(f"one request, {len(pipeline.features)} features: {row:.1f} µs of CPU (plain Python, parsing of its time included)")
     return {
+        "row_microseconds": row,
         "year_rows": computed.height, "year_seconds": seconds, "reference_seconds": slow, "largest_difference": difference, "equal_kept": difference < 1e-9,
         "day_seconds": one_late, "day_flatness": one_late / one_early, "day_kept": one_late <= DAY_LIMIT,
     }  # fmt: skip
+
+
+def microseconds_a_row(pipeline: Pipeline, table: pl.DataFrame, online: Snapshot, read: Reader) -> float:
+    """CPU time of one row of the model from one request, the fastest of 30 rounds."""
+    from assets.features.declared_program import program
+    from bundle.program import compile_row
+
+    function = compile_row(program(pipeline).fit(table))
+    rows = read(pipeline.request, None, None).collect().tail(500).drop("date", "known_at").to_dicts()
+    requests = [{**row, "event_time": row["event_time"].isoformat()} for row in rows]
+
+    def once() -> float:
+        begin = time.process_time()
+        for request in requests:
+            function(request, online)
+        return (time.process_time() - begin) / len(requests) * 1e6
+
+    return min(once() for _ in range(30))
 
 
 def tiled(place: Path, tiles: int) -> dict[str, Any]:
