@@ -147,7 +147,9 @@ def _wrk(url: str, bodies: Sequence[str], seconds: int, connections: int) -> Fig
         script.write(_LUA % ", ".join(f"[==[{body}]==]" for body in bodies))
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name, url]
-        output = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE})).stdout
+        output = subprocess.run(
+            command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE})
+        ).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT "))
     a_second, p50, p99, errors, answered = line.split()[1:]
     return Figures(float(a_second), float(p50), float(p99), int(errors), int(answered))

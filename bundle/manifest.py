@@ -113,7 +113,15 @@ class GoldenResult(msgspec.Struct, frozen=True):
 class Bundle:
     """A verified bundle: manifest, feature program and model, ready to predict."""
 
-    def __init__(self, digest: str, manifest: Manifest, program: FeatureProgram, model: Model, golden: Sequence[GoldenRow], golden_online: Snapshot | None) -> None:
+    def __init__(
+        self,
+        digest: str,
+        manifest: Manifest,
+        program: FeatureProgram,
+        model: Model,
+        golden: Sequence[GoldenRow],
+        golden_online: Snapshot | None,
+    ) -> None:
         from bundle.program import compile_row
 
         self.digest = digest
@@ -155,12 +163,17 @@ class Bundle:
             raise BundleError(f"bundle {self.digest}: the features of its golden rows are not the expected ones")
         difference = float(np.max(np.abs(np.array(outputs) - expected)))
         if not difference <= TOLERANCE:
-            raise BundleError(f"bundle {self.digest}: its golden rows differ by {difference:.3g} from the expected outputs; the limit is {TOLERANCE:g}")
+            raise BundleError(
+                f"bundle {self.digest}: its golden rows differ by {difference:.3g} from the expected outputs; the limit is {TOLERANCE:g}"
+            )
         return GoldenResult(len(self.golden), difference, row_ms)
 
     def _request(self, golden: GoldenRow) -> dict[str, Any]:
         times = {name for name, field in self.manifest.request.items() if field.kind == "datetime"}
-        return {name: datetime.fromisoformat(value) if name in times and isinstance(value, str) else value for name, value in golden.request.items()}
+        return {
+            name: datetime.fromisoformat(value) if name in times and isinstance(value, str) else value
+            for name, value in golden.request.items()
+        }
 
 
 def environment() -> Environment:

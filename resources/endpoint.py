@@ -131,7 +131,9 @@ class LocalEndpoint(dg.ConfigurableResource):
         except httpx.TransportError as error:
             raise EndpointError(f"{self.url} does not answer ({error}); start it with `evergreen up`") from error
         if answer.status_code != 200:
-            raise EndpointError(f"{self.url} answered {answer.status_code} when asked for the golden rows of {pipeline}: {answer.text[:300]}")
+            raise EndpointError(
+                f"{self.url} answered {answer.status_code} when asked for the golden rows of {pipeline}: {answer.text[:300]}"
+            )
         result: dict[str, Any] = answer.json()
         return result
 
@@ -150,7 +152,9 @@ class LocalEndpoint(dg.ConfigurableResource):
 
 def _same(folder: Path, files: Mapping[str, bytes]) -> bool:
     present = {path.name: path for path in folder.iterdir()}
-    return present.keys() == files.keys() and all(path.is_file() and not path.is_symlink() and path.read_bytes() == files[name] for name, path in present.items())
+    return present.keys() == files.keys() and all(
+        path.is_file() and not path.is_symlink() and path.read_bytes() == files[name] for name, path in present.items()
+    )
 
 
 def _late(url: str, pipeline: str, digest: str, timeout: float, actual: Actual | None) -> str:
@@ -158,4 +162,6 @@ def _late(url: str, pipeline: str, digest: str, timeout: float, actual: Actual |
     if actual is None:
         return f"{what}: it does not answer; start it with `evergreen up`"
     served = ", ".join(actual.bundles) or "nothing"
-    return f"{what}: it serves {served} (serial {actual.serial}, newest seen {actual.desired_serial})" + (f"; {actual.error}" if actual.error else "")
+    return f"{what}: it serves {served} (serial {actual.serial}, newest seen {actual.desired_serial})" + (
+        f"; {actual.error}" if actual.error else ""
+    )

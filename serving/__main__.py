@@ -28,8 +28,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--host", default="127.0.0.1")
     made.add_argument("--port", type=int, default=8080)
     made.add_argument("--workers", type=int, default=1, help="processes that share the port")
-    made.add_argument("--allow-public", action="store_true", help="allow a --host other than loopback: everyone who reaches it may ask for predictions")
-    made.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="also answer requests for this host name on loopback")
+    made.add_argument(
+        "--allow-public", action="store_true", help="allow a --host other than loopback: everyone who reaches it may ask for predictions"
+    )
+    made.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="also answer requests for this host name on loopback"
+    )
     made.add_argument("--sample-seconds", type=float, default=10.0, help="seconds between service samples")
     made.add_argument("--segment-bytes", type=int, default=8 << 20, help="size at which a segment of the prediction log is closed")
     made.add_argument("--sync-seconds", type=float, default=0.2, help="longest time until an answered prediction is flushed to the disk")
@@ -45,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = parser().parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     if not is_loopback(found.host) and not found.allow_public:
-        return refuse(f"--host {found.host} is not loopback: requests would need no key and travel unencrypted. Use 127.0.0.1, or say --allow-public.", WRONG_USE)
+        return refuse(
+            f"--host {found.host} is not loopback: requests would need no key and travel unencrypted. Use 127.0.0.1, or say --allow-public.",
+            WRONG_USE,
+        )
     if found.workers < 1 or not 0 <= found.port < 65536:
         return refuse(f"--workers {found.workers} --port {found.port}: give at least one worker, and a port from 0 to 65535.", WRONG_USE)
     options = Options(

@@ -41,7 +41,11 @@ SECURITY = [
 JSON = [(b"content-type", b"application/json"), *SECURITY]
 PAGE_POLICY = b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-FILES = {"/docs": ("docs.html", "text/html; charset=utf-8"), "/docs.js": ("docs.js", "text/javascript"), "/docs.css": ("docs.css", "text/css")}
+FILES = {
+    "/docs": ("docs.html", "text/html; charset=utf-8"),
+    "/docs.js": ("docs.js", "text/javascript"),
+    "/docs.css": ("docs.css", "text/css"),
+}
 # Batches from this size on are computed beside the event loop, so that single rows need not wait for them.
 LARGE_BATCH = 64
 

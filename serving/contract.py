@@ -97,7 +97,9 @@ class Contract:
         if rows == 0:
             raise Refusal(422, "rows", "The request has no rows; send at least one.", "instances")
         if rows > self.row_limit:
-            raise Refusal(413, "rows", f"The request has more than {self.row_limit} rows, the most for one request; send several.", "instances")
+            raise Refusal(
+                413, "rows", f"The request has more than {self.row_limit} rows, the most for one request; send several.", "instances"
+            )
 
     def _refusal(self, message: str, prefix: str = "") -> Refusal:
         """What msgspec found, said without values."""
@@ -109,11 +111,21 @@ class Contract:
             return Refusal(422, "unknown_field", f"There is no field {name}; fields are {', '.join(self.names)}.", where + name)
         if found := _MISSING.match(message):
             name = found.group(1)
-            return Refusal(422, "missing_field", f"The field {name} is missing; send null where its value is not known, if it may be null.", where + name)
+            return Refusal(
+                422,
+                "missing_field",
+                f"The field {name} is missing; send null where its value is not known, if it may be null.",
+                where + name,
+            )
         for name in sorted(self.names, key=len, reverse=True):
             if place == name or place.endswith("." + name):
                 return self._out_of_contract(place[: -len(name)], name)
-        return Refusal(422, "type", f"The body must be one JSON object with the fields {', '.join(self.names)}, or {{\"instances\": [such objects]}}.", place or None)
+        return Refusal(
+            422,
+            "type",
+            f'The body must be one JSON object with the fields {", ".join(self.names)}, or {{"instances": [such objects]}}.',
+            place or None,
+        )
 
     def _out_of_contract(self, where: str, name: str) -> Refusal:
         rule, says = describe(self.fields[name], self._text_limit)

@@ -75,7 +75,9 @@ def decode(contract: Contract, body: bytes) -> tuple[list[Row], str | None, tupl
     return contract.check(rows, "rows"), inference.id, wanted
 
 
-def encode(manifest: Manifest, bundle: str, ids: Sequence[str], outputs: Sequence[float], request_id: str | None, wanted: Sequence[str]) -> bytes:
+def encode(
+    manifest: Manifest, bundle: str, ids: Sequence[str], outputs: Sequence[float], request_id: str | None, wanted: Sequence[str]
+) -> bytes:
     """The answer to an inference."""
     data: dict[str, Sequence[Any]] = {"prediction": outputs, "prediction_id": ids}
     answer: dict[str, Any] = {

@@ -64,7 +64,11 @@ class Metrics:
         for name, counts in self.pipelines.items():
             statuses, latency, rows = self._before.get(name, ({}, [0] * len(BOUNDS), 0))
             traffic[name] = Traffic(
-                {str(status): count - statuses.get(status, 0) for status, count in counts.statuses.items() if count > statuses.get(status, 0)},
+                {
+                    str(status): count - statuses.get(status, 0)
+                    for status, count in counts.statuses.items()
+                    if count > statuses.get(status, 0)
+                },
                 counts.rows - rows,
                 {str(i): count - before for i, (count, before) in enumerate(zip(counts.latency, latency, strict=True)) if count > before},
                 counts.latency_max,
@@ -88,14 +92,28 @@ class Metrics:
 
         worker = f'worker="{self.worker}"'
         named = [(f'pipeline="{shown(name) if name else ""}",{worker}', name, counts) for name, counts in self.pipelines.items()]
-        family("requests_total", "counter", "Answered requests by status.", [(f'{labels},status="{status}"', count) for labels, _, counts in named for status, count in sorted(counts.statuses.items())])
+        family(
+            "requests_total",
+            "counter",
+            "Answered requests by status.",
+            [(f'{labels},status="{status}"', count) for labels, _, counts in named for status, count in sorted(counts.statuses.items())],
+        )
         family("predictions_total", "counter", "Rows predicted and logged.", [(labels, counts.rows) for labels, _, counts in named])
         quantiles = [
             (f'{labels},quantile="{share}"', found) for labels, _, counts in named for share in (0.5, 0.9, 0.99)
             if (found := percentile(counts.histogram(), share)) is not None
         ]  # fmt: skip
-        family("latency_seconds", "summary", "Time from a request's arrival to its answer, successes alone; quantiles at most 15 % too high.", quantiles)
-        lines.extend(f"evergreen_latency_seconds_{what}{{{labels}}} {value:.10g}" for labels, _, counts in named for what, value in (("sum", counts.latency_sum), ("count", sum(counts.latency))))
+        family(
+            "latency_seconds",
+            "summary",
+            "Time from a request's arrival to its answer, successes alone; quantiles at most 15 % too high.",
+            quantiles,
+        )
+        lines.extend(
+            f"evergreen_latency_seconds_{what}{{{labels}}} {value:.10g}"
+            for labels, _, counts in named
+            for what, value in (("sum", counts.latency_sum), ("count", sum(counts.latency)))
+        )
         family("serving_info", "gauge", "Champion bundle, serial of the desired state and day of the online snapshot.", [
             (f'pipeline="{name}",{worker},bundle="{bundle or ""}",serial="{serial}",online_as_of="{day or ""}"', 1) for name, (bundle, serial, day) in about.items()
         ])  # fmt: skip

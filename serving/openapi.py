@@ -57,7 +57,11 @@ def document(manifests: Mapping[str, Manifest], options: Options) -> dict[str, A
         paths |= _paths(name, manifest, options)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Evergreen endpoint", "version": VERSION, "description": "Predictions of the released bundles; every answer is in the prediction log."},
+        "info": {
+            "title": "Evergreen endpoint",
+            "version": VERSION,
+            "description": "Predictions of the released bundles; every answer is in the prediction log.",
+        },
         "paths": paths,
         "components": {"schemas": schemas},
     }
@@ -73,7 +77,15 @@ def _paths(name: str, manifest: Manifest, options: Options) -> dict[str, Any]:
             "post": {
                 "summary": manifest.purpose or f"Predict {manifest.label}.",
                 "tags": [name],
-                "requestBody": _body({"oneOf": [one, {"type": "object", "additionalProperties": False, "required": ["instances"], "properties": {"instances": rows}}]}, example(manifest)),
+                "requestBody": _body(
+                    {
+                        "oneOf": [
+                            one,
+                            {"type": "object", "additionalProperties": False, "required": ["instances"], "properties": {"instances": rows}},
+                        ]
+                    },
+                    example(manifest),
+                ),
                 "responses": _responses({"oneOf": [answer, answers]}),
             }
         },
@@ -96,7 +108,8 @@ def _inference(manifest: Manifest) -> dict[str, Any]:
     row = example(manifest)
     return {
         "inputs": [
-            {"name": name, "shape": [1], "datatype": DATATYPES[field.kind][0], "data": [row[name]]} for name, field in manifest.request.items()
+            {"name": name, "shape": [1], "datatype": DATATYPES[field.kind][0], "data": [row[name]]}
+            for name, field in manifest.request.items()
         ]
     }
 
@@ -127,5 +140,8 @@ def _responses(schema: dict[str, Any]) -> dict[str, Any]:
 def _get(summary: str, tag: str, *refusals: str, kind: str = "application/json") -> dict[str, Any]:
     answers: dict[str, Any] = {"200": {"description": summary, "content": {kind: {}}}}
     for status in refusals:
-        answers[status] = {"description": _STATUSES[status], "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+        answers[status] = {
+            "description": _STATUSES[status],
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}},
+        }
     return {"get": {"summary": summary, "tags": [tag], "responses": answers}}

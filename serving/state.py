@@ -157,7 +157,9 @@ class Served:
             self._seen_serial = max(self._seen_serial, seen.serial)
             payload = desired.payload.decode()
             if desired.serial < seen.serial:
-                raise ValueError(f"serial {desired.serial} is older than serial {seen.serial}, which was seen before; serials never go back")
+                raise ValueError(
+                    f"serial {desired.serial} is older than serial {seen.serial}, which was seen before; serials never go back"
+                )
             if desired.serial == seen.serial and payload != seen.payload:
                 raise ValueError(f"serial {desired.serial} was seen before with another content; every change needs a serial of its own")
             if desired.serial > seen.serial:
@@ -173,7 +175,9 @@ class Served:
         manifest = arms[0].bundle.manifest
         for arm in arms[1:]:
             if arm.bundle.manifest.request != manifest.request:
-                raise ValueError(f"bundles {manifest.pipeline} {arms[0].bundle.digest} and {arm.bundle.digest} want different requests; they cannot share traffic")
+                raise ValueError(
+                    f"bundles {manifest.pipeline} {arms[0].bundle.digest} and {arm.bundle.digest} want different requests; they cannot share traffic"
+                )
         online = self._online or Snapshot.empty(self.name, date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC))
         view = View(
             desired, arms, Contract(manifest, self._options.row_limit, self._options.text_limit), ZoneInfo(manifest.timezone),
@@ -182,7 +186,9 @@ class Served:
         self.view = view
         self._bundles = bundles
         self._since = _now()
-        logger.info("%s: serving serial %d: %s", self.name, desired.serial, ", ".join(f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms))
+        logger.info(
+            "%s: serving serial %d: %s", self.name, desired.serial, ", ".join(f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms)
+        )
         # What is served now is what a restart may fall back to; that it could not be stored does not undo it.
         try:
             write_atomically(self.folder / "served.json", content)

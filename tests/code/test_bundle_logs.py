@@ -113,7 +113,9 @@ def _fails(*_: object) -> None:
 
 def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     writer = Writer(tmp_path, segment_bytes=20_000)
-    threads = [threading.Thread(target=lambda base=base: [writer.append([record(base + n)]) for n in range(200)]) for base in range(0, 1600, 200)]  # type: ignore[misc]
+    threads = [
+        threading.Thread(target=lambda base=base: [writer.append([record(base + n)]) for n in range(200)]) for base in range(0, 1600, 200)
+    ]  # type: ignore[misc]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -129,7 +131,9 @@ def test_samples_add_up(tmp_path: Path) -> None:
     for number in range(4):
         latency = {str(service_log.bucket(0.001)): 98, str(service_log.bucket(0.5)): 2}
         traffic = service_log.Traffic({"200": 100, "422": 3, "503": 1}, 100, latency, 0.5 + number, "b" * 64, number, "2024-01-10")
-        service_log.append(tmp_path, service_log.Sample(moment + timedelta(seconds=10 * number), 10.0, f"w{number % 2}", 1, 0.5, 10, {"toy": traffic}))
+        service_log.append(
+            tmp_path, service_log.Sample(moment + timedelta(seconds=10 * number), 10.0, f"w{number % 2}", 1, 0.5, 10, {"toy": traffic})
+        )
     with open(next(tmp_path.glob("*.jsonl")), "ab") as file:
         file.write(b'{"at": "2024-')
     samples = service_log.read(tmp_path, moment, moment + timedelta(minutes=1))

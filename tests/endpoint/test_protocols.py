@@ -66,7 +66,10 @@ def test_inference_protocol(shared: Shared) -> None:
     assert metadata["versions"] == [shared.digest]
     assert {found["name"]: found["datatype"] for found in metadata["inputs"]}["items"] == "INT64"
     requests = [request(number) for number in range(70)]
-    inputs = [{"name": found["name"], "shape": [70], "datatype": found["datatype"], "data": [r[found["name"]] for r in requests]} for found in metadata["inputs"]]
+    inputs = [
+        {"name": found["name"], "shape": [70], "datatype": found["datatype"], "data": [r[found["name"]] for r in requests]}
+        for found in metadata["inputs"]
+    ]
     answer = client.post(f"/v2/models/{NAME}/infer", json={"id": "mine", "inputs": inputs})
     assert answer.status_code == 200, answer.text
     found = answer.json()
@@ -119,7 +122,12 @@ def test_descriptions_and_docs_load_nothing_from_elsewhere(shared: Shared) -> No
 
 
 def test_every_answer_has_security_headers_and_no_server_name(shared: Shared) -> None:
-    answers = [shared.server.client.get("/healthz"), shared.server.client.get("/nope"), shared.server.client.post(URL, json=request(1)), shared.server.client.post(URL, json={})]
+    answers = [
+        shared.server.client.get("/healthz"),
+        shared.server.client.get("/nope"),
+        shared.server.client.post(URL, json=request(1)),
+        shared.server.client.post(URL, json={}),
+    ]
     for answer in answers:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"

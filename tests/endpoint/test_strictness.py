@@ -117,8 +117,17 @@ def test_wrong_routes_methods_and_kinds(shared: Shared) -> None:
             assert set(answer.json()) == {"error", "field", "rule"}
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["2024-01-10T10:00:00Z", "card", "west"])
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["2024-01-10T10:00:00Z", "card", "west"])
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8
+)
 near = st.fixed_dictionaries({}, optional={name: st.just(GOOD[name]) | values for name in CONTRACT})
 bodies = st.one_of(
     near.map(json.dumps), st.lists(near, max_size=3).map(lambda rows: json.dumps({"instances": rows})), values.map(json.dumps),
