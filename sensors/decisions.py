@@ -4,6 +4,8 @@ what the ledger says. Each reads the stored truth anew, so that nothing is lost 
 from datetime import date
 
 import dagster as dg
+from dagster import RunsFilter
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.declaration import Pipeline
 from assets.retraining.decide import Decision, load_decision
@@ -46,6 +48,9 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     def approvals(context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger) -> dg.RunRequest | dg.SkipReason:
         entries = ledger.entries(pipeline.name)
         moved = next((entry for entry in reversed(entries) if entry.kind in ("release", "rollback")), None)
+        retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=list(NOT_FINISHED_STATUSES))
+        if context.instance.get_runs_count(retrains):
+            return dg.SkipReason("a retrain is under way; it releases and serves by itself")
         if moved and not any(entry.kind == "traffic" and entry.bundle == moved.bundle for entry in entries if entry.serial > moved.serial):
             request, selection = f"{pipeline.name}:serve:{moved.serial}", [dg.AssetKey([pipeline.name, "endpoint"])]
             return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: moved.kind}, selection=selection)

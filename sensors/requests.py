@@ -33,9 +33,11 @@ def run_request(
         return dg.SkipReason(f"{request} is under way")
     if any(run.is_success for run in runs):
         return dg.SkipReason(f"{request} is done")
-    if len(runs) >= attempts:
-        return dg.SkipReason(f"{request} failed {len(runs)} times; mend the cause and launch {job} by hand")
-    attempt = str(len(runs) + 1)
+    # Dagster's own retries of a run that died carry its tags; they belong to the same try.
+    tried = sum(run.parent_run_id is None for run in runs)
+    if tried >= attempts:
+        return dg.SkipReason(f"{request} failed {tried} times; mend the cause and launch {job} by hand")
+    attempt = str(tried + 1)
     return dg.RunRequest(
         run_key=f"{request}:{attempt}",
         job_name=job,

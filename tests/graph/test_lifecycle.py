@@ -21,18 +21,17 @@ DRIFT = FIRST + 74 * DAY
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture(params=["disk", "s3"])
-def running(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterator[Platform]:
-    if request.param == "disk":
-        with platform(home, [tiny]) as started:
-            yield started
-    else:
-        with (
-            bucket(tmp_path) as uri,
-            platform(
-                home, [tiny], landing=f"{uri}/landing", lake=f"{uri}/lake", artifacts=f"{uri}/artifacts", reports=f"{uri}/reports"
-            ) as started,
-        ):
+@pytest.fixture
+def running(home: Path) -> Iterator[Platform]:
+    with platform(home, [tiny]) as started:
+        yield started
+
+
+@pytest.fixture
+def stored_remotely(home: Path, tmp_path: Path) -> Iterator[Platform]:
+    with bucket(tmp_path) as uri:
+        places = {name: f"{uri}/{name}" for name in ("landing", "lake", "artifacts", "reports")}
+        with platform(home, [tiny], **places) as started:
             yield started
 
 
@@ -40,16 +39,34 @@ def retrains(ran: list[Ran]) -> list[Ran]:
     return [run for run in ran if run.job == "tiny_retrain"]
 
 
-def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:
+def first_champion(running: Platform) -> str:
+    """Land the history, let the sensors work, and return the bundle that then serves."""
     land(running.landing, FIRST, HISTORY)
     first = running.driver.settle()
     assert [run.failure for run in first if not run.success] == []
     assert [run.tags["evergreen/cause"] for run in retrains(first)] == ["first_model"]
-    champion = running.ledger.released("tiny")
+    champion: str | None = running.ledger.released("tiny")
     assert champion is not None
     actual = running.endpoint.actual("tiny")
     assert actual is not None
     assert list(actual.bundles) == [champion]
+    return champion
+
+
+def test_the_lifecycle_lives_on_object_storage_by_setting_alone(stored_remotely: Platform) -> None:
+    running = stored_remotely
+    champion = first_champion(running)
+    assert running.artifacts.pointed("tiny", "bundle") == champion
+    day = HISTORY + DAY
+    land(running.landing, day, day)
+    assert [run.failure for run in running.driver.settle() if not run.success] == []
+    assert {answer.status_code for answer in running.post("tiny", requests(day)[:5])} == {200}
+    assert running.lake.days("tiny/features")[-1] == day
+    assert not (running.settings.home / "lake").exists() or not any((running.settings.home / "lake").iterdir())
+
+
+def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:
+    champion = first_champion(running)
     assert running.driver.settle() == [], "what is done is not requested again"
 
     caused = []
