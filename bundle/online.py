@@ -123,8 +123,14 @@ def _finder(table: LatestTable | AggregateTable) -> Finder:
     if isinstance(table, AggregateTable):
         moments = [refresh.moment for refresh in table.refreshes]
         by_key = [dict(refresh.rows) for refresh in table.refreshes]
+        if not moments:
+            return _nothing
+        newest, of_newest = moments[-1], by_key[-1]
 
         def aggregate(key: Key, predicted_at: datetime, within: int | None) -> Values | None:
+            # Nearly every request comes after the newest refresh.
+            if predicted_at >= newest:
+                return of_newest.get(key)
             position = bisect_right(moments, predicted_at)
             return by_key[position - 1].get(key) if position else None
 
