@@ -26,7 +26,7 @@ def test_the_first_request_is_try_one(instance: dg.DagsterInstance) -> None:
     assert (request.tags[ATTEMPT], request.tags["why"]) == ("1", "test")
 
 
-@pytest.mark.parametrize("status", [DagsterRunStatus.QUEUED, DagsterRunStatus.STARTED, DagsterRunStatus.SUCCESS])
+@pytest.mark.parametrize("status", [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.SUCCESS])
 def test_what_is_under_way_or_done_is_not_requested_again(instance: dg.DagsterInstance, status: DagsterRunStatus) -> None:
     recorded(instance, status)
     assert isinstance(run_request(instance, "work", "r"), dg.SkipReason)
