@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import numpy as np
 
 from bundle import signing
 from bundle.digests import folder_digest, sha256, sums
@@ -134,6 +133,8 @@ class Bundle:
 
     def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
         """Model rows and probabilities of requests that keep the manifest's contract."""
+        import numpy as np
+
         rows = [self.row(request, online) for request in requests]
         if not rows:
             return [], []
@@ -148,6 +149,8 @@ class Bundle:
         Raises BundleError for a row or an output that is not the expected one (within `TOLERANCE`).
         """
         from time import perf_counter
+
+        import numpy as np
 
         expected_rows = np.array([[np.nan if v is None else v for v in golden.row] for golden in self.golden], dtype=np.float32)
         expected = np.array([golden.expected for golden in self.golden])
@@ -189,6 +192,8 @@ def environment() -> Environment:
 
 def golden_rows(program: FeatureProgram, model: Model, requests: Sequence[Mapping[str, Any]], online: Snapshot) -> list[GoldenRow]:
     """Golden rows of some requests, computed by the very functions that the endpoint uses."""
+    import numpy as np
+
     from bundle.program import compile_row
 
     row_of = compile_row(program)

@@ -12,11 +12,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import numpy as np
     import xgboost
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float32]
+    Array = NDArray[np.float64]
 
 MODEL, FACTS = "model.ubj", "model.json"
 FORMAT = 1
@@ -24,9 +27,6 @@ FORMAT = 1
 # XGBoost about 300 µs and 2 µs a row.
 SMALL_BATCH = 8
 TOLERANCE = 1e-5
-
-Matrix = NDArray[np.float32]
-Array = NDArray[np.float64]
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +37,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def apply(self, margin: Array) -> Array:
         """Probabilities of margins (log odds), any shape."""
+        import numpy as np
+
         line = self.a * margin + self.b
         small = np.exp(-np.abs(line))
         return np.where(line >= 0, 1 / (1 + small), small / (1 + small))
@@ -132,12 +134,15 @@ class Model:
         return self.margin_of_many(matrix)
 
     def margin_of_few(self, matrix: Matrix) -> Array:
+        import numpy as np
         from treelite.gtil.gtil import _predict_impl
 
         # The public function builds its configuration anew for each call, which costs as much as the prediction.
         return np.asarray(_predict_impl(self._trees, matrix, config=self._small), dtype=np.float64).reshape(len(matrix))
 
     def margin_of_many(self, matrix: Matrix) -> Array:
+        import numpy as np
+
         if len(matrix) == 0:
             return np.empty(0)
         margins = self.booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
@@ -156,6 +161,7 @@ class Model:
         """treelite's prediction of one row without its checks of types and shapes, which cost more than small trees do."""
         from ctypes import byref, c_char_p, c_float, c_uint64
 
+        import numpy as np
         from treelite.core import _LIB, _check_call
 
         trees, configuration, width = self._trees, self._small, len(self.names)
@@ -175,6 +181,8 @@ class Model:
 
     def check_engines(self, matrix: Matrix) -> None:
         """Raises ValueError where the two engines differ by more than `TOLERANCE` on these rows."""
+        import numpy as np
+
         if len(matrix):
             few, many = (self.calibration.apply(margin(matrix)) for margin in (self.margin_of_few, self.margin_of_many))
             worst = float(np.max(np.abs(few - many)))

@@ -7,12 +7,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 
 def filesystem(uri: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URI, and the path within it."""
+    import fsspec
+
     fs, path = fsspec.core.url_to_fs(uri)
     return fs, path
 
@@ -23,6 +22,8 @@ def write_atomically(uri: str, content: bytes) -> None:
     Local files are written beside their place, flushed to disk and renamed; an object-storage put is atomic by itself.
     Raises OSError (disk full, say) with the old content intact.
     """
+    from fsspec.implementations.local import LocalFileSystem
+
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, content)

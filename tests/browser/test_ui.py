@@ -22,7 +22,9 @@ MACHINES = dg.AssetKey(["tiny", "raw", "machines"])
 @pytest.fixture
 def shown(home: Path, tmp_path: Path) -> Iterator[tuple[Platform, str]]:
     """A platform whose first champion serves, with the UI in front of it; runs start at once, without the daemon's queue."""
-    (home / "dagster" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    (home / "dagster" / "dagster.yaml").write_text(
+        "telemetry: {enabled: false}\nrun_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
+    )
     with platform(home, [tiny]) as running:
         land(running.landing, FIRST, FIRST + 69 * DAY)
         assert [run.failure for run in running.driver.settle() if not run.success] == []
