@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import numpy as np
 
 from bundle.expression import Category, Expression, Feature, Join, Rolling, walk
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from bundle.row_compiler import RowFunction
@@ -144,6 +144,7 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def matrix(self, frame: pl.DataFrame) -> np.ndarray:
         """Model input from rows of the feature table: float32, one column per feature; codes for categories, NaN for null."""
+        import numpy as np
         import polars as pl
 
         self.require_fitted()

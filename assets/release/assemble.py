@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from assets.data import raw
 from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
 from assets.features.moments import refresh
@@ -125,6 +123,8 @@ def golden_of(pipeline: Pipeline, program: FeatureProgram, model: Model, rows: T
 
     Raises ValueError naming the first feature that the endpoint computes differently from the feature table.
     """
+    import numpy as np
+
     from assets.features.point_in_time import snapshot
 
     day = rows.manifest.split["test"].last
@@ -148,6 +148,7 @@ def golden_of(pipeline: Pipeline, program: FeatureProgram, model: Model, rows: T
 def golden_frame(pipeline: Pipeline, test: pl.DataFrame, day: date) -> pl.DataFrame:
     """Up to `golden_rows` rows of the last two test days in canonical order, evenly spread. A snapshot keeps the aggregates of two
     refreshes, so rows that were predicted before the older one are left out."""
+    import numpy as np
     import polars as pl
 
     recent = test.filter((pl.col(DATE) >= day - DAY) & (pl.col(KNOWN_AT) >= refresh(pipeline, day - DAY)))
