@@ -158,7 +158,7 @@ flight_delays = Pipeline(
     ],
     gates=Gates(
         primary="log_loss",
-        # Airports differ in weather and crowding, so the share of late flights found differs by up to 0.26 between honest models.
+        # Airports differ in weather and crowding, so the share of late flights found differs by up to 0.25 between sound models.
         max_fairness_gap=0.35,
         # Ten days of flights tell losses apart to about 0.004: the candidate may not be worse than the baseline beyond that.
         baseline_margin=-0.005,
