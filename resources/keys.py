@@ -10,7 +10,8 @@ from pathlib import Path
 import dagster as dg
 
 from bundle import signing
-from resources.files import sync_folder, write_atomically
+from bundle.files import sync_folder
+from resources.files import write_atomically
 
 PRIVATE, PUBLIC = "platform.key", "platform.pub"
 

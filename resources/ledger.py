@@ -17,6 +17,7 @@ import dagster as dg
 import msgspec
 
 from bundle.digests import canonical_json, sha256
+from bundle.files import sync_folder
 from resources import files
 from resources.keys import Keys, Verifier
 
@@ -311,7 +312,7 @@ class Ledger(dg.ConfigurableResource):
                 os.replace(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
-            files.sync_folder(target.parent)
+            sync_folder(target.parent)
 
 
 @contextmanager
