@@ -38,10 +38,9 @@ def initialise(settings: Settings) -> bool:
         for folder in FOLDERS:
             (home / folder).mkdir(parents=True, exist_ok=True)
         (home / "keys").chmod(0o700)
-        from resources.tracking import Tracking
-
         from resources import files, instance
         from resources.keys import Keys
+        from resources.tracking import Tracking
 
         instance.create(settings)
         Tracking(uri=settings.mlflow_uri, url=settings.mlflow_url).initialise()
