@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -162,3 +163,30 @@ def test_compact_and_vacuum_keep_the_rows_and_drop_what_nobody_reads(lake: Lake)
     assert not orphan.exists()
     assert lake.read("t").sort("date", "name").equals(before)
     assert len(DeltaTable(lake.place("t")).file_uris()) == 2
+
+
+def test_commits_of_other_writers_are_seen(lake: Lake) -> None:
+    lake.write("t", rows(days(2), "old"), days(2))
+    assert lake.read("t").height == 6
+    DeltaTable(lake.place("t")).delete()
+    assert lake.version("t") == 1
+    assert lake.read("t").height == 0
+
+
+def test_a_table_made_again_is_not_taken_for_the_old_one(lake: Lake) -> None:
+    for name in ("a", "b", "c"):
+        lake.write("t", rows(days(1), name), days(1))
+    assert lake.version("t") == 2
+    shutil.rmtree(lake.place("t"))
+    with pytest.raises(FileNotFoundError, match="materialize the asset"):
+        lake.version("t")
+    lake.write("t", rows(days(2), "new"), days(2))
+    assert lake.version("t") == 0
+    assert lake.read("t")["name"].str.starts_with("new").all()
+    assert lake.days("t") == days(2)
+
+
+def test_a_fresh_process_finds_a_recent_checkpoint(lake: Lake) -> None:
+    for _ in range(25):
+        lake.write("t", rows(days(1)), days(1))
+    assert list(Path(lake.place("t"), "_delta_log").glob("*.checkpoint.parquet"))
