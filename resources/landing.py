@@ -6,10 +6,15 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 import dagster as dg
 
 from resources import files
+
+# Content of sidecars that this process has read, by path and what the listing says of the file: a year of them is listed at each
+# tick of a sensor, and hardly any is new.
+_sidecars: dict[tuple[str, object], bytes] = {}
 
 SUFFIXES = (".csv", ".parquet")
 SIDECAR = ".sha256"
@@ -28,6 +33,14 @@ class Delivery:
     digest: str
     size: int
     fault: str | None = None
+
+
+class Entry(NamedTuple):
+    """A file as it was listed; `stamp` changes when its content does, None where the listing has no such thing."""
+
+    place: str
+    size: int
+    stamp: object
 
 
 class Landing(dg.ConfigurableResource):
@@ -51,13 +64,13 @@ class Landing(dg.ConfigurableResource):
     def deliveries(self, pipeline: str, source: str, days: Collection[date] | None = None) -> dict[date, tuple[Delivery, ...]]:
         """Landed files by delivery day (of `days`, or all), each day's in order of name."""
         listing = self._listing(pipeline, source, None if days is None else [day.isoformat() for day in days])
-        found = {_day(folder): self._announced(folder, pipeline, source, sizes) for folder, sizes in listing.items() if folder != ONCE}
+        found = {_day(folder): _announced(entries) for folder, entries in listing.items() if folder != ONCE}
         return {day: found[day] for day in sorted(found)}
 
     def once(self, pipeline: str, source: str) -> tuple[Delivery, ...]:
         """Landed files of a source that lands once."""
         listing = self._listing(pipeline, source, [ONCE])
-        return self._announced(ONCE, pipeline, source, listing[ONCE]) if ONCE in listing else ()
+        return _announced(listing[ONCE]) if ONCE in listing else ()
 
     def read(self, pipeline: str, source: str, day: date | None, delivery: Delivery) -> bytes:
         """The verified content of a landed file (`day` None: of a source that lands once).
@@ -88,27 +101,37 @@ class Landing(dg.ConfigurableResource):
         files.write_atomically(place + SIDECAR, sidecar)
         return True
 
-    def _listing(self, pipeline: str, source: str, folders: Collection[str] | None = None) -> dict[str, dict[str, int]]:
-        """Sizes of files by name, by folder that holds at least one sidecar."""
+    def _listing(self, pipeline: str, source: str, folders: Collection[str] | None = None) -> dict[str, dict[str, Entry]]:
+        """Files by name, by folder that holds at least one sidecar."""
         root = f"{self.uri}/{pipeline}/{source}"
         fs, base = files.filesystem(root)
         fs.invalidate_cache()
-        found: dict[str, dict[str, int]] = {}
+        found: dict[str, dict[str, Entry]] = {}
         for place in [base] if folders is None else [f"{base}/{folder}" for folder in folders]:
             for path, entry in fs.find(place, maxdepth=2, detail=True).items():
                 folder, name = path.rsplit("/", 2)[-2:]
-                found.setdefault(folder, {})[name] = int(entry["size"])
+                stamp = (entry["mtime"], entry["ino"], entry["size"]) if "ino" in entry else entry.get("ETag")
+                found.setdefault(folder, {})[name] = Entry(f"{root}/{folder}/{name}", int(entry["size"]), stamp)
         return {
-            folder: sizes for folder, sizes in found.items()
-            if (folder == ONCE or _is_day(folder)) and any(_announces(name) for name in sizes)
+            folder: entries for folder, entries in found.items()
+            if (folder == ONCE or _is_day(folder)) and any(_announces(name) for name in entries)
         }  # fmt: skip
 
-    def _announced(self, folder: str, pipeline: str, source: str, sizes: dict[str, int]) -> tuple[Delivery, ...]:
-        return tuple(
-            _delivery(files.read(f"{self.uri}/{pipeline}/{source}/{folder}/{name}"), name.removesuffix(SIDECAR), sizes)
-            for name in sorted(sizes)
-            if _announces(name)
-        )
+
+def _announced(entries: dict[str, Entry]) -> tuple[Delivery, ...]:
+    """The deliveries of a folder, by name."""
+    sizes = {name: entry.size for name, entry in entries.items()}
+    return tuple(_delivery(_sidecar(entries[name]), name.removesuffix(SIDECAR), sizes) for name in sorted(entries) if _announces(name))
+
+
+def _sidecar(entry: Entry) -> bytes:
+    """Content of a sidecar; read again when the listing says that the file changed, or cannot tell."""
+    if entry.stamp is None:
+        return files.read(entry.place)
+    key = (entry.place, entry.stamp)
+    if key not in _sidecars:
+        _sidecars[key] = files.read(entry.place)
+    return _sidecars[key]
 
 
 def _delivery(sidecar: bytes, name: str, sizes: dict[str, int]) -> Delivery:

@@ -43,6 +43,13 @@ def test_landing_again_changes_nothing(landing: Landing) -> None:
     assert landing.put("p", "s", DAY, "x.csv", b"a,b\n3,4\n")
 
 
+def test_a_delivery_replaced_at_once_is_seen(landing: Landing) -> None:
+    for content in (b"a,b\n1,2\n", b"a,b\n3,4\n", b"a,b\n5,6\n"):
+        landing.put("p", "s", DAY, "x.csv", content)
+        (delivery,) = landing.deliveries("p", "s")[DAY]
+        assert landing.read("p", "s", DAY, delivery) == content
+
+
 def test_nothing_has_landed_where_nothing_is(landing: Landing) -> None:
     assert landing.days("p", "s") == []
     assert landing.deliveries("p", "s") == {}

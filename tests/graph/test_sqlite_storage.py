@@ -1,0 +1,70 @@
+"""The SQLite storage of the local instance: Dagster's own files, whoever writes them, from however many threads and processes."""
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import dagster as dg
+import pytest
+from dagster._core.instance.ref import InstanceRef
+
+from resources import instance as platform
+from resources.settings import settings
+from resources.sqlite_storage import EventLogStorage
+
+
+@dg.asset
+def counted() -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"n": 1})
+
+
+@pytest.fixture
+def instance(home: object) -> Iterator[dg.DagsterInstance]:
+    platform.create(settings())
+    with platform.opened(settings(), compute_logs=False) as opened:
+        yield opened
+
+
+def stored(instance: dg.DagsterInstance) -> int:
+    return len(instance.fetch_materializations(counted.key, limit=1_000).records)
+
+
+def in_a_child() -> None:
+    with platform.opened(settings(), compute_logs=False) as opened:
+        assert dg.materialize([counted], instance=opened).success
+
+
+def test_the_local_instance_uses_it(instance: dg.DagsterInstance) -> None:
+    assert isinstance(instance.event_log_storage, EventLogStorage)
+
+
+def test_dagsters_own_storage_reads_what_it_wrote_and_the_other_way_round(instance: dg.DagsterInstance) -> None:
+    own = {"storage": {"sqlite": {"base_dir": str(settings().dagster_home)}}}
+    run = dg.materialize([counted], instance=instance)
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(settings().dagster_home), overrides=own)) as plain:
+        assert not isinstance(plain.event_log_storage, EventLogStorage)
+        assert [record.run_id for record in plain.fetch_materializations(counted.key, limit=5).records] == [run.run_id]
+        assert dg.materialize([counted], instance=plain).success
+    assert stored(instance) == 2
+    assert instance.get_runs_count() == 2
+
+
+def test_processes_write_it_while_threads_read(instance: dg.DagsterInstance) -> None:
+    assert dg.materialize([counted], instance=instance).success
+    writers = [multiprocessing.get_context("spawn").Process(target=in_a_child) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    with ThreadPoolExecutor(4) as threads:
+        while any(writer.is_alive() for writer in writers):
+            assert min(threads.map(lambda _: stored(instance), range(8))) >= 1
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert stored(instance) == 3
+
+
+def test_a_wipe_leaves_no_open_file_behind(instance: dg.DagsterInstance) -> None:
+    for _ in range(2):
+        run = dg.materialize([counted], instance=instance)
+        assert stored(instance) == 1
+        assert len(instance.all_logs(run.run_id)) > 5
+        instance.wipe()
+    assert stored(instance) == 0
