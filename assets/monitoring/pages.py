@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from assets.monitoring.evidently_report import Rendered
 from assets.plots import table as markdown_table
 from assets.validation.pages import Image, Section, Table, estimate, number, render
 from resources.reports import Measure, Report, Verdict
+
+if TYPE_CHECKING:
+    from assets.monitoring.evidently_report import Rendered
 
 TITLES = {
     "monitoring/data_drift": ("Data drift", "Do the features of the day's predictions look like those the champion was trained on?"),

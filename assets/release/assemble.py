@@ -11,10 +11,9 @@ from assets.data import raw
 from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
 from assets.features.moments import refresh
 from assets.monitoring.champion import candidate_reference
-from assets.release.decisions import Proposal
 from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
-from bundle.manifest import BundleError, GoldenRow, Manifest, RequestField, bundle_files, environment, from_files, golden_rows, verify
+from bundle.manifest import BundleError, GoldenRow, RequestField, bundle_files, environment, from_files, golden_rows, verify
 from bundle.model import TOLERANCE, Model
 from bundle.program import FeatureProgram
 
@@ -180,11 +179,6 @@ def integrity(files: Mapping[str, bytes], public_key: bytes, digest: str) -> Int
         f"loaded back, signature and {len(files)} files verified; {result.rows} golden rows differ by {result.difference:.2g} at most (limit {TOLERANCE:g})",
         {"golden_rows": float(result.rows), "golden_difference": result.difference, "golden_row_ms": result.row_ms},
     )
-
-
-def proposal(digest: str, manifest: Manifest) -> Proposal:
-    """What a bundle's manifest proposes to decide over."""
-    return Proposal(manifest.pipeline, digest, manifest.candidate, date.fromisoformat(manifest.created_as_of), manifest.evidence)
 
 
 def released_already(pipeline: str, candidate: str, artifacts: Artifacts, ledger: Ledger, keys: Keys) -> str | None:

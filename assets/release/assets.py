@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets import plots
 from assets.declaration import Pipeline
-from assets.release import assemble, decisions
+from assets.release import decisions
 from assets.release.evidence import Examined, approvals_needed, examine
 from assets.validation import gates
 from bundle.manifest import GOLDEN, MANIFEST, BundleError, Manifest
@@ -41,6 +41,8 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         ],
     )
     def bundle(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys) -> Iterator[dg.MaterializeResult[None]]:
+        from assets.release import assemble
+
         candidate = candidate_of(pipeline, artifacts)
         digest = assemble.released_already(pipeline.name, candidate, artifacts, ledger, keys)
         released_before = digest is not None

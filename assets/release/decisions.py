@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from bundle.manifest import Manifest
     from resources.ledger import Entry, Ledger
 
 POLICY = "policy"
@@ -23,6 +24,11 @@ class Proposal(msgspec.Struct, frozen=True):
     candidate: str
     day: date
     evidence: Mapping[str, str]
+
+
+def proposal(digest: str, manifest: Manifest) -> Proposal:
+    """What a bundle's manifest proposes to decide over."""
+    return Proposal(manifest.pipeline, digest, manifest.candidate, date.fromisoformat(manifest.created_as_of), manifest.evidence)
 
 
 class Standing(msgspec.Struct, frozen=True):

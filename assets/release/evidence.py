@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from assets.release.assemble import proposal
-from assets.release.decisions import Proposal, Standing, standing
+from assets.release.decisions import Proposal, Standing, proposal, standing
 from assets.validation import gates
 from bundle.manifest import BundleError, Manifest, verify
 

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets import plots
 from assets.declaration import Pipeline
 from assets.features.declared_program import program
-from assets.training import baseline as baselines, candidate as candidates, manifest as manifests, tuning
+from assets.training import manifest as manifests
 from assets.training.manifest import Finding, TrainingManifest
 from assets.training.split import PARTS
 from resources import files
@@ -18,6 +18,10 @@ from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.settings import settings
 from resources.tracking import DatasetFacts, TrackedCandidate, Tracking
+
+if TYPE_CHECKING:
+    from assets.training.candidate import Trained
+    from assets.training.tuning import Study
 
 GROUP = "training"
 POOL = "training"
@@ -74,6 +78,8 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         description=f"The best parameters of the trees, searched over time-ordered folds; reused for {pipeline.model.study_age_days} days.",
     )
     def tuning_study(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult[None]:
+        from assets.training import tuning
+
         digest, manifest = newest_training_set(pipeline, artifacts)
         last = artifacts.pointed(pipeline.name, "study")
         study = tuning.Study.decode(artifacts.get("studies", last)[tuning.FILE]) if last else None
@@ -103,9 +109,11 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         description="A logistic regression on the same rows: what a candidate has to beat.",
     )
     def baseline(lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult[None]:
+        from assets.training.baseline import train
+
         digest, manifest = newest_training_set(pipeline, artifacts)
         rows = manifests.load_rows(pipeline, manifest, lake)
-        fitted = baselines.train(rows, digest, program(pipeline), pipeline.baseline.regularisation, pipeline.model.seed)
+        fitted = train(rows, digest, program(pipeline), pipeline.baseline.regularisation, pipeline.model.seed)
         stored = artifacts.put("baselines", fitted.files)
         artifacts.point(pipeline.name, BASELINE, stored)
         return dg.MaterializeResult(
@@ -126,10 +134,12 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         description="Gradient-boosted trees on the training set, calibrated where that helps, tracked and registered in MLflow.",
     )
     def candidate(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, tracking: Tracking) -> dg.MaterializeResult[None]:
+        from assets.training.candidate import train
+
         digest, manifest = newest_training_set(pipeline, artifacts)
         study, tuned = parameters_for(pipeline, artifacts, manifest, context.log.warning)
         rows = manifests.load_rows(pipeline, manifest, lake)
-        trained = candidates.train(pipeline, rows, digest, program(pipeline), tuned, study)
+        trained = train(pipeline, rows, digest, program(pipeline), tuned, study)
         stored = artifacts.put("candidates", trained.files)
         drawn = candidate_plots(trained)
         run = tracking.log_candidate(tracked_candidate(pipeline, trained, stored, drawn, context.run_id, lake, study))
@@ -165,6 +175,8 @@ def parameters_for(
     pipeline: Pipeline, artifacts: Artifacts, manifest: TrainingManifest, warn: Callable[[str], None]
 ) -> tuple[str | None, dict[str, float | int]]:
     """The newest study's digest and parameters, or cautious parameters where it does not fit the training set."""
+    from assets.training import tuning
+
     digest = artifacts.pointed(pipeline.name, "study")
     study = tuning.Study.decode(artifacts.get("studies", digest)[tuning.FILE]) if digest else None
     reason = tuning.reusable(study, pipeline, manifest) if study else "there is no study"
@@ -194,9 +206,11 @@ def training_set_metadata(manifest: TrainingManifest, digest: str) -> dict[str, 
 
 
 def study_result(
-    pipeline: Pipeline, study: tuning.Study, digest: str, manifest: TrainingManifest, reused: bool, reason: str
+    pipeline: Pipeline, study: "Study", digest: str, manifest: TrainingManifest, reused: bool, reason: str
 ) -> dg.MaterializeResult[None]:
     """A study as its asset shows it, new or reused."""
+    from assets.training import tuning
+
     metadata: dict[str, Any] = {
         "digest": digest, "reused": reused, "reason": reason, "study_as_of": study.as_of.isoformat(), "as_of": manifest.as_of.isoformat(),
         "age_days": (manifest.as_of - study.as_of).days, "trials": len(study.trials), "rows": study.rows,
@@ -233,7 +247,7 @@ def parameters_table(parameters: Mapping[str, object]) -> dg.MarkdownMetadataVal
     return dg.MetadataValue.md(plots.table(("parameter", "value"), sorted(parameters.items())))
 
 
-def candidate_plots(trained: candidates.Trained) -> dict[str, bytes]:
+def candidate_plots(trained: "Trained") -> dict[str, bytes]:
     """The candidate's plots as PNG: loss per round, and the features that brought most."""
     curves: Mapping[str, Sequence[float]] = trained.curves
     return {
@@ -243,7 +257,7 @@ def candidate_plots(trained: candidates.Trained) -> dict[str, bytes]:
 
 
 def tracked_candidate(
-    pipeline: Pipeline, trained: candidates.Trained, digest: str, drawn: Mapping[str, bytes], run_id: str, lake: Lake, study: str | None
+    pipeline: Pipeline, trained: "Trained", digest: str, drawn: Mapping[str, bytes], run_id: str, lake: Lake, study: str | None
 ) -> TrackedCandidate:
     """What MLflow is told of a candidate."""
     facts = trained.facts

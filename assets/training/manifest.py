@@ -9,8 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from assets.data import raw
 from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
@@ -18,7 +16,9 @@ from assets.features.moments import refresh
 from assets.training.split import PARTS, Part, Parts, split
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
     from assets.declaration import Pipeline
     from resources.lake import Lake
@@ -84,6 +84,8 @@ class TrainingRows:
     @cached_property
     def y(self) -> NDArray[np.float64]:
         """Labels, 0 or 1, of shape (n,)."""
+        import numpy as np
+
         return self.frame.get_column(self.manifest.label).to_numpy().astype(np.float64)
 
     @cached_property
@@ -100,6 +102,8 @@ class TrainingRows:
         return self.y[self._mask(parts)]
 
     def _mask(self, parts: tuple[Part, ...]) -> NDArray[np.bool_]:
+        import numpy as np
+
         chosen: NDArray[np.bool_] = np.any([self.masks[part] for part in parts], axis=0)
         return chosen
 

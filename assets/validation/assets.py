@@ -1,18 +1,21 @@
 """The validation stage: five reports on the newest candidate, each with a warn check for every gate."""
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.declaration import Pipeline
 from assets.plots import markdown_image
-from assets.validation import evidence as evidences, examinations, gates
-from assets.validation.examinations import Examined
+from assets.validation import gates
 from assets.validation.pages import PAGE
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.ledger import Ledger
 from resources.reports import Reports, Verdict
+
+if TYPE_CHECKING:
+    from assets.validation.examinations import Examined
 
 GROUP = "validation"
 Result = Iterator[dg.MaterializeResult[None]]
@@ -29,7 +32,9 @@ MORE_KINDS = {gates.EXPLAINABILITY: {"xgboost"}, gates.ROBUSTNESS: {"xgboost"}}
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The assets of a pipeline's validation stage."""
 
-    def compared(lake: Lake, artifacts: Artifacts, ledger: Ledger) -> Examined:
+    def compared(lake: Lake, artifacts: Artifacts, ledger: Ledger) -> "Examined":
+        from assets.validation import evidence as evidences, examinations
+
         evidence = evidences.load(pipeline, lake, artifacts)
         baseline = evidences.baseline_predictions(evidence, artifacts)
         champion = evidences.champion(pipeline, ledger, artifacts)
@@ -42,20 +47,16 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     def performance(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger) -> Result:
         yield _stored(reports, compared(lake, artifacts, ledger))
 
-    def alone(name: str, examine: Callable[[evidences.Evidence], Examined]) -> dg.AssetsDefinition:
+    def alone(name: str) -> dg.AssetsDefinition:
         @_asset(pipeline, name)
         def validation(lake: Lake, artifacts: Artifacts, reports: Reports) -> Result:
-            yield _stored(reports, examine(evidences.load(pipeline, lake, artifacts)))
+            from assets.validation import evidence as evidences, examinations
+
+            yield _stored(reports, examinations.ALONE[name](evidences.load(pipeline, lake, artifacts)))
 
         return validation
 
-    return [
-        performance,
-        alone(gates.SLICES, examinations.slices),
-        alone(gates.FAIRNESS, examinations.fairness),
-        alone(gates.EXPLAINABILITY, examinations.explainability),
-        alone(gates.ROBUSTNESS, examinations.robustness),
-    ]
+    return [performance, *(alone(name) for name in gates.REPORTS if name != gates.PERFORMANCE)]
 
 
 def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
@@ -73,7 +74,7 @@ def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[...,
     )
 
 
-def _stored(reports: Reports, examined: Examined) -> dg.MaterializeResult[None]:
+def _stored(reports: Reports, examined: "Examined") -> dg.MaterializeResult[None]:
     """Store a report with its page and show it: link, plots, the most telling numbers, and a check for each verdict."""
     report = examined.report
     link = reports.save(report, examined.pages) + PAGE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -282,6 +282,15 @@ def robustness(evidence: Evidence) -> Examined:
     return _examined(
         evidence, report, "Robustness", "What happens when inputs are missing, noisy, unknown or absurd?", facts, sections, drawn
     )
+
+
+ALONE: Mapping[str, Callable[[Evidence], Examined]] = {
+    gates.SLICES: slices,
+    gates.FAIRNESS: fairness,
+    gates.EXPLAINABILITY: explainability,
+    gates.ROBUSTNESS: robustness,
+}
+"""Examinations by report that need the candidate's evidence alone."""
 
 
 def _columns(evidence: Evidence, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import xgboost
 
 ROWS = 500  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
-TOLERANCE = 1e-3  # margins are float32 sums over hundreds of trees
 
 
 class Explanation(NamedTuple):

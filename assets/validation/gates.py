@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 
 from assets.declaration import Pipeline
-from assets.validation.explainability import TOLERANCE
-from assets.validation.performance import NO_CHAMPION
-from assets.validation.robustness import ALL
+from assets.validation.terms import ADDITIVITY_TOLERANCE, ALL_NUMBERS, NO_CHAMPION
 from bundle.expression import Category, Join, Rolling, walk
 from resources.reports import Measure, Report, Reports, Verdict
 
@@ -253,11 +251,11 @@ def _fairness(measures: Sequence[Measure], limit: float, declared: Mapping[str, 
 def _contributions(measures: Sequence[Measure]) -> Verdict:
     rule, measure = "contributions_add_up", _find(measures, "additivity_error")
     if measure is None or measure.value is None:
-        return _unknown(rule, TOLERANCE, measure, "the sum of contributions")
-    reason = (
-        f"contributions and bias differ from the margin by at most {measure.value:.2g} on {measure.n} rows; up to {TOLERANCE:g} is rounding"
+        return _unknown(rule, ADDITIVITY_TOLERANCE, measure, "the sum of contributions")
+    reason = f"contributions and bias differ from the margin by at most {measure.value:.2g} on {measure.n} rows; up to {ADDITIVITY_TOLERANCE:g} is rounding"
+    return Verdict(
+        rule=rule, passed=measure.value <= ADDITIVITY_TOLERANCE, value=measure.value, limit=ADDITIVITY_TOLERANCE, n=measure.n, reason=reason
     )
-    return Verdict(rule=rule, passed=measure.value <= TOLERANCE, value=measure.value, limit=TOLERANCE, n=measure.n, reason=reason)
 
 
 def _probabilities(measures: Sequence[Measure]) -> Verdict:
@@ -281,7 +279,7 @@ def _loss(measures: Sequence[Measure], rule: str, kind: str, limit: float) -> Ve
 
 
 def _noise(measures: Sequence[Measure], limit: float) -> Verdict:
-    rule, measure = "noise_moves_little", _find(measures, "shift", f"noise: {ALL}")
+    rule, measure = "noise_moves_little", _find(measures, "shift", f"noise: {ALL_NUMBERS}")
     if measure is None or measure.value is None:
         return _unknown(rule, limit, measure, "the shift under noise")
     reason = f"noise on all numeric features moves predictions by {measure.value:.4f} on average, {_interval(measure)}; at most {limit:g} is allowed"

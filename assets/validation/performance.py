@@ -11,10 +11,10 @@ from assets.validation import bootstrap
 from assets.validation.bootstrap import Bootstrap, Interval
 from assets.validation.metrics import HIGHER_IS_BETTER, NAMES, Array
 from assets.validation.slices import measure
+from assets.validation.terms import NO_CHAMPION
 from resources.reports import Measure
 
 CANDIDATE, BASELINE, CHAMPION = "candidate", "baseline", "champion"
-NO_CHAMPION = "none"
 
 
 def worse_by(compared: Bootstrap, other: str, metric: str) -> tuple[float, Interval]:

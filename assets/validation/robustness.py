@@ -15,6 +15,7 @@ from assets.validation import bootstrap
 from assets.validation.bootstrap import Interval
 from assets.validation.metrics import ROW_WISE, Array, row_metric
 from assets.validation.slices import measure
+from assets.validation.terms import ALL_NUMBERS
 from resources.reports import Measure
 
 Matrix = NDArray[np.float32]
@@ -23,7 +24,6 @@ Predict = Callable[[Matrix], Array]
 ROWS = 3_000
 NOISE_SD = 0.1  # standard deviation of the noise, in standard deviations of the feature
 EXTREME = np.float32(1e30)
-ALL = "all numeric features"
 
 
 class Effect(NamedTuple):
@@ -129,7 +129,7 @@ def _perturbations(
     noise = generator.normal(size=(len(sample), len(numeric))) * spread * noise_sd
     noisy = sample.copy()
     noisy[:, numeric] += noise.astype(np.float32)
-    yield "noise", ALL, noisy
+    yield "noise", ALL_NUMBERS, noisy
     for position, index in enumerate(numeric):
         one = sample.copy()
         one[:, index] += noise[:, position].astype(np.float32)

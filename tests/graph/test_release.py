@@ -18,10 +18,10 @@ from assets.declaration import Pipeline
 from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits
 from assets.release import assets as release_stage, decisions
-from assets.release.assemble import proposal
+from assets.release.decisions import proposal
 from assets.release.options import ReleasePolicy
 from assets.validation import gates
-from assets.validation.robustness import ALL
+from assets.validation.terms import ALL_NUMBERS
 from bundle import manifest as manifests
 from bundle.desired import Actual, ArmState, unseal
 from resources.artifacts import Artifacts
@@ -172,7 +172,7 @@ def good_measures(champion: str | None, *, roc_auc: float = 0.85, worse_by: floa
         Measure(name="loss_increase", value=0.01, n=400, group="missing: load"),
         Measure(name="loss_increase", value=0.01, n=400, group="missing source: heat"),
         Measure(name="loss_increase", value=0.01, n=400, group="unseen category: machine"),
-        Measure(name="shift", value=0.01, n=400, group=f"noise: {ALL}"),
+        Measure(name="shift", value=0.01, n=400, group=f"noise: {ALL_NUMBERS}"),
     ]
     return {
         gates.PERFORMANCE: performance,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from assets.validation import explainability
+from assets.validation.terms import ADDITIVITY_TOLERANCE
 
 
 def _model(n: int = 800):
@@ -25,7 +26,7 @@ def test_contributions_and_bias_add_up_to_the_margin() -> None:
     parts, margins = explainability.contributions(model, matrix, (False, False, True))
     assert parts.shape == (len(matrix), 4)
     found = explainability.explain(parts, margins, matrix, ("strong", "useless", "kind"), 5_000)
-    assert found.additivity_error < explainability.TOLERANCE
+    assert found.additivity_error < ADDITIVITY_TOLERANCE
     assert (found.n, found.of) == (800, 5_000)
 
 

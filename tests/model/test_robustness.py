@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from assets.validation import robustness
-from assets.validation.robustness import ALL
+from assets.validation.terms import ALL_NUMBERS
 
 NAMES, CATEGORICAL = ("strong", "weak", "place"), (False, False, True)
 
@@ -39,7 +39,7 @@ def test_losing_what_matters_hurts_and_losing_what_does_not_does_nothing() -> No
 
 def test_noise_moves_predictions_in_proportion() -> None:
     (_, small), (_, large) = _effects(noise_sd=0.05), _effects(noise_sd=0.5)
-    assert 0 < small[f"noise: {ALL}"].shift < large[f"noise: {ALL}"].shift
+    assert 0 < small[f"noise: {ALL_NUMBERS}"].shift < large[f"noise: {ALL_NUMBERS}"].shift
     assert small["noise: weak"].shift == 0
     assert "noise: place" not in small
 
