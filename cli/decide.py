@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cli.follow import entry_line
 from cli.output import REFUSED, WRONG_USE, CommandError, say
@@ -23,16 +22,20 @@ def ledger_of(settings: Settings) -> Ledger:
     return Ledger(path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path)))
 
 
-def approve(settings: Settings, pipeline: str, bundle: str, actor: str, reason: str, as_json: bool) -> None:
+def judge(
+    settings: Settings, pipeline: str, bundle: str, actor: str, reason: str, as_json: bool, verdict: Literal["approve", "reject"]
+) -> None:
+    """Approve or reject a bundle. Raises CommandError for an approval of any but the newest bundle: no release would follow it."""
     from assets.release import decisions
 
-    _show(_decided(lambda: decisions.approve(ledger_of(settings), proposal(settings, pipeline, bundle), actor, reason)), as_json)
-
-
-def reject(settings: Settings, pipeline: str, bundle: str, actor: str, reason: str, as_json: bool) -> None:
-    from assets.release import decisions
-
-    _show(_decided(lambda: decisions.reject(ledger_of(settings), proposal(settings, pipeline, bundle), actor, reason)), as_json)
+    proposed, newest = proposal(settings, pipeline, bundle)
+    if verdict == "approve" and not newest:
+        raise CommandError(
+            f"bundle {proposed.bundle[:12]} is not the newest of {pipeline!r}, which alone is released; to serve one that served before, roll back",
+            REFUSED,
+        )
+    decide = decisions.approve if verdict == "approve" else decisions.reject
+    _show(_decided(lambda: decide(ledger_of(settings), proposed, actor, reason)), as_json)
 
 
 def rollback(settings: Settings, pipeline: str, to: str | None, actor: str, reason: str, as_json: bool) -> None:
@@ -55,18 +58,25 @@ def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json:
     _show(_decided(lambda: decisions.request_retraining(ledger_of(settings), pipeline, actor, reason, date.fromisoformat(day))), as_json)
 
 
-def proposal(settings: Settings, pipeline: str, beginning: str) -> Proposal:
-    """What a bundle's manifest proposes. Raises CommandError for a bundle that is not stored or of another pipeline."""
-    from assets.release.decisions import Proposal
+def proposal(settings: Settings, pipeline: str, beginning: str) -> tuple[Proposal, bool]:
+    """What a bundle's manifest proposes, and whether the bundle is its pipeline's newest. Raises CommandError for a bundle that is not
+    stored, was altered, or is of another pipeline."""
+    import msgspec
+
+    from assets.release import decisions
+    from bundle.manifest import MANIFEST, Manifest
     from resources.artifacts import Artifacts
 
     artifacts = Artifacts(uri=settings.artifacts_uri)
     newest = artifacts.pointed(pipeline, "bundle")
     digest = newest if newest and newest.startswith(beginning) else _full(beginning, stored_bundles(settings))
-    manifest = json.loads(artifacts.get("bundles", digest)["manifest.json"])
-    if manifest["pipeline"] != pipeline:
-        raise CommandError(f"bundle {digest[:12]} belongs to pipeline {manifest['pipeline']!r}, not {pipeline!r}", WRONG_USE)
-    return Proposal(pipeline, digest, manifest["candidate"], date.fromisoformat(manifest["created_as_of"]), manifest["evidence"])
+    try:
+        manifest = msgspec.json.decode(artifacts.get("bundles", digest)[MANIFEST], type=Manifest)
+    except ValueError as error:
+        raise CommandError(f"bundle {digest[:12]} cannot be decided over: {error}", REFUSED) from error
+    if manifest.pipeline != pipeline:
+        raise CommandError(f"bundle {digest[:12]} belongs to pipeline {manifest.pipeline!r}, not {pipeline!r}", WRONG_USE)
+    return decisions.proposal(digest, manifest), digest == newest
 
 
 def stored_bundles(settings: Settings) -> list[str]:
@@ -85,13 +95,11 @@ def _full(beginning: str, digests: Iterable[str]) -> str:
     return found[0]
 
 
-def _decided(decision: object) -> Entry:
-    assert callable(decision)
+def _decided(decision: Callable[[], Entry]) -> Entry:
     try:
-        entry: Entry = decision()
+        return decision()
     except (ValueError, LookupError, PermissionError) as refused:
         raise CommandError(str(refused.args[0] if refused.args else refused), REFUSED) from refused
-    return entry
 
 
 def _show(entry: Entry, as_json: bool) -> None:

@@ -172,10 +172,10 @@ def approve(
 ) -> None:
     """Approve a bundle on the evidence that its manifest names."""
     with one_line_errors(as_json):
-        from cli.decide import approve as run
+        from cli.decide import judge
         from resources.settings import settings
 
-        run(settings(), pipeline, bundle, actor, reason, as_json)
+        judge(settings(), pipeline, bundle, actor, reason, as_json, "approve")
 
 
 @app.command()
@@ -188,10 +188,10 @@ def reject(
 ) -> None:
     """Reject a bundle: approvals so far are void, and it is not released."""
     with one_line_errors(as_json):
-        from cli.decide import reject as run
+        from cli.decide import judge
         from resources.settings import settings
 
-        run(settings(), pipeline, bundle, actor, reason, as_json)
+        judge(settings(), pipeline, bundle, actor, reason, as_json, "reject")
 
 
 @app.command()

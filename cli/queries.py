@@ -9,12 +9,13 @@ from pathlib import Path
 from cli.decide import ledger_of
 from cli.health import get, services
 from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, say, table
+from cli.waiting import Waiting, waiting
 from resources import environment
 from resources.settings import Settings
 
 
 def show_status(settings: Settings, as_json: bool) -> None:
-    """Services, runs, data days, served bundles and the replay's position."""
+    """Services, runs, data days, released bundles, and bundles that wait for a decision."""
     environment.apply(settings)
     if not (settings.home / "initialised.json").exists():
         raise CommandError(
@@ -25,7 +26,8 @@ def show_status(settings: Settings, as_json: bool) -> None:
     states = {name: {"url": url, "problem": probe()} for name, (url, probe) in services(settings).items()}
     ledger = ledger_of(settings)
     entries = ledger.entries()
-    names = sorted({entry.pipeline for entry in entries} | _pipelines(settings))
+    unreleased = _waiting(settings)
+    names = sorted({entry.pipeline for entry in entries} | _pipelines(settings) | set(unreleased))
     with instance.opened(settings) as opened:
         working = [
             {"run": w.run_id, "job": w.job, "status": w.status.lower(), "steps": f"{w.finished}/{w.steps}"} for w in instance.works(opened)
@@ -35,7 +37,10 @@ def show_status(settings: Settings, as_json: bool) -> None:
             name: {a: instance.newest_partition(opened, (name, a)) for a in ("features", "predictions", "retraining_decision")}
             for name in names
         }
-    pipelines = {name: {**days[name], "released": ledger.released(name)} for name in names}
+    pipelines = {
+        name: {**days[name], "released": ledger.released(name), "waiting": unreleased[name]._asdict() if name in unreleased else None}
+        for name in names
+    }
     document = {
         "home": str(settings.home.absolute()),
         "services": states,
@@ -56,6 +61,8 @@ def show_status(settings: Settings, as_json: bool) -> None:
             for name, p in pipelines.items()
         ],
     )
+    for name, bundle in unreleased.items():
+        console().print(bundle.line(name), markup=False)
     console().print()
     rows = [(w["job"], w["status"], w["steps"]) for w in working] + [(e["job"], e["status"], e["ended"]) for e in ended]
     table(("run of", "status", "steps or end"), rows)
@@ -64,6 +71,14 @@ def show_status(settings: Settings, as_json: bool) -> None:
 def _pipelines(settings: Settings) -> set[str]:
     """Pipelines that have published something to the endpoint."""
     return {place.parent.name for place in settings.endpoint_path.glob("*/online.msgpack")}
+
+
+def _waiting(settings: Settings) -> dict[str, Waiting]:
+    """Bundles that are not released, of the declared pipelines: what they need only their declarations say."""
+    from pipelines.definitions import declared_pipelines
+
+    found = {pipeline.name: waiting(settings, pipeline) for pipeline in declared_pipelines()}
+    return {name: bundle for name, bundle in found.items() if bundle}
 
 
 def show_prediction(settings: Settings, pipeline: str, rows: str, as_json: bool) -> None:

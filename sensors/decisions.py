@@ -15,7 +15,7 @@ from resources.reports import Reports
 from sensors import jobs
 from sensors.due import DAY
 from sensors.nightly import materialized
-from sensors.requests import AS_OF, CAUSE, run_request
+from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, run_request
 
 # A decision to retrain that nobody acted on for this many data days is stale: a newer one speaks for the model by then.
 DECISION_DAYS = 14
@@ -79,11 +79,17 @@ def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> 
 def retrain_request(instance: dg.DagsterInstance, pipeline: Pipeline, decision: Decision) -> dg.RunRequest | dg.SkipReason:
     """The run that a decision asks for. It trains as of the next day's refresh: what the decided day brought is known then."""
     as_of = (decision.day + DAY).isoformat()
+    asked = decision.evidence.request if decision.cause == "request" else None
     return run_request(
         instance,
         jobs.retrain(pipeline),
         f"{pipeline.name}:retrain:{decision.day}:{decision.cause}",
         attempts=pipeline.retraining.attempts,
-        tags={CAUSE: str(decision.cause), "evergreen/decision": decision.day.isoformat(), AS_OF: as_of},
+        tags={
+            CAUSE: str(decision.cause),
+            "evergreen/decision": decision.day.isoformat(),
+            AS_OF: as_of,
+            **({REQUESTED_BY: asked.by} if asked else {}),
+        },
         run_config={"ops": {f"{pipeline.name}__training_set": {"config": {"as_of": as_of}}}},
     )

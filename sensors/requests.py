@@ -10,6 +10,7 @@ from dagster import RunsFilter
 REQUEST = "evergreen/request"
 ATTEMPT = "evergreen/attempt"
 CAUSE = "evergreen/cause"
+REQUESTED_BY = "evergreen/requested_by"
 AS_OF = "evergreen/as_of"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"

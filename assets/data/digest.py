@@ -21,14 +21,16 @@ def content_digest(frame: pl.DataFrame) -> str:
     """
     import polars as pl
 
-    names = sorted(frame.columns)
+    # Asked once: a frame makes its schema anew each time.
+    schema = frame.schema
+    names = sorted(schema)
     plain = frame.select(
-        (pl.col(name).dt.cast_time_unit("us") if isinstance(kind, pl.Datetime) else pl.col(name)).to_physical().alias(name)
-        if kind.is_temporal()
+        (pl.col(name).dt.cast_time_unit("us") if isinstance(schema[name], pl.Datetime) else pl.col(name)).to_physical().alias(name)
+        if schema[name].is_temporal()
         else pl.col(name)
-        for name, kind in ((name, frame.schema[name]) for name in names)
+        for name in names
     )
-    header = ",".join(f"{name}:{frame.schema[name].base_type().__name__}" for name in names)
+    header = ",".join(f"{name}:{schema[name].base_type().__name__}" for name in names)
     rows = plain.sort(names, nulls_last=True).write_csv(include_header=False, quote_style="non_numeric") if names else ""
     return hashlib.sha256(f"{header}\n{rows}".encode()).hexdigest()
 

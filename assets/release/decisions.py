@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -89,15 +89,7 @@ def approve(ledger: Ledger, proposal: Proposal, actor: str, reason: str) -> Entr
     def already(entries: Sequence[Entry]) -> Entry | None:
         return next((entry for entry in standing(entries, proposal).people if entry.actor == actor), None)
 
-    return ledger.append(
-        proposal.pipeline,
-        "approval",
-        bundle=proposal.bundle,
-        day=proposal.day,
-        actor=actor,
-        payload=_payload(proposal, reason),
-        unless=already,
-    )
+    return _append(ledger, "approval", proposal, actor, reason, already)
 
 
 def approve_by_policy(ledger: Ledger, proposal: Proposal, reason: str) -> Entry:
@@ -114,15 +106,7 @@ def approve_by_policy(ledger: Ledger, proposal: Proposal, reason: str) -> Entry:
             )
         return held.policy
 
-    return ledger.append(
-        proposal.pipeline,
-        "approval",
-        bundle=proposal.bundle,
-        day=proposal.day,
-        actor=POLICY,
-        payload=_payload(proposal, reason),
-        unless=already,
-    )
+    return _append(ledger, "approval", proposal, POLICY, reason, already)
 
 
 def reject(ledger: Ledger, proposal: Proposal, actor: str, reason: str) -> Entry:
@@ -136,15 +120,7 @@ def reject(ledger: Ledger, proposal: Proposal, actor: str, reason: str) -> Entry
         refusal = standing(entries, proposal).refusal
         return refusal if refusal is not None and (refusal.kind, refusal.actor) == ("rejection", actor) else None
 
-    return ledger.append(
-        proposal.pipeline,
-        "rejection",
-        bundle=proposal.bundle,
-        day=proposal.day,
-        actor=actor,
-        payload=_payload(proposal, reason),
-        unless=already,
-    )
+    return _append(ledger, "rejection", proposal, actor, reason, already)
 
 
 def release(ledger: Ledger, proposal: Proposal, approvals: int, payload: Mapping[str, object]) -> Entry:
@@ -252,8 +228,23 @@ def _candidate(entries: Sequence[Entry], bundle: str) -> str | None:
     return str(found.payload["candidate"]) if found else None
 
 
-def _payload(proposal: Proposal, reason: str) -> dict[str, str | dict[str, str]]:
-    return {"candidate": proposal.candidate, "evidence": dict(proposal.evidence), "reason": reason}
+def _append(
+    ledger: Ledger,
+    kind: Literal["approval", "rejection"],
+    proposal: Proposal,
+    actor: str,
+    reason: str,
+    already: Callable[[Sequence[Entry]], Entry | None],
+) -> Entry:
+    return ledger.append(
+        proposal.pipeline,
+        kind,
+        bundle=proposal.bundle,
+        day=proposal.day,
+        actor=actor,
+        payload={"candidate": proposal.candidate, "evidence": dict(proposal.evidence), "reason": reason},
+        unless=already,
+    )
 
 
 def _person(actor: str, reason: str) -> None:
