@@ -57,7 +57,7 @@ def show_status(settings: Settings, as_json: bool) -> None:
     table(
         ("pipeline", "features to", "predictions to", "decided to", "released bundle"),
         [
-            (name, p["features"], p["predictions"], p["retraining_decision"], (p["released"] or "none")[:12])
+            (name, p["features"], p["predictions"], p["retraining_decision"], str(p["released"] or "none")[:12])
             for name, p in pipelines.items()
         ],
     )
