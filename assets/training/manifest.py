@@ -129,15 +129,17 @@ def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, d
 def labelled_rows(pipeline: Pipeline, lake: Lake, first: date, last: date, as_of: date) -> pl.DataFrame:
     """Feature rows of the days `first` to `last` with the label known at `as_of`, in canonical order.
 
-    Columns: those of the feature table, the label (0 or 1) and `label_known_at`. Rows without a mature label are left out.
+    Columns: those of the feature table, the label (0 or 1) and `label_known_at`. Rows without a mature label are left out. An event
+    that was moved to another day after its prediction was predicted again: it happened once, and counts as it was predicted last.
     """
     from assets.features.point_in_time import labels
+    from assets.features.versions import newest_known
 
     known = labels(pipeline, raw.reader(lake, pipeline.name), first, last, as_of)
     known = known.select(pipeline.entity, pipeline.label.name, known.get_column(KNOWN_AT).alias(LABEL_KNOWN_AT)).drop_nulls(
         pipeline.label.name
     )
-    rows = lake.scan(features_table(pipeline.name), first, last).collect()
+    rows = newest_known(lake.scan(features_table(pipeline.name), first, last).collect(), [pipeline.entity])
     return rows.join(known, on=pipeline.entity, how="inner", validate="1:1").sort(EVENT_TIME, pipeline.entity)
 
 

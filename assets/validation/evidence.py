@@ -205,6 +205,7 @@ def lost_features(program: FeatureProgram, pipeline: Pipeline) -> tuple[str, ...
 def _computed(program: FeatureProgram, wanted: tuple[Feature, ...], evidence: Evidence, lake: Lake) -> pl.DataFrame:
     from assets.data import raw
     from assets.features.point_in_time import features
+    from assets.features.versions import newest_known
 
     pipeline = evidence.pipeline.model_copy(
         update={
@@ -215,5 +216,5 @@ def _computed(program: FeatureProgram, wanted: tuple[Feature, ...], evidence: Ev
         }
     )
     days = evidence.frame.get_column(DATE).unique().sort().to_list()
-    computed: pl.DataFrame = features(pipeline, days, raw.reader(lake, pipeline.name))
+    computed = newest_known(features(pipeline, days, raw.reader(lake, pipeline.name)), [pipeline.entity])
     return computed.select(pipeline.entity, *(feature.name for feature in wanted))

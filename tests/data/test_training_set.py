@@ -101,6 +101,29 @@ def test_a_label_that_was_corrected_before_counts_in_its_newest_version(lake: La
     assert after.get_column("fails").item() == 1 - corrected["fails"]
 
 
+def test_an_event_moved_after_its_prediction_counts_on_the_day_it_was_moved_to(lake: Lake) -> None:
+    """It was predicted twice, so the feature table has it on both days; it happened once."""
+    before = assemble(tiny, lake, AS_OF)
+    job = before.frame.filter(pl.col("date") == DAYS[20]).row(3, named=True)["job_id"]
+    moved = {"tiny/raw/jobs": (DAYS[21], timedelta(hours=1)), "tiny/raw/results": (DAYS[22], timedelta(days=1, hours=10))}
+    for table, (delivered, known) in moved.items():
+        stored = lake.read(table)
+        version = stored.filter(pl.col("job_id") == job).with_columns(
+            pl.col("event_time") + timedelta(days=1), (pl.col("event_time") + known).alias("known_at"), pl.lit(delivered).alias("date")
+        )  # fmt: skip
+        if table.endswith("results"):
+            stored = stored.filter(pl.col("job_id") != job)  # nothing happened on the day it was moved from
+        lake.write(table, pl.concat([stored, version.select(stored.columns)]), lake.days(table))
+    store_features(lake, DAYS)
+    assert lake.read("tiny/features").filter(pl.col("job_id") == job).get_column("date").sort().to_list() == DAYS[20:22]
+    made = assemble(tiny, lake, AS_OF)
+    assert made.frame.filter(pl.col("job_id") == job).get_column("date").to_list() == [DAYS[21]]
+    assert made.frame.height == before.frame.height
+    assert load_rows(tiny, made.manifest, lake).frame.equals(made.frame)
+    # As of the day between, nobody knows what became of it.
+    assert assemble(tiny, lake, DAYS[21]).frame.filter(pl.col("job_id") == job).is_empty()
+
+
 def test_a_changed_day_is_named(lake: Lake) -> None:
     manifest = assemble(tiny, lake, AS_OF).manifest
     day = DAYS[10]
