@@ -1,5 +1,6 @@
 """Run requests that are made once, and again only when the run died: `run_key`s carry an attempt number."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ AS_OF = "evergreen/as_of"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
+RETRY_SECONDS = 120.0
+"""How long after a run died its retry by Dagster's daemon is waited for: it looks every five seconds, once it has started."""
+
 
 def run_request(
     instance: dg.DagsterInstance,
@@ -29,8 +33,9 @@ def run_request(
     """A request for a run of `job`, unless a run for the same `request` is under way, has succeeded, or was tried
     `attempts` times already. Dagster honours a run key once, even when the worker is killed; the attempt number in the key
     makes another try possible."""
-    runs = instance.get_runs(filters=RunsFilter(tags={REQUEST: request}))
-    if any(not run.is_finished for run in runs):
+    records = instance.get_run_records(filters=RunsFilter(tags={REQUEST: request}))
+    runs = [record.dagster_run for record in records]
+    if any(not run.is_finished for run in runs) or any(map(_about_to_be_retried, records)):
         return dg.SkipReason(f"{request} is under way")
     if any(run.is_success for run in runs):
         return dg.SkipReason(f"{request} is done")
@@ -46,3 +51,10 @@ def run_request(
         tags={**(tags or {}), REQUEST: request, ATTEMPT: attempt},
         asset_selection=list(selection) if selection is not None else None,
     )
+
+
+def _about_to_be_retried(record: dg.RunRecord) -> bool:
+    """Whether a run died just now and Dagster's own retry of it is still to be made: asked for again, its work would be done
+    twice. A retry that never comes, of a daemon that was killed, is waited for no longer than RETRY_SECONDS."""
+    ended = record.end_time or 0.0
+    return record.dagster_run.is_complete_and_waiting_to_retry and time.time() - ended < RETRY_SECONDS

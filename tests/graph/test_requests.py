@@ -5,7 +5,9 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
+from sensors import requests
 from sensors.requests import ATTEMPT, REQUEST, run_request
 
 
@@ -49,3 +51,22 @@ def test_dagsters_own_retries_are_one_try(instance: dg.DagsterInstance) -> None:
     request = run_request(instance, "work", "r", attempts=2)
     assert isinstance(request, dg.RunRequest)
     assert request.run_key == "r:2"
+
+
+def test_a_run_that_dagster_is_about_to_retry_is_under_way(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the death of a worker and Dagster's retry lie seconds in which no run is under way; asking again in them would
+    have the same work done twice."""
+    died = recorded(instance, DagsterRunStatus.STARTED)
+    instance.report_run_failed(instance.get_run_by_id(died))
+    instance.add_run_tags(died, {WILL_RETRY_TAG: "true"})
+    waiting = run_request(instance, "work", "r")
+    assert isinstance(waiting, dg.SkipReason)
+    assert "under way" in str(waiting.skip_message)
+    # A daemon that does not keep its word holds nothing up for ever.
+    with monkeypatch.context() as later:
+        later.setattr(requests, "RETRY_SECONDS", -1.0)
+        assert isinstance(run_request(instance, "work", "r"), dg.RunRequest)
+    # Once the retry is made, it speaks for itself.
+    again = recorded(instance, DagsterRunStatus.FAILURE, parent=died)
+    instance.add_run_tags(died, {AUTO_RETRY_RUN_ID_TAG: again})
+    assert isinstance(run_request(instance, "work", "r"), dg.RunRequest)

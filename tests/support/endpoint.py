@@ -218,8 +218,10 @@ class Place:
             time.sleep(0.05)
 
     @contextmanager
-    def server(self, *options: str, ready: bool = True, cpu: int | None = None) -> Iterator[Running]:
-        """Run the server; on leaving it is stopped (if it still runs). `ready` waits until it serves."""
+    def server(
+        self, *options: str, ready: bool = True, cpu: int | None = None, variables: Mapping[str, str] | None = None
+    ) -> Iterator[Running]:
+        """Run the server, with more `variables`; on leaving it is stopped (if it still runs). `ready` waits until it serves."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -238,7 +240,7 @@ class Place:
             *options,
         ]
         with open(log, "wb") as output:
-            environment = {**os.environ, "PYTHONPATH": str(TREE)}
+            environment = {**os.environ, "PYTHONPATH": str(TREE), **(variables or {})}
             process = subprocess.Popen(
                 command, stdout=output, stderr=output, cwd=self.root.parent, env=environment,
                 preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),
