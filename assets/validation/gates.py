@@ -158,7 +158,10 @@ def _beats_baseline(measures: Sequence[Measure], primary: str, margin: float) ->
     if measure is None or measure.value is None or measure.high is None:
         return _unknown("beats_baseline", limit, measure, f"the difference in {primary} to the baseline")
     passed = measure.high <= limit if margin else measure.high < 0
-    reason = f"{primary} is {_better(measure.value)} than the baseline's; {_interval(measure)}; the upper end must lie below {limit:+.4f}"
+    allowed = f"up to {limit:.4f} worse is allowed, so the upper end must not exceed it" if margin < 0 else "the upper end must lie below 0"
+    if margin > 0:
+        allowed = f"at least {margin:.4f} better is asked for, so the upper end must not exceed {limit:+.4f}"
+    reason = f"{primary} is {_better(measure.value)} than the baseline's; {_interval(measure)}; {allowed}"
     return Verdict(rule="beats_baseline", passed=passed, value=measure.high, limit=limit, n=measure.n, reason=reason)
 
 

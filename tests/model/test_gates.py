@@ -152,8 +152,10 @@ def test_margins_move_the_line() -> None:
     bad = _changed(gates.PERFORMANCE, _measure("log_loss_worse_by", 0.02, 0.01, 0.03, "baseline"))
     assert _verdict(gates.PERFORMANCE, "beats_baseline", bad).passed is False
     assert _verdict(gates.PERFORMANCE, "beats_baseline", bad, lenient).passed is True
+    assert "up to 0.0500 worse is allowed" in _verdict(gates.PERFORMANCE, "beats_baseline", bad, lenient).reason
     demanding = _pipeline(baseline_margin=0.02)
     assert _verdict(gates.PERFORMANCE, "beats_baseline", GOOD[gates.PERFORMANCE], demanding).passed is False
+    assert "at least 0.0200 better is asked for" in _verdict(gates.PERFORMANCE, "beats_baseline", GOOD[gates.PERFORMANCE], demanding).reason
 
 
 def test_a_rule_that_is_switched_off_is_not_required() -> None:
