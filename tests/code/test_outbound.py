@@ -38,47 +38,60 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=280, check=False)
 
 
-def test_the_guard_sees_what_dials_out(log: Path) -> None:
-    ended = python("import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)")
-    assert "ConnectionRefusedError" in ended.stderr
-    ended = python("import socket; socket.getaddrinfo('telemetry.example', 443)")
-    assert "gaierror" in ended.stderr
-    told = log.read_text()
-    assert "connect 192.0.2.1" in told
-    assert "lookup telemetry.example" in told
+@pytest.mark.parametrize(
+    ("dialling", "seen"),
+    [
+        ("socket.create_connection(('192.0.2.1', 80), timeout=1)", "connect 192.0.2.1"),
+        ("socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))", "connect 2001:db8::1"),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))", "sendto 192.0.2.1"),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))", "sendmsg 192.0.2.1"),
+        ("socket.getaddrinfo('telemetry.example', 443)", "lookup telemetry.example"),
+        ("socket.gethostbyname('telemetry.example')", "lookup telemetry.example"),
+    ],
+)
+def test_the_guard_sees_what_dials_out(log: Path, dialling: str, seen: str) -> None:
+    ended = python(f"import socket; {dialling}")
+    assert ended.returncode == 1, ended.stderr
+    assert log.read_text().startswith(f"{seen} by ")
 
 
-def test_the_libraries_dial_nobody(log: Path) -> None:
-    """The libraries known to call home when they are first used, each used once."""
-    ended = python(
-        """
-import pandas, polars, numpy, xgboost, sklearn.linear_model, optuna, deltalake, great_expectations as gx, dagster as dg
-from cli.home import initialise
-from resources.settings import settings
-from resources.tracking import Tracking
-from resources import environment
-environment.apply(settings())
-initialise(settings())
-client = Tracking(uri=settings().mlflow_uri, url=settings().mlflow_url).client()
-run = client.create_run(client.create_experiment("outbound"))
-client.log_metric(run.info.run_id, "loss", 0.5)
-context = gx.get_context(mode="ephemeral")
-frame = pandas.DataFrame({"x": numpy.arange(200.0)})
-batch = context.data_sources.add_pandas("one").add_dataframe_asset("two").add_batch_definition_whole_dataframe("three")
-assert batch.get_batch({"dataframe": frame}).validate(gx.expectations.ExpectColumnValuesToNotBeNull(column="x")).success
-from evidently import Report
-from evidently.presets import DataDriftPreset
-Report([DataDriftPreset()]).run(frame, frame)
-deltalake.write_deltalake(str(settings().home / "table"), polars.DataFrame({"x": [1]}).to_arrow())
-assert polars.scan_delta(str(settings().home / "table")).collect().height == 1
-@dg.asset
-def one(): ...
-with dg.DagsterInstance.from_config(str(settings().dagster_home)) as instance:
-    assert dg.materialize([one], instance=instance).success
+# The tiny pipeline's whole life, and at its end a call to somebody outside: the guard was there all the time.
+LIFECYCLE = """
+import os, socket, sys
+from pathlib import Path
+from tests.support.platform import platform
+from tests.support.tiny import DAY, FIRST, land, requests, tiny
+home, last = Path(sys.argv[1]), FIRST + 69 * DAY
+with platform(home, [tiny]) as running:
+    land(running.landing, FIRST, last)
+    ran = running.driver.settle()
+    for day in (last + DAY, last + 2 * DAY):
+        land(running.landing, day, day, drift_from=last + DAY)
+        assert {answer.status_code for answer in running.post("tiny", requests(day, drift_from=last + DAY))} == {200}
+        ran += running.driver.settle()
+    assert [run.failure for run in ran if not run.success] == []
+    assert {run.job for run in ran} >= {"tiny_nightly", "tiny_retrain"}
+    assert running.ledger.released("tiny") in running.endpoint.actual("tiny").bundles
+    assert running.tracking.client().get_model_version_by_alias("tiny", "champion")
+    for page in ("evidently.html", "data_docs.html"):
+        assert list((home / "reports").rglob(page)), f"{page} was not drawn"
+used = {name.partition(".")[0] for name in sys.modules}
+unused = {"dagster", "deltalake", "evidently", "great_expectations", "mlflow", "optuna", "pandas", "polars", "sklearn", "xgboost"} - used
+assert not unused, f"never used: {unused}"
+sys.stderr.write(f"lived as {os.getpid()} ")
+socket.create_connection(("192.0.2.1", 80), timeout=1)
 """
+
+
+def test_a_whole_lifecycle_dials_nobody(home: Path, log: Path) -> None:
+    """Ingest with its Data Docs, features, tuning, training and MLflow, validation, release, endpoint and a monitored day with
+    Evidently's report: everything that the libraries do on their own is done once."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LIFECYCLE, str(home)], capture_output=True, text=True, timeout=280, check=False
     )
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert log.read_text() == ""
+    assert "lived as " in ended.stderr, ended.stderr[-3000:]
+    lived = ended.stderr.rpartition("lived as ")[2].split()[0]
+    assert log.read_text() == f"connect 192.0.2.1 by {lived}\n", "somebody else was called, or the guard was off"
 
 
 def test_the_running_platform_dials_nobody_and_stops_in_time(home: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
-/* Preloaded into every process of a test: a connection to any other machine, and a name that would have to be looked up,
- * is written to $OUTBOUND_LOG and refused. It sits below Python, Rust and C++ libraries alike. */
+/* Preloaded into every process of a test: a connection or datagram to any other machine, and a name that would have to be
+ * looked up, is written to $OUTBOUND_LOG and refused. It sits below Python, Rust and C++ libraries alike. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dlfcn.h>
@@ -60,16 +60,59 @@ ssize_t sendto(int descriptor, const void *content, size_t size, int flags, cons
     return real(descriptor, content, size, flags, address, length);
 }
 
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **result) {
+ssize_t sendmsg(int descriptor, const struct msghdr *message, int flags) {
+    char text[INET6_ADDRSTRLEN] = "";
+    ssize_t (*real)(int, const struct msghdr *, int) = dlsym(RTLD_NEXT, "sendmsg");
+    if (message->msg_name && !local(message->msg_name, text, sizeof text)) {
+        note("sendmsg", text);
+        errno = ECONNREFUSED;
+        return -1;
+    }
+    return real(descriptor, message, flags);
+}
+
+int sendmmsg(int descriptor, struct mmsghdr *messages, unsigned int count, int flags) {
+    char text[INET6_ADDRSTRLEN] = "";
+    int (*real)(int, struct mmsghdr *, unsigned int, int) = dlsym(RTLD_NEXT, "sendmmsg");
+    for (unsigned int index = 0; index < count; index++) {
+        const struct msghdr *message = &messages[index].msg_hdr;
+        if (message->msg_name && !local(message->msg_name, text, sizeof text)) {
+            note("sendmmsg", text);
+            errno = ECONNREFUSED;
+            return -1;
+        }
+    }
+    return real(descriptor, messages, count, flags);
+}
+
+/* Whether a name needs no look-up: none, an address, or this machine's. Others are told. */
+static int known(const char *name) {
     struct in6_addr parsed;
-    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
     char own[256] = "";
     gethostname(own, sizeof own - 1);
-    int known = !node || !*node || !strcmp(node, "localhost") || !strcmp(node, own) || inet_pton(AF_INET, node, &parsed) == 1 ||
-                inet_pton(AF_INET6, node, &parsed) == 1;
-    if (!known) {
-        note("lookup", node);
-        return EAI_FAIL;
-    }
-    return real(node, service, hints, result);
+    if (!name || !*name || !strcmp(name, "localhost") || !strcmp(name, own) || inet_pton(AF_INET, name, &parsed) == 1 ||
+        inet_pton(AF_INET6, name, &parsed) == 1)
+        return 1;
+    note("lookup", name);
+    return 0;
+}
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **result) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
+    return known(node) ? real(node, service, hints, result) : EAI_FAIL;
+}
+
+struct hostent *gethostbyname(const char *name) {
+    struct hostent *(*real)(const char *) = dlsym(RTLD_NEXT, "gethostbyname");
+    if (known(name)) return real(name);
+    h_errno = HOST_NOT_FOUND;
+    return NULL;
+}
+
+int gethostbyname_r(const char *name, struct hostent *entry, char *buffer, size_t size, struct hostent **result, int *error) {
+    int (*real)(const char *, struct hostent *, char *, size_t, struct hostent **, int *) = dlsym(RTLD_NEXT, "gethostbyname_r");
+    if (known(name)) return real(name, entry, buffer, size, result, error);
+    *result = NULL;
+    *error = HOST_NOT_FOUND;
+    return 0;
 }
