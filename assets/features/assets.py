@@ -48,6 +48,7 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
         from assets.features.bounds import Figures, from_the_future
         from assets.features.declared_program import program
         from assets.features.point_in_time import feature_blocks
+        from assets.features.versions import late_requests
 
         wanted = keys_to_days(context.partition_keys)
         figures = Figures(program(pipeline).names)
@@ -60,9 +61,11 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 raise dg.Failure(refused, allow_retries=False)
             lake.write(table, block, list(of), evolve=True)
             figures.add(of, block, digests_by_day(block, of))
+        late = late_requests(pipeline, reader(lake, pipeline.name), wanted[0], wanted[-1])
         for day in wanted:
             context.add_asset_metadata(
-                {"dagster/row_count": figures.rows[day], "content_digest": figures.digests[day]}, partition_key=str(day)
+                {"dagster/row_count": figures.rows[day], "content_digest": figures.digests[day], "late_requests": late.get(day, 0)},
+                partition_key=str(day),
             )
         faults = figures.faults(_young(pipeline, wanted[-1]))
         yield dg.MaterializeResult(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from assets.data.source import EVENT_TIME, KNOWN_AT
+from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
 from assets.declaration import Pipeline
 from assets.features.moments import of_local_day, stamped
 
@@ -71,6 +71,30 @@ def request_rows(pipeline: Pipeline, read: Reader, first: date, last: date, colu
         rows = pl.concat([rows.filter(~several), _unreplaced(rows.filter(several), pipeline.entity)])
     sent = rows.filter((pl.col(KNOWN_AT) <= pl.col(PREDICTED_AT)) & day.is_between(first, last))
     return newest_known(sent.with_columns(day.alias("_day")), [pipeline.entity, "_day"]).drop("_day") if several.any() else sent
+
+
+def late_requests(pipeline: Pipeline, read: Reader, first: date, last: date) -> dict[date, int]:
+    """How many requests came too late to be predicted, by the day `first` to `last` of their first delivery; days without any are left out.
+
+    They have no feature row. A late correction of an event that was announced in time is none of them.
+    """
+    import polars as pl
+
+    delivered, day, event = "_delivered", "_day", [pipeline.entity, "_day"]
+
+    def requests(since: date) -> pl.LazyFrame:
+        rows = read(pipeline.request, since, last).select(pipeline.entity, EVENT_TIME, KNOWN_AT, DATE, pl.col(DATE).alias(delivered))
+        return stamped(pipeline, rows).with_columns(
+            of_local_day(pipeline, pl.col(EVENT_TIME)).alias(day), late=pl.col(KNOWN_AT) > pl.col(EVENT_TIME) - pipeline.lead
+        )
+
+    suspects = requests(first).filter("late").select(event).unique().collect()
+    if suspects.is_empty():
+        return {}
+    earliest: date = suspects.get_column(day).min()  # type: ignore[assignment]  # it is not empty
+    versions = requests(min(first, earliest - EARLY)).join(suspects.lazy(), on=event, how="semi")
+    missed = versions.group_by(event).agg(pl.col("late").all(), pl.col(delivered).min()).filter("late", pl.col(delivered) >= first)
+    return dict(missed.group_by(delivered).len().collect().iter_rows())
 
 
 def _unreplaced(rows: pl.DataFrame, entity: str) -> pl.DataFrame:

@@ -64,6 +64,31 @@ def test_a_range_is_stored_checked_and_described(resources: dict[str, Any]) -> N
     ]
 
 
+def test_requests_that_came_too_late_are_counted_where_they_came(resources: dict[str, Any]) -> None:
+    """Known only after the moment of their prediction they have no row; nobody should have to find that out."""
+    lake: Lake = resources["lake"]
+    day = FIRST + 10 * DAY
+    raw = lake.read("orders/raw/orders")
+    once = raw.filter(pl.col("order_id").is_unique() & (pl.col("date") == day - DAY)).sort("order_id")
+    missed, corrected = once.head(2), once.slice(2, 1)
+
+    def again(rows: pl.DataFrame) -> pl.DataFrame:
+        """Delivered with the next day, known hours after the prediction."""
+        return rows.with_columns(known_at=pl.col("event_time") + timedelta(hours=20), date=pl.lit(day + DAY))
+
+    kept = raw.filter(~pl.col("order_id").is_in(missed["order_id"].implode()))
+    lake.write("orders/raw/orders", pl.concat([kept, again(missed), again(corrected)]), lake.days("orders/raw/orders"))
+    result = run(resources, day - DAY, day + 2 * DAY)
+    metadata = [event.materialization.metadata for event in result.get_asset_materialization_events()]
+    assert [of["late_requests"].value for of in metadata] == [0, 0, 2, 0]
+    stored = lake.read("orders/features").get_column("order_id")
+    assert not stored.is_in(missed["order_id"].implode()).any()
+    assert stored.is_in(corrected["order_id"].implode()).any()
+    # A day is told the same whatever is computed with it.
+    alone = run(resources, day + DAY, day + DAY).get_asset_materialization_events()[0].materialization.metadata
+    assert alone["late_requests"].value == 2
+
+
 def test_the_snapshot_is_of_the_newest_day_and_publishing_again_changes_nothing(resources: dict[str, Any]) -> None:
     assert run(resources, LAST - DAY, LAST).success
     online: OnlineStore = resources["online"]
