@@ -52,6 +52,8 @@ def demo(settings: Settings, end: date | None, *, quiet: bool = False) -> int:
     unfit = [check.problem for check in (python_version(), compiler(), disk(settings.home), packages()) if check.problem]
     if unfit:
         raise CommandError("\nevergreen: ".join(unfit), UNFIT)
+    # Dagster gives SIGTERM the handler of SIGINT, which a shell's background job ignores: such a demo could not be stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     local = _fresh(settings)
     screen = console(stderr=True)
