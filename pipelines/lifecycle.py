@@ -39,8 +39,12 @@ def with_policies(pipeline: Pipeline, assets: Sequence[dg.AssetsDefinition]) -> 
 
     def policy(spec: dg.AssetSpec) -> dg.AssetSpec:
         daily = spec.partitions_def is not None
-        return spec.merge_attributes(owners=[pipeline.owner], tags={"risk": pipeline.risk}).replace_attributes(
-            code_version=declared, freshness_policy=DAILY_FRESHNESS if daily else None
+        # One copy of each spec: merging what is merged and replacing the rest would make two.
+        return spec.replace_attributes(
+            owners=[*spec.owners, pipeline.owner],
+            tags={**spec.tags, "risk": pipeline.risk},
+            code_version=declared,
+            freshness_policy=DAILY_FRESHNESS if daily else None,
         )
 
     return dg.map_asset_specs(policy, assets)

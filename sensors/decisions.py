@@ -2,13 +2,13 @@
 what the ledger says. Each reads the stored truth anew, so that nothing is lost when a tick, a run or a process dies."""
 
 from datetime import date
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.declaration import Pipeline
-from assets.retraining.decide import Decision, load_decision
 from resources.artifacts import Artifacts
 from resources.ledger import Ledger
 from resources.reports import Reports
@@ -16,6 +16,9 @@ from sensors import jobs
 from sensors.due import DAY
 from sensors.nightly import materialized
 from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, run_request
+
+if TYPE_CHECKING:
+    from assets.retraining.decide import Decision
 
 # A decision to retrain that nobody acted on for this many data days is stale: a newer one speaks for the model by then.
 DECISION_DAYS = 14
@@ -64,8 +67,10 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     return [retraining, approvals]
 
 
-def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> Decision | None:
+def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> "Decision | None":
     """The newest decision to retrain of the last decided days."""
+    from assets.retraining.decide import load_decision
+
     if not decided:
         return None
     for offset in range(DECISION_DAYS):
@@ -76,7 +81,7 @@ def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> 
     return None
 
 
-def retrain_request(instance: dg.DagsterInstance, pipeline: Pipeline, decision: Decision) -> dg.RunRequest | dg.SkipReason:
+def retrain_request(instance: dg.DagsterInstance, pipeline: Pipeline, decision: "Decision") -> dg.RunRequest | dg.SkipReason:
     """The run that a decision asks for. It trains as of the next day's refresh: what the decided day brought is known then."""
     as_of = (decision.day + DAY).isoformat()
     asked = decision.evidence.request if decision.cause == "request" else None

@@ -4,6 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.declaration import Pipeline
+from assets.monitoring.monitors import MONITORS
 
 
 def nightly(pipeline: Pipeline) -> str:
@@ -30,10 +31,9 @@ def landed_once(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
     """Predictions, monitors and the retraining decision: processed when a day is over."""
-    reports = ("data_drift", "prediction_drift", "performance", "skew", "fairness", "service")
     return [
         dg.AssetKey([pipeline.name, "predictions"]),
-        *(dg.AssetKey([pipeline.name, "monitoring", name]) for name in reports),
+        *(dg.AssetKey([pipeline.name, *monitor.name.split("/")]) for monitor in MONITORS),
         dg.AssetKey([pipeline.name, "retraining_decision"]),
     ]
 

@@ -1,11 +1,10 @@
 """Raw data as assets: one per source, with its contract checked inside."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.data import docs
-from assets.data.ingest import Examined, Figures, collect, examine, store
 from assets.data.raw import table
 from assets.data.source import Source
 from assets.declaration import Pipeline
@@ -13,6 +12,9 @@ from assets.partitions import days, keys_to_days
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.reports import Reports
+
+if TYPE_CHECKING:
+    from assets.data.ingest import Examined, Figures
 
 LATE_SHARE = 0.2
 """Share of late rows in a day's delivery above which the lateness check warns: a few stragglers are everyday business."""
@@ -39,6 +41,9 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
     def raw(
         context: dg.AssetExecutionContext, landing: Landing, lake: Lake, reports: Reports
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        from assets.data import docs
+        from assets.data.ingest import collect, examine, store
+
         wanted = keys_to_days(context.partition_keys) if source.daily else []
         examined = examine(pipeline, source, collect(pipeline, source, wanted, landing), wanted)
         result = docs.report(pipeline.name, examined, pipeline.start)
@@ -87,7 +92,7 @@ def _checks(source: Source, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     return checks
 
 
-def _verdicts(pipeline: Pipeline, source: Source, examined: Examined, shown: dict[str, dg.MetadataValue]) -> list[dg.AssetCheckResult]:
+def _verdicts(pipeline: Pipeline, source: Source, examined: "Examined", shown: dict[str, dg.MetadataValue]) -> list[dg.AssetCheckResult]:
     rows = sum(day.rows for day in examined.figures)
     kept = f"{examined.broken.height:,} of {rows:,} rows break the contract and are in quarantine"
     verdicts = [
@@ -122,7 +127,7 @@ def _warning(name: str, odd: list[str], limit: str, days: int) -> dg.AssetCheckR
     )
 
 
-def _figures(day: Figures) -> dict[str, dg.MetadataValue]:
+def _figures(day: "Figures") -> dict[str, dg.MetadataValue]:
     return {
         "dagster/row_count": dg.MetadataValue.int(day.stored),
         "content_digest": dg.MetadataValue.text(day.digest),

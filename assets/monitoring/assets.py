@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.declaration import Pipeline
-from assets.monitoring import daily, pages
-from assets.monitoring.daily import DATA_DRIFT, MONITORS, Days, Monitor
+from assets.monitoring import pages
+from assets.monitoring.monitors import DATA_DRIFT, MONITORS, Monitor
 from assets.partitions import days as partitions, keys_to_days
 from assets.plots import markdown_image
 from assets.validation.pages import PAGE
@@ -17,6 +18,9 @@ from resources.endpoint import LocalEndpoint
 from resources.lake import Lake
 from resources.ledger import Ledger
 from resources.reports import Report, Reports
+
+if TYPE_CHECKING:
+    from assets.monitoring.daily import Days
 
 
 class MonitorConfig(dg.Config):
@@ -95,9 +99,12 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         reports: Reports,
         endpoint: LocalEndpoint,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from assets.monitoring import daily
+
         wanted = keys_to_days(context.partition_keys)
-        days = Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples(), monitor.windowed)
-        found = [daily.monitor_day(monitor, days, day) for day in wanted]
+        days = daily.Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples(), monitor.windowed)
+        computed = next(each for each in daily.MONITORS if each.name == monitor.name)
+        found = [daily.monitor_day(computed, days, day) for day in wanted]
         for earlier in found[:-1]:
             reports.save(earlier, {PAGE: pages.page(earlier)})
         return dg.MaterializeResult(
@@ -119,8 +126,10 @@ def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
     return dg.AssetDep(key)
 
 
-def _newest(report: Report, days: Days, config: MonitorConfig) -> dict[str, dg.MetadataValue]:
+def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg.MetadataValue]:
     """Store the newest day's report, drawn where somebody will look at it, and tell where it is."""
+    from assets.monitoring import daily
+
     why = "on request" if config.drawn else daily.worth_a_look(report, days)
     images = daily.images(report, days) if why else []
     files = {PAGE: pages.page(report, images)}

@@ -5,11 +5,8 @@ import hashlib
 import dagster as dg
 
 from assets.declaration import Pipeline
-from assets.monitoring.daily import DATA_DRIFT, PERFORMANCE, PREDICTION_DRIFT, SKEW
+from assets.monitoring.monitors import DATA_DRIFT, PERFORMANCE, PREDICTION_DRIFT, SKEW
 from assets.partitions import days as partitions, keys_to_days
-from assets.retraining import tables
-from assets.retraining.decide import Request, decide, save_decision
-from assets.retraining.evidence import gather
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.ledger import Ledger
@@ -38,6 +35,10 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     def retraining_decision(
         context: dg.AssetExecutionContext, config: DecisionConfig, lake: Lake, artifacts: Artifacts, ledger: Ledger, reports: Reports
     ) -> dg.MaterializeResult[None]:
+        from assets.retraining import tables
+        from assets.retraining.decide import Request, decide, save_decision
+        from assets.retraining.evidence import gather
+
         wanted = keys_to_days(context.partition_keys)
         made = []
         for day in wanted:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from assets.monitoring import champion as champions
-from assets.monitoring.daily import DATA_DRIFT, PERFORMANCE, SKEW
+from assets.monitoring.monitors import DATA_DRIFT, PERFORMANCE, SKEW
 from assets.retraining.decide import Champion, Decision, DriftDay, Evidence, LivePerformance, Request, load_decision
 
 if TYPE_CHECKING:

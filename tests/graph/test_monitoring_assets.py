@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from assets.monitoring import assets as monitoring, daily
+from assets.monitoring import assets as monitoring, daily, monitors
 from assets.monitoring.evidently_report import Rendered
 from assets.monitoring.options import Monitors
 from assets.retraining import assets as retraining
@@ -33,7 +33,14 @@ NAME = tiny.name
 DAYS = [FIRST + DAY * offset for offset in range(70)]
 AS_OF, LAST, DRIFT = DAYS[44], DAYS[66], DAYS[56]
 ROWS = 60
-NAMES = [monitor.name for monitor in daily.MONITORS]
+NAMES = [monitor.name for monitor in monitors.MONITORS]
+
+
+def test_what_computes_a_day_reads_and_judges_what_the_graph_declares() -> None:
+    def facts(declared: Any) -> list[tuple[object, ...]]:
+        return [(each.name, each.windowed, each.reads(tiny), each.rules(tiny)) for each in declared]
+
+    assert facts(daily.MONITORS) == facts(monitors.MONITORS)
 
 
 @pytest.fixture(scope="module")
