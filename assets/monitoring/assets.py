@@ -10,9 +10,9 @@ import dagster as dg
 from assets.declaration import Pipeline
 from assets.monitoring import pages
 from assets.monitoring.monitors import DATA_DRIFT, MONITORS, Monitor
+from assets.pages import PAGE
 from assets.partitions import days as partitions, keys_to_days
 from assets.plots import markdown_image
-from assets.validation.pages import PAGE
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.lake import Lake
@@ -103,8 +103,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
 
         wanted = keys_to_days(context.partition_keys)
         days = daily.Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples(), monitor.windowed)
-        computed = next(each for each in daily.MONITORS if each.name == monitor.name)
-        found = [daily.monitor_day(computed, days, day) for day in wanted]
+        found = [daily.monitor_day(monitor, days, day) for day in wanted]
         for earlier in found[:-1]:
             reports.save(earlier, {PAGE: pages.page(earlier)})
         return dg.MaterializeResult(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from assets.features.moments import refresh
 from assets.monitoring import champion, evidently_report, feature_drift, live_fairness, performance, service, skew
 from assets.monitoring.champion import NOBODY, Served
+from assets.monitoring.monitors import DATA_DRIFT, FAIRNESS, PERFORMANCE, PREDICTION_DRIFT, SERVICE, SKEW, Monitor
 from assets.monitoring.predictions import as_used, empty, predictions_table
-from assets.validation.pages import Image
+from assets.pages import Image
 from bundle.service_log import Sample, read as read_samples
 from resources.reports import Measure, Report, Verdict
 
@@ -27,22 +28,9 @@ if TYPE_CHECKING:
     from resources.ledger import Entry, Ledger
     from resources.reports import Reports
 
-DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE = "monitoring/data_drift", "monitoring/prediction_drift", "monitoring/performance"
-SKEW, FAIRNESS, SERVICE = "monitoring/skew", "monitoring/fairness", "monitoring/service"
 EVIDENTLY_PAGE = evidently_report.PAGE
 
 Result = tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]
-
-
-class Monitor(NamedTuple):
-    """One monitor: the name of its report, the assets (below the pipeline's name) it reads on the same day, whether it reads the window of
-    predictions before the day as well, the rules that it judges, and what computes a day."""
-
-    name: str
-    reads: Callable[[Pipeline], tuple[str, ...]]
-    windowed: bool
-    rules: Callable[[Pipeline], tuple[str, ...]]
-    day: Callable[[Days, date, Served], Result]
 
 
 @dataclass
@@ -144,7 +132,7 @@ def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
         )
         notes: tuple[str, ...] = (f"Nothing was served by {day}: there is nothing to monitor.",)
         return Report(pipeline=days.pipeline.name, name=monitor.name, subject=NOBODY, day=day, verdicts=verdicts, notes=notes)
-    measures, verdicts, notes = monitor.day(days, day, days.served(subject))
+    measures, verdicts, notes = COMPUTED[monitor.name](days, day, days.served(subject))
     bundles = sorted(set(days.of(day)["bundle"].to_list()))
     if len(bundles) > 1:
         notes = (
@@ -251,15 +239,12 @@ def _service(days: Days, day: date, served: Served) -> Result:
     return service.report(days.of(day), days.samples(day), days.pipeline.name, days.pipeline.monitors)
 
 
-def _labels(pipeline: Pipeline) -> tuple[str, ...]:
-    return ("predictions", f"raw/{pipeline.label.source}")
-
-
-MONITORS = (
-    Monitor(DATA_DRIFT, lambda pipeline: ("predictions",), False, lambda pipeline: ("drift_share", "missing_values"), _data_drift),
-    Monitor(PREDICTION_DRIFT, lambda pipeline: ("predictions",), False, lambda pipeline: ("prediction_drift",), _prediction_drift),
-    Monitor(PERFORMANCE, _labels, True, lambda pipeline: ("live_log_loss",), _performance),
-    Monitor(SKEW, lambda pipeline: ("predictions", "features"), False, lambda pipeline: ("skew",), _skew),
-    Monitor(FAIRNESS, _labels, True, live_fairness.rules, _fairness),
-    Monitor(SERVICE, lambda pipeline: ("predictions",), False, lambda pipeline: service.RULES, _service),
-)
+COMPUTED: Mapping[str, Callable[[Days, date, Served], Result]] = {
+    DATA_DRIFT: _data_drift,
+    PREDICTION_DRIFT: _prediction_drift,
+    PERFORMANCE: _performance,
+    SKEW: _skew,
+    FAIRNESS: _fairness,
+    SERVICE: _service,
+}
+"""What computes a day of each monitor."""

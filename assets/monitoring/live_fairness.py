@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from assets.declaration import Pipeline
 
 
-def rules(pipeline: Pipeline) -> tuple[str, ...]:
-    return tuple(verdict.rule for verdict in gates.verdicts(pipeline, gates.FAIRNESS, ()))
-
-
 def report(rows: pl.DataFrame, subject: str, pipeline: Pipeline) -> tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]:
     """Measures, verdicts and notes over `matured` rows that the bundle `subject` answered; limits are the gate's."""
     import polars as pl
@@ -40,7 +36,7 @@ def report(rows: pl.DataFrame, subject: str, pipeline: Pipeline) -> tuple[tuple[
     if notes:
         verdicts = tuple(
             Verdict(rule=rule, passed=None, value=None, limit=pipeline.gates.max_fairness_gap, n=own.height, reason=" ".join(notes))
-            for rule in rules(pipeline)
+            for rule in gates.required_gates(pipeline)[gates.FAIRNESS]
         )
         return tuple(found), verdicts, tuple(notes)
     return tuple(found), gates.verdicts(pipeline, gates.FAIRNESS, found), ()

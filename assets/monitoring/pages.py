@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from assets.pages import Image, Section, Table, estimate, number, render
 from assets.plots import table as markdown_table
-from assets.validation.pages import Image, Section, Table, estimate, number, render
 from resources.reports import Measure, Report, Verdict
 
 if TYPE_CHECKING:

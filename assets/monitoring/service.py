@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-RULES = ("latency_p99", "error_rate")
 # Samples come every few seconds: one that ends this much after the last prediction still speaks of it.
 SLACK = timedelta(seconds=30)
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.declaration import Pipeline
+from assets.pages import PAGE
 from assets.plots import markdown_image
 from assets.validation import gates
-from assets.validation.pages import PAGE
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.ledger import Ledger

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assets import pages
+from assets.pages import Image, Section, Table, estimate, number
 from assets.plots import png
 from assets.training.cpus import threads
 from assets.validation import (
@@ -16,14 +18,12 @@ from assets.validation import (
     fairness as fairnesses,
     figures,
     gates,
-    pages,
     performance as performances,
     robustness as robustnesses,
     slices as slicing,
 )  # fmt: skip
 from assets.validation.evidence import Evidence
 from assets.validation.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
-from assets.validation.pages import Image, Section, Table, estimate, number
 from resources.reports import Measure, Report
 
 if TYPE_CHECKING:

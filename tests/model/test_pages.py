@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from assets.validation import pages
+from assets import pages
 from resources.reports import Report, Verdict
 
 EVIL = "<script>alert('x')</script>\"&"
