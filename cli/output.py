@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,12 +48,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
 
 @contextmanager
 def one_line_errors(as_json: bool) -> Iterator[None]:
-    """Turn a CommandError into one line on stderr (one JSON object with --json) and its exit code."""
+    """Turn a CommandError, and what an altered ledger raises, into one line on stderr (one JSON object with --json) and its exit code."""
     try:
         yield
     except CommandError as error:
-        if as_json:
-            sys.stderr.write(json.dumps({"error": str(error), "code": error.code}) + "\n")
-        else:
-            sys.stderr.write(f"evergreen: {error}\n")
-        raise SystemExit(error.code) from error
+        _fail(str(error), error.code, as_json, error)
+    except Exception as error:
+        from resources.ledger import LedgerError
+
+        if not isinstance(error, LedgerError):
+            raise
+        _fail(str(error), REFUSED, as_json, error)
+
+
+def _fail(message: str, code: int, as_json: bool, error: Exception) -> NoReturn:
+    sys.stderr.write((json.dumps({"error": message, "code": code}) if as_json else f"evergreen: {message}") + "\n")
+    raise SystemExit(code) from error

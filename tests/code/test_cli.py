@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -53,6 +54,21 @@ def test_a_wrong_day_is_one_line_and_exit_code_2() -> None:
     assert ended.returncode == 2
     assert ended.stderr == "evergreen: --from 'yesterday' is no day; write it as 2013-04-01\n"
     assert ended.stdout == ""
+
+
+def test_an_altered_ledger_is_one_line_and_exit_code_5(home: Path) -> None:
+    ledger = Ledger(path=str(settings().ledger_path), signer=Keys(path=str(settings().keys_path)))
+    ledger.append("flight_delays", "traffic", bundle=BUNDLE, day=date(2013, 4, 1), actor="endpoint")
+    with sqlite3.connect(settings().ledger_path) as altered:
+        altered.execute("PRAGMA writable_schema = ON")
+        for (trigger,) in altered.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            altered.execute(f"DROP TRIGGER {trigger}")
+        table = next(name for (name,) in altered.execute("SELECT name FROM sqlite_master WHERE type = 'table'") if "entr" in name)
+        altered.execute(f"UPDATE {table} SET day = '2013-05-01'")
+    result = invoke("served", "--json")
+    assert result.exit_code == 5
+    assert json.loads(result.stderr)["code"] == 5
+    assert "Traceback" not in result.stderr
 
 
 def test_errors_are_json_on_request() -> None:
