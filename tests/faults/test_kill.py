@@ -39,21 +39,19 @@ SECONDS = 360.0
 pytestmark = pytest.mark.timeout(480)
 
 SUBMIT = "dagster._core.instance.methods.run_launcher_methods:RunLauncherMethods.submit_run"
-# In the order in which they are reached. A run that died is retried twice by Dagster, from where it died; then its sensor asks
-# again, and all of the retrain is done once more.
+# In the order in which they are reached. Dagster retries a run that died twice, from where it died.
 ONE_BY_ONE = (
     Point(SUBMIT, "before"),  # daemon: the run of a request is made, and not yet queued
     Point(SUBMIT, "after"),  # daemon: it is queued, and the sensor's tick does not know
+    Point("resources.lake:Lake.write", "before", ("tiny/raw/results",)),  # worker, ingest: one source committed, the next not
     Point("resources.lake:Lake.write", "after", ("tiny/raw/results",)),  # worker, ingest: committed, nobody told
     Point("assets.training.calibration:worthwhile", "before"),  # worker, training: in the middle of the candidate
     Point("resources.artifacts:Artifacts.put", "after", ("bundles",)),  # worker, release: the bundle lies there, unnamed
-    Point("resources.tracking:Tracking.move_alias", "before"),  # worker, release: in the ledger, MLflow's alias not moved
     Point("serving.state:Served._publish", "before"),  # endpoint: desired state seen, not yet served
 )
 ALL_AT_ONCE = (
-    Point("resources.lake:Lake.write", "before", ("tiny/raw/results",), "stop"),  # ingest: one source committed, the next not
     Point("resources.tracking:Tracking._log_model", "after", (), "stop"),  # training: in MLflow, not registered
-    Point("resources.endpoint:LocalEndpoint.desire", "before", (), "stop"),  # release: in the ledger, not yet desired
+    Point("resources.tracking:Tracking.move_alias", "before", (), "stop"),  # release: in the ledger, no alias, not yet desired
 )
 
 
@@ -91,7 +89,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
             for name, each in list(killed.items()):
                 if concluded(each, found[name], entries=found["undisturbed"].state["verified"]):
                     del killed[name]
-            time.sleep(0.5)
+            time.sleep(1)
         for name, each in killed.items():
             missed = [str(point) for point in each.points if point not in each.reached]
             found[name].problem = f"not at its end after {SECONDS:g} s; never reached: {missed or 'none'}; see {each.home}"

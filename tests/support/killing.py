@@ -3,7 +3,8 @@
 killed = Supervised(home, keys, [Point("resources.lake:Lake.write", "after", ("tiny/raw/jobs",))])
 while not killed.step(entries=3): …
 
-`evergreen up` itself starts, supervises and cures; of its programs those that work run: code server, daemon, endpoint.
+`evergreen up` itself starts, supervises and cures; of its programs those that work run (code server, daemon, endpoint), and
+nobody looks on.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ up.programs = lambda settings, feed: [
     dataclasses.replace(program, command=tuple(word.replace("pipelines.definitions", "tests.support.location") for word in program.command))
     for program in processes.programs(settings, feed) if program.name in ("code", "daemon", "endpoint")]
 up.services = lambda settings: {}
+up._follow = lambda settings, screen, stop: [None for _ in iter(lambda: stop.wait(1), True)]
 up.up(settings(), None)
 """
 
