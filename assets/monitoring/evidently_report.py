@@ -7,7 +7,7 @@ verdicts come from `assets.monitoring.drift` alone.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from assets.monitoring.drift import NumberReference, Reference, sampled_rows
 
@@ -37,6 +37,7 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
     os.environ["DO_NOT_TRACK"] = "1"
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
+    from evidently.legacy.metrics import DataDriftTable
     from evidently.presets import DataDriftPreset
 
     current = frame[sampled_rows(frame.height).tolist()] if frame.height > CURRENT_ROWS else frame
@@ -54,16 +55,31 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
     numbers = [name for name in shown if name in numbers]
     texts = [name for name in shown if name not in numbers]
     definition = DataDefinition(numerical_columns=numbers, categorical_columns=texts)
-    preset = DataDriftPreset(num_method="psi", num_threshold=psi, cat_method="jensenshannon", cat_threshold=jensen_shannon)
+    found: dict[str, float] = {}
+
+    class Table(DataDriftPreset):  # type: ignore[misc]
+        """The preset without its metrics of single columns: it draws their plots, and then shows those of its table alone."""
+
+        def generate_metrics(self, context: Any) -> list[Any]:
+            return list(super().generate_metrics(context))[:1]
+
+        def render(self, context: Any, child_widgets: Any = None) -> list[Any]:
+            shown_widgets = super().render(context, child_widgets)
+            # Asked for again, the table's numbers come from Evidently's memory.
+            table, _ = context.get_legacy_metric(DataDriftTable(**methods), None, None)
+            found.update({name: float(column.drift_score) for name, column in table.drift_by_columns.items()})
+            return list(shown_widgets)
+
+    methods = {
+        "num_stattest": "psi",
+        "num_stattest_threshold": psi,
+        "cat_stattest": "jensenshannon",
+        "cat_stattest_threshold": jensen_shannon,
+    }
+    preset = Table(num_method="psi", num_threshold=psi, cat_method="jensenshannon", cat_threshold=jensen_shannon)
     snapshot = Report([preset]).run(
         Dataset.from_pandas(now[shown], data_definition=definition), Dataset.from_pandas(reference[shown], data_definition=definition)
     )
-    share, statistics = 0.0, {}
-    for metric in snapshot.dict()["metrics"]:
-        name = metric["metric_name"]
-        if name.startswith("DriftedColumnsCount"):
-            share = float(metric["value"]["share"])
-        elif name.startswith("ValueDrift(column="):
-            statistics[name.removeprefix("ValueDrift(column=").split(",", 1)[0]] = float(metric["value"])
+    (count,) = snapshot.dict()["metrics"]
     html = snapshot.get_html_str(as_iframe=False).encode()
-    return Rendered(html, statistics, share, len(now), len(reference))
+    return Rendered(html, found, float(count["value"]["share"]), len(now), len(reference))

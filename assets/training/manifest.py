@@ -179,15 +179,25 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
     return TrainingRows(manifest, frame)
 
 
+# The rows loaded last, by what they were read from: baseline, candidate and bundle of one run read the same ones.
+_loaded: tuple[object, TrainingRows] | None = None
+
+
 def load_rows(pipeline: Pipeline, manifest: TrainingManifest, lake: Lake) -> TrainingRows:
     """Rebuild exactly the rows of a training set, in canonical order, and verify them day by day.
 
     Raises ValueError naming the days whose rows are no longer those that the manifest speaks of.
     """
+    global _loaded
+    tables = (features_table(pipeline.name), *(raw.table(pipeline.name, source.name) for source in pipeline.sources))
+    key = (lake.uri, manifest, tuple(lake.version(table) if lake.exists(table) else -1 for table in tables))
+    if _loaded is not None and _loaded[0] == key:
+        return _loaded[1]
     days = sorted(date.fromisoformat(day) for day in manifest.days)
     frame = labelled_rows(pipeline, lake, days[0], days[-1], manifest.as_of)
     verify(manifest, day_digests(frame, manifest.label))
-    return TrainingRows(manifest, frame)
+    _loaded = (key, TrainingRows(manifest, frame))
+    return _loaded[1]
 
 
 def verify(manifest: TrainingManifest, found: Mapping[str, DayRows]) -> None:
