@@ -4,6 +4,7 @@ same functions called from a plain script; then nightly days, warm, with a serve
 from __future__ import annotations
 
 import inspect
+import logging
 import statistics
 import sys
 import tempfile
@@ -86,14 +87,25 @@ def by_hand(running: Platform) -> None:
             call(assets[key], running.resources)
 
 
+class Script:
+    """What an asset's function asks its context for, as a plain script has it."""
+
+    def __init__(self, days: Sequence[date]) -> None:
+        self.partition_keys = [day.isoformat() for day in days]
+        self.log = logging.getLogger("benchmark")
+        self.run_id = "a-plain-script"
+
+    def add_asset_metadata(self, metadata: object, partition_key: str) -> None:
+        """Nobody reads it here."""
+
+
 def call(asset: dg.AssetsDefinition, resources: dict[str, Any]) -> None:
     """Call the function under an asset with what its parameters name."""
     function = asset.op.compute_fn.decorated_fn  # type: ignore[union-attr]
-    days = dg.PartitionKeyRange(FIRST.isoformat(), LAST.isoformat()) if asset.partitions_def else None
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "context":
-            arguments[name] = dg.build_asset_context(partition_key_range=days)
+            arguments[name] = Script([FIRST + DAY * offset for offset in range((LAST - FIRST).days + 1)] if asset.partitions_def else [])
         elif name == "config":
             arguments[name] = parameter.annotation()
         else:

@@ -16,19 +16,22 @@ def filesystem(uri: str) -> tuple[Any, str]:
     return fs, path
 
 
+def is_local(uri: str) -> bool:
+    """Whether a URI names a place on this machine's disks."""
+    return "://" not in uri or uri.startswith("file://")
+
+
 def write_atomically(uri: str, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, whatever dies.
 
     Local files are written beside their place, flushed to disk and renamed; an object-storage put is atomic by itself.
     Raises OSError (disk full, say) with the old content intact.
     """
-    from fsspec.implementations.local import LocalFileSystem
-
     fs, path = filesystem(uri)
-    if not isinstance(fs, LocalFileSystem):
+    if is_local(uri):
+        local.write_atomically(Path(path), content)
+    else:
         fs.pipe_file(path, content)
-        return
-    local.write_atomically(Path(path), content)
 
 
 def read(uri: str) -> bytes:

@@ -189,7 +189,7 @@ class Lake(dg.ConfigurableResource):
 
 def storage_options(place: str) -> dict[str, str] | None:
     """What deltalake and Polars need to reach object storage: the `AWS_*` environment; None for local folders."""
-    if "://" not in place or place.startswith("file://"):
+    if files.is_local(place):
         return None
     return {name.lower(): value for name, value in os.environ.items() if name.startswith("AWS_")}
 

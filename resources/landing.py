@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
@@ -104,18 +106,41 @@ class Landing(dg.ConfigurableResource):
     def _listing(self, pipeline: str, source: str, folders: Collection[str] | None = None) -> dict[str, dict[str, Entry]]:
         """Files by name, by folder that holds at least one sidecar."""
         root = f"{self.uri}/{pipeline}/{source}"
-        fs, base = files.filesystem(root)
-        fs.invalidate_cache()
         found: dict[str, dict[str, Entry]] = {}
-        for place in [base] if folders is None else [f"{base}/{folder}" for folder in folders]:
-            for path, entry in fs.find(place, maxdepth=2, detail=True).items():
-                folder, name = path.rsplit("/", 2)[-2:]
-                stamp = (entry["mtime"], entry["ino"], entry["size"]) if "ino" in entry else entry.get("ETag")
-                found.setdefault(folder, {})[name] = Entry(f"{root}/{folder}/{name}", int(entry["size"]), stamp)
+        for folder, name, size, stamp in _local(root, folders) if files.is_local(root) else _remote(root, folders):
+            found.setdefault(folder, {})[name] = Entry(f"{root}/{folder}/{name}", size, stamp)
         return {
             folder: entries for folder, entries in found.items()
             if (folder == ONCE or _is_day(folder)) and any(_announces(name) for name in entries)
         }  # fmt: skip
+
+
+def _local(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, str, int, object]]:
+    """Folder, name, size and stamp of the files below a local root: fsspec takes five times as long for the same."""
+    base = Path(files.filesystem(root)[1])
+    try:
+        wanted = [entry.name for entry in os.scandir(base) if entry.is_dir()] if folders is None else folders
+    except FileNotFoundError:
+        return
+    for folder in wanted:
+        try:
+            entries = list(os.scandir(base / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.is_file():
+                told = entry.stat()
+                yield folder, entry.name, told.st_size, (told.st_mtime_ns, told.st_ino, told.st_size)
+
+
+def _remote(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, str, int, object]]:
+    """The same of an object store."""
+    fs, base = files.filesystem(root)
+    fs.invalidate_cache()
+    for place in [base] if folders is None else [f"{base}/{folder}" for folder in folders]:
+        for path, entry in fs.find(place, maxdepth=2, detail=True).items():
+            folder, name = path.rsplit("/", 2)[-2:]
+            yield folder, name, int(entry["size"]), entry.get("ETag")
 
 
 def _announced(entries: dict[str, Entry]) -> tuple[Delivery, ...]:
