@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from resources.reports import Reports
 
 EVIDENTLY_PAGE = evidently_report.PAGE
+# An alarm that comes back within a week is the same alarm: its page exists, and the weekly one follows.
+ALARM_DAYS = 7
 
 Result = tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]
 
@@ -156,8 +158,11 @@ def worth_a_look(report: Report, days: Days) -> str | None:
         return f"weekly, on {report.day:%A}s"
     if report.passed:
         return None
-    before = days.reports.load(report.pipeline, report.name, report.day - timedelta(days=1), report.subject)
-    return "an alarm began" if before is None or before.passed else None
+    before = (
+        days.reports.load(report.pipeline, report.name, report.day - timedelta(days=offset), report.subject)
+        for offset in range(1, ALARM_DAYS + 1)
+    )
+    return "an alarm began" if all(earlier is None or earlier.passed for earlier in before) else None
 
 
 def images(report: Report, days: Days) -> list[Image]:

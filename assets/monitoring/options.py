@@ -16,7 +16,8 @@ class Monitors(Declared):
     speaks of a fault of the data rather than of drift. Live log loss may exceed the champion's test log loss by
     `log_loss_margin` over the last `performance_days` days. `skew_share` is the least share of feature values that the
     endpoint must have computed exactly as the lake did. Declared groups keep the gate's limit live as well (`Gates.max_fairness_gap`).
-    `report_weekday` is the ISO day on which Evidently's full report is rendered; it is rendered on an alarm and on request as well.
+    `report_weekday` is the ISO day on which Evidently's full report is rendered; it is rendered when an alarm begins (none in
+    the week before) and on request as well.
     """
 
     minimum_rows: int = Field(default=200, ge=1)

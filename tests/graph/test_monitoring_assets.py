@@ -260,11 +260,17 @@ def test_evidently_is_asked_weekly_when_an_alarm_begins_and_on_request(world: Wo
     metadata = result.asset_materializations_for_node("tiny__monitoring__data_drift")[0].metadata
     assert str(metadata["evidently"].value).endswith("/evidently.html")
     # One feature of seven is enough here: the alarm begins on the first day of the other world, and holds on the second.
-    world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=0.1)})
+    world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=0.1, report_weekday=7)})
     for day in (DRIFT, DRIFT + DAY):
         world.run(day, only="predictions")
         assert checks(world.run(day, only="monitoring/data_drift"))["drift_share"][0] is False
-    assert DRIFT.isoweekday() < 7
+    # After a quiet day the alarm is back within the week: it is the same one, and its page exists.
+    calm, back = DRIFT + 2 * DAY, DRIFT + 3 * DAY
+    for day, limit, alarm in ((calm, 1.0, False), (back, 0.1, True)):
+        world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=limit, report_weekday=7)})
+        world.run(day, only="predictions")
+        assert checks(world.run(day, only="monitoring/data_drift"))["drift_share"][0] is not alarm
+    assert 7 not in {day.isoweekday() for day in (DRIFT, DRIFT + DAY, calm, back)}
     assert rendered[2:] == [str(DRIFT)]
 
 
