@@ -8,6 +8,7 @@ import stat
 import uuid
 from pathlib import Path
 
+Stamp = tuple[int, int, int]
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -30,6 +31,15 @@ def write_atomically(target: Path, content: bytes, *, durable: bool = True) -> N
         raise
     if durable:
         sync_folder(target.parent)
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Changes with every atomic replacement of the file; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def sync_folder(folder: Path) -> None:

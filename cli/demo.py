@@ -82,11 +82,13 @@ def _fresh(settings: Settings) -> Settings:
     """Settings of an empty home of the demo's own, on this disk, with a free port; made this process's."""
     home = settings.home.absolute() / "demo"
     shutil.rmtree(home, ignore_errors=True)
-    for name in ("LANDING", "LAKE", "ARTIFACTS", "REPORTS", "MLFLOW"):
+    for name in ("LANDING", "LAKE", "ARTIFACTS", "REPORTS", "MLFLOW", "ENDPOINT_CERTIFICATE", "ENDPOINT_PRIVATE_KEY", "ENDPOINT_KEY_FILE"):
         os.environ.pop(f"EVERGREEN_{name}", None)
-    with socket.socket() as free:
+    with socket.socket() as free, socket.socket() as admin:
         free.bind((settings.host, 0))
+        admin.bind(("127.0.0.1", 0))
         os.environ["EVERGREEN_ENDPOINT_PORT"] = str(free.getsockname()[1])
+        os.environ["EVERGREEN_ENDPOINT_ADMIN_PORT"] = str(admin.getsockname()[1])
     os.environ["EVERGREEN_HOME"] = str(home)
     read_settings.cache_clear()
     local = read_settings()
@@ -125,7 +127,7 @@ def _endpoint(local: Settings) -> Iterator[None]:
 
 def _answers(local: Settings) -> bool:
     try:
-        get(f"{local.endpoint_url}/healthz", timeout=1)
+        get(f"{local.endpoint_admin_url}/healthz", timeout=1)
     except (OSError, ValueError):
         return False
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from typing import Any
 
@@ -17,10 +17,10 @@ _LOCATION = """{ workspaceOrError { ... on Workspace { locationEntries { name lo
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def get(url: str, body: object = None, timeout: float = 5.0) -> Any:
+def get(url: str, body: object = None, timeout: float = 5.0, headers: Mapping[str, str] | None = None) -> Any:
     """The JSON (or text) that a URL answers. Raises OSError when nothing answers and ValueError for an error status."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json"})  # noqa: S310  http by construction
+    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json", **(headers or {})})  # noqa: S310  http by construction
     try:
         with _direct.open(request, timeout=timeout) as answer:
             content = answer.read().decode()
@@ -68,7 +68,7 @@ def services(settings: Settings) -> dict[str, tuple[str, Callable[[], str | None
     return {
         "Dagster UI": (f"http://{settings.host}:{settings.dagster_port}", lambda: dagster_state(settings)[0]),
         "Dagster daemon": ("", lambda: dagster_state(settings)[1]),
-        "endpoint": (settings.endpoint_url, answers(f"{settings.endpoint_url}/healthz")),
+        "endpoint": (settings.endpoint_url, answers(f"{settings.endpoint_admin_url}/healthz")),
         "reports": (settings.reports_url, answers(f"{settings.reports_url}/")),
         "MLflow": (settings.mlflow_url, answers(f"{settings.mlflow_url}/health")),
     }

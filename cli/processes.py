@@ -31,14 +31,20 @@ def ports(settings: Settings) -> dict[str, tuple[int, str]]:
         "Dagster UI": (settings.dagster_port, "EVERGREEN_DAGSTER_PORT"),
         "MLflow": (settings.mlflow_port, "EVERGREEN_MLFLOW_PORT"),
         "endpoint": (settings.endpoint_port, "EVERGREEN_ENDPOINT_PORT"),
+        "endpoint's admin port": (settings.endpoint_admin_port, "EVERGREEN_ENDPOINT_ADMIN_PORT"),
         "reports": (settings.reports_port, "EVERGREEN_REPORTS_PORT"),
     }
 
 
 def endpoint_command(settings: Settings) -> tuple[str, ...]:
+    secured = [
+        word for option, place in (("--tls-certificate", settings.endpoint_certificate), ("--tls-key", settings.endpoint_private_key)) if place
+        for word in (option, str(place.absolute()))
+    ]  # fmt: skip
     return (
         sys.executable, "-m", "serving", "--root", str(settings.endpoint_path), "--host", settings.host,
-        "--port", str(settings.endpoint_port), "--public-key", str(settings.keys_path / "platform.pub"),
+        "--port", str(settings.endpoint_port), "--admin-port", str(settings.endpoint_admin_port),
+        "--public-key", str(settings.keys_path / "platform.pub"), "--keys", str(settings.api_keys_path), *secured,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+from bundle.api_keys import header
 from cli.decide import ledger_of
 from cli.health import get, services
 from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, say, table
@@ -89,12 +90,12 @@ def show_prediction(settings: Settings, pipeline: str, rows: str, as_json: bool)
     except json.JSONDecodeError as error:
         raise CommandError(f"the request is no JSON: {error}", WRONG_USE) from None
     try:
-        answer = get(f"{settings.endpoint_url}/predict/{pipeline}", body)
+        answer = get(f"{settings.endpoint_admin_url}/predict/{pipeline}", body, headers=header(settings.endpoint_key_path))
     except ValueError as error:
         raise CommandError(str(error), REFUSED) from None
     except OSError as error:
         raise CommandError(
-            f"the endpoint at {settings.endpoint_url} does not answer ({error}); start it with `evergreen up`", UNREACHABLE
+            f"the endpoint at {settings.endpoint_admin_url} does not answer ({error}); start it with `evergreen up`", UNREACHABLE
         ) from None
     say(answer, as_json, json.dumps(answer, indent=1))
 

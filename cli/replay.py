@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from bundle.api_keys import header
 from cli.output import WRONG_USE, CommandError
 from cli.traffic import Sent, send
 from resources.settings import Settings
@@ -140,7 +141,13 @@ def _send_day(
     if not platform.serves():
         say(f"{day}: no champion serves; the day's requests are not sent")
         return replace(position, sent=day)
-    sent = send(settings.endpoint_url, platform.pipeline, feed.requests(day))
+    sent = send(
+        settings.endpoint_url,
+        platform.pipeline,
+        feed.requests(day),
+        headers=header(settings.endpoint_key_path),
+        trusted=settings.endpoint_certificate,
+    )
     say(described(day, sent))
     return replace(position, sent=day, requests=position.requests + sent.requests, failed=position.failed + sent.failed)
 
@@ -157,7 +164,8 @@ class Platform:
     def __init__(self, settings: Settings, pipeline: str) -> None:
         self.pipeline = pipeline
         self._snapshot = settings.endpoint_path / pipeline / "online.msgpack"
-        self._url = f"{settings.endpoint_url}/v2/models/{pipeline}/actual"
+        self._url = f"{settings.endpoint_admin_url}/v2/models/{pipeline}/actual"
+        self._key = settings.endpoint_key_path
 
     def serves(self) -> bool:
         return self._actual()[0]
@@ -198,7 +206,7 @@ class Platform:
         from cli.health import get
 
         try:
-            actual = get(self._url)
+            actual = get(self._url, headers=header(self._key))
         except (OSError, ValueError):
             return False, None
         day = actual.get("snapshot_as_of")

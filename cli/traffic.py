@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
-from urllib.parse import urlsplit
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 CONNECTIONS = 8
 TIMEOUT = 10.0
@@ -25,17 +27,27 @@ class Sent:
     errors: tuple[str, ...] = ()
 
 
-def send(url: str, pipeline: str, rows: Sequence[Mapping[str, object]], connections: int = CONNECTIONS) -> Sent:
-    """Send each row as a request of its own to `<url>/predict/<pipeline>`. Nothing is sent twice: a failure counts."""
+def send(
+    url: str,
+    pipeline: str,
+    rows: Sequence[Mapping[str, object]],
+    connections: int = CONNECTIONS,
+    *,
+    headers: Mapping[str, str] | None = None,
+    trusted: Path | None = None,
+) -> Sent:
+    """Send each row as a request of its own to `<url>/predict/<pipeline>`. Nothing is sent twice: a failure counts.
+
+    `headers` show a key; `trusted` is the certificate that an https URL must have, where no authority vouches for it."""
     place = urlsplit(url)
     assert place.hostname is not None
     bodies = iter([json.dumps(row, default=str).encode() for row in rows])
     lock, errors, failed = threading.Lock(), list[str](), list[int]()
 
     def work() -> None:
-        connection = HTTPConnection(place.hostname or "", place.port, timeout=TIMEOUT)
+        connection = _connection(place, trusted)
         for body in _shared(bodies, lock):
-            problem = _ask(connection, f"/predict/{pipeline}", body)
+            problem = _ask(connection, f"/predict/{pipeline}", body, headers or {})
             if problem is not None:
                 connection.close()
                 with lock:
@@ -53,10 +65,16 @@ def send(url: str, pipeline: str, rows: Sequence[Mapping[str, object]], connecti
     return Sent(len(rows), len(failed), time.monotonic() - began, tuple(errors))
 
 
-def _ask(connection: HTTPConnection, path: str, body: bytes) -> str | None:
+def _connection(place: SplitResult, trusted: Path | None) -> HTTPConnection:
+    if place.scheme == "https":
+        return HTTPSConnection(place.hostname or "", place.port, timeout=TIMEOUT, context=ssl.create_default_context(cafile=trusted))
+    return HTTPConnection(place.hostname or "", place.port, timeout=TIMEOUT)
+
+
+def _ask(connection: HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]) -> str | None:
     """None when the answer is a prediction, else what went wrong."""
     try:
-        connection.request("POST", path, body, {"content-type": "application/json"})
+        connection.request("POST", path, body, {"content-type": "application/json", **headers})
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, HTTPException) as error:

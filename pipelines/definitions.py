@@ -60,7 +60,12 @@ def platform_resources(settings: Settings) -> dict[str, object]:
         "keys": keys,
         "ledger": Ledger(path=str(settings.ledger_path), signer=keys),
         "online": OnlineStore(path=str(settings.endpoint_path)),
-        "endpoint": LocalEndpoint(path=str(settings.endpoint_path), url=settings.endpoint_url),
+        "endpoint": LocalEndpoint(
+            path=str(settings.endpoint_path),
+            url=settings.endpoint_url,
+            admin_url=settings.endpoint_admin_url,
+            key_file=str(settings.endpoint_key_path),
+        ),
         "notifier": Notifier(
             webhook=_secret(settings.webhook),
             smtp=settings.smtp,

@@ -7,13 +7,17 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
 
+from bundle import api_keys
 from bundle.desired import Actual, Desired, check, seal
 from bundle.digests import folder_digest
 from bundle.files import check_name, sync_folder, write_atomically
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT = 10.0
 
@@ -49,10 +53,14 @@ class LocalEndpoint(dg.ConfigurableResource):
 
     Layout: `bundles/<digest>/`, `<pipeline>/desired.json`, `<pipeline>/actual.json`, `<pipeline>/online.msgpack`,
     `<pipeline>/predictions/`, `service/`.
+
+    `admin_url` is the server's loopback port, which the platform asks (default: `url`), with the API key in `key_file` if that is there.
     """
 
     path: str
     url: str
+    admin_url: str | None = None
+    key_file: str | None = None
 
     def predictions(self, pipeline: str) -> Path:
         """Folder of the prediction log (`bundle.prediction_log.read`)."""
@@ -100,7 +108,7 @@ class LocalEndpoint(dg.ConfigurableResource):
         import msgspec
 
         try:
-            answer = httpx.get(f"{self.url}/v2/models/{pipeline}/actual", timeout=TIMEOUT, trust_env=False)
+            answer = self._ask("GET", f"/v2/models/{pipeline}/actual")
         except httpx.TransportError:
             return None
         if answer.status_code == 404:
@@ -108,6 +116,14 @@ class LocalEndpoint(dg.ConfigurableResource):
         if answer.status_code != 200:
             raise EndpointError(f"{self.url} answered {answer.status_code} when asked what it serves of {pipeline}")
         return msgspec.json.decode(answer.content, type=Actual)
+
+    def _ask(self, method: str, path: str, body: object = None, timeout: float = TIMEOUT) -> httpx.Response:
+        """Raises httpx.TransportError when nothing answers."""
+        import httpx
+
+        key = api_keys.header(Path(self.key_file)) if self.key_file else {}
+        url = f"{self.admin_url or self.url}{path}"
+        return httpx.request(method, url, json=body, headers=key, timeout=timeout, trust_env=False)
 
     def wait(self, pipeline: str, digest: str, timeout: float = 60.0, serial: int = 0) -> Actual:
         end = time.monotonic() + timeout
@@ -127,7 +143,7 @@ class LocalEndpoint(dg.ConfigurableResource):
         import httpx
 
         try:
-            answer = httpx.get(f"{self.url}/v2/models/{pipeline}/golden", timeout=TIMEOUT, trust_env=False)
+            answer = self._ask("GET", f"/v2/models/{pipeline}/golden")
         except httpx.TransportError as error:
             raise EndpointError(f"{self.url} does not answer ({error}); start it with `evergreen up`") from error
         if answer.status_code != 200:
@@ -141,7 +157,7 @@ class LocalEndpoint(dg.ConfigurableResource):
         import httpx
 
         try:
-            answer = httpx.post(f"{self.url}/predict/{pipeline}", json={"instances": list(requests)}, timeout=60, trust_env=False)
+            answer = self._ask("POST", f"/predict/{pipeline}", {"instances": list(requests)}, timeout=60)
         except httpx.TransportError as error:
             raise EndpointError(f"{self.url} does not answer ({error}); start it with `evergreen up`") from error
         if answer.status_code != 200:

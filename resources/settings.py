@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     dagster_port: int = 3000
     mlflow_port: int = 5000
     endpoint_port: int = 8080
+    endpoint_admin_port: int = 8081
+    endpoint_key_file: Path | None = None
+    endpoint_certificate: Path | None = None
+    endpoint_private_key: Path | None = None
     reports_port: int = 3001
     code_port: int = 4266
     webhook: SecretStr | None = None
@@ -85,7 +89,23 @@ class Settings(BaseSettings):
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://{self.host}:{self.endpoint_port}"
+        """Where applications ask; TLS where `endpoint_certificate` is set."""
+        return f"{'https' if self.endpoint_certificate else 'http'}://{self.host}:{self.endpoint_port}"
+
+    @property
+    def endpoint_admin_url(self) -> str:
+        """Metrics, pages and the platform's own questions, on this machine alone."""
+        return f"http://127.0.0.1:{self.endpoint_admin_port}"
+
+    @property
+    def api_keys_path(self) -> Path:
+        """The endpoint's API keys, hashed."""
+        return self.keys_path / "api_keys.json"
+
+    @property
+    def endpoint_key_path(self) -> Path:
+        """The platform's own API key in plain text, readable by its user alone; no file, no key."""
+        return self.endpoint_key_file or self.keys_path / "endpoint.key"
 
     @property
     def reports_url(self) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
-import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bundle.api_keys import FILE
+from serving import logs
+from serving.access import has_active
+from serving.listening import Inherited, is_loopback, tls
 from serving.options import Options
+from serving.tokens import DEFAULT_ALGORITHMS, TokenRules
 
 WRONG_USE, CANNOT_START = 2, 3
 RESPAWN_SECONDS = 0.5
@@ -29,9 +33,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--port", type=int, default=8080)
     made.add_argument("--workers", type=int, default=1, help="processes that share the port")
     made.add_argument(
-        "--allow-public", action="store_true", help="allow a --host other than loopback: everyone who reaches it may ask for predictions"
-    )
-    made.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="also answer requests for this host name on loopback"
     )
     made.add_argument("--sample-seconds", type=float, default=10.0, help="seconds between service samples")
@@ -40,45 +41,123 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--body-limit", type=int, default=16 << 20, metavar="BYTES", help="largest body of a request")
     made.add_argument("--row-limit", type=int, default=10_000, metavar="ROWS", help="most rows of a request")
     made.add_argument("--request-seconds", type=float, default=10.0, help="time in which a request must arrive wholly")
-    made.add_argument("--listener", type=int, help=argparse.SUPPRESS)
+    access = made.add_argument_group("access", "A --host or --admin-host that is not loopback needs keys (or tokens) and TLS.")
+    access.add_argument("--keys", type=Path, help=f"file of API keys, made by `evergreen keys` (default: {FILE} beside the public key)")
+    access.add_argument("--tls-certificate", type=Path, metavar="PEM", help="certificate chain of --host; renewed without a restart")
+    access.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key, where it is not in the same file")
+    access.add_argument("--admin-host", default="127.0.0.1", help="where metrics, pages and descriptions are (default: this machine alone)")
+    access.add_argument("--admin-port", type=int, default=8081)
+    access.add_argument("--jwks", metavar="FILE|URL", help="also accept tokens (JWT) signed by a key of this set")
+    access.add_argument("--jwt-issuer", default="", metavar="NAME", help="the iss that tokens must have")
+    access.add_argument("--jwt-audience", default="", metavar="NAME", help="the aud that tokens must have")
+    access.add_argument(
+        "--jwt-algorithms",
+        default=",".join(DEFAULT_ALGORITHMS),
+        metavar="NAMES",
+        help="the only algorithms to accept (default: %(default)s)",
+    )
+    access.add_argument("--jwt-rate", type=float, metavar="N", help="most requests a second of each token's subject")
+    access.add_argument(
+        "--concurrency", type=int, default=512, metavar="N", help="most requests at once over all workers; more are shed with 503"
+    )
+    access.add_argument(
+        "--answer-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="time for an answer; a client may ask for less with x-request-timeout-ms",
+    )
+    watching = made.add_argument_group("watching")
+    watching.add_argument("--json-logs", action="store_true", help="write one JSON object a line to stderr")
+    watching.add_argument(
+        "--traces", metavar="URL", help="send traces to this OTLP collector over HTTP, such as http://127.0.0.1:4318/v1/traces"
+    )
+    made.add_argument("--inherited", help=argparse.SUPPRESS)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     found = parser().parse_args(given)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    if not is_loopback(found.host) and not found.allow_public:
+    logs.configure(found.json_logs)
+    if found.workers < 1 or not 0 <= found.port < 65536 or not 0 <= found.admin_port < 65536:
         return refuse(
-            f"--host {found.host} is not loopback: requests would need no key and travel unencrypted. Use 127.0.0.1, or say --allow-public.",
+            f"--workers {found.workers} --port {found.port} --admin-port {found.admin_port}: give at least one worker, and ports from 0 to 65535.",
             WRONG_USE,
         )
-    if found.workers < 1 or not 0 <= found.port < 65536:
-        return refuse(f"--workers {found.workers} --port {found.port}: give at least one worker, and a port from 0 to 65535.", WRONG_USE)
-    options = Options(
-        root=found.root.absolute(), public_key=found.public_key or found.root.absolute().parent / "keys" / "platform.pub",
-        host=found.host, port=found.port, workers=found.workers, hosts=tuple(found.allow_host), sample_seconds=found.sample_seconds,
-        segment_bytes=found.segment_bytes, sync_seconds=found.sync_seconds, body_limit=found.body_limit, row_limit=found.row_limit,
-        request_seconds=found.request_seconds,
-    )  # fmt: skip
+    root = found.root.absolute()
+    public_key = found.public_key or root.parent / "keys" / "platform.pub"
+    try:
+        options = Options(
+            root=root, public_key=public_key, host=found.host, port=found.port, workers=found.workers, hosts=tuple(found.allow_host),
+            sample_seconds=found.sample_seconds, segment_bytes=found.segment_bytes, sync_seconds=found.sync_seconds,
+            body_limit=found.body_limit, row_limit=found.row_limit, request_seconds=found.request_seconds, admin_host=found.admin_host,
+            admin_port=found.admin_port, keys=found.keys or public_key.parent / FILE, public=not _both_loopback(found), tokens=_tokens(found),
+            token_per_second=found.jwt_rate, certificate=found.tls_certificate, private_key=found.tls_key, concurrency=found.concurrency,
+            answer_seconds=found.answer_seconds, traces=found.traces, json_logs=found.json_logs,
+        )  # fmt: skip
+        problem = unsafe(options)
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    if problem is not None:
+        return refuse(problem, WRONG_USE)
     # One request is computed by one thread; more would only fight for the core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     stay_lean()
-    from serving.server import listen, run
+    from serving.server import run
 
-    if found.listener is not None:
-        run(options, socket.socket(fileno=found.listener))
+    if found.inherited is not None:
+        run(options, Inherited.parsed(found.inherited))
         return 0
     try:
-        listener = listen(options.host, options.port)
+        inherited = Inherited.made(options)
         options.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return refuse(str(error), CANNOT_START)
-    logging.getLogger("serving").info("listening on http://%s:%d", options.host, listener.getsockname()[1])
+    scheme = "https" if options.certificate else "http"
+    logging.getLogger("serving").info(
+        "listening on %s://%s:%d, admin on port %d",
+        scheme,
+        options.host,
+        inherited.listener.getsockname()[1],
+        inherited.admin.getsockname()[1],
+    )
     if options.workers == 1:
-        run(options, listener)
+        run(options, inherited)
         return 0
-    return supervise(given, listener, options)
+    return supervise(given, inherited, options)
+
+
+def _both_loopback(found: argparse.Namespace) -> bool:
+    return is_loopback(found.host) and is_loopback(found.admin_host)
+
+
+def _tokens(found: argparse.Namespace) -> TokenRules | None:
+    """Raises ValueError."""
+    if found.jwks is None:
+        return None
+    if found.jwt_rate is not None and found.jwt_rate <= 0:
+        raise ValueError(f"--jwt-rate {found.jwt_rate:g} would admit nothing; give more than 0")
+    return TokenRules(found.jwks, found.jwt_issuer, found.jwt_audience, tuple(filter(None, found.jwt_algorithms.split(","))))
+
+
+def unsafe(options: Options) -> str | None:
+    """Why a server with these options must not start, and the way out; None when it may. Raises ValueError and OSError for files of
+    keys or certificate that cannot be read."""
+    if options.certificate is not None:
+        try:
+            tls(options.certificate, options.private_key)
+        except (OSError, ssl.SSLError) as error:
+            return f"--tls-certificate {options.certificate}: no certificate with its private key can be read there ({error})."
+    elif options.private_key is not None:
+        return f"--tls-key {options.private_key} is of no use alone; give its --tls-certificate."
+    if options.public:
+        where = f"--host {options.host} --admin-host {options.admin_host} can be reached from elsewhere"
+        if options.certificate is None:
+            return f"{where}, and requests and keys would travel unencrypted; give --tls-certificate and --tls-key, or use 127.0.0.1."
+        if options.tokens is None and not has_active(options.keys):
+            return f"{where}, and {options.keys} holds no active key; make one with `evergreen keys add`, give --jwks, or use 127.0.0.1."
+    return None
 
 
 def refuse(why: str, status: int) -> int:
@@ -87,8 +166,8 @@ def refuse(why: str, status: int) -> int:
     return status
 
 
-def supervise(arguments: Sequence[str], listener: socket.socket, options: Options) -> int:
-    """Keep `workers` processes on one listening socket: connections wait in it while a worker that died is replaced."""
+def supervise(arguments: Sequence[str], inherited: Inherited, options: Options) -> int:
+    """Keep `workers` processes on the listening sockets: connections wait in them while a worker that died is replaced."""
     stopping = False
 
     def stop(number: int, _: object) -> None:
@@ -97,16 +176,18 @@ def supervise(arguments: Sequence[str], listener: socket.socket, options: Option
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    descriptor = listener.fileno()
-    os.set_inheritable(descriptor, True)
-    command = [sys.executable, "-m", "serving", *arguments, "--listener", str(descriptor)]
-    workers = [subprocess.Popen(command, pass_fds=(descriptor,)) for _ in range(options.workers)]
+
+    def started(place: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "serving", *arguments, "--inherited", inherited.text(place)]
+        return subprocess.Popen(command, pass_fds=inherited.descriptors)
+
+    workers = [started(place) for place in range(options.workers)]
     while not stopping:
         time.sleep(RESPAWN_SECONDS)
         for place, worker in enumerate(workers):
             if not stopping and worker.poll() is not None:
                 logging.getLogger("serving").error("worker %d ended with %s; starting another", worker.pid, worker.returncode)
-                workers[place] = subprocess.Popen(command, pass_fds=(descriptor,))
+                workers[place] = started(place)
     for worker in workers:
         worker.terminate()
     end = time.monotonic() + 2 * options.notice_seconds + options.drain_seconds + 2
@@ -124,15 +205,6 @@ def stay_lean() -> None:
     module that is None counts as not installed."""
     for name in ("sklearn", "pandas"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

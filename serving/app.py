@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,11 +20,16 @@ import msgspec
 from bundle.manifest import EVENT_TIME, BundleError
 from bundle.prediction_log import Record
 from serving import inference_protocol, openapi
+from serving.access import ANYONE, Access, Caller
 from serving.contract import Row
-from serving.metrics import Metrics
+from serving.limits import RateLimits
+from serving.metrics import Metrics, Value
 from serving.options import Options
 from serving.refusal import Refusal
 from serving.state import Arm, Served, View
+
+if TYPE_CHECKING:
+    from serving.traces import Traces
 
 logger = logging.getLogger("serving")
 
@@ -48,62 +55,101 @@ FILES = {
 }
 # Batches from this size on are computed beside the event loop, so that single rows need not wait for them.
 LARGE_BATCH = 64
+# Whoever asks only whether the server lives or is ready needs no key.
+OPEN = frozenset({"/healthz", "/readyz"})
+TIMEOUT_HEADER = b"x-request-timeout-ms"
 
 _json = msgspec.json.Encoder().encode
 
 
-class App:
-    """One worker's application. `pipelines` is filled by the watcher; `draining` makes it say that it is not ready."""
+@dataclass(slots=True)
+class Call:
+    """One request on its way. Moments are of the monotonic clock; `arm` and `rows` are known once it is answered."""
 
-    def __init__(self, options: Options, metrics: Metrics) -> None:
+    start: float
+    length: int | None = None
+    kind: bytes = b""
+    authorization: bytes = b""
+    traceparent: bytes = b""
+    seconds: float | None = None
+    end: float = 0.0
+    caller: Caller = ANYONE
+    pipeline: str = ""
+    arm: str = ""
+    rows: int = 0
+
+    def in_time(self) -> None:
+        """Raises Refusal when the answer would come too late to be of use."""
+        if time.monotonic() > self.end:
+            raise Refusal(504, "deadline", "The request's time was over before it could be predicted; nothing was predicted or logged.")
+
+
+class App:
+    """One worker's application. `pipelines` is filled by the watcher; `draining` makes it say that it is not ready.
+
+    As an ASGI application it is what callers reach; `admin` is the same with metrics, pages and descriptions, for the loopback
+    port. `queued` tells how many requests have arrived at this worker and are not answered yet.
+    """
+
+    def __init__(self, options: Options, metrics: Metrics, access: Access, limits: RateLimits) -> None:
         self.options = options
         self.metrics = metrics
+        self.access = access
+        self.limits = limits
         self.pipelines: dict[str, Served] = {}
         self.draining = False
-        self.in_flight = 0
+        self.queued: Callable[[], int] = lambda: 1
+        self.traces: Traces | None = None
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(10)
         self._checked_hosts: set[bytes] = set()
+        self._transport = [(b"strict-transport-security", b"max-age=31536000")] if options.certificate else []
         self._pages = {path: ((Path(__file__).parent / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._respond(scope, receive, send, False)
+
+    def admin(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._respond(scope, receive, send, True)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, admin: bool) -> None:
         if scope["type"] != "http":
             return
-        start = time.perf_counter()
+        call = Call(scope.get("begun") or time.monotonic())
         path: str = scope["path"]
-        self.in_flight += 1
-        name, rows, status = "", 0, 500
+        status = 500
         headers = JSON
         try:
-            length, kind = self._headers(scope["headers"])
+            self._headers(call, scope["headers"])
+            if path not in OPEN:
+                self.admit(call)
             if path.startswith("/predict/"):
-                served = self._served(path[9:], scope["method"], "POST")
-                name = served.name
-                body = await self._body(receive, length, kind)
-                content, rows = await self._predict(served, body, start)
+                served = self._served(path[9:], scope["method"], "POST", call, "predict")
+                content = await self._predict(served, await self._body(receive, call), call)
             elif path.startswith("/v2/models/"):
-                name, content, rows = await self._model_route(path[11:], scope["method"], receive, length, kind, start)
+                content = await self._model_route(path[11:], scope["method"], receive, call)
             else:
-                content, headers = self._plain_route(path, scope)
+                content, headers = self._plain_route(path, scope, call, admin)
             status = 200
         except Refusal as refusal:
-            status, headers, content = self._refused(refusal)
+            status, headers, content = self._refused(refusal, admin)
         except _Gone:
             status = 499  # the client went away before its request was whole; nobody reads the answer
             return
         except OSError as error:
-            logger.error("%s: the prediction log cannot be written: %s", name, error)
+            logger.error("%s: the prediction log cannot be written: %s", call.pipeline, error)
             status, headers, content = self._refused(
-                Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
+                Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later."), admin
             )
         except Exception:
             # A fault of ours. The reason goes to the log, not to the client.
-            logger.exception("%s %s failed", scope["method"], name or "request")
-            status, headers, content = self._refused(Refusal(500, "server", "The server failed; its log says why."))
+            logger.exception("%s %s failed", scope["method"], call.pipeline or "request")
+            status, headers, content = self._refused(Refusal(500, "server", "The server failed; its log says why."), admin)
         finally:
-            self.in_flight -= 1
-            self.metrics.of(name).answered(status, time.perf_counter() - start, rows)
-        headers = [*headers, (b"content-length", b"%d" % len(content))]
+            self.metrics.of(call.pipeline).answered(status, time.monotonic() - call.start, call.arm)
+            if self.traces is not None:
+                self.traces.answered(call, scope["method"], path, status)
+        headers = [*headers, *self._transport, (b"content-length", b"%d" % len(content))]
         if self.draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -111,21 +157,44 @@ class App:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def _headers(self, headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bytes]:
-        """Length and kind of the body. Raises Refusal for hosts that this server does not answer for."""
-        length, kind, host = None, b"", b""
+    def _headers(self, call: Call, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take down what the headers say. Raises Refusal for hosts that this server does not answer for."""
+        host = b""
         for name, value in headers:
             if name == b"content-length":
-                length = int(value)
+                call.length = int(value)
             elif name == b"content-type":
-                kind = value
+                call.kind = value
             elif name == b"host":
                 host = value
+            elif name == b"authorization":
+                call.authorization = value
+            elif name == b"traceparent":
+                call.traceparent = value
+            elif name == TIMEOUT_HEADER:
+                call.seconds = _seconds(value)
             elif name == b"content-encoding" and value != b"identity":
                 raise Refusal(415, "content_encoding", "Bodies must not be compressed.")
         if host not in self._checked_hosts:
             self._check_host(host)
-        return length, kind
+
+    def admit(self, call: Call) -> None:
+        """Let a request in, before its body is read: a known caller, not too often, not too many at once. Raises Refusal."""
+        try:
+            caller = call.caller = self.access.caller(call.authorization)
+        except Refusal as refusal:
+            self.metrics.add("unauthorized_total", (refusal.rule,))
+            raise
+        if caller.per_second is not None:
+            wait = self.limits.take(caller.account, caller.per_second, caller.burst)
+            if wait > 0:
+                self.metrics.add("rate_limited_total", (caller.label,))
+                raise Refusal(429, "rate", "This key asks too often; wait as long as Retry-After says.", wait=wait)
+        if self.metrics.in_flight(self.queued()) > self.options.concurrency:
+            self.metrics.add("shed_total", ("concurrency",))
+            raise Refusal(503, "concurrency", "Too many requests are being answered at once; try again.", wait=1.0)
+        limit = self.options.answer_seconds
+        call.end = call.start + (limit if call.seconds is None else min(call.seconds, limit))
 
     def _check_host(self, host: bytes) -> None:
         """A web page from elsewhere that resolves its own name to this address must not reach a server on loopback."""
@@ -139,15 +208,20 @@ class App:
         if len(self._checked_hosts) < 100:
             self._checked_hosts.add(host)
 
-    def _served(self, name: str, method: str, allowed: str) -> Served:
+    def _served(self, name: str, method: str, allowed: str, call: Call, scope: str) -> Served:
+        """The pipeline, for a caller who may. Raises Refusal."""
+        call.caller.permit(scope, name)
         served = self.pipelines.get(name)
         if served is None:
             raise Refusal(404, "pipeline", "There is no such pipeline here; GET /v2 lists them.")
         if method != allowed:
             raise Refusal(405, "method", f"This route takes {allowed}.")
+        if scope != "metadata":
+            call.pipeline = name
         return served
 
-    async def _body(self, receive: Receive, length: int | None, kind: bytes) -> bytes:
+    async def _body(self, receive: Receive, call: Call) -> bytes:
+        kind, length = call.kind, call.length
         if kind != b"application/json" and kind.split(b";")[0].strip().lower() != b"application/json":
             raise Refusal(415, "content_type", "The body must be application/json.")
         limit = self.options.body_limit
@@ -172,12 +246,15 @@ class App:
             raise _too_large(limit)
         return body
 
-    def _refused(self, refusal: Refusal) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    def _refused(self, refusal: Refusal, admin: bool) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         headers = JSON
-        if refusal.status == 405:
+        if refusal.status == 401:
+            # Only the loopback port makes a browser ask its user for a key: its pages are for people.
+            headers = [*JSON, (b"www-authenticate", b'Basic realm="evergreen", Bearer' if admin else b'Bearer realm="evergreen"')]
+        elif refusal.status == 405:
             headers = [*JSON, (b"allow", refusal.error.removeprefix("This route takes ").rstrip(".").encode())]
-        elif refusal.status == 503:
-            headers = [*JSON, (b"retry-after", b"1")]
+        elif refusal.status in (429, 503):
+            headers = [*JSON, (b"retry-after", b"%d" % max(1, math.ceil(refusal.wait)))]
         elif refusal.status in (413, 408):
             # The rest of the body is not read, so the connection cannot be used again.
             headers = [*JSON, (b"connection", b"close")]
@@ -185,24 +262,24 @@ class App:
 
     # -- predictions ---------------------------------------------------------------------------------------------------
 
-    async def _predict(self, served: Served, body: bytes, start: float) -> tuple[bytes, int]:
+    async def _predict(self, served: Served, body: bytes, call: Call) -> bytes:
         view = self._view(served)
         rows, batch = view.contract.decode(body)
-        records = await self._answer(served, view, rows, start)
+        records = await self._answer(served, view, rows, call)
         answers = [
             {"id": record.id, "prediction": record.output, "bundle": record.bundle, "arm": record.arm, "online_as_of": record.online_as_of}
             for record in records
         ]
-        return _json({"predictions": answers} if batch else answers[0]), len(records)
+        return _json({"predictions": answers} if batch else answers[0])
 
-    async def _infer(self, served: Served, body: bytes, start: float, version: str | None) -> tuple[bytes, int]:
+    async def _infer(self, served: Served, body: bytes, call: Call, version: str | None) -> bytes:
         view = self._view(served)
         if version is not None and version != view.arms[0].bundle.digest:
             raise Refusal(404, "version", "This version is not the champion; leave the version out, or ask for the champion.")
         rows, request_id, wanted = inference_protocol.decode(view.contract, body)
-        records = await self._answer(served, view, rows, start)
+        records = await self._answer(served, view, rows, call)
         ids, outputs = [record.id for record in records], [record.output for record in records]
-        return inference_protocol.encode(view.manifest, records[0].bundle, ids, outputs, request_id, wanted), len(records)
+        return inference_protocol.encode(view.manifest, records[0].bundle, ids, outputs, request_id, wanted)
 
     def _view(self, served: Served) -> View:
         view = served.view
@@ -210,13 +287,32 @@ class App:
             raise Refusal(503, "ready", "No verified bundle of this pipeline is being served yet.")
         return view
 
-    async def _answer(self, served: Served, view: View, rows: list[Row], start: float) -> list[Record]:
+    async def _answer(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
         """Predict and log; when this returns, every prediction is in the log. Raises OSError where it cannot be."""
-        if len(rows) < LARGE_BATCH:
-            return self._compute(served, view, rows, start)
-        return await asyncio.to_thread(self._compute, served, view, rows, start)
+        try:
+            if len(rows) < LARGE_BATCH:
+                records = self._compute(served, view, rows, call)
+            else:
+                records = await asyncio.to_thread(self._compute, served, view, rows, call)
+        except Refusal as refusal:
+            if refusal.status == 504:
+                self.metrics.add("shed_total", (refusal.rule,))
+            raise
+        call.rows = len(records)
+        counts = self.metrics.of(served.name)
+        if len(view.arms) == 1 or len(records) == 1:
+            call.arm = records[0].arm
+            counts.predicted(call.arm, [record.output for record in records])
+        else:
+            by_arm = {arm.name: [record.output for record in records if record.arm == arm.name] for arm in view.arms}
+            answered = [arm for arm, outputs in by_arm.items() if outputs]
+            call.arm = answered[0] if len(answered) == 1 else "several"
+            for arm in answered:
+                counts.predicted(arm, by_arm[arm])
+        return records
 
-    def _compute(self, served: Served, view: View, rows: list[Row], start: float) -> list[Record]:
+    def _compute(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
+        call.in_time()
         entity = view.manifest.entity
         results: list[tuple[Arm, list[float], float]]
         if len(view.arms) == 1:
@@ -231,7 +327,7 @@ class App:
                     found[place] = (arm, *result)  # type: ignore[assignment]
             results = [found[place] for place in range(len(rows))]
         now = datetime.now(UTC)
-        latency = int((time.perf_counter() - start) * 1e6)
+        latency = int((time.monotonic() - call.start) * 1e6)
         records = []
         for row, (arm, values, output) in zip(rows, results, strict=True):
             if not 0.0 <= output <= 1.0:
@@ -249,22 +345,19 @@ class App:
 
     # -- routes --------------------------------------------------------------------------------------------------------
 
-    async def _model_route(
-        self, path: str, method: str, receive: Receive, length: int | None, kind: bytes, start: float
-    ) -> tuple[str, bytes, int]:
-        """`/v2/models/<name>[/versions/<digest>][/<what>]`: pipeline, answer, rows."""
+    async def _model_route(self, path: str, method: str, receive: Receive, call: Call) -> bytes:
+        """`/v2/models/<name>[/versions/<digest>][/<what>]`."""
         name, *rest = path.split("/")
         version = None
         if len(rest) >= 2 and rest[0] == "versions":
             version, rest = rest[1], rest[2:]
         what = rest[0] if len(rest) == 1 else "" if not rest else None
         if what == "infer":
-            served = self._served(name, method, "POST")
-            content, rows = await self._infer(served, await self._body(receive, length, kind), start, version)
-            return name, content, rows
-        served = self._served(name, method, "GET")
+            served = self._served(name, method, "POST", call, "predict")
+            return await self._infer(served, await self._body(receive, call), call, version)
+        served = self._served(name, method, "GET", call, "metadata")
         if what == "actual" and version is None:
-            return "", _json(served.actual()), 0
+            return _json(served.actual())
         if what not in ("", "ready", "golden"):
             raise _unknown_route()
         view = served.view
@@ -272,13 +365,13 @@ class App:
             ready = view is not None and not self.draining and version in (None, *(arm.bundle.digest for arm in view.arms))
             if not ready:
                 raise Refusal(503, "ready", "This model is not ready.")
-            return "", _json({"name": name, "ready": True}), 0
+            return _json({"name": name, "ready": True})
         view = self._view(served)
         if version is not None and version not in [arm.bundle.digest for arm in view.arms]:
             raise Refusal(404, "version", "This version is not being served.")
         if what == "golden":
-            return "", self._golden(view), 0
-        return "", _json(inference_protocol.metadata(view.manifest, [arm.bundle.digest for arm in view.arms])), 0
+            return self._golden(view)
+        return _json(inference_protocol.metadata(view.manifest, [arm.bundle.digest for arm in view.arms]))
 
     def _golden(self, view: View) -> bytes:
         results = []
@@ -291,9 +384,11 @@ class App:
             results.append({"bundle": arm.bundle.digest, "rows": result.rows, "difference": result.difference, "row_ms": result.row_ms})
         return _json({"bundles": results})
 
-    def _plain_route(self, path: str, scope: Scope) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        if path not in ROUTES:
+    def _plain_route(self, path: str, scope: Scope, call: Call, admin: bool) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        if path not in ROUTES and not (admin and path in ADMIN_ROUTES):
             raise _unknown_route()
+        if path not in OPEN:
+            call.caller.permit("metrics" if path == "/metrics" else "metadata")
         if scope["method"] not in ("GET", "HEAD"):
             raise Refusal(405, "method", "This route takes GET.")
         if path in self._pages:
@@ -304,25 +399,30 @@ class App:
             case "/healthz" | "/v2/health/live":
                 return _json({"live": True}), JSON
             case "/readyz" | "/v2/health/ready":
-                return self._ready(), JSON
+                return self._ready(path), JSON
             case "/v2":
-                return _json({"name": "evergreen", "version": openapi.VERSION, "extensions": [], "models": sorted(self.pipelines)}), JSON
+                return _json({"name": "evergreen", "version": openapi.VERSION, "extensions": [], "models": self._visible(call)}), JSON
             case "/openapi.json":
-                views = {name: served.view for name, served in sorted(self.pipelines.items()) if served.view is not None}
-                return _json(openapi.document({name: view.manifest for name, view in views.items()}, self.options)), JSON
-        return self._metrics(scope)
+                views = {name: served.view for name in self._visible(call) if (served := self.pipelines[name]).view is not None}
+                return _json(openapi.document({name: view.manifest for name, view in views.items() if view}, self.options)), JSON
+        self.metrics.in_flight(self.queued())
+        self.metrics.measure(self.log_error() is not None)
+        text = self.metrics.prometheus(list(self.gauges()))
+        return text.encode(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *SECURITY]
 
-    def _ready(self) -> bytes:
-        """Ready: at least one pipeline is known, all known ones are served, and the server is not about to stop."""
+    def _visible(self, call: Call) -> list[str]:
+        """Names of the pipelines that a caller may ask."""
+        return sorted(name for name in self.pipelines if not call.caller.pipelines or name in call.caller.pipelines)
+
+    def _ready(self, path: str) -> bytes:
+        """Ready: at least one pipeline is known, all known ones are served, and the server is not about to stop. Names of pipelines
+        are for those with a key, where there are keys."""
+        named = path not in OPEN or not self.access.required
         waiting = sorted(name for name, served in self.pipelines.items() if served.view is None)
         if self.draining or waiting or not self.pipelines:
-            why = "The server is stopping." if self.draining else f"Not served yet: {', '.join(waiting) or 'any pipeline'}."
-            raise Refusal(503, "ready", why)
-        return _json({"ready": True, "pipelines": sorted(self.pipelines)})
-
-    def _metrics(self, scope: Scope) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        text = self.metrics.prometheus(self.about(), self.in_flight)
-        return text.encode(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *SECURITY]
+            which = ", ".join(waiting) if waiting and named else "a pipeline"
+            raise Refusal(503, "ready", "The server is stopping." if self.draining else f"Not served yet: {which}.")
+        return _json({"ready": True} | ({"pipelines": sorted(self.pipelines)} if named else {}))
 
     def about(self) -> dict[str, tuple[str | None, int, str | None]]:
         """Champion, serial and snapshot day of each pipeline."""
@@ -332,12 +432,29 @@ class App:
             for name, view in views.items()
         }
 
+    def gauges(self) -> Iterator[Value]:
+        """What is served, how old the online features are, and which keys expire when, as metrics."""
+        now = time.time()
+        for name, served in list(self.pipelines.items()):
+            view = served.view
+            yield "serving_info", (name, view.online_as_of or "" if view else ""), float(view is not None)
+            if served.online_published is not None:
+                yield "online_features_age_seconds", (name,), now - served.online_published
+            if view is not None:
+                yield "desired_serial", (name,), view.desired.serial
+                for arm in view.arms:
+                    yield "bundle_info", (name, arm.name, arm.bundle.digest), arm.share
+        for key in self.access.stored:
+            if key.expires is not None and key.revoked is None:
+                yield "api_key_expires_seconds", (key.id, key.owner), key.expires.timestamp() - now
+
     def log_error(self) -> str | None:
         """What is wrong with flushing the prediction logs, if anything."""
         return next((served.log.sync_error for served in self.pipelines.values() if served.log.sync_error), None)
 
 
-ROUTES = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready", *FILES})
+ROUTES = frozenset({*OPEN, "/v2", "/v2/health/live", "/v2/health/ready"})
+ADMIN_ROUTES = frozenset({"/metrics", "/openapi.json", *FILES})
 
 
 class _Gone(Exception):  # noqa: N818
@@ -349,4 +466,11 @@ def _too_large(limit: int) -> Refusal:
 
 
 def _unknown_route() -> Refusal:
-    return Refusal(404, "route", "There is no such route; /docs lists them.")
+    return Refusal(404, "route", "There is no such route; /docs on the admin port lists them.")
+
+
+def _seconds(value: bytes) -> float:
+    """Raises Refusal for a timeout that is no whole number of milliseconds."""
+    if not value.isdigit() or len(value) > 9:
+        raise Refusal(400, "timeout", "The timeout must be a whole number of milliseconds.", TIMEOUT_HEADER.decode())
+    return int(value) / 1000

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.tokens import TokenRules
+
 
 @dataclass(frozen=True)
 class Options:
     """Limits keep one client from hurting the others: bytes of a body, rows of a request, characters of a text, seconds
-    until a request must have arrived, open connections, bytes of headers."""
+    until a request must have arrived and been answered, open connections, requests at once over all workers, bytes of headers.
+
+    `keys` is the file of API keys; `public` says that others than this machine reach the server. The admin port is on
+    `admin_host`; TLS holds for `host`, and for `admin_host` where that is public."""
 
     root: Path
     public_key: Path
@@ -31,3 +36,15 @@ class Options:
     connection_limit: int = 2_000
     segment_bytes: int = 8 << 20
     sync_seconds: float = 0.2
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8081
+    keys: Path = Path("api_keys.json")
+    public: bool = False
+    tokens: TokenRules | None = None
+    token_per_second: float | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    concurrency: int = 512
+    answer_seconds: float = 10.0
+    traces: str | None = None
+    json_logs: bool = False

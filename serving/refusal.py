@@ -10,15 +10,17 @@ PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .-]{0,63}")
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
     """An answer other than success.
 
-    `field` is a path such as `instances[3].hour`, or None where no single field is to blame; `rule` is a short code.
+    `field` is a path such as `instances[3].hour`, or None where no single field is to blame; `rule` is a short code; `wait` is in how
+    many seconds asking again may help.
     """
 
-    def __init__(self, status: int, rule: str, error: str, field: str | None = None) -> None:
+    def __init__(self, status: int, rule: str, error: str, field: str | None = None, *, wait: float = 1.0) -> None:
         super().__init__(error)
         self.status = status
         self.rule = rule
         self.error = error
         self.field = field
+        self.wait = wait
 
 
 def shown(name: str) -> str:

@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,11 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bundle import service_log
+from bundle.files import Stamp, stamp
+from serving.access import Access
 from serving.app import App
+from serving.limits import RateLimits
+from serving.listening import Inherited, is_loopback, tls
 from serving.metrics import Metrics
 from serving.options import Options
 from serving.state import Served, discover
@@ -62,6 +67,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        if self.begun is not None:
+            self.scope["begun"] = self.begun  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -85,11 +92,21 @@ class LimitedProtocol(HttpToolsProtocol):
 
 class Server(uvicorn.Server):
     """uvicorn's server, which drains in steps: every answer asks its client to leave and the server says that it is not
-    ready; then no new connections; then, after those just made had their answer, the rest close."""
+    ready; then no new connections; then, after those just made had their answer, the rest close. The admin port, a server
+    beside it without its limits on callers, goes last."""
 
-    def __init__(self, config: uvicorn.Config, app: App) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, admin: uvicorn.Server, admin_listener: socket.socket) -> None:
         super().__init__(config)
-        self._app = app
+        self._app, self._admin, self._admin_listener = app, admin, admin_listener
+
+    def connections(self) -> list[object]:
+        return [*self.server_state.connections, *self._admin.server_state.connections]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._admin.config.load()
+        self._admin.lifespan = self._admin.config.lifespan_class(self._admin.config)
+        await self._admin.startup(sockets=[self._admin_listener])
+        await super().startup(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -118,6 +135,7 @@ class Server(uvicorn.Server):
             listener.close()
         await asyncio.sleep(self._app.options.notice_seconds)
         await super().shutdown(sockets)
+        await self._admin.shutdown([self._admin_listener])
 
     async def _accept_waiting(self, listener: socket.socket) -> None:
         """Take the connections that wait in the kernel: closing the listener would reset them."""
@@ -127,57 +145,57 @@ class Server(uvicorn.Server):
             while True:
                 connection, _ = listener.accept()
                 connection.setblocking(False)
-                await loop.connect_accepted_socket(self._protocol, connection)
+                # A client that fails its handshake must not keep the others from their answers.
+                with contextlib.suppress(OSError):
+                    await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
 
     def _protocol(self) -> asyncio.Protocol:
         made: asyncio.Protocol = self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
         return made
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError naming address and way out."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give another --port") from error
-    listener.setblocking(False)
-    return listener
-
-
-def run(options: Options, listener: socket.socket) -> None:
+def run(options: Options, inherited: Inherited) -> None:
     """Serve until SIGTERM or SIGINT, then drain: no new connections, open requests are answered, the log is flushed."""
     import uvloop
 
-    uvloop.run(_run(options, listener))
+    uvloop.run(_run(options, inherited))
 
 
-async def _run(options: Options, listener: socket.socket) -> None:
+async def _run(options: Options, inherited: Inherited) -> None:
     worker = f"{os.getpid()}-{secrets.token_hex(3)}"
-    metrics = Metrics(worker)
-    app = App(options, metrics)
-    protocol = type("Protocol", (LimitedProtocol,), {"header_limit": options.header_limit})
-    config = uvicorn.Config(
-        app, http=protocol, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False, date_header=False,
-        proxy_headers=False, timeout_keep_alive=int(options.idle_seconds), limit_concurrency=options.connection_limit,
-        timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
-    )  # fmt: skip
-    server = Server(config, app)
+    metrics = Metrics(worker, inherited.metrics, inherited.place)
+    access = await asyncio.to_thread(Access, options)
+    app = App(options, metrics, access, RateLimits(inherited.limits))
+    context = tls(options.certificate, options.private_key) if options.certificate else None
+
+    def config(application: Any, secured: bool) -> uvicorn.Config:
+        protocol = type("Protocol", (LimitedProtocol,), {"header_limit": options.header_limit})
+        return uvicorn.Config(
+            application, http=protocol, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None, server_header=False,
+            date_header=False, proxy_headers=False, timeout_keep_alive=int(options.idle_seconds), limit_concurrency=options.connection_limit,
+            timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
+            ssl_context_factory=(lambda *_: context) if context is not None and secured else None,
+        )  # fmt: skip
+
+    admin = uvicorn.Server(config(app.admin, secured=not is_loopback(options.admin_host)))
+    server = Server(config(app, secured=True), app, admin, inherited.admin)
+    app.queued = lambda: len(server.server_state.tasks)
+    if options.traces is not None:
+        from serving.traces import Traces
+
+        app.traces = Traces(options.traces, worker)
     tasks = [
         asyncio.create_task(_watch(app, options, worker)),
         asyncio.create_task(_sample(app, options)),
         asyncio.create_task(_sweep(server, options)),
+        asyncio.create_task(_follow(app, context)),
     ]
     if options.workers > 1:
         tasks.append(asyncio.create_task(_follow_parent(server, os.getppid())))
     for task in tasks:
         task.add_done_callback(_must_not_end(server))
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[inherited.listener])
     finally:
         for task in tasks:
             task.cancel()
@@ -185,6 +203,30 @@ async def _run(options: Options, listener: socket.socket) -> None:
         _write_sample(app, options)
         for served in app.pipelines.values():
             await asyncio.to_thread(served.close)
+        if app.traces is not None:
+            await asyncio.to_thread(app.traces.close)
+
+
+async def _follow(app: App, context: ssl.SSLContext | None) -> None:
+    """Follow the files of keys and certificate, and keep this worker's own figures fresh for whoever answers a scrape."""
+    options = app.options
+    before = _pair(options)
+    while True:
+        await asyncio.sleep(options.poll_seconds)
+        await asyncio.to_thread(app.access.refresh)
+        app.metrics.in_flight(app.queued())
+        app.metrics.measure(app.log_error() is not None)
+        if context is not None and options.certificate is not None and (pair := _pair(options)) != before:
+            before = pair
+            try:
+                context.load_cert_chain(options.certificate, options.private_key)
+                logger.info("the certificate %s was renewed", options.certificate)
+            except (OSError, ssl.SSLError) as error:
+                logger.error("keeping the older certificate: %s cannot be loaded (%s)", options.certificate, error)
+
+
+def _pair(options: Options) -> list[Stamp | None]:
+    return [stamp(place) for place in (options.certificate, options.private_key) if place is not None]
 
 
 async def _watch(app: App, options: Options, worker: str) -> None:
@@ -231,7 +273,7 @@ async def _sweep(server: Server, options: Options) -> None:
     while True:
         await asyncio.sleep(1.0)
         before = time.monotonic() - options.request_seconds
-        for connection in list(server.server_state.connections):
+        for connection in server.connections():
             if isinstance(connection, LimitedProtocol) and connection.overdue(before):
                 connection.end()
 

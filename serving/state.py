@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from bundle.desired import Actual, ArmState, Desired, arm_name, unseal
-from bundle.files import write_atomically
+from bundle.files import Stamp, stamp, write_atomically
 from bundle.manifest import Bundle, Manifest, load
 from bundle.online import Snapshot
 from bundle.prediction_log import Writer
@@ -33,7 +33,6 @@ logger = logging.getLogger("serving")
 
 PIPELINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 NOT_PIPELINES = frozenset({"bundles", "service"})
-Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class Served:
         self._desired_stamp: Stamp | None = None
         self._online_stamp: Stamp | None = None
         self._online: Snapshot | None = None
+        self.online_published: float | None = None
         self._retry_at = 0.0
         self._since = _now()
         self._seen_serial = 0
@@ -90,7 +90,7 @@ class Served:
     def refresh(self) -> None:
         """Look for a new desired state and a new online snapshot, and take them over if they are sound."""
         retry = (self._error is not None or self._online_error is not None) and time.monotonic() >= self._retry_at
-        desired, online = _stamp(self.folder / "desired.json"), _stamp(self.folder / "online.msgpack")
+        desired, online = stamp(self.folder / "desired.json"), stamp(self.folder / "online.msgpack")
         if online != self._online_stamp or (retry and self._online_error is not None):
             self._online_stamp = online
             self._take_online()
@@ -183,6 +183,8 @@ class Served:
             desired, arms, Contract(manifest, self._options.row_limit, self._options.text_limit), ZoneInfo(manifest.timezone),
             online, self._online.as_of.isoformat() if self._online else None, bundles[desired.arms[0][0]][1],
         )  # fmt: skip
+        # Whoever sees the new view must not see the error of the state before.
+        self._error = None
         self.view = view
         self._bundles = bundles
         self._since = _now()
@@ -220,6 +222,7 @@ class Served:
             logger.error("%s: keeping the older online snapshot: %s", self.name, self._online_error)
             return
         self._online, self._online_error = snapshot, None
+        self.online_published = self._online_stamp[0] / 1e9 if self._online_stamp else None
         if self.view is not None:
             self.view = replace(self.view, online=snapshot, online_as_of=snapshot.as_of.isoformat())
 
@@ -275,15 +278,6 @@ def discover(root: Path, known: Mapping[str, object]) -> list[str]:
         if any((root / name / file).exists() for file in ("desired.json", "served.json")):
             found.append(name)
     return found
-
-
-def _stamp(path: Path) -> Stamp | None:
-    """Changes with every atomic replacement of the file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _now() -> str:

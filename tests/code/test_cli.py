@@ -84,7 +84,7 @@ def test_status_of_an_uninitialised_home_says_what_to_do() -> None:
 
 
 def test_predict_says_when_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERGREEN_ENDPOINT_PORT", str(free_port()))
+    monkeypatch.setenv("EVERGREEN_ENDPOINT_ADMIN_PORT", str(free_port()))
     settings.cache_clear()
     result = invoke("predict", "{}")
     assert result.exit_code == 4
@@ -193,7 +193,8 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     Endpoint.seen, Endpoint.refused = [], ()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("EVERGREEN_ENDPOINT_PORT", str(server.server_address[1]))
+    for name in ("EVERGREEN_ENDPOINT_PORT", "EVERGREEN_ENDPOINT_ADMIN_PORT"):
+        monkeypatch.setenv(name, str(server.server_address[1]))
     settings.cache_clear()
     yield settings()
     server.shutdown()
@@ -219,10 +220,10 @@ def test_a_replay_goes_on_where_it_was_stopped(endpoint: Settings, monkeypatch: 
 
 
 def killed_on(day: str, real: Any) -> Any:
-    def send_or_die(url: str, pipeline: str, rows: list[dict[str, Any]]) -> Any:
+    def send_or_die(url: str, pipeline: str, rows: list[dict[str, Any]], **options: Any) -> Any:
         if rows[0]["flight_id"].startswith(day):
             raise KeyboardInterrupt
-        return real(url, pipeline, rows)
+        return real(url, pipeline, rows, **options)
 
     return send_or_die
 

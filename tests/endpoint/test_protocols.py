@@ -95,14 +95,14 @@ def test_state_golden_rows_metrics_and_samples(shared: Shared) -> None:
     assert golden["rows"] == 20
     assert golden["difference"] <= 1e-5
     assert [found["arm"] for found in shared.place.endpoint.predict(NAME, [request(1)])] == ["champion"]
-    text = shared.server.client.get("/metrics").text
+    text = shared.server.admin.get("/metrics").text
     assert f'evergreen_requests_total{{pipeline="{NAME}"' in text
     assert shared.digest in text
     assert service_log.percentile({"0": 1, "10": 98, "20": 1}, 0.5) == service_log.BOUNDS[10]
 
 
 def test_descriptions_and_docs_load_nothing_from_elsewhere(shared: Shared) -> None:
-    client = shared.server.client
+    client = shared.server.admin
     description = client.get("/openapi.json").json()
     schema = description["components"]["schemas"][NAME]
     assert (description["openapi"], schema["required"]) == ("3.1.0", list(CONTRACT))

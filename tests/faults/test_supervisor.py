@@ -158,7 +158,7 @@ def test_programs_share_one_code_server_and_listen_on_loopback(home: Path) -> No
         assert "127.0.0.1" in found[name].command
     assert found["feed"].command[-2:] == ("--speed", "3")
     assert found["endpoint"].command == endpoint_command(settings())
-    assert len({number for number, _ in ports(settings()).values()}) == 5
+    assert len({number for number, _ in ports(settings()).values()}) == 6
 
 
 def test_the_supervisor_is_configured_for_odd_names() -> None:

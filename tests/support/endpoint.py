@@ -7,14 +7,16 @@ with place.server() as server: server.client.post("/predict/toy", json=request(0
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -140,6 +142,8 @@ class Running:
     url: str
     client: httpx.Client
     log: Path
+    admin: httpx.Client
+    """The loopback port with metrics, pages and descriptions."""
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -217,15 +221,26 @@ class Place:
             assert time.monotonic() < end, f"no error with {words!r}, but {actual}"
             time.sleep(0.05)
 
+    def wait_for_workers(self, count: int, timeout: float = 30) -> None:
+        """Wait until so many workers serve."""
+        end = time.monotonic() + timeout
+        while True:
+            states = [json.loads(path.read_bytes()) for path in (self.root / NAME / "workers").glob("*.json")]
+            if sum(state["ready"] for state in states) >= count:
+                return
+            assert time.monotonic() < end, f"{states} are not {count} workers that serve"
+            time.sleep(0.05)
+
     @contextmanager
     def server(
-        self, *options: str, ready: bool = True, cpu: int | None = None, variables: Mapping[str, str] | None = None
-    ) -> Iterator[Running]:
-        """Run the server, with more `variables`; on leaving it is stopped (if it still runs). `ready` waits until it serves."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self, *options: str, ready: bool = True, cpu: int | None = None, variables: Mapping[str, str] | None = None,
+        key: str | None = None, certificate: Path | None = None,
+    ) -> Iterator[Running]:  # fmt: skip
+        """Run the server, with more `variables`; on leaving it is stopped (if it still runs). `ready` waits until it serves.
+
+        Its clients send `key`, and trust `certificate` alone."""
+        port, admin_port = free_ports(2)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         log = self.root.parent / f"server-{port}.log"
         command = [
             sys.executable,
@@ -235,6 +250,8 @@ class Place:
             str(self.root),
             "--port",
             str(port),
+            "--admin-port",
+            str(admin_port),
             "--public-key",
             str(self.public_key_path),
             *options,
@@ -245,8 +262,13 @@ class Place:
                 command, stdout=output, stderr=output, cwd=self.root.parent, env=environment,
                 preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),
             )  # fmt: skip
-        with httpx.Client(base_url=self.url, timeout=20, trust_env=False) as client:
-            running = Running(process, self.url, client, log)
+        shown = {"authorization": f"Bearer {key}"} if key else {}
+        trusted = ssl.create_default_context(cafile=certificate) if certificate else True
+        with (
+            httpx.Client(base_url=self.url, timeout=20, trust_env=False, headers=shown, verify=trusted) as client,
+            httpx.Client(base_url=f"http://127.0.0.1:{admin_port}", timeout=20, trust_env=False, headers=shown) as admin,
+        ):
+            running = Running(process, self.url, client, log, admin)
             try:
                 _wait_ready(running, "/readyz" if ready else "/healthz")
                 yield running
@@ -258,6 +280,15 @@ class Place:
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _wait_ready(running: Running, path: str, timeout: float = 30) -> None:

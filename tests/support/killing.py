@@ -43,7 +43,7 @@ from sensors.requests import REQUEST
 from tests.support.tiny import DAY, FIRST, requests
 
 KILLER = Path(__file__).resolve().parent / "killer"
-PORTS = ("dagster_port", "mlflow_port", "endpoint_port", "reports_port", "code_port")
+PORTS = ("dagster_port", "mlflow_port", "endpoint_port", "endpoint_admin_port", "reports_port", "code_port")
 ARTIFACTS = ("training_set", "study", "baseline", "candidate", "bundle")
 KINDS = ("training_sets", "studies", "baselines", "candidates", "bundles")
 UP = """

@@ -8,7 +8,6 @@ with platform(home, [tiny]) as running:
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from pipelines.definitions import build_definitions, platform_resources
 from resources import environment, instance
 from resources.driver import Driver
 from resources.settings import Settings, settings
+from tests.support.endpoint import free_ports
 
 
 @dataclass
@@ -54,12 +54,11 @@ class Platform:
 @contextmanager
 def platform(home: Path, pipelines: Sequence[Pipeline], **locations: str) -> Iterator[Platform]:
     """A platform in `home`, with an endpoint server of its own; `locations` are settings such as `lake="s3://…"`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        os.environ.update(
-            {"EVERGREEN_HOME": str(home), "EVERGREEN_ENDPOINT_PORT": str(free.getsockname()[1])}
-            | {f"EVERGREEN_{name.upper()}": uri for name, uri in locations.items()}
-        )
+    port, admin_port = free_ports(2)
+    os.environ.update(
+        {"EVERGREEN_HOME": str(home), "EVERGREEN_ENDPOINT_PORT": str(port), "EVERGREEN_ENDPOINT_ADMIN_PORT": str(admin_port)}
+        | {f"EVERGREEN_{name.upper()}": uri for name, uri in locations.items()}
+    )
     settings.cache_clear()
     local = settings()
     environment.apply(local)
@@ -76,7 +75,7 @@ def platform(home: Path, pipelines: Sequence[Pipeline], **locations: str) -> Ite
         server.terminate()
         server.wait(20)
         log.close()
-        for name in ("EVERGREEN_ENDPOINT_PORT", *(f"EVERGREEN_{name.upper()}" for name in locations)):
+        for name in ("EVERGREEN_ENDPOINT_PORT", "EVERGREEN_ENDPOINT_ADMIN_PORT", *(f"EVERGREEN_{name.upper()}" for name in locations)):
             os.environ.pop(name, None)
         settings.cache_clear()
 
