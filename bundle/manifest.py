@@ -6,6 +6,7 @@
     model.ubj       trees; model.json their names and calibration
     golden.json     rows with the outputs expected of them
     golden.online   the online snapshot that the golden rows were computed with (optional)
+    bounds.json     the range of each feature in training: rows outside are answered as such (optional)
     reference.json  what the drift monitors compare with: a summary of the training rows (optional; the endpoint ignores it)
 
 Equal inputs give equal bytes, hence an equal digest. Nothing of a bundle is used before all of it is verified.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from bundle import signing
+from bundle.bounds import Bounds
 from bundle.digests import folder_digest, sha256, sums
 from bundle.files import check_name, read_folder
 from bundle.model import FACTS, MODEL, TOLERANCE, Model
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest.sig", "program.json", "golden.json", "golden.online"
-REFERENCE = "reference.json"
+REFERENCE, BOUNDS = "reference.json", "bounds.json"
 SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, MODEL, FACTS, GOLDEN})
-OPTIONAL = frozenset({GOLDEN_ONLINE, REFERENCE})
+OPTIONAL = frozenset({GOLDEN_ONLINE, REFERENCE, BOUNDS})
 SIZE_LIMIT = 1 << 30
 EVENT_TIME = "event_time"
 PACKAGES = ("msgspec", "numpy", "polars", "treelite", "xgboost")
@@ -110,7 +112,8 @@ class GoldenResult(msgspec.Struct, frozen=True):
 
 
 class Bundle:
-    """A verified bundle: manifest, feature program and model, ready to predict."""
+    """A verified bundle: manifest, feature program and model, ready to predict. `outside` names the features of a row that lie out
+    of the range of the training set; a bundle without bounds names none."""
 
     def __init__(
         self,
@@ -120,6 +123,7 @@ class Bundle:
         model: Model,
         golden: Sequence[GoldenRow],
         golden_online: Snapshot | None,
+        bounds: Bounds | None = None,
     ) -> None:
         from bundle.program import compile_row
 
@@ -130,6 +134,8 @@ class Bundle:
         self.golden = tuple(golden)
         self._golden_online = golden_online
         self.row = compile_row(program)
+        self.bounds = bounds or Bounds({}, 0, 0.0)
+        self.outside = self.bounds.one(program.names)
 
     def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
         """Model rows and probabilities of requests that keep the manifest's contract."""
@@ -220,6 +226,7 @@ def bundle_files(
     sign: Callable[[bytes], bytes],
     golden_online: Snapshot | None = None,
     reference: bytes | None = None,
+    bounds: Bounds | None = None,
     metrics: Mapping[str, float | None] | None = None,
     evidence: Mapping[str, str] | None = None,
     owner: str = "",
@@ -241,6 +248,8 @@ def bundle_files(
         files[GOLDEN_ONLINE] = golden_online.encode()
     if reference is not None:
         files[REFERENCE] = reference
+    if bounds is not None:
+        files[BOUNDS] = bounds.encode()
     manifest = Manifest(
         pipeline=pipeline, created_as_of=created_as_of, entity=program.entity, timezone=program.timezone, label=label, risk=risk,
         owner=owner, purpose=purpose, request=contract, features=model.names, program_digest=program.digest, candidate=candidate,
@@ -280,7 +289,8 @@ def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None
         model = Model.from_files(files)
         golden = msgspec.json.decode(files[GOLDEN], type=tuple[GoldenRow, ...])
         online = Snapshot.decode(files[GOLDEN_ONLINE]) if GOLDEN_ONLINE in files else None
-        bundle = Bundle(found, manifest, program, model, golden, online)
+        bounds = Bounds.decode(files[BOUNDS]) if BOUNDS in files else None
+        bundle = Bundle(found, manifest, program, model, golden, online, bounds)
     except (msgspec.DecodeError, ValueError) as error:
         raise BundleError(f"bundle {found}: {error}") from error
     _fits(bundle)

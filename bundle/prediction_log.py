@@ -33,7 +33,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `day` is the event's local day in the program's time zone (first in the line: readers filter by it unparsed), `at` the
     wall time of the answer, `row` the model's input as used (codes for categories, null for missing), `output` the
-    probability, `online_as_of` the day of the online snapshot, `latency_us` the time from decoding to logging.
+    probability, `online_as_of` the day of the online snapshot, `latency_us` the time from decoding to logging, `ood` the features
+    that lie out of the range of the training set.
     """
 
     day: str
@@ -49,6 +50,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     output: float
     online_as_of: str | None
     latency_us: int
+    ood: tuple[str, ...] = ()
 
 
 class Stored(Record, frozen=True, kw_only=True):

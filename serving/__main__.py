@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.abc
 import logging
 import os
 import signal
@@ -201,10 +202,17 @@ def supervise(arguments: Sequence[str], inherited: Inherited, options: Options) 
 
 
 def stay_lean() -> None:
-    """XGBoost imports scikit-learn and pandas where they are installed: seconds and 100 MB for what no endpoint uses. A
-    module that is None counts as not installed."""
-    for name in ("sklearn", "pandas"):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    """XGBoost and pyarrow import scikit-learn and pandas where they are installed: seconds and 100 MB for what no endpoint uses.
+    To this process they are not installed."""
+    sys.meta_path.insert(0, Absent())
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    """Finds no scikit-learn and no pandas."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname in ("sklearn", "pandas"):
+            raise ModuleNotFoundError(f"{fullname} is of no use to an endpoint", name=fullname)
 
 
 if __name__ == "__main__":

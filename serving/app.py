@@ -9,19 +9,23 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from bundle.manifest import EVENT_TIME, BundleError
 from bundle.prediction_log import Record
-from serving import inference_protocol, openapi
+from serving import arrow, inference_protocol, openapi, tensors
 from serving.access import ANYONE, Access, Caller
 from serving.contract import Row
+from serving.describe import describe
+from serving.explain import explain
+from serving.inference_protocol import HEADER_LENGTH
 from serving.limits import RateLimits
 from serving.metrics import Metrics, Value
 from serving.options import Options
@@ -36,6 +40,8 @@ logger = logging.getLogger("serving")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+T = TypeVar("T")
 
 SECURITY = [
     (b"cache-control", b"no-store"),
@@ -46,6 +52,11 @@ SECURITY = [
     (b"x-frame-options", b"DENY"),
 ]
 JSON = [(b"content-type", b"application/json"), *SECURITY]
+ARROW = [(b"content-type", arrow.KIND), *SECURITY]
+BINARY = [(b"content-type", b"application/octet-stream"), *SECURITY]
+JSON_BODY, ARROW_BODY = frozenset({b"application/json"}), frozenset({arrow.KIND})
+# Triton's clients send no content type, others one of these.
+TENSORS_BODY = frozenset({b"application/json", b"application/octet-stream", b"application/vnd.inference-header+json"})
 PAGE_POLICY = b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 FILES = {
@@ -55,6 +66,8 @@ FILES = {
 }
 # Batches from this size on are computed beside the event loop, so that single rows need not wait for them.
 LARGE_BATCH = 64
+# Bodies from this size on are parsed beside it for the same reason.
+LARGE_BODY = 64 << 10
 # Whoever asks only whether the server lives or is ready needs no key.
 OPEN = frozenset({"/healthz", "/readyz"})
 TIMEOUT_HEADER = b"x-request-timeout-ms"
@@ -103,6 +116,8 @@ class App:
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(10)
         self._checked_hosts: set[bytes] = set()
+        # Explanations are slow: with a thread of their own they hold up neither each other's predictions nor the watcher.
+        self._explainer = ThreadPoolExecutor(1, "explanations")
         self._transport = [(b"strict-transport-security", b"max-age=31536000")] if options.certificate else []
         self._pages = {path: ((Path(__file__).parent / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
 
@@ -125,9 +140,17 @@ class App:
                 self.admit(call)
             if path.startswith("/predict/"):
                 served = self._served(path[9:], scope["method"], "POST", call, "predict")
-                content = await self._predict(served, await self._body(receive, call), call)
+                if call.kind == arrow.KIND:
+                    content, headers = await self._predict_arrow(served, await self._body(receive, call, ARROW_BODY), call), ARROW
+                else:
+                    content = await self._predict(served, await self._body(receive, call), call)
             elif path.startswith("/v2/models/"):
-                content = await self._model_route(path[11:], scope["method"], receive, call)
+                content, headers = await self._model_route(path[11:], scope, receive, call)
+            elif path.startswith("/explain/"):
+                served = self._served(path[9:], scope["method"], "POST", call, "explain")
+                content = await self._explain(served, await self._body(receive, call), call)
+            elif path.startswith("/models/"):
+                content = _json(describe(self._view(self._served(path[8:], scope["method"], "GET", call, "metadata")), admin))
             else:
                 content, headers = self._plain_route(path, scope, call, admin)
             status = 200
@@ -220,10 +243,10 @@ class App:
             call.pipeline = name
         return served
 
-    async def _body(self, receive: Receive, call: Call) -> bytes:
+    async def _body(self, receive: Receive, call: Call, kinds: frozenset[bytes] = JSON_BODY) -> bytes:
         kind, length = call.kind, call.length
-        if kind != b"application/json" and kind.split(b";")[0].strip().lower() != b"application/json":
-            raise Refusal(415, "content_type", "The body must be application/json.")
+        if kind not in kinds and kind.split(b";")[0].strip().lower() not in kinds:
+            raise Refusal(415, "content_type", f"The body must be {' or '.join(sorted(found.decode() for found in kinds if found))}.")
         limit = self.options.body_limit
         if length is not None and length > limit:
             raise _too_large(limit)
@@ -267,19 +290,43 @@ class App:
         rows, batch = view.contract.decode(body)
         records = await self._answer(served, view, rows, call)
         answers = [
-            {"id": record.id, "prediction": record.output, "bundle": record.bundle, "arm": record.arm, "online_as_of": record.online_as_of}
+            {
+                "id": record.id,
+                "prediction": record.output,
+                "bundle": record.bundle,
+                "arm": record.arm,
+                "online_as_of": record.online_as_of,
+                "ood": record.ood,
+            }
             for record in records
         ]
         return _json({"predictions": answers} if batch else answers[0])
 
-    async def _infer(self, served: Served, body: bytes, call: Call, version: str | None) -> bytes:
+    async def _predict_arrow(self, served: Served, body: bytes, call: Call) -> bytes:
+        view = self._view(served)
+        rows = await asyncio.to_thread(arrow.decode, view.contract, body)
+        records = await self._answer(served, view, rows, call)
+        return await asyncio.to_thread(arrow.encode, records)
+
+    async def _explain(self, served: Served, body: bytes, call: Call) -> bytes:
+        view = self._view(served)
+        rows, batch = view.contract.decode(body)
+
+        def explained() -> list[dict[str, Any]]:
+            call.in_time()
+            return explain(view, rows)
+
+        explanations = await asyncio.get_running_loop().run_in_executor(self._explainer, explained)
+        return _json({"explanations": explanations} if batch else explanations[0])
+
+    async def _infer(self, served: Served, body: bytes, header: bytes | None, call: Call, version: str | None) -> tuple[bytes, Headers]:
         view = self._view(served)
         if version is not None and version != view.arms[0].bundle.digest:
             raise Refusal(404, "version", "This version is not the champion; leave the version out, or ask for the champion.")
-        rows, request_id, wanted = inference_protocol.decode(view.contract, body)
-        records = await self._answer(served, view, rows, call)
-        ids, outputs = [record.id for record in records], [record.output for record in records]
-        return inference_protocol.encode(view.manifest, records[0].bundle, ids, outputs, request_id, wanted)
+        asked = await _off_loop(body, inference_protocol.decode, view.contract, body, header)
+        records = await self._answer(served, view, asked.rows, call)
+        content, size = inference_protocol.encode(served.name, records, asked)
+        return content, JSON if size is None else [*BINARY, (HEADER_LENGTH, b"%d" % size)]
 
     def _view(self, served: Served) -> View:
         view = served.view
@@ -309,6 +356,9 @@ class App:
             call.arm = answered[0] if len(answered) == 1 else "several"
             for arm in answered:
                 counts.predicted(arm, by_arm[arm])
+        for record in records:
+            for feature in record.ood:
+                self.metrics.add("out_of_distribution_total", (served.name, feature))
         return records
 
     def _compute(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
@@ -337,7 +387,7 @@ class App:
                 Record(
                     day=event_time.astimezone(view.zone).date().isoformat(), id=f"{self._prefix}{next(self._numbers):012x}", at=now,
                     event_time=event_time, pipeline=served.name, bundle=arm.bundle.digest, arm=arm.name, entity=row[entity], request=row,
-                    row=values, output=output, online_as_of=view.online_as_of, latency_us=latency,
+                    row=values, output=output, online_as_of=view.online_as_of, latency_us=latency, ood=arm.bundle.outside(values),
                 )
             )  # fmt: skip
         served.log.append(records)
@@ -345,17 +395,22 @@ class App:
 
     # -- routes --------------------------------------------------------------------------------------------------------
 
-    async def _model_route(self, path: str, method: str, receive: Receive, call: Call) -> bytes:
-        """`/v2/models/<name>[/versions/<digest>][/<what>]`."""
+    async def _model_route(self, path: str, scope: Scope, receive: Receive, call: Call) -> tuple[bytes, Headers]:
+        """`/v2/models/<name>[/versions/<digest>][/<what>]`: the answer with its headers."""
         name, *rest = path.split("/")
         version = None
         if len(rest) >= 2 and rest[0] == "versions":
             version, rest = rest[1], rest[2:]
         what = rest[0] if len(rest) == 1 else "" if not rest else None
         if what == "infer":
-            served = self._served(name, method, "POST", call, "predict")
-            return await self._infer(served, await self._body(receive, call), call, version)
-        served = self._served(name, method, "GET", call, "metadata")
+            served = self._served(name, scope["method"], "POST", call, "predict")
+            named = dict(scope["headers"])
+            # A web page from elsewhere can send a body without a kind, too, but not without saying where it is from.
+            body = await self._body(receive, call, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
+            return await self._infer(served, body, named.get(HEADER_LENGTH), call, version)
+        return self._model(name, version, what, self._served(name, scope["method"], "GET", call, "metadata")), JSON
+
+    def _model(self, name: str, version: str | None, what: str | None, served: Served) -> bytes:
         if what == "actual" and version is None:
             return _json(served.actual())
         if what not in ("", "ready", "golden"):
@@ -371,7 +426,7 @@ class App:
             raise Refusal(404, "version", "This version is not being served.")
         if what == "golden":
             return self._golden(view)
-        return _json(inference_protocol.metadata(view.manifest, [arm.bundle.digest for arm in view.arms]))
+        return _json(tensors.metadata(view.manifest, [arm.bundle.digest for arm in view.arms]))
 
     def _golden(self, view: View) -> bytes:
         results = []
@@ -401,7 +456,9 @@ class App:
             case "/readyz" | "/v2/health/ready":
                 return self._ready(path), JSON
             case "/v2":
-                return _json({"name": "evergreen", "version": openapi.VERSION, "extensions": [], "models": self._visible(call)}), JSON
+                return _json(
+                    {"name": "evergreen", "version": openapi.VERSION, "extensions": ["binary_tensor_data"], "models": self._visible(call)}
+                ), JSON
             case "/openapi.json":
                 views = {name: served.view for name in self._visible(call) if (served := self.pipelines[name]).view is not None}
                 return _json(openapi.document({name: view.manifest for name, view in views.items() if view}, self.options)), JSON
@@ -459,6 +516,11 @@ ADMIN_ROUTES = frozenset({"/metrics", "/openapi.json", *FILES})
 
 class _Gone(Exception):  # noqa: N818
     """The client closed the connection."""
+
+
+async def _off_loop(body: bytes, work: Callable[..., T], *arguments: Any) -> T:
+    """Work on a body: in a thread where the body is large."""
+    return work(*arguments) if len(body) < LARGE_BODY else await asyncio.to_thread(work, *arguments)
 
 
 def _too_large(limit: int) -> Refusal:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -41,13 +41,14 @@ class Contract:
         self.names = tuple(self.fields)
         self.entity = manifest.entity
         self.row_limit = row_limit
-        self._text_limit = text_limit
+        self.text_limit = text_limit
         slots = {f"c{index}": name for index, name in enumerate(self.names)}
         self._row = msgspec.defstruct(
             "Row", [(slot, _type(self.fields[name], text_limit)) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True,
         )  # fmt: skip
         batch = msgspec.defstruct("Batch", [("instances", list[self._row])], forbid_unknown_fields=True)  # type: ignore[name-defined]
+        self._columns = {name: list[_type(field, text_limit)] for name, field in self.fields.items()}  # type: ignore[misc]
         self._one = msgspec.json.Decoder(self._row).decode
         self._many = msgspec.json.Decoder(batch).decode
         self._times = tuple(index for index, name in enumerate(self.names) if self.fields[name].kind == "datetime")
@@ -79,18 +80,22 @@ class Contract:
             refuse_duplicates(body)
         return rows, batch
 
-    def check(self, rows: Sequence[Mapping[str, Any]], place: str) -> list[Row]:
-        """Rows given as plain values (of another protocol), checked the same way; `place` prefixes fields in refusals."""
-        checked = []
-        for index, row in enumerate(rows):
-            try:
-                values = msgspec.structs.astuple(msgspec.convert(row, self._row))
-            except msgspec.ValidationError as error:
-                raise self._refusal(str(error), f"{place}[{index}].") from None
-            for position in self._times:
-                if values[position] is not None and not EARLIEST <= values[position] < LATEST:
-                    raise self._out_of_contract(f"{place}[{index}].", self.names[position])
-            checked.append(dict(zip(self.names, values, strict=True)))
+    def check_column(self, name: str, values: list[Any]) -> list[Any]:
+        """The values of one column of another protocol, checked by the same rules; refusals name the column and the row."""
+        try:
+            checked: list[Any] = msgspec.convert(values, self._columns[name])
+        except msgspec.ValidationError as error:
+            raise self._out_of_contract("", name, parse_place(error)) from None
+        match self.fields[name].kind:
+            case "float":
+                # JSON has no NaN, and here it would pass every comparison.
+                wrong = next((index for index, value in enumerate(checked) if value is not None and not math.isfinite(value)), None)
+            case "datetime":
+                wrong = next((index for index, value in enumerate(checked) if value is not None and not EARLIEST <= value < LATEST), None)
+            case _:
+                wrong = None
+        if wrong is not None:
+            raise self._out_of_contract("", name, f"[{wrong}]")
         return checked
 
     def check_count(self, rows: int) -> None:
@@ -101,10 +106,10 @@ class Contract:
                 413, "rows", f"The request has more than {self.row_limit} rows, the most for one request; send several.", "instances"
             )
 
-    def _refusal(self, message: str, prefix: str = "") -> Refusal:
+    def _refusal(self, message: str) -> Refusal:
         """What msgspec found, said without values."""
         path = _PATH.search(message)
-        place = prefix + (path.group(2).lstrip(".") if path else "")
+        place = path.group(2).lstrip(".") if path else ""
         where = place if not place or place.endswith(".") else place + "."
         if found := _UNKNOWN.match(message):
             name = shown(found.group(1))
@@ -127,9 +132,9 @@ class Contract:
             place or None,
         )
 
-    def _out_of_contract(self, where: str, name: str) -> Refusal:
-        rule, says = describe(self.fields[name], self._text_limit)
-        return Refusal(422, rule, f"{name} must be {says}.", where + name)
+    def _out_of_contract(self, where: str, name: str, index: str = "") -> Refusal:
+        rule, says = describe(self.fields[name], self.text_limit)
+        return Refusal(422, rule, f"{name} must be {says}.", where + name + index)
 
 
 def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
@@ -152,6 +157,12 @@ def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
         rules.append("nullable")
         says.append("or null")
     return ", ".join(rules), ", ".join(says)
+
+
+def parse_place(error: msgspec.ValidationError) -> str:
+    """Where in a list msgspec found what is wrong, such as `[3]`."""
+    found = re.search(r"at `\$(\[\d+\])", str(error))
+    return found.group(1) if found else ""
 
 
 def malformed() -> Refusal:

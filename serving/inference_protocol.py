@@ -1,26 +1,27 @@
-"""Open Inference Protocol v2, REST with JSON bodies.
+"""Open Inference Protocol v2 over REST: JSON bodies, and the binary tensor extension.
 
-Each column of a request is one input tensor of shape [n] or [n, 1]; texts and times travel as BYTES. Answers hold the
-tensors `prediction` (FP64) and `prediction_id` (BYTES, the name of each prediction in the log).
-Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
+With the header Inference-Header-Content-Length the body is that many bytes of JSON, then the raw bytes of the inputs that
+have the parameter `binary_data_size` instead of `data`, in their order; answers are made alike where outputs are asked for
+with `binary_data`, or all of them with `binary_data_output`.
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and Triton's extension_binary_data.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from bundle.manifest import Manifest, RequestField
+from bundle.prediction_log import Record
 from serving.contract import Contract, Row, parse
 from serving.refusal import Refusal
+from serving.tensors import OUTPUTS, Tensor, raw_output, rows_of
 
-INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
-DATATYPES: dict[str, tuple[str, ...]] = {
-    "string": ("BYTES",), "datetime": ("BYTES",), "boolean": ("BOOL",), "integer": INTEGERS, "float": ("FP64", "FP32", "FP16", *INTEGERS),
-}  # fmt: skip
-OUTPUTS = {"prediction": "FP64", "prediction_id": "BYTES"}
+HEADER_LENGTH = b"inference-header-content-length"
+BINARY, BINARY_SIZE, BINARY_OUTPUT = "binary_data", "binary_data_size", "binary_data_output"
+ID_LIMIT = 200
 Parameter = bool | int | float | str
 
 
@@ -28,7 +29,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: list[Any] | None = None
     parameters: dict[str, Parameter] = {}
 
 
@@ -44,76 +45,109 @@ class Inference(msgspec.Struct, forbid_unknown_fields=True):
     outputs: list[Output] | None = None
 
 
-def decode(contract: Contract, body: bytes) -> tuple[list[Row], str | None, tuple[str, ...]]:
-    """Checked rows, the request's own id, and the names of the outputs wanted. Raises Refusal."""
+@dataclass(frozen=True)
+class Asked:
+    """What an inference asks: checked rows, its own id, and the outputs wanted with whether each is to be raw bytes."""
+
+    rows: list[Row]
+    id: str | None
+    outputs: dict[str, bool]
+
+
+def decode(contract: Contract, body: bytes, header: bytes | None = None) -> Asked:
+    """The inference of a body; `header` is the value of Inference-Header-Content-Length. Raises Refusal."""
+    size = len(body)
+    if header is not None:
+        if not (header.isascii() and header.isdigit() and int(header[:20]) <= size):
+            raise Refusal(
+                400,
+                "header_length",
+                "Inference-Header-Content-Length must be the number of bytes of JSON at the beginning of the body.",
+                "inference-header-content-length",
+            )
+        size = int(header)
     try:
-        inference = msgspec.convert(parse(body), Inference)
+        inference = msgspec.convert(parse(body[:size]), Inference)
     except msgspec.ValidationError as error:
-        raise _shape(str(error)) from None
-    if inference.id is not None and len(inference.id) > 200:
-        raise Refusal(422, "id", "id must have up to 200 characters.", "id")
-    names = [tensor.name for tensor in inference.inputs]
-    for place, name in enumerate(names):
-        if name not in contract.fields:
-            raise Refusal(422, "unknown_field", f"There is no such input; inputs are {', '.join(contract.names)}.", f"inputs[{place}].name")
-        if names.index(name) != place:
-            raise Refusal(422, "duplicate_field", f"The input {name} is there more than once.", f"inputs[{place}].name")
-    for name in contract.names:
-        if name not in names:
-            raise Refusal(422, "missing_field", f"The input {name} is missing.", name)
-    columns = {tensor.name: _column(tensor, contract.fields[tensor.name]) for tensor in inference.inputs}
-    count = len(columns[contract.entity])
-    for name, column in columns.items():
-        if len(column) != count:
-            raise Refusal(422, "shape", f"The input {name} has another number of rows than {contract.entity}.", name)
-    contract.check_count(count)
-    wanted = tuple(OUTPUTS) if inference.outputs is None else tuple(output.name for output in inference.outputs)
-    for place, name in enumerate(wanted):
-        if name not in OUTPUTS or name in wanted[:place]:
+        raise _malformed(str(error)) from None
+    check_id(inference.id)
+    tensors, place = [], size
+    for index, found in enumerate(inference.inputs):
+        length = found.parameters.get(BINARY_SIZE)
+        if (length is None) == (found.data is None):
+            raise Refusal(422, "data", f"Every input must have either data or the parameter {BINARY_SIZE}.", f"inputs[{index}]")
+        if length is None:
+            assert found.data is not None
+            tensors.append(Tensor(found.name, found.datatype, found.shape, found.data))
+            continue
+        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= len(body) - place:
+            raise Refusal(
+                422, "size", f"{BINARY_SIZE} must be the number of raw bytes of this input.", f"inputs[{index}].parameters.{BINARY_SIZE}"
+            )
+        tensors.append(Tensor(found.name, found.datatype, found.shape, body[place : place + length]))
+        place += length
+    if place != len(body):
+        raise Refusal(422, "size", "The body has more bytes than its JSON and its inputs say.")
+    outputs = wanted([(output.name, output.parameters) for output in inference.outputs or ()], inference.parameters)
+    return Asked(rows_of(contract, tensors), inference.id, outputs)
+
+
+def wanted(outputs: Sequence[tuple[str, dict[str, Parameter]]], parameters: dict[str, Parameter]) -> dict[str, bool]:
+    """Outputs that are asked for (none: all of them), and whether each is to be raw bytes. Raises Refusal."""
+    default = _flag(parameters, BINARY_OUTPUT, False, f"parameters.{BINARY_OUTPUT}")
+    if not outputs:
+        return dict.fromkeys(OUTPUTS, default)
+    found: dict[str, bool] = {}
+    for place, (name, asked) in enumerate(outputs):
+        if name not in OUTPUTS or name in found:
             raise Refusal(422, "outputs", f"outputs must name {', '.join(OUTPUTS)}, each once at most.", f"outputs[{place}].name")
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return contract.check(rows, "rows"), inference.id, wanted
+        found[name] = _flag(asked, BINARY, default, f"outputs[{place}].parameters.{BINARY}")
+    return found
 
 
-def encode(
-    manifest: Manifest, bundle: str, ids: Sequence[str], outputs: Sequence[float], request_id: str | None, wanted: Sequence[str]
-) -> bytes:
-    """The answer to an inference."""
-    data: dict[str, Sequence[Any]] = {"prediction": outputs, "prediction_id": ids}
-    answer: dict[str, Any] = {
-        "model_name": manifest.pipeline,
-        "model_version": bundle,
-        "outputs": [{"name": name, "shape": [len(ids)], "datatype": OUTPUTS[name], "data": data[name]} for name in wanted],
-    }
-    if request_id is not None:
-        answer["id"] = request_id
-    return msgspec.json.encode(answer)
+def check_id(given: str | None) -> None:
+    """Raises Refusal for a request id that is too long to be repeated."""
+    if given is not None and len(given) > ID_LIMIT:
+        raise Refusal(422, "id", f"id must have up to {ID_LIMIT} characters.", "id")
 
 
-def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
-    """Model metadata: inputs with their datatypes, outputs, versions (bundle digests, champion first)."""
-    return {
-        "name": manifest.pipeline,
-        "versions": list(versions),
-        "platform": "evergreen_xgboost",
-        "inputs": [{"name": name, "datatype": DATATYPES[field.kind][0], "shape": [-1]} for name, field in manifest.request.items()],
-        "outputs": [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in OUTPUTS.items()],
-    }
+def output_values(name: str, records: Sequence[Record]) -> list[Any]:
+    """Values of one output: `ood` holds the names of the features outside, separated by commas."""
+    match name:
+        case "prediction":
+            return [record.output for record in records]
+        case "prediction_id":
+            return [record.id for record in records]
+    return [",".join(record.ood) for record in records]
 
 
-def _column(tensor: Input, field: RequestField) -> list[Any]:
-    allowed = DATATYPES[field.kind]
-    if tensor.datatype not in allowed:
-        raise Refusal(422, "datatype", f"The input {tensor.name} must have the datatype {' or '.join(allowed)}.", tensor.name)
-    data = tensor.data
-    if len(tensor.shape) == 2 and tensor.shape[1] == 1 and data and all(isinstance(item, list) and len(item) == 1 for item in data):
-        data = [item[0] for item in data]
-    if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1) or tensor.shape[0] != len(data):
-        raise Refusal(422, "shape", f"The input {tensor.name} must have the shape [n] or [n, 1], and n values.", tensor.name)
-    return data
+def encode(pipeline: str, records: Sequence[Record], asked: Asked) -> tuple[bytes, int | None]:
+    """The body of the answer, and how many bytes of it are JSON where raw bytes follow."""
+    outputs, raw = [], []
+    for name, binary in asked.outputs.items():
+        output: dict[str, Any] = {"name": name, "shape": [len(records)], "datatype": OUTPUTS[name]}
+        values = output_values(name, records)
+        if binary:
+            raw.append(raw_output(OUTPUTS[name], values))
+            output["parameters"] = {BINARY_SIZE: len(raw[-1])}
+        else:
+            output["data"] = values
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": pipeline, "model_version": records[0].bundle, "outputs": outputs}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    header = msgspec.json.encode(answer)
+    return (b"".join([header, *raw]), len(header)) if raw else (header, None)
 
 
-def _shape(message: str) -> Refusal:
+def _flag(parameters: dict[str, Parameter], name: str, default: bool, place: str) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise Refusal(422, "boolean", f"{name} must be true or false.", place)
+    return value
+
+
+def _malformed(message: str) -> Refusal:
     """What msgspec found, said without values and without names that came from outside."""
     for start, rule in (("Object contains unknown field", "unknown_field"), ("Object missing required field", "missing_field")):
         if message.startswith(start):

@@ -34,6 +34,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "predictions_total": Family("counter", "Rows predicted and logged.", ("pipeline", "arm")),
     "prediction": Family("histogram", "What was predicted: the outputs' distribution.", ("pipeline", "arm")),
+    "out_of_distribution_total": Family(
+        "counter", "Rows with a feature outside the range of the training set, by feature.", ("pipeline", "feature")
+    ),
     "unauthorized_total": Family("counter", "Requests refused because of their key or token, by reason.", ("reason",)),
     "rate_limited_total": Family("counter", "Requests refused because their key asked too often.", ("key",)),
     "shed_total": Family("counter", "Requests refused to protect the others: too many at once, or too late to be of use.", ("reason",)),

@@ -7,8 +7,8 @@ from typing import Any
 
 from bundle.manifest import Manifest, RequestField
 from serving.contract import example
-from serving.inference_protocol import DATATYPES
 from serving.options import Options
+from serving.tensors import DATATYPES
 
 VERSION = "1"
 
@@ -23,13 +23,18 @@ _REFUSAL = {
 }
 _PREDICTION = {
     "type": "object",
-    "required": ["id", "prediction", "bundle", "arm", "online_as_of"],
+    "required": ["id", "prediction", "bundle", "arm", "online_as_of", "ood"],
     "properties": {
         "id": {"type": "string", "description": "name of this prediction in the prediction log"},
         "prediction": {"type": "number", "minimum": 0, "maximum": 1},
         "bundle": {"type": "string", "description": "digest of the bundle that answered"},
         "arm": {"type": "string", "description": "champion or challenger"},
         "online_as_of": {"type": ["string", "null"], "format": "date", "description": "day of the online features that were used"},
+        "ood": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "features of this row that lie outside the range of the training set",
+        },
     },
 }
 _STATUSES = {

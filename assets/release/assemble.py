@@ -13,6 +13,7 @@ from assets.features.moments import refresh
 from assets.monitoring.champion import candidate_reference
 from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
+from bundle.bounds import learn
 from bundle.manifest import BundleError, GoldenRow, RequestField, bundle_files, environment, from_files, golden_rows, verify
 from bundle.model import TOLERANCE, Model
 from bundle.program import FeatureProgram
@@ -88,6 +89,7 @@ def assemble(
         golden=golden.rows,
         golden_online=golden.snapshot,
         reference=candidate_reference(rows.frame, program, model),
+        bounds=learn(program.matrix(rows.frame), program.names, program.categorical),
         candidate=digest,
         training_set=facts.training_set,
         metrics={f"{part}_{name}": value for part, found in facts.metrics.items() for name, value in found.items()},

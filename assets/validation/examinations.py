@@ -24,6 +24,7 @@ from assets.validation import (
 )  # fmt: skip
 from assets.validation.evidence import Evidence
 from assets.validation.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
+from bundle.contributions import contributions
 from resources.reports import Measure, Report
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def explainability(evidence: Evidence) -> Examined:
     """TreeSHAP contributions on a seeded sample of the test rows."""
     rows = explaining.sample_rows(evidence.n)
     values, program = evidence.matrix[rows], evidence.program
-    parts, margins = explaining.contributions(evidence.model.booster, values, program.categorical, threads())
+    parts, margins = contributions(evidence.model.booster, values, program.categorical, threads())
     found = explaining.explain(parts, margins, values, program.names, evidence.n)
     # The margin explained must be that of the model that answers: the calibrated margin gives its probability again.
     again = evidence.model.calibration.apply(margins)

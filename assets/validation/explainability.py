@@ -1,4 +1,4 @@
-"""Why the model predicts what it does: exact TreeSHAP contributions (Lundberg et al. 2020) on a stated sample.
+"""Why the model predicts what it does: TreeSHAP contributions (`bundle.contributions`) on a stated sample.
 
 Contributions are in units of the margin (log odds before calibration). For every row they add up, with the bias, to the
 model's margin; that is checked, not assumed.
@@ -6,7 +6,7 @@ model's margin; that is checked, not assumed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,6 @@ from assets.validation.bootstrap import Interval
 from assets.validation.metrics import Array
 from assets.validation.slices import measure
 from resources.reports import Measure
-
-if TYPE_CHECKING:
-    import xgboost
 
 ROWS = 500  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
 
@@ -68,30 +65,6 @@ def explain(contributions: Array, margins: Array, values: NDArray[np.float32], n
         bias=float(contributions[:, -1].mean()) if len(size) else np.nan,
         additivity_error=float(np.abs(sums - margins).max()) if len(size) else np.nan,
     )
-
-
-def contributions(
-    booster: xgboost.Booster, matrix: NDArray[np.float32], categorical: tuple[bool, ...], threads: int = 1
-) -> tuple[Array, Array]:
-    """TreeSHAP contributions (n, k + 1) and margins (n,) of trees for rows of their matrix.
-
-    Raises ValueError when the trees have another number of features than the matrix.
-    """
-    import xgboost
-
-    if booster.num_features() != matrix.shape[1]:
-        raise ValueError(
-            f"the model has {booster.num_features()} features, the matrix {matrix.shape[1]}; use the program stored with the model"
-        )
-    data = xgboost.DMatrix(
-        matrix,
-        feature_types=["c" if is_category else "q" for is_category in categorical],
-        feature_names=booster.feature_names,
-        enable_categorical=True,
-        nthread=threads,
-    )
-    parts = booster.predict(data, pred_contribs=True, strict_shape=False)
-    return np.asarray(parts, dtype=np.float64), np.asarray(booster.predict(data, output_margin=True), dtype=np.float64)
 
 
 def measures(found: Explanation) -> list[Measure]:

@@ -77,7 +77,11 @@ def test_every_route_but_health_needs_a_key_with_its_scope(guarded: tuple[Place,
     _, server, keys = guarded
     description = server.admin.get("/openapi.json", headers=bearer(keys["all"])).json()
     described = {(verb.upper(), path) for path, verbs in description["paths"].items() for verb in verbs}
-    routes = described | {("GET", path) for path in ROUTES | ADMIN_ROUTES} | {("GET", f"/v2/models/{NAME}/versions/x"), ("GET", "/nowhere")}
+    routes = (
+        described
+        | {("GET", path) for path in ROUTES | ADMIN_ROUTES}
+        | {("GET", f"/v2/models/{NAME}/versions/x"), ("GET", f"/models/{NAME}"), ("POST", f"/explain/{NAME}"), ("GET", "/nowhere")}
+    )
     assert len(described) > 8
     for client in (server.client, server.admin):
         for verb, path in sorted(routes):
@@ -92,12 +96,18 @@ def test_every_route_but_health_needs_a_key_with_its_scope(guarded: tuple[Place,
     metadata = [("GET", f"/v2/models/{NAME}{what}") for what in ("", "/actual", "/golden", "/ready")] + [
         ("GET", "/v2"),
         ("GET", "/openapi.json"),
+        ("GET", f"/models/{NAME}"),
     ]
-    cases = {"predict": [("POST", URL), ("POST", f"/v2/models/{NAME}/infer")], "metrics": [("GET", "/metrics")], "metadata": metadata}
+    cases = {
+        "predict": [("POST", URL), ("POST", f"/v2/models/{NAME}/infer")],
+        "explain": [("POST", f"/explain/{NAME}")],
+        "metrics": [("GET", "/metrics")],
+        "metadata": metadata,
+    }
     for scope, found in cases.items():
         for verb, path in found:
             body = request(1) if path == URL else None
-            assert server.admin.request(verb, path, json=body, headers=bearer(keys[scope])).status_code in (200, 415, 422), path
+            assert server.admin.request(verb, path, json=body, headers=bearer(keys[scope])).status_code in (200, 400, 415, 422), path
             for other in SCOPES:
                 if other != scope:
                     refused = server.admin.request(verb, path, json=body, headers=bearer(keys[other]))

@@ -86,7 +86,7 @@ def test_refused_with_field_and_rule(shared: Shared, body: str, status: int, fie
     [
         ({"data": [SECRET]}, 422, "float"), ({"data": [1.0, 2.0]}, 422, "shape"), ({"shape": [2]}, 422, "shape"), ({"shape": [1, 2]}, 422, "shape"),
         ({"datatype": "BYTES"}, 422, "datatype"), ({"datatype": SECRET}, 422, "datatype"), ({"name": SECRET}, 422, "unknown_field"), ({"name": "shop"}, 422, "duplicate_field"),
-        ({"data": [[1.0, 2.0]]}, 422, "float"), ({"data": None}, 422, "type"), ({"shape": ["1"]}, 422, "type"), ({"more": 1}, 422, "unknown_field"),
+        ({"data": [[1.0, 2.0]]}, 422, "float"), ({"data": None}, 422, "data"), ({"shape": ["1"]}, 422, "type"), ({"more": 1}, 422, "unknown_field"),
         ({"data": [2000.0]}, 422, "le 1000"), ({"data": [], "shape": [0]}, 422, "shape"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 
 from assets.validation import explainability
 from assets.validation.terms import ADDITIVITY_TOLERANCE
+from bundle.contributions import contributions
 
 
 def _model(n: int = 800):
@@ -23,7 +24,7 @@ def _model(n: int = 800):
 
 def test_contributions_and_bias_add_up_to_the_margin() -> None:
     model, matrix = _model()
-    parts, margins = explainability.contributions(model, matrix, (False, False, True))
+    parts, margins = contributions(model, matrix, (False, False, True))
     assert parts.shape == (len(matrix), 4)
     found = explainability.explain(parts, margins, matrix, ("strong", "useless", "kind"), 5_000)
     assert found.additivity_error < ADDITIVITY_TOLERANCE
@@ -33,7 +34,7 @@ def test_contributions_and_bias_add_up_to_the_margin() -> None:
 def test_the_deciding_feature_comes_first_and_every_importance_has_an_interval() -> None:
     model, matrix = _model()
     names = ("strong", "useless", "kind")
-    found = explainability.explain(*explainability.contributions(model, matrix, (False, False, True)), matrix, names, len(matrix))
+    found = explainability.explain(*contributions(model, matrix, (False, False, True)), matrix, names, len(matrix))
     assert [names[index] for index in found.ranking] == ["strong", "kind", "useless"]
     assert found.importance == pytest.approx(np.abs(found.contributions).mean(axis=0))
     assert all(low <= found.importance[index] <= high for index, (low, high) in enumerate(found.intervals))
@@ -42,14 +43,14 @@ def test_the_deciding_feature_comes_first_and_every_importance_has_an_interval()
 
 def test_contributions_that_do_not_add_up_are_told() -> None:
     model, matrix = _model(50)
-    parts, margins = explainability.contributions(model, matrix, (False, False, True))
+    parts, margins = contributions(model, matrix, (False, False, True))
     assert explainability.explain(parts, margins + 0.1, matrix, ("a", "b", "c"), 50).additivity_error == pytest.approx(0.1, abs=1e-3)
 
 
 def test_a_matrix_of_another_width_is_refused() -> None:
     model, matrix = _model(50)
     with pytest.raises(ValueError, match="has 3 features, the matrix 2"):
-        explainability.contributions(model, matrix[:, :2], (False, False))
+        contributions(model, matrix[:, :2], (False, False))
 
 
 def test_the_sample_is_seeded_sorted_and_bounded() -> None:

@@ -27,6 +27,7 @@ import httpx
 import numpy as np
 
 from bundle import signing
+from bundle.bounds import learn
 from bundle.desired import Actual, Desired
 from bundle.digests import folder_digest
 from bundle.expression import category, col, days, join, rate
@@ -109,17 +110,24 @@ def model(seed: int = 0, rounds: int = 40) -> Model:
     """A small model over the toy's features; seeds make different ones."""
     import xgboost
 
+    matrix = training_matrix(seed)
+    random = np.random.default_rng(seed)
+    y = (matrix[:, 0] / 500 + matrix[:, 2] - matrix[:, 5] / 12 + random.normal(size=2000) > 0.5).astype(float)
+    types = ["c" if categorical else "q" for categorical in program().categorical]
+    data = xgboost.QuantileDMatrix(matrix, label=y, feature_names=list(program().names), feature_types=types, enable_categorical=True)
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1, "seed": seed}, data, rounds)
+    return Model.from_booster(booster, program().names, Calibration(1.1, -0.2))
+
+
+def training_matrix(seed: int = 0) -> np.ndarray:
+    """The rows that the toy's model is trained on: stock of 5 and more, amounts up to 1000."""
     random = np.random.default_rng(seed)
     matrix = np.column_stack([
         random.uniform(0, 1000, 2000), random.uniform(0, 500, 2000), random.integers(0, 4, 2000), random.integers(0, 3, 2000),
         random.integers(0, 2, 2000), random.integers(0, 24, 2000), random.integers(0, 2, 2000), random.normal(5, 2, 2000), random.uniform(0, 0.5, 2000),
     ]).astype(np.float32)  # fmt: skip
     matrix[random.random(2000) < 0.1, 7] = np.nan
-    y = (matrix[:, 0] / 500 + matrix[:, 2] - matrix[:, 5] / 12 + random.normal(size=2000) > 0.5).astype(float)
-    types = ["c" if categorical else "q" for categorical in program().categorical]
-    data = xgboost.QuantileDMatrix(matrix, label=y, feature_names=list(program().names), feature_types=types, enable_categorical=True)
-    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1, "seed": seed}, data, rounds)
-    return Model.from_booster(booster, program().names, Calibration(1.1, -0.2))
+    return matrix
 
 
 def files(private_key: bytes, seed: int = 0, rounds: int = 40, with_online: bool = True, **changes: Any) -> dict[str, bytes]:
@@ -129,7 +137,8 @@ def files(private_key: bytes, seed: int = 0, rounds: int = 40, with_online: bool
         "pipeline": NAME, "created_as_of": DAY.isoformat(), "program": program(), "model": model(seed, rounds), "label": "late", "risk": "minimal",
         "request": CONTRACT, "golden": golden_rows(program(), model(seed, rounds), [request(n) for n in range(20)], online),
         "golden_online": online if with_online else None, "candidate": "c" * 64, "training_set": "t" * 64,
-        "sign": lambda content: signing.sign(private_key, content), "purpose": "Probability that an order is late.",
+        "sign": lambda content: signing.sign(private_key, content), "purpose": "Probability that an order is late.", "owner": "team:orders", "metrics": {"test_log_loss": 0.4},
+        "bounds": learn(training_matrix(seed), program().names, program().categorical),
     }  # fmt: skip
     return bundle_files(**{**found, **changes})
 

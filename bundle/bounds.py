@@ -1,0 +1,122 @@
+"""Where a model has seen rows: the range of each feature in its training set, and which features of a row lie outside.
+
+A row outside is still predicted, because a model that refuses is of no use on the day that something changes; its answer
+and its record say so (`ood`, out of distribution), and it is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float32]
+
+FORMAT = 1
+# A range holds all but this share of the training rows at either end (outliers of the training set are no evidence of
+# coverage), and is widened by this share of its width, so that the next day's rows do not fall out by chance.
+TAIL, WIDENED = 0.001, 0.25
+# Rounding to float32, as training rows are.
+ROUNDING = 1e-6
+
+Outside = Callable[[Sequence[float]], tuple[str, ...]]
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Values of one feature that count as known, both ends included. `missing`: whether a missing value does. The codes of a
+    category begin at 1 where a text never seen in training (code 0) does not count."""
+
+    low: float
+    high: float
+    missing: bool
+
+
+class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """bounds.json: a range for each feature, learned from `rows` training rows, of which the share `outside` has at least
+    one feature out of its range."""
+
+    features: dict[str, Range]
+    rows: int
+    outside: float
+    format: int = FORMAT
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self, order="sorted")
+
+    @staticmethod
+    def decode(content: bytes) -> Bounds:
+        """Raises ValueError for anything but bounds of this format."""
+        found = msgspec.json.decode(content, type=Bounds)
+        if found.format != FORMAT:
+            raise ValueError(f"bounds.json has format {found.format}; this release reads format {FORMAT}")
+        return found
+
+    def one(self, names: Sequence[str]) -> Outside:
+        """A function from one row (values in the order of `names`) to the features outside, about a microsecond a row."""
+        rules = [(place, name, self.features[name]) for place, name in enumerate(names) if name in self.features]
+        # NaN compares false with everything: the first form lets missing values pass, the second does not.
+        conditions = [
+            f"row[{place}] < {found.low!r} or row[{place}] > {found.high!r}"
+            if found.missing
+            else f"not {found.low!r} <= row[{place}] <= {found.high!r}"
+            for place, _, found in rules
+        ]
+        inside: Outside = lambda row: ()  # noqa: E731
+        if not rules:
+            return inside
+        listed = ", ".join(f"*(({name!r},) if {condition} else ())" for (_, name, _), condition in zip(rules, conditions, strict=True))
+        # One expression of comparisons with constants: a loop over the features costs several times as much.
+        source = f"lambda row: ({listed},) if {' or '.join(conditions)} else ()"
+        compiled: Outside = eval(source, {"__builtins__": {}, "inf": float("inf")})  # noqa: S307  made of numbers and of names that are quoted
+        return compiled
+
+    def many(self, matrix: Matrix, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """The features outside of each row of a matrix (n, k): float32, NaN for missing."""
+        import numpy as np
+
+        found: list[tuple[str, ...]] = [()] * len(matrix)
+        rows, places = np.nonzero(self._mask(matrix, names))
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            found[row] = (*found[row], names[place])
+        return found
+
+    def _mask(self, matrix: Matrix, names: Sequence[str]) -> NDArray[np.bool_]:
+        import numpy as np
+
+        ranges = [self.features.get(name, Range(-np.inf, np.inf, True)) for name in names]
+        low, high = (np.array([getattr(found, end) for found in ranges]) for end in ("low", "high"))
+        missing = np.array([found.missing for found in ranges])
+        outside: NDArray[np.bool_] = (matrix < low) | (matrix > high) | (np.isnan(matrix) & ~missing)
+        return outside
+
+
+def learn(matrix: Matrix, names: Sequence[str], categorical: Sequence[bool]) -> Bounds:
+    """Bounds of the training rows (n, k): float32, NaN for missing. A feature that is missing throughout has no range."""
+    import numpy as np
+
+    features = {}
+    for place, (name, category) in enumerate(zip(names, categorical, strict=True)):
+        column = matrix[:, place].astype(np.float64)
+        known = column[~np.isnan(column)]
+        if not len(known):
+            continue
+        missing = bool(len(known) < len(column))
+        if category:
+            # Where rare texts were pooled under code 0 in training, an unseen text is one of them.
+            low, high = float(np.quantile(known, TAIL) >= 1), float(known.max())
+            features[name] = Range(low, high, missing)
+            continue
+        low, high = (float(value) for value in np.quantile(known, (TAIL, 1 - TAIL)))
+        if low == high:
+            # Nearly constant: the rare other values are all that tells its range.
+            low, high = float(known.min()), float(known.max())
+        margin = WIDENED * (high - low)
+        features[name] = Range(low - margin - ROUNDING * abs(low), high + margin + ROUNDING * abs(high), missing)
+    bounds = Bounds(features, len(matrix), 0.0)
+    outside = float(bounds._mask(matrix, names).any(axis=1).mean()) if len(matrix) else 0.0
+    return msgspec.structs.replace(bounds, outside=outside)

@@ -1,0 +1,210 @@
+"""Batches as Arrow IPC streams: columns in, columns out, without a text in between.
+
+Bodies are untrusted: rows are counted before any column is read, compressed buffers are refused (a small body could unpack to
+gigabytes), and every array is validated in full before its values are used. pyarrow is imported with the first such request.
+Source: https://arrow.apache.org/docs/format/Columnar.html, format/Message.fbs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bundle.manifest import RequestField
+from bundle.prediction_log import Record
+from serving.contract import Contract, Row
+from serving.refusal import Refusal
+from serving.tensors import rows_of_columns
+
+KIND = b"application/vnd.apache.arrow.stream"
+MALFORMED = Refusal(400, "arrow", "The body is not a valid Arrow IPC stream with columns of plain values.")
+
+
+def decode(contract: Contract, body: bytes) -> list[Row]:
+    """Checked rows of an IPC stream whose columns are those of the request. Raises Refusal."""
+    import pyarrow as pa
+
+    try:
+        schema, batches = _batches(body, contract)
+    except (pa.ArrowException, ValueError, OSError, struct.error, IndexError, NotImplementedError):
+        raise MALFORMED from None
+    names = schema.names
+    for name in names:
+        if name not in contract.fields:
+            raise Refusal(422, "unknown_field", f"There is no such column; columns are {', '.join(contract.names)}.")
+        if names.count(name) > 1:
+            raise Refusal(422, "duplicate_field", f"The column {name} is there more than once.", name)
+    for name in contract.names:
+        if name not in names:
+            raise Refusal(422, "missing_field", f"The column {name} is missing.", name)
+        if not _fits(contract.fields[name], schema.field(name).type):
+            raise Refusal(422, "type", f"The column {name} must have an Arrow type for {contract.fields[name].kind}.", name)
+    contract.check_count(sum(batch.num_rows for batch in batches))
+    columns: dict[str, list[Any]] = {name: [] for name in contract.names}
+    try:
+        for batch in batches:
+            for name, column in columns.items():
+                column += _values(batch.column(names.index(name)), contract)
+    except (pa.ArrowException, ValueError, OverflowError):
+        raise MALFORMED from None
+    return rows_of_columns(contract, columns)
+
+
+def encode(records: Sequence[Record]) -> bytes:
+    """Answers as an IPC stream: id, prediction, bundle, arm, online_as_of and ood of each row."""
+    import pyarrow as pa
+
+    table = pa.table(
+        {
+            "id": pa.array([record.id for record in records], pa.string()),
+            "prediction": pa.array([record.output for record in records], pa.float64()),
+            "bundle": pa.array([record.bundle for record in records], pa.string()),
+            "arm": pa.array([record.arm for record in records], pa.string()),
+            "online_as_of": pa.array([record.online_as_of for record in records], pa.string()),
+            "ood": pa.array([record.ood for record in records], pa.list_(pa.string())),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
+    """Schema and validated record batches. Raises Refusal, or whatever pyarrow and struct find wrong."""
+    import pyarrow as pa
+
+    rows = 0
+    messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
+    for message in messages:
+        if message.type not in ("record batch", "dictionary"):
+            continue
+        length, compressed = inspect(message.metadata.to_pybytes())
+        if compressed:
+            raise Refusal(415, "compression", "Arrow bodies must not be compressed.")
+        if length < 0:
+            raise MALFORMED
+        # A column of nulls has no bytes: rows must be counted by what the message says, not by its size.
+        if message.type == "record batch":
+            rows += length
+            if rows > contract.row_limit:
+                contract.check_count(rows)
+        elif length > len(body):
+            raise MALFORMED
+    with pa.ipc.open_stream(pa.py_buffer(body), options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
+        batches = list(reader)
+        for batch in batches:
+            batch.validate(full=True)
+        return reader.schema, batches
+
+
+def _values(array: Any, contract: Contract) -> list[Any]:
+    """Plain values of one array."""
+    import pyarrow as pa
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        texts = _values(array.dictionary, contract)
+        return [None if index is None else texts[index] for index in array.indices.to_pylist()]
+    if pa.types.is_string_view(kind):
+        _check_views(array, contract)
+    if pa.types.is_timestamp(kind):
+        return _moments(array)
+    values: list[Any] = array.to_pylist()
+    return values
+
+
+def _moments(array: Any) -> list[Any]:
+    """UTC datetimes of timestamps, to the microsecond as in the contract; what no datetime can hold stays a number, which no field allows.
+
+    pyarrow's own conversion to Python asks for pandas, and for a database of time zones of its own.
+    """
+    import pyarrow as pa
+
+    # Only nanoseconds are cut off; a coarser unit that does not fit must not wrap around.
+    numbers = array.cast(pa.timestamp("us", array.type.tz), safe=array.type.unit != "ns").cast(pa.int64())
+    moments = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype("datetime64[us]").tolist()
+    nulls = numbers.is_null().to_pylist()
+    return [
+        None if null else moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else moment
+        for moment, null in zip(moments, nulls, strict=True)
+    ]
+
+
+def _check_views(array: Any, contract: Contract) -> None:
+    """Raises Refusal for views of long texts: a thousand views of one text are a thousand copies of it once they are read."""
+    import numpy as np
+
+    # A view is 16 bytes, of which the first four are the length of its text, in bytes.
+    lengths = np.frombuffer(array.buffers()[1], dtype="<i4")[4 * array.offset : 4 * (array.offset + len(array)) : 4]
+    if len(lengths) and lengths.max() > 4 * contract.text_limit:
+        raise Refusal(422, "string", f"Texts must have up to {contract.text_limit} characters.")
+
+
+def _fits(field: RequestField, kind: Any) -> bool:
+    """Whether values of an Arrow type may be values of a field."""
+    from pyarrow import types
+
+    if types.is_null(kind):
+        return field.nullable
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+        return field.kind in ("string", "datetime") and _is_text(kind)
+    text = _is_text(kind)
+    match field.kind:
+        case "string":
+            return text
+        case "datetime":
+            return text or bool(types.is_timestamp(kind) and kind.tz is not None)
+        case "boolean":
+            return bool(types.is_boolean(kind))
+        case "integer":
+            return bool(types.is_integer(kind))
+    return bool(types.is_floating(kind) or types.is_integer(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def inspect(metadata: bytes) -> tuple[int, bool]:
+    """Rows of a record batch or dictionary message, and whether its buffers are compressed, from its flatbuffer.
+
+    Message.fbs: Message {version, header_type, header, bodyLength}; RecordBatch {length, nodes, buffers, compression};
+    DictionaryBatch {id, data: RecordBatch, isDelta}. Raises struct.error or IndexError for bytes that are none.
+    """
+    record_batch, dictionary_batch = 3, 2
+    message = struct.unpack_from("<I", metadata)[0]
+    kind = metadata[_slot(metadata, message, 1)]
+    table = _table(metadata, message, 2)
+    if kind == dictionary_batch:
+        table = _table(metadata, table, 1)
+    elif kind != record_batch:
+        raise IndexError("neither a record batch nor a dictionary")
+    length = _slot(metadata, table, 0)
+    return (struct.unpack_from("<q", metadata, length)[0] if length else 0), _slot(metadata, table, 3) != 0
+
+
+def _slot(content: bytes, table: int, field: int) -> int:
+    """Place of a field of a flatbuffer table, 0 where it is left out."""
+    vtable = table - struct.unpack_from("<i", content, table)[0]
+    if vtable < 0:
+        raise IndexError("a table without its description")
+    if struct.unpack_from("<H", content, vtable)[0] < 6 + 2 * field:
+        return 0
+    offset: int = struct.unpack_from("<H", content, vtable + 4 + 2 * field)[0]
+    return table + offset if offset else 0
+
+
+def _table(content: bytes, table: int, field: int) -> int:
+    """Place of a table that a field of a table points to."""
+    place = _slot(content, table, field)
+    if not place:
+        raise IndexError("a table is missing")
+    target: int = place + struct.unpack_from("<I", content, place)[0]
+    return target

@@ -1,0 +1,164 @@
+"""Tensors of the Open Inference Protocol, from whatever transport: their datatypes, their raw bytes, and how they become rows.
+
+Each column of a request is one input tensor of shape [n] or [n, 1]; texts and times travel as BYTES. Raw tensors have no
+null: a nullable column may be accompanied by a BOOL tensor `<column>.is_null`, and where that is true the value is not read.
+Source: https://github.com/kserve/open-inference-protocol, and for raw bytes Triton's extension_binary_data.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from bundle.manifest import Manifest
+from serving.contract import Contract, Row, parse_place
+from serving.refusal import Refusal
+
+INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
+DATATYPES: dict[str, tuple[str, ...]] = {
+    "string": ("BYTES",), "datetime": ("BYTES",), "boolean": ("BOOL",), "integer": INTEGERS, "float": ("FP64", "FP32", "FP16", *INTEGERS),
+}  # fmt: skip
+OUTPUTS = {"prediction": "FP64", "prediction_id": "BYTES", "ood": "BYTES"}
+IS_NULL = ".is_null"
+_NUMPY = {
+    "FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2", "INT8": "<i1",
+    "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1", "BOOL": "<u1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input: its values flat, as a list of plain Python values or as raw little-endian bytes."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    values: list[Any] | bytes
+
+
+def rows_of(contract: Contract, tensors: Sequence[Tensor]) -> list[Row]:
+    """Checked rows of a request's input tensors. Raises Refusal."""
+    found: dict[str, Tensor] = {}
+    for place, tensor in enumerate(tensors):
+        base = tensor.name.removesuffix(IS_NULL)
+        if base not in contract.fields or (base != tensor.name and not contract.fields[base].nullable):
+            raise Refusal(422, "unknown_field", f"There is no such input; inputs are {', '.join(contract.names)}.", f"inputs[{place}].name")
+        if tensor.name in found:
+            raise Refusal(422, "duplicate_field", f"The input {tensor.name} is there more than once.", f"inputs[{place}].name")
+        found[tensor.name] = tensor
+    for name in contract.names:
+        if name not in found:
+            raise Refusal(422, "missing_field", f"The input {name} is missing.", name)
+    count = _length(found[contract.entity])
+    contract.check_count(count)
+    columns = {}
+    for name in contract.names:
+        column = _values(found[name], DATATYPES[contract.fields[name].kind], count)
+        if name + IS_NULL in found:
+            nulls = _values(found[name + IS_NULL], ("BOOL",), count)
+            column = [
+                None if null is True else value for value, null in zip(column, _checked(nulls, list[bool], name + IS_NULL), strict=True)
+            ]
+        columns[name] = column
+    return rows_of_columns(contract, columns)
+
+
+def rows_of_columns(contract: Contract, columns: Mapping[str, list[Any]]) -> list[Row]:
+    """Rows of columns of equal lengths, each checked as a whole by the rules of its field. Raises Refusal."""
+    checked = [contract.check_column(name, columns[name]) for name in contract.names]
+    return [dict(zip(contract.names, values, strict=True)) for values in zip(*checked, strict=True)]
+
+
+def packed(texts: Sequence[str]) -> bytes:
+    """Texts as a raw BYTES tensor: each preceded by its length, four bytes little-endian."""
+    return b"".join([struct.pack("<I", len(content)) + content for content in (text.encode() for text in texts)])
+
+
+def raw_output(datatype: str, values: Sequence[Any]) -> bytes:
+    """Values of an output as raw bytes."""
+    return packed(values) if datatype == "BYTES" else struct.pack(f"<{len(values)}d", *values)
+
+
+def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
+    """Model metadata: inputs with their datatypes, outputs, versions (bundle digests, champion first)."""
+    return {
+        "name": manifest.pipeline,
+        "versions": list(versions),
+        "platform": "evergreen_xgboost",
+        "inputs": [{"name": name, "datatype": DATATYPES[field.kind][0], "shape": [-1]} for name, field in manifest.request.items()],
+        "outputs": [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in OUTPUTS.items()],
+    }
+
+
+def _length(tensor: Tensor) -> int:
+    """n of the shape [n] or [n, 1]."""
+    shape = tensor.shape
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1) or shape[0] < 0:
+        raise _shape(tensor.name)
+    return shape[0]
+
+
+def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any]:
+    """`count` values of a tensor that has one of the `allowed` datatypes."""
+    if tensor.datatype not in allowed:
+        raise Refusal(422, "datatype", f"The input {tensor.name} must have the datatype {' or '.join(allowed)}.", tensor.name)
+    if _length(tensor) != count:
+        raise _shape(tensor.name)
+    values = tensor.values
+    if isinstance(values, bytes):
+        values = _unpacked(tensor.name, values, count) if tensor.datatype == "BYTES" else _numbers(tensor, values, count)
+    elif len(tensor.shape) == 2 and values and all(isinstance(item, list) and len(item) == 1 for item in values):
+        values = [item[0] for item in values]
+    if len(values) != count:
+        raise _shape(tensor.name)
+    return values
+
+
+def _numbers(tensor: Tensor, raw: bytes, count: int) -> list[Any]:
+    import numpy as np
+
+    kind = np.dtype(_NUMPY[tensor.datatype])
+    if len(raw) != count * kind.itemsize:
+        raise Refusal(422, "size", f"The raw bytes of the input {tensor.name} do not fit its datatype and shape.", tensor.name)
+    array = np.frombuffer(raw, dtype=kind)
+    if tensor.datatype == "BOOL":
+        if (array > 1).any():
+            raise Refusal(422, "boolean", f"{tensor.name} must be true or false: one byte, 1 or 0.", tensor.name)
+        array = array.astype(bool)
+    values: list[Any] = array.tolist()
+    return values
+
+
+def _unpacked(name: str, raw: bytes, count: int) -> list[Any]:
+    """Texts of a raw BYTES tensor."""
+    texts, place, size = [], 0, len(raw)
+    for index in range(count):
+        end = place + 4
+        if end > size:
+            raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
+        place = end + int.from_bytes(raw[end - 4 : end], "little")
+        if place > size:
+            raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
+        try:
+            texts.append(raw[end:place].decode())
+        except UnicodeDecodeError:
+            raise Refusal(422, "utf-8", f"{name} must be UTF-8 text.", f"{name}[{index}]") from None
+    if place != size:
+        raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
+    return texts
+
+
+def _checked(values: list[Any], kind: Any, name: str) -> list[Any]:
+    try:
+        checked: list[Any] = msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise Refusal(422, "boolean", f"{name} must be true or false.", f"{name}{parse_place(error)}") from None
+    return checked
+
+
+def _shape(name: str) -> Refusal:
+    return Refusal(422, "shape", f"The input {name} must have the shape [n] or [n, 1], and n values, n being the same for all.", name)
