@@ -91,6 +91,10 @@ class Call:
     arm: str = ""
     rows: int = 0
 
+    @property
+    def admitted(self) -> bool:
+        return self.end > 0
+
     def in_time(self) -> None:
         """Raises Refusal when the answer would come too late to be of use."""
         if time.monotonic() > self.end:
@@ -170,7 +174,7 @@ class App:
             status, headers, content = self._refused(Refusal(500, "server", "The server failed; its log says why."), admin)
         finally:
             self.metrics.of(call.pipeline).answered(status, time.monotonic() - call.start, call.arm)
-            if self.traces is not None:
+            if self.traces is not None and path not in OPEN:
                 self.traces.answered(call, scope["method"], path, status)
         headers = [*headers, *self._transport, (b"content-length", b"%d" % len(content))]
         if self.draining:
@@ -502,8 +506,8 @@ class App:
                 for arm in view.arms:
                     yield "bundle_info", (name, arm.name, arm.bundle.digest), arm.share
         for key in self.access.stored:
-            if key.expires is not None and key.revoked is None:
-                yield "api_key_expires_seconds", (key.id, key.owner), key.expires.timestamp() - now
+            if key.revoked is None:
+                yield "api_key_expires_seconds", (key.id, key.owner), key.expires.timestamp() - now if key.expires else math.inf
 
     def log_error(self) -> str | None:
         """What is wrong with flushing the prediction logs, if anything."""

@@ -45,7 +45,9 @@ FAMILIES: dict[str, Family] = {
     "serving_info": Family("gauge", "1 where a verified bundle is served; day of the online features.", ("pipeline", "online_as_of")),
     "desired_serial": Family("gauge", "Serial of the desired state that is served.", ("pipeline",)),
     "online_features_age_seconds": Family("gauge", "Time since the online features were published.", ("pipeline",)),
-    "api_key_expires_seconds": Family("gauge", "Time until an active key expires; keys that never do are left out.", ("key", "owner")),
+    "api_key_expires_seconds": Family(
+        "gauge", "Time until a key expires: +Inf for one that never does, negative once it has.", ("key", "owner")
+    ),
     "log_sync_failing": Family("gauge", "1 while the prediction log cannot be flushed to the disk."),
     "cpu_seconds_total": Family("counter", "CPU time used by a worker.", ("worker",)),
     "resident_memory_bytes": Family("gauge", "Resident memory of a worker.", ("worker",)),

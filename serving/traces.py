@@ -19,6 +19,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 if TYPE_CHECKING:
     from serving.app import Call
 
+EXPORT_SECONDS = 2.0
+"""A collector that is down makes a server that stops wait as long as this."""
+
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -28,14 +31,15 @@ class Traces:
     def __init__(self, collector: str, worker: str) -> None:
         resource = Resource.create({"service.name": "evergreen-endpoint", "service.instance.id": worker})
         self._provider = TracerProvider(resource=resource)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=collector)))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=collector, timeout=EXPORT_SECONDS)))
         self._tracer = self._provider.get_tracer("evergreen.serving")
         # Spans carry wall time; a request's moments are of the monotonic clock.
         self._offset = time.time_ns() - time.monotonic_ns()
 
     def answered(self, call: Call, method: str, path: str, status: int) -> None:
         """Record one answered request. Attributes hold no values of the request: route, pipeline, arm, rows, status."""
-        route = _route(path, status)
+        # Until a caller is let in, its path may be anything.
+        route = _route(path, status) if call.admitted else "unknown"
         parent = _propagator.extract({"traceparent": call.traceparent.decode("latin-1")}) if call.traceparent else None
         span = self._tracer.start_span(
             f"{method} {route}", context=parent, kind=SpanKind.SERVER, start_time=int(call.start * 1e9) + self._offset,
