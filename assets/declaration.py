@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from assets.data.source import EVENT_TIME, RESERVED, Source, SourceColumn
 from assets.declared import DeclarationError, Declared
-from assets.monitoring.options import Monitors
+from assets.monitoring.options import LogPolicy, Monitors
 from assets.release.options import ReleasePolicy
 from assets.retraining.options import RetrainingPolicy
 from assets.training.options import LogisticRegression, Split, XGBoost
@@ -67,6 +67,7 @@ class Pipeline(Declared):
     fairness: tuple[Fairness, ...] = ()
     gates: Gates = Gates()
     release: ReleasePolicy = ReleasePolicy()
+    log: LogPolicy = LogPolicy()
     monitors: Monitors = Monitors()
     retraining: RetrainingPolicy = RetrainingPolicy()
     nightly: str = "0 5 * * *"
@@ -140,6 +141,7 @@ class Pipeline(Declared):
         for feature in self.features:
             self._check_feature(feature)
         self._check_groups()
+        self._check_log()
         self._check_directions()
         return self
 
@@ -218,6 +220,29 @@ class Pipeline(Declared):
                     limit,
                     f"gates.{gate}={limit} is a gate over {what}, and the pipeline declares none; declare {what}=[...] or leave the gate out",
                 )
+
+    def _check_log(self) -> None:
+        for column in self.log.omit:
+            if column in (self.entity, EVENT_TIME):
+                raise DeclarationError(
+                    "log.omit",
+                    column,
+                    f"log.omit names {column!r}, by which predictions find their labels and their day; "
+                    "leave it in the log, and send pseudonyms as entities where that matters",
+                )
+            if column not in self.request_columns:
+                raise DeclarationError("log.omit", column, _unknown("log.omit", column, self.request_source))
+        for group in self.fairness:
+            if group.column in self.log.omit:
+                raise DeclarationError(
+                    "log.omit",
+                    group.column,
+                    f"log.omit names {group.column!r}, by which fairness is monitored live; leave it in the log, or declare no fairness of it",
+                )
+        if self.log.retention < timedelta(days=1):
+            raise DeclarationError(
+                "log.retention", self.log.retention, f"log.retention={self.log.retention} is shorter than a day; give a day or more"
+            )
 
     def _check_directions(self) -> None:
         numeric = [feature.name for feature in self.features if not isinstance(feature.expression, Category)]

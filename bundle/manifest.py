@@ -136,6 +136,8 @@ class Bundle:
         self.row = compile_row(program)
         self.bounds = bounds or Bounds({}, 0, 0.0)
         self.outside = self.bounds.one(program.names)
+        self._unlogged = program.unlogged
+        self._withheld = [name in program.withheld for name in program.names]
 
     def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
         """Model rows and probabilities of requests that keep the manifest's contract."""
@@ -148,6 +150,13 @@ class Bundle:
             return rows, [self.model.predict_row(rows[0])]
         outputs: list[float] = self.model.predict(np.array(rows, dtype=np.float32)).tolist()
         return rows, outputs
+
+    def logged(self, request: Mapping[str, Any], row: Sequence[float | None]) -> tuple[Mapping[str, Any], Sequence[float | None]]:
+        """What of a request and of the model's row for it may be written to the prediction log."""
+        if not self._unlogged:
+            return request, row
+        kept = {name: value for name, value in request.items() if name not in self._unlogged}
+        return kept, [None if withheld else value for value, withheld in zip(row, self._withheld, strict=True)]
 
     def check_golden(self) -> GoldenResult:
         """Predict the golden rows, from the request where the bundle holds their snapshot, and compare.

@@ -1,31 +1,48 @@
 """The prediction log: every answered prediction, on disk before its answer.
 
-A segment is a file of lines, each a CRC-32 (8 hexadecimal digits), a blank, one JSON object and a line feed. Records are
-written before the answer goes out, so a killed process loses none that it acknowledged; they are flushed to the disk
-within `SYNC_SECONDS`, which bounds what a power cut can take. Segments rotate at a size; a closed one gets a small index
-beside it (records by event day), so that a reader of one day opens few of them.
+A segment is a file of lines, each a CRC-32 (8 hexadecimal digits), a blank, one JSON object and a line feed.
+
+What is guaranteed. A prediction's line is handed to the kernel (`write`) before the answer goes out, so a killed process, SIGKILL
+included, loses none that it acknowledged. A power cut or a crash of the kernel can take what was not flushed to the disk yet: the
+last `sync_seconds` (0.2 by default). With `sync_seconds` 0 an answer waits until its line is flushed; requests that arrive
+meanwhile share the next flush (group commit), and a power cut takes nothing that was acknowledged.
+
+Segments rotate at a size and at an age. A closed one is compressed (Zstandard) and gets a small index beside it (records by event
+day), so that a reader of one day opens few of them; both are done beside the writers, and finished after a kill by whoever
+opens the log next. Segments go only when `remove` is told so, see `assets.monitoring.predictions.prune`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
+import zstandard
 
-from bundle.files import write_atomically
+from bundle.files import sync_folder, write_atomically
 
-SUFFIX, INDEX_SUFFIX = ".log", ".index"
+SUFFIX, PACKED_SUFFIX, INDEX_SUFFIX = ".log", ".log.zst", ".index"
 SEGMENT_BYTES = 8 << 20
+SEGMENT_SECONDS = 3600.0
 SYNC_SECONDS = 0.2
+RESERVE_BYTES = 32 << 20
+# Level 1 makes a segment 6 to 8 times smaller for 15 ms of another core; higher levels gain little on such lines.
+LEVEL = 1
 Value = bool | int | float | str | None
+Done = Callable[[OSError | None], None]
+"""Called once what was appended is flushed to the disk, or with what went wrong; from a thread of the log."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +51,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     `day` is the event's local day in the program's time zone (first in the line: readers filter by it unparsed), `at` the
     wall time of the answer, `row` the model's input as used (codes for categories, null for missing), `output` the
     probability, `online_as_of` the day of the online snapshot, `latency_us` the time from decoding to logging, `ood` the features
-    that lie out of the range of the training set.
+    that lie out of the range of the training set. Columns that the pipeline keeps out of its log are not in `request`, and the
+    features that read them are null in `row`.
     """
 
     day: str
@@ -61,7 +79,7 @@ class Stored(Record, frozen=True, kw_only=True):
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What a closed segment holds: its size, and its records by event day."""
+    """What a closed segment holds: the size of its file, and its records by event day."""
 
     bytes: int
     days: dict[str, int]
@@ -94,29 +112,53 @@ def line(record: Record) -> bytes:
     return b"%08x %b\n" % (crc32(content), content)
 
 
+class _Closed(NamedTuple):
+    """A segment that no more is written to, still open and locked."""
+
+    path: Path
+    descriptor: int
+    days: Counter[str] | None
+
+
 class Writer:
     """Appends records to segments in `folder`; one writer for each process, any number of threads.
 
-    A segment is locked (flock) while it is written, so that others can tell it from one that a killed process left.
+    A segment is locked (flock) while it is written, so that others can tell it from one that a killed process left. `full`
+    says that less than `reserve_bytes` of the disk are free: callers refuse work before they do it, and what is left goes to
+    those who free room. `sync_error` says why the disk could not be flushed.
     """
 
-    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES, sync_seconds: float = SYNC_SECONDS) -> None:
+    def __init__(
+        self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES, segment_seconds: float = SEGMENT_SECONDS,
+        sync_seconds: float = SYNC_SECONDS, reserve_bytes: int = RESERVE_BYTES,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.sync_error: str | None = None
-        self._segment_bytes = segment_bytes
+        self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
+        self._sync_seconds, self._reserve_bytes = sync_seconds, reserve_bytes
         self._lock = threading.Lock()
         self._descriptor = -1
         self._path = folder
         self._size = 0
+        self._opened = 0.0
         self._days: Counter[str] = Counter()
-        self._torn = self._dirty = False
+        self._torn = self._dirty = self._made = False
+        self._closed: list[_Closed] = []
+        self._waiting: list[Done] = []
         self._name = uuid.uuid4().hex[:12]
         self._number = 0
-        self._stop = threading.Event()
+        self._wake, self._stopping = threading.Event(), False
         folder.mkdir(parents=True, exist_ok=True)
-        seal_abandoned(folder)
-        self._thread = threading.Thread(target=self._keep_syncing, args=(sync_seconds,), name="prediction log", daemon=True)
+        self.full = self._is_full()
+        self._packer = ThreadPoolExecutor(1, thread_name_prefix="prediction log")
+        self._packer.submit(self._seal_abandoned)
+        self._thread = threading.Thread(target=self._keep_syncing, name="prediction log", daemon=True)
         self._thread.start()
+
+    @property
+    def commits_each(self) -> bool:
+        """Whether an answer must wait for `commit`."""
+        return self._sync_seconds == 0
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records. When this returns, they survive a kill of this process.
@@ -143,6 +185,12 @@ class Writer:
             for record in records:
                 self._days[record.day] += 1
 
+    def commit(self, done: Done) -> None:
+        """Flush now, and call `done` when all that was appended before is on the disk."""
+        with self._lock:
+            self._waiting.append(done)
+        self._wake.set()
+
     def _take_back(self) -> None:
         """Remove the beginning of records that did not fit."""
         try:
@@ -153,56 +201,90 @@ class Writer:
             self._size = os.fstat(self._descriptor).st_size
 
     def _rotate(self) -> None:
-        self._close()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._number += 1
         # Names sort by time of creation; the process's own part keeps workers apart.
-        self._path = self.folder / f"{datetime.now().astimezone().timestamp():017.6f}-{self._name}-{self._number:05d}{SUFFIX}"
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        path = self.folder / f"{datetime.now().astimezone().timestamp():017.6f}-{self._name}-{self._number + 1:05d}{SUFFIX}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._descriptor, self._size, self._days, self._torn = descriptor, 0, Counter(), False
+        self._retire()
+        self._path, self._descriptor, self._size, self._days, self._torn = path, descriptor, 0, Counter(), False
+        self._number, self._made, self._opened = self._number + 1, True, time.monotonic()
 
-    def _close(self) -> None:
-        if self._descriptor < 0:
-            return
-        descriptor, self._descriptor = self._descriptor, -1
-        try:
-            os.fdatasync(descriptor)
-            if not self._torn:
-                _write_index(self._path, Index(self._size, dict(self._days)))
-        except OSError as error:
-            self.sync_error = f"{self._path.name}: {error.strerror}"
-        finally:
-            os.close(descriptor)
-        self._dirty = False
+    def _retire(self) -> None:
+        """Leave the open segment to the log's threads: flushing and compressing it must not hold up a request."""
+        if self._descriptor >= 0:
+            self._closed.append(_Closed(self._path, self._descriptor, None if self._torn else self._days))
+            self._descriptor, self._dirty = -1, False
+            self._wake.set()
 
-    def sync(self) -> None:
-        """Flush what was written to the disk. Raises OSError."""
+    def _flush(self, last: bool = False) -> None:
         with self._lock:
-            if not self._dirty:
-                return
-            self._dirty = False
-            descriptor = os.dup(self._descriptor)
+            if last or time.monotonic() - self._opened >= self._segment_seconds:
+                self._retire()
+            waiting, self._waiting = self._waiting, []
+            closed, self._closed = self._closed, []
+            descriptor = os.dup(self._descriptor) if self._dirty else -1
+            made, self._made, self._dirty = self._made, False, False
         # Without the lock: writers go on while the disk works.
+        error: OSError | None = None
         try:
-            os.fdatasync(descriptor)
+            for segment in closed:
+                os.fdatasync(segment.descriptor)
+            if descriptor >= 0:
+                os.fdatasync(descriptor)
+            if made:
+                sync_folder(self.folder)
+            self.sync_error = None
+        except OSError as failed:
+            error = failed
+            self.sync_error = f"{self._path.name}: {failed.strerror}"
+            with self._lock:
+                self._made, self._dirty = made or self._made, self._descriptor >= 0
         finally:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
+        for done in waiting:
+            done(error)
+        for segment in closed:
+            self._packer.submit(self._pack, segment)
 
-    def _keep_syncing(self, seconds: float) -> None:
-        while not self._stop.wait(seconds):
-            try:
-                self.sync()
-                self.sync_error = None
-            except OSError as error:
-                self.sync_error = f"{self._path.name}: {error.strerror}"
+    def _keep_syncing(self) -> None:
+        while not self._stopping:
+            self._wake.wait(self._sync_seconds or SYNC_SECONDS)
+            self._wake.clear()
+            self._flush()
+            self.full = self._is_full()
+        self._flush(last=True)
+
+    def _is_full(self) -> bool:
+        try:
+            disk = os.statvfs(self.folder)
+        except OSError:
+            return False  # writing will say what is wrong
+        # Some file systems do not tell their size.
+        return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < self._reserve_bytes
+
+    def _pack(self, segment: _Closed) -> None:
+        try:
+            _pack(segment.path, segment.days)
+        except OSError as error:
+            # The segment stays as it is; whoever opens the log next tries again.
+            self.sync_error = f"{segment.path.name} cannot be compressed: {error.strerror}"
+        finally:
+            os.close(segment.descriptor)
+
+    def _seal_abandoned(self) -> None:
+        try:
+            seal_abandoned(self.folder)
+        except OSError as error:
+            self.sync_error = f"older segments cannot be compressed: {error.strerror}"
 
     def close(self) -> None:
-        """Flush and index the open segment."""
-        self._stop.set()
+        """Flush and compress the open segment."""
+        self._stopping = True
+        self._wake.set()
         self._thread.join()
-        with self._lock:
-            self._close()
+        self._packer.shutdown()
 
 
 def read(folder: Path | str, first: date, last: date | None = None) -> Reading:
@@ -211,21 +293,26 @@ def read(folder: Path | str, first: date, last: date | None = None) -> Reading:
     Closed segments without such a day are not opened. A folder that does not exist holds no predictions. Torn ends are
     normal after a kill; `damage` lists them, and lines that were altered.
     """
-    days = (first.isoformat(), (last or first).isoformat())
     records: list[Stored] = []
     damage: list[Damage] = []
     opened = 0
-    for path in segments(Path(folder)):
-        index = _index(path)
-        if index is not None and not any(days[0] <= day <= days[1] for day in index.days):
-            continue
+    for path, days in _of_days(Path(folder), first, last or first):
         opened += 1
         for found in _lines(path, days):
             if isinstance(found, Damage):
                 damage.append(found)
             else:
-                records.append(found)
+                records.append(_decode(found))
     return Reading(records, damage, opened)
+
+
+def _of_days(folder: Path, first: date, last: date) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """Segments that may hold records of [first, last], each with these days as text."""
+    days = (first.isoformat(), last.isoformat())
+    for path in segments(folder):
+        index = _index(path)
+        if index is None or any(days[0] <= day <= days[1] for day in index.days):
+            yield path, days
 
 
 def days(folder: Path | str) -> dict[date, int]:
@@ -233,57 +320,101 @@ def days(folder: Path | str) -> dict[date, int]:
     counts: Counter[str] = Counter()
     for path in segments(Path(folder)):
         index = _index(path)
-        counts.update(index.days if index is not None else _count(path).days)
+        counts.update(index.days if index is not None else _count(path))
     return {date.fromisoformat(day): count for day, count in sorted(counts.items())}
 
 
 def segments(folder: Path) -> list[Path]:
     """Segments, oldest first."""
-    return sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+    found: dict[str, Path] = {}
+    # Where a kill came between compressing and removing, both are there and say the same.
+    for suffix in (SUFFIX, PACKED_SUFFIX):
+        found.update((_stem(path), path) for path in folder.glob(f"*{suffix}"))
+    return [path for _, path in sorted(found.items())]
+
+
+def closed_before(folder: Path, day: date) -> Iterator[tuple[Path, date, date]]:
+    """Closed segments whose predictions are all about events before a day: file, first and last day."""
+    for path in segments(folder):
+        index = _index(path)
+        if path.name.endswith(PACKED_SUFFIX) and index is not None and index.days and max(index.days) < day.isoformat():
+            yield path, date.fromisoformat(min(index.days)), date.fromisoformat(max(index.days))
+
+
+def contents(path: Path) -> Reading:
+    """All predictions of one segment."""
+    found = list(_lines(path, _ALL))
+    return Reading([_decode(each) for each in found if isinstance(each, bytes)], [each for each in found if isinstance(each, Damage)], 1)
+
+
+def remove(path: Path) -> None:
+    """Take a closed segment out of the log, for good."""
+    path.unlink(missing_ok=True)
+    path.with_name(_stem(path) + INDEX_SUFFIX).unlink(missing_ok=True)
 
 
 def seal_abandoned(folder: Path) -> int:
-    """Index the segments that killed processes left open; returns their number."""
+    """Compress and index the segments that killed processes left; returns their number. Raises OSError (disk full, say) with
+    every segment as readable as before."""
     sealed = 0
     for path in segments(folder):
-        if _index(path) is not None:
+        if _index(path) is not None and path.name.endswith(PACKED_SUFFIX) and not path.with_suffix("").exists():
             continue
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.fdatasync(descriptor)
-            _write_index(path, _count(path))
+        # Another process may be faster: then the file is gone.
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # it is being written
+            for left in folder.glob(f".{_stem(path)}*"):
+                left.unlink(missing_ok=True)
+            _pack(path)
             sealed += 1
-        except BlockingIOError:
-            continue  # another process is writing it
-        finally:
-            os.close(descriptor)
     return sealed
 
 
-def _write_index(path: Path, index: Index) -> None:
-    write_atomically(path.with_suffix(INDEX_SUFFIX), msgspec.json.encode(index, order="sorted"), durable=False)
+def _pack(path: Path, days: Mapping[str, int] | None = None) -> None:
+    """Replace a closed segment by its compressed form, and index it by `days` (None: count them). A kill at any point leaves it
+    readable, and `seal_abandoned` finishes it. Raises OSError."""
+    packed = path if path.name.endswith(PACKED_SUFFIX) else path.with_name(_stem(path) + PACKED_SUFFIX)
+    if not packed.exists():
+        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        write_atomically(packed, compressor.compress(path.read_bytes()))
+    packed.with_suffix("").unlink(missing_ok=True)
+    index = Index(packed.stat().st_size, dict(_count(packed) if days is None else days))
+    write_atomically(packed.with_name(_stem(packed) + INDEX_SUFFIX), msgspec.json.encode(index, order="sorted"), durable=False)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(PACKED_SUFFIX).removesuffix(SUFFIX)
 
 
 def _index(path: Path) -> Index | None:
     """The index of a closed segment; None where there is none, or where it does not fit the segment any more."""
     try:
-        index = msgspec.json.decode(path.with_suffix(INDEX_SUFFIX).read_bytes(), type=Index)
+        index = msgspec.json.decode(path.with_name(_stem(path) + INDEX_SUFFIX).read_bytes(), type=Index)
+        return index if index.bytes == path.stat().st_size else None
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return index if index.bytes == path.stat().st_size else None
 
 
-def _count(path: Path) -> Index:
-    counts = Counter(found.day for found in _lines(path, ("", "~")) if isinstance(found, Stored))
-    return Index(path.stat().st_size, dict(counts))
+def _count(path: Path) -> Counter[str]:
+    return Counter(found[_BODY_DAY].decode() for found in _lines(path, _ALL) if isinstance(found, bytes))
 
 
-_DAY = slice(17, 27)  # of `00000000 {"day":"2013-01-01",...`
+_ALL = ("", "~")
+_DAY, _BODY_DAY = slice(17, 27), slice(8, 18)  # of `00000000 {"day":"2013-01-01",...`, and of its JSON alone
 
 
-def _lines(path: Path, days: tuple[str, str]) -> Iterator[Stored | Damage]:
-    content = path.read_bytes()
+def _lines(path: Path, days: tuple[str, str]) -> Iterator[bytes | Damage]:
+    """The JSON of each record of these days."""
+    try:
+        content = _content(path)
+    except FileNotFoundError:
+        return  # removed meanwhile, hence compacted before
+    except zstandard.ZstdError:
+        yield Damage(path.name, 0, torn=False)
+        return
     first, last = days[0].encode(), days[1].encode()
     offset = 0
     for text in content.splitlines(keepends=True):
@@ -294,4 +425,14 @@ def _lines(path: Path, days: tuple[str, str]) -> Iterator[Stored | Damage]:
         if text[-1:] != b"\n" or text[:9] != b"%08x " % crc32(body):
             yield Damage(path.name, start, torn=offset == len(content))
         elif first <= text[_DAY] <= last:
-            yield _decode(body)
+            yield body
+
+
+def _content(path: Path) -> bytes:
+    """The lines of a segment, whichever form it has by now. Raises FileNotFoundError, and ZstdError for an altered file."""
+    if path.name.endswith(SUFFIX):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            path = path.with_name(_stem(path) + PACKED_SUFFIX)
+    return zstandard.ZstdDecompressor().decompress(path.read_bytes())

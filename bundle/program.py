@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from bundle.expression import Category, Expression, Feature, Join, Rolling, walk
+from bundle.expression import Category, Column, Expression, Feature, Join, Rolling, walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +27,11 @@ Kind = Literal["string", "float", "integer", "boolean", "datetime"]
 
 
 class RequestColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an application sends in one column."""
+    """What an application sends in one column. One that is not `logged` is never written to the prediction log."""
 
     kind: Kind
     nullable: bool = False
+    logged: bool = True
 
 
 class Lookup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,6 +93,22 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def aggregates(self) -> tuple[Rolling, ...]:
         """All rolling aggregates that features use, each once."""
         return tuple({aggregate_name(node) + lookup_name(node): node for node in self.nodes() if isinstance(node, Rolling)}.values())
+
+    @property
+    def unlogged(self) -> frozenset[str]:
+        """Request columns that are never written to the prediction log."""
+        return frozenset(name for name, column in self.request.items() if not column.logged)
+
+    @property
+    def withheld(self) -> frozenset[str]:
+        """Features that are not logged because they read an unlogged column, be it as the key of a lookup: their values would
+        tell it."""
+        return frozenset(feature.name for feature in self.features if self._reads(feature) & self.unlogged)
+
+    def _reads(self, feature: Feature) -> set[str]:
+        nodes = walk(feature.expression)
+        keys = {key for node in nodes if isinstance(node, (Join, Rolling)) for key in self.lookup(node).keys}
+        return keys | {node.name for node in nodes if isinstance(node, Column)}
 
     @property
     def digest(self) -> str:

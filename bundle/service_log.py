@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,9 @@ import msgspec
 # Upper bounds of the latency buckets in seconds: 20 µs to about 90 s, each 15 % above the one before, so that a
 # percentile read from them is at most 15 % too high.
 BOUNDS: tuple[float, ...] = tuple(2e-5 * 1.15**step for step in range(111))
+
+
+RETENTION = timedelta(days=183)
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -93,6 +96,15 @@ def append(folder: Path, sample: Sample) -> None:
         file.write(msgspec.json.encode(sample) + b"\n")
 
 
+def prune(folder: Path, now: datetime, retention: timedelta = RETENTION) -> int:
+    """Remove the files of wall days more than `retention` before `now`; returns their number."""
+    oldest = _utc_day(now - retention)
+    old = [path for path in folder.glob("*.jsonl") if path.name[:10] < oldest] if folder.is_dir() else []
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
+
+
 def read(folder: Path | str, first: datetime, last: datetime) -> list[Sample]:
     """Samples with first < at <= last (moments with an offset), in order of time. Lines that a kill cut off are left out."""
     samples = []
@@ -110,7 +122,5 @@ def read(folder: Path | str, first: datetime, last: datetime) -> list[Sample]:
 
 
 def _utc_day(moment: datetime) -> str:
-    from datetime import UTC
-
     day: date = moment.astimezone(UTC).date()
     return day.isoformat()

@@ -47,6 +47,12 @@ class EndpointTarget(Protocol):
     def predict(self, pipeline: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Send requests and return one answer each. Raises EndpointError."""
 
+    def predictions(self, pipeline: str) -> list[Path]:
+        """Folders of the prediction logs, one of each replica that ever served (`bundle.prediction_log.read`)."""
+
+    def samples(self) -> list[Path]:
+        """Folders of the service samples, likewise (`bundle.service_log.read`)."""
+
 
 class LocalEndpoint(dg.ConfigurableResource):
     """A server process (`python -m serving`) on this machine that watches the folder `path` and answers at `url`.
@@ -62,13 +68,11 @@ class LocalEndpoint(dg.ConfigurableResource):
     admin_url: str | None = None
     key_file: str | None = None
 
-    def predictions(self, pipeline: str) -> Path:
-        """Folder of the prediction log (`bundle.prediction_log.read`)."""
-        return Path(self.path) / pipeline / "predictions"
+    def predictions(self, pipeline: str) -> list[Path]:
+        return [Path(self.path) / pipeline / "predictions"]
 
-    def samples(self) -> Path:
-        """Folder of the service samples (`bundle.service_log.read`)."""
-        return Path(self.path) / "service"
+    def samples(self) -> list[Path]:
+        return [Path(self.path) / "service"]
 
     def install(self, digest: str, files: Mapping[str, bytes]) -> None:
         """Write the bundle's folder beside its place and rename it: it is there whole or not at all.

@@ -37,8 +37,19 @@ def parser() -> argparse.ArgumentParser:
         "--allow-host", action="append", default=[], metavar="NAME", help="also answer requests for this host name on loopback"
     )
     made.add_argument("--sample-seconds", type=float, default=10.0, help="seconds between service samples")
-    made.add_argument("--segment-bytes", type=int, default=8 << 20, help="size at which a segment of the prediction log is closed")
-    made.add_argument("--sync-seconds", type=float, default=0.2, help="longest time until an answered prediction is flushed to the disk")
+    log = made.add_argument_group("prediction log", "A killed server loses no prediction that it answered.")
+    log.add_argument("--segment-bytes", type=int, default=Options.segment_bytes, help="size at which a segment is closed and compressed")
+    log.add_argument("--segment-seconds", type=float, default=Options.segment_seconds, help="age at which a segment is closed")
+    log.add_argument(
+        "--sync-seconds", type=float, default=Options.sync_seconds,
+        help="longest time until an answered prediction is flushed to the disk, which is what a power cut can take; 0: before the answer",
+    )  # fmt: skip
+    log.add_argument(
+        "--reserve-bytes",
+        type=int,
+        default=Options.reserve_bytes,
+        help="free room on the log's disk below which requests are refused (503)",
+    )
     made.add_argument("--body-limit", type=int, default=16 << 20, metavar="BYTES", help="largest body of a request")
     made.add_argument("--row-limit", type=int, default=10_000, metavar="ROWS", help="most rows of a request")
     made.add_argument("--request-seconds", type=float, default=10.0, help="time in which a request must arrive wholly")
@@ -91,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = Options(
             root=root, public_key=public_key, host=found.host, port=found.port, workers=found.workers, hosts=tuple(found.allow_host),
-            sample_seconds=found.sample_seconds, segment_bytes=found.segment_bytes, sync_seconds=found.sync_seconds,
+            sample_seconds=found.sample_seconds, segment_bytes=found.segment_bytes, segment_seconds=found.segment_seconds,
+            sync_seconds=found.sync_seconds, reserve_bytes=found.reserve_bytes,
             body_limit=found.body_limit, row_limit=found.row_limit, request_seconds=found.request_seconds, admin_host=found.admin_host,
             admin_port=found.admin_port, keys=found.keys or public_key.parent / FILE, public=not _both_loopback(found), tokens=_tokens(found),
             token_per_second=found.jwt_rate, certificate=found.tls_certificate, private_key=found.tls_key, concurrency=found.concurrency,

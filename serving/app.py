@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bundle.manifest import EVENT_TIME, BundleError
-from bundle.prediction_log import Record
+from bundle.prediction_log import Record, Writer
 from serving import arrow, inference_protocol, openapi, tensors
 from serving.access import ANYONE, Access, Caller
 from serving.contract import Row
@@ -165,9 +166,8 @@ class App:
             return
         except OSError as error:
             logger.error("%s: the prediction log cannot be written: %s", call.pipeline, error)
-            status, headers, content = self._refused(
-                Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later."), admin
-            )
+            self.metrics.add("shed_total", ("log",))
+            status, headers, content = self._refused(_unlogged(), admin)
         except Exception:
             # A fault of ours. The reason goes to the log, not to the client.
             logger.exception("%s %s failed", scope["method"], call.pipeline or "request")
@@ -340,6 +340,10 @@ class App:
 
     async def _answer(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
         """Predict and log; when this returns, every prediction is in the log. Raises OSError where it cannot be."""
+        log = served.log
+        if log.full:
+            self.metrics.add("shed_total", ("log",))
+            raise _unlogged()
         try:
             if len(rows) < LARGE_BATCH:
                 records = self._compute(served, view, rows, call)
@@ -349,6 +353,8 @@ class App:
             if refusal.status == 504:
                 self.metrics.add("shed_total", (refusal.rule,))
             raise
+        if log.commits_each:
+            await _flushed(log)
         call.rows = len(records)
         counts = self.metrics.of(served.name)
         if len(view.arms) == 1 or len(records) == 1:
@@ -387,11 +393,12 @@ class App:
             if not 0.0 <= output <= 1.0:
                 raise ArithmeticError(f"bundle {arm.bundle.digest} predicted {output}, which is no probability")
             event_time: datetime = row[EVENT_TIME]
+            request, used = arm.bundle.logged(row, values)
             records.append(
                 Record(
                     day=event_time.astimezone(view.zone).date().isoformat(), id=f"{self._prefix}{next(self._numbers):012x}", at=now,
-                    event_time=event_time, pipeline=served.name, bundle=arm.bundle.digest, arm=arm.name, entity=row[entity], request=row,
-                    row=values, output=output, online_as_of=view.online_as_of, latency_us=latency, ood=arm.bundle.outside(values),
+                    event_time=event_time, pipeline=served.name, bundle=arm.bundle.digest, arm=arm.name, entity=row[entity], request=request,
+                    row=used, output=output, online_as_of=view.online_as_of, latency_us=latency, ood=arm.bundle.outside(values),
                 )
             )  # fmt: skip
         served.log.append(records)
@@ -525,6 +532,32 @@ class _Gone(Exception):  # noqa: N818
 async def _off_loop(body: bytes, work: Callable[..., T], *arguments: Any) -> T:
     """Work on a body: in a thread where the body is large."""
     return work(*arguments) if len(body) < LARGE_BODY else await asyncio.to_thread(work, *arguments)
+
+
+async def _flushed(log: Writer) -> None:
+    """Wait until what was logged is on the disk, together with all who wait for the same. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    flushed: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: OSError | None) -> None:
+        if flushed.done():
+            return  # the request was given up
+        if error is None:
+            flushed.set_result(None)
+        else:
+            flushed.set_exception(error)
+
+    log.commit(lambda error: _call_in(loop, tell, error))
+    await flushed
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, tell: Callable[[OSError | None], None], error: OSError | None) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who waited
+        loop.call_soon_threadsafe(tell, error)
+
+
+def _unlogged() -> Refusal:
+    return Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
 
 
 def _too_large(limit: int) -> Refusal:

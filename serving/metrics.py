@@ -39,7 +39,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "unauthorized_total": Family("counter", "Requests refused because of their key or token, by reason.", ("reason",)),
     "rate_limited_total": Family("counter", "Requests refused because their key asked too often.", ("key",)),
-    "shed_total": Family("counter", "Requests refused to protect the others: too many at once, or too late to be of use.", ("reason",)),
+    "shed_total": Family(
+        "counter", "Requests refused: too many at once, too late to be of use, or not to be logged (full disk).", ("reason",)
+    ),
     "requests_in_flight": Family("gauge", "Requests that have arrived and are not answered yet, queued ones included."),
     "bundle_info": Family("gauge", "Bundle behind each arm; the value is its share of the traffic.", ("pipeline", "arm", "bundle")),
     "serving_info": Family("gauge", "1 where a verified bundle is served; day of the online features.", ("pipeline", "online_as_of")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundle.prediction_log import RESERVE_BYTES, SEGMENT_BYTES, SEGMENT_SECONDS, SYNC_SECONDS
 from serving.tokens import TokenRules
 
 
@@ -13,8 +14,13 @@ class Options:
     """Limits keep one client from hurting the others: bytes of a body, rows of a request, characters of a text, seconds
     until a request must have arrived and been answered, open connections, requests at once over all workers, bytes of headers.
 
+    The prediction log: a segment is closed at `segment_bytes` or `segment_seconds`; `sync_seconds` is the longest time until an
+    answered prediction is flushed to the disk, 0 flushes it before the answer; with less than `reserve_bytes` free on its
+    disk, requests are refused.
+
     `keys` is the file of API keys; `public` says that others than this machine reach the server. The admin port is on
-    `admin_host`; TLS holds for `host`, and for `admin_host` where that is public."""
+    `admin_host`; TLS holds for `host`, and for `admin_host` where that is public.
+    """
 
     root: Path
     public_key: Path
@@ -34,8 +40,10 @@ class Options:
     row_limit: int = 10_000
     text_limit: int = 1_000
     connection_limit: int = 2_000
-    segment_bytes: int = 8 << 20
-    sync_seconds: float = 0.2
+    segment_bytes: int = SEGMENT_BYTES
+    segment_seconds: float = SEGMENT_SECONDS
+    sync_seconds: float = SYNC_SECONDS
+    reserve_bytes: int = RESERVE_BYTES
     admin_host: str = "127.0.0.1"
     admin_port: int = 8081
     keys: Path = Path("api_keys.json")

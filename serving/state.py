@@ -73,7 +73,10 @@ class Served:
         self.name = name
         self.folder = options.root / name
         self.view: View | None = None
-        self.log = Writer(self.folder / "predictions", segment_bytes=options.segment_bytes, sync_seconds=options.sync_seconds)
+        self.log = Writer(
+            self.folder / "predictions", segment_bytes=options.segment_bytes, segment_seconds=options.segment_seconds,
+            sync_seconds=options.sync_seconds, reserve_bytes=options.reserve_bytes,
+        )  # fmt: skip
         self._options, self._key, self._worker = options, public_key, worker
         self._bundles: dict[str, tuple[Bundle, float]] = {}
         self._desired_stamp: Stamp | None = None

@@ -85,7 +85,10 @@ def _programs(identity: _Identity) -> FeatureProgram:
             features.append(Feature(feature.name, _resolve(pipeline, feature.expression, lookups)))
         except ValueError as error:
             raise ValueError(f"feature {feature.name!r}: {error}") from error
-    request = {name: RequestColumn(column.kind, column.nullable) for name, column in pipeline.request_columns.items()}
+    request = {
+        name: RequestColumn(column.kind, column.nullable, name not in pipeline.log.omit)
+        for name, column in pipeline.request_columns.items()
+    }
     made = FeatureProgram(
         pipeline=pipeline.name,
         timezone=pipeline.timezone,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -13,6 +13,7 @@ from assets.monitoring.monitors import DATA_DRIFT, MONITORS, Monitor
 from assets.pages import PAGE
 from assets.partitions import days as partitions, keys_to_days
 from assets.plots import markdown_image
+from bundle import service_log
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.lake import Lake
@@ -48,10 +49,14 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         description="Every prediction that the endpoint answered, once, by the day of the event.",
     )
     def predictions(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: LocalEndpoint) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from assets.monitoring.predictions import compact_days, predictions_table
+        from assets.monitoring.predictions import compact_days, predictions_table, prune
 
-        done = compact_days(pipeline, keys_to_days(context.partition_keys), lake, artifacts, endpoint.predictions(pipeline.name))
+        wanted, logs = keys_to_days(context.partition_keys), endpoint.predictions(pipeline.name)
+        done = compact_days(pipeline, wanted, lake, artifacts, logs)
         context.log.info(done.told)
+        pruned = prune(pipeline, lake, logs, wanted[-1])
+        for folder in endpoint.samples():
+            service_log.prune(folder, datetime.now(UTC))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(done.digest),
             metadata={
@@ -60,6 +65,8 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "told": done.told,
                 "new_predictions": done.new,
                 "segments_read": done.segments,
+                "segments_pruned": pruned.removed,
+                "old_segments_kept": pruned.kept,
             },
             check_results=[
                 dg.AssetCheckResult(

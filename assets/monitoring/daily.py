@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -47,7 +47,7 @@ class Days:
     artifacts: Artifacts
     ledger: Ledger
     reports: Reports
-    samples_folder: Path
+    samples_folders: Sequence[Path]
     windowed: bool = True
     _served: dict[str, Served] = field(default_factory=dict)
     _references: dict[str, Reference] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Days:
     def samples(self, day: date) -> list[Sample]:
         """The endpoint's samples of the wall time in which the day's predictions were answered."""
         window = service.wall_window(self.of(day))
-        return read_samples(self.samples_folder, *window) if window else []
+        return [sample for folder in self.samples_folders for sample in read_samples(folder, *window)] if window else []
 
     def subject(self, day: date) -> str:
         return champion.subject(self.of(day), self.entries, day)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pydantic import Field
 
 from assets.declared import Declared
+
+
+class LogPolicy(Declared):
+    """What is kept of answered predictions in the endpoint's log, which the lake takes up day by day.
+
+    `omit` names request columns that are never written to it, neither to the log nor to the lake; nor are the features that
+    read them, whose values would tell them. Monitors then do not compare these features. `retention` is how long a prediction
+    stays in the log after its event, in data time; what the lake does not hold stays whatever its age.
+    """
+
+    omit: tuple[str, ...] = ()
+    retention: timedelta = timedelta(days=183)
 
 
 class Monitors(Declared):

@@ -77,12 +77,13 @@ def merged(stored: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
 
 def as_used(predictions: pl.DataFrame, program: FeatureProgram) -> pl.DataFrame:
     """Predictions of one bundle with the features that it used under their own names; a feature replaces the request column
-    of its name, as in the feature table."""
+    of its name, as in the feature table. What the bundle keeps out of the log is left out."""
     stored = {
         name: (CATEGORY if categorical else NUMBER) + name for name, categorical in zip(program.names, program.categorical, strict=True)
     }
-    stored = {name: column for name, column in stored.items() if column in predictions.columns}
-    kept = [name for name in predictions.columns if not name.startswith((NUMBER, CATEGORY)) and name not in stored]
+    left_out = program.unlogged | program.withheld
+    stored = {name: column for name, column in stored.items() if column in predictions.columns and name not in left_out}
+    kept = [name for name in predictions.columns if not name.startswith((NUMBER, CATEGORY)) and name not in {*stored, *left_out}]
     return predictions.select(*kept, **stored)
 
 
@@ -122,11 +123,15 @@ def _frame(pipeline: Pipeline, records: Sequence[Stored], program: FeatureProgra
 
 
 def _features(matrix: np.ndarray[Any, np.dtype[np.float32]], program: FeatureProgram) -> list[pl.Series]:
-    """The model's rows as columns: numbers as they were used (null where missing), categories as their text."""
+    """The model's rows as columns: numbers as they were used (null where missing), categories as their text. Withheld features
+    have none."""
     import polars as pl
 
     found = []
+    withheld = program.withheld
     for index, (name, categorical) in enumerate(zip(program.names, program.categorical, strict=True)):
+        if name in withheld:
+            continue
         values = matrix[:, index]
         if not categorical:
             found.append(pl.Series(NUMBER + name, values, dtype=pl.Float32).fill_nan(None))
@@ -175,8 +180,9 @@ class Compacted(NamedTuple):
         return f"every line of the log is as it was written; {self.torn} unfinished ends (nobody was answered from those)"
 
 
-def compact_days(pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts: Artifacts, log: Path) -> Compacted:
-    """Bring the prediction log of some days into the lake: each prediction once, however often this runs.
+def compact_days(pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts: Artifacts, logs: Sequence[Path]) -> Compacted:
+    """Bring the prediction logs (one of each replica of the endpoint) of some days into the lake: each prediction once,
+    however often this runs.
 
     Raises FileNotFoundError for a prediction of a bundle whose files are gone, ValueError as `compact` does.
     """
@@ -195,8 +201,8 @@ def compact_days(pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts
         return programs[bundle]
 
     wanted = sorted(set(days))
-    reading = read(log, wanted[0], wanted[-1])
-    found = compact(pipeline, reading.records, program).filter(pl.col(DATE).is_in(wanted))
+    readings = [read(log, wanted[0], wanted[-1]) for log in logs]
+    found = compact(pipeline, [record for reading in readings for record in reading.records], program).filter(pl.col(DATE).is_in(wanted))
     table = predictions_table(pipeline.name)
     try:
         stored = lake.scan(table, wanted[0], wanted[-1]).filter(pl.col(DATE).is_in(wanted)).collect()
@@ -208,15 +214,49 @@ def compact_days(pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts
     if new or not set(wanted) <= set(lake.days(table)):
         lake.write(table, together, wanted, evolve=True)
     counted = dict(together.group_by(DATE).len().iter_rows())
-    torn = sum(damage.torn for damage in reading.damage)
+    damaged = [damage for reading in readings for damage in reading.damage]
+    torn = sum(damage.torn for damage in damaged)
     return Compacted(
         days={day: int(counted.get(day, 0)) for day in wanted},
         new=new,
         torn=torn,
-        altered=len(reading.damage) - torn,
-        segments=reading.segments,
+        altered=len(damaged) - torn,
+        segments=sum(reading.segments for reading in readings),
         digest=content_digest(together.select("prediction_id", "bundle", "output", EVENT_TIME)),
     )
+
+
+class Pruned(NamedTuple):
+    """Segments of the log that went, and those that stay although they are old enough, since the lake does not hold all of their
+    predictions or a line was altered."""
+
+    removed: int
+    kept: int
+
+
+def prune(pipeline: Pipeline, lake: Lake, logs: Sequence[Path], newest: date) -> Pruned:
+    """Remove the segments whose predictions are all about events more than the declared retention before `newest`, if the lake
+    holds each of these predictions."""
+    import polars as pl
+
+    from bundle.prediction_log import closed_before, contents, remove
+
+    removed = kept = 0
+    for log in logs:
+        for path, first, last in list(closed_before(log, newest - pipeline.log.retention)):
+            reading = contents(path)
+            ids = {record.id for record in reading.records}
+            try:
+                stored = lake.scan(predictions_table(pipeline.name), first, last).select("prediction_id").collect()
+            except FileNotFoundError:
+                stored = empty(pipeline)
+            held = stored.filter(pl.col("prediction_id").is_in(list(ids))).height
+            if held == len(ids) and all(damage.torn for damage in reading.damage):
+                remove(path)
+                removed += 1
+            else:
+                kept += 1
+    return Pruned(removed, kept)
 
 
 def _span(days: Sequence[date]) -> str:

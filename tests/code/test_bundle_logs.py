@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings, strategies as st
 
 from bundle import prediction_log as log, service_log
@@ -23,6 +27,17 @@ def record(number: int, day: date = DAY, **changes: object) -> Record:
         "online_as_of": None, "latency_us": 10,
     }  # fmt: skip
     return Record(**{**found, **changes})  # type: ignore[arg-type]
+
+
+class Killed(BaseException):
+    """The end of a process, as far as one can have it within a test."""
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_records_come_back_as_written_and_days_are_kept_apart(tmp_path: Path) -> None:
@@ -69,20 +84,109 @@ def test_altered_lines_are_told_and_the_others_read(tmp_path: Path) -> None:
 def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not(tmp_path: Path) -> None:
     (tmp_path / "1-x-1.log").write_bytes(log.line(record(1)) + b"0000")
     writer = Writer(tmp_path)
-    assert (tmp_path / "1-x-1.index").exists()
     writer.append([record(2)])
+    until(lambda: (tmp_path / "1-x-1.index").exists())
+    assert (tmp_path / "1-x-1.log.zst").exists()
+    assert not (tmp_path / "1-x-1.log").exists()
     assert log.seal_abandoned(tmp_path) == 0
-    assert len(log.read(tmp_path, DAY).records) == 2
+    reading = log.read(tmp_path, DAY)
+    assert [found.id for found in reading.records] == ["000001", "000002"]
+    assert [found.torn for found in reading.damage] == [True]
+    writer.close()
     # An index that does not fit its segment is not believed.
-    with open(tmp_path / "1-x-1.log", "ab") as file:
-        file.write(b"\n" + log.line(record(3, DAY + timedelta(days=5))))
+    (tmp_path / "1-x-1.log.zst").write_bytes(zstandard.compress(log.line(record(3, DAY + timedelta(days=5)))))
     assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=5)).records] == ["000003"]
+    (tmp_path / "1-x-1.log.zst").write_bytes(b"altered")
+    reading = log.read(tmp_path, DAY)
+    assert [found.id for found in reading.records] == ["000002"]
+    assert [(found.segment, found.torn) for found in reading.damage] == [("1-x-1.log.zst", False)]
+
+
+@pytest.mark.parametrize("killed_at", range(5))
+def test_compressing_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+    (tmp_path / "1-x-1.log").write_bytes(b"".join(log.line(record(number)) for number in range(5)))
+    steps = iter(range(100))
+    for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
+        real = getattr(owner, name)
+
+        def step(*args: object, real: Callable[..., object] = real, **options: object) -> object:
+            if next(steps) >= killed_at:
+                raise Killed
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, step)
+    with pytest.raises(Killed):
+        log.seal_abandoned(tmp_path)
+    monkeypatch.undo()
+    ids = [f"{number:06d}" for number in range(5)]
+    assert [found.id for found in log.read(tmp_path, DAY).records] == ids
+    log.seal_abandoned(tmp_path)
+    assert [found.id for found in log.read(tmp_path, DAY).records] == ids
+    assert {path.name for path in tmp_path.glob("*1-x-1*")} == {"1-x-1.log.zst", "1-x-1.index"}
+    assert log.read(tmp_path, DAY + timedelta(days=1)).segments == 0
+
+
+def test_old_segments_go_by_age_of_their_predictions(tmp_path: Path) -> None:
+    for offset in (0, 1, 5):
+        writer = Writer(tmp_path)
+        writer.append([record(offset, DAY + timedelta(days=offset)), record(10 + offset, DAY)])
+        writer.close()
+    writer = Writer(tmp_path)
+    writer.append([record(20)])
+    old = list(log.closed_before(tmp_path, DAY + timedelta(days=2)))
+    assert [(first, last) for _, first, last in old] == [(DAY, DAY), (DAY, DAY + timedelta(days=1))]
+    assert [found.id for found in log.contents(old[1][0]).records] == ["000001", "000011"]
+    for path, _, _ in old:
+        log.remove(path)
+    assert {found.id for found in log.read(tmp_path, DAY, DAY + timedelta(days=9)).records} == {"000005", "000015", "000020"}
+    assert len(list(tmp_path.glob("*.index"))) == 1
+    writer.close()
+
+
+def test_a_segment_is_closed_when_it_is_old_enough(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, segment_seconds=0.05, sync_seconds=0.01)
+    writer.append([record(1)])
+    until(lambda: len(list(tmp_path.glob("*.index"))) == 1)
+    writer.append([record(2)])
+    writer.close()
+    assert [found.id for found in log.read(tmp_path, DAY).records] == ["000001", "000002"]
+    assert len(log.segments(tmp_path)) == 2
+
+
+def test_a_commit_is_told_after_the_flush_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    real = os.fdatasync
+
+    def slow(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        time.sleep(0.02)
+        real(descriptor)
+        flushed.append(size)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    writer = Writer(tmp_path, sync_seconds=0)
+    assert writer.commits_each
+    told: list[tuple[int, int]] = []
+    size = 0
+    for number in range(50):
+        writer.append([record(number)])
+        size += len(log.line(record(number)))
+        writer.commit(lambda error, size=size: told.append((size, max(flushed)) if error is None else (size, -1)))  # type: ignore[misc]
+        time.sleep(0.002)
+    until(lambda: len(told) == 50)
+    assert all(on_disk >= size for size, on_disk in told)
+    assert len(flushed) < 30
+    monkeypatch.setattr(os, "fdatasync", _fails)
+    writer.append([record(99)])
+    writer.commit(lambda error: told.append((0, -1 if error else 0)))
+    until(lambda: told[-1] == (0, -1))
+    assert "Input/output error" in str(writer.sync_error)
+    monkeypatch.undo()
+    until(lambda: writer.sync_error is None)
     writer.close()
 
 
 def test_what_could_not_be_written_wholly_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     writer = Writer(tmp_path)
     writer.append([record(1)])
     whole = os.write

@@ -79,7 +79,7 @@ def answer(world: World, table: pl.DataFrame, program: Any, model: Any, bundle: 
     """Log a prediction for every row, as the endpoint does, and a sample of the server's health."""
     matrix = program.matrix(table)
     outputs = model.predict(matrix)
-    writer = Writer(world.endpoint.predictions(NAME), segment_bytes=60_000)
+    writer = Writer(world.endpoint.predictions(NAME)[0], segment_bytes=60_000)
     wall = datetime(2025, 5, 1, tzinfo=UTC)
     for index, row in enumerate(table.iter_rows(named=True)):
         request = {name: row[name] for name in ("job_id", "machine", "load")}
@@ -94,7 +94,8 @@ def answer(world: World, table: pl.DataFrame, program: Any, model: Any, bundle: 
     for minute in range(0, table.height, 10):
         share = Traffic({"200": 10, "422": 1}, 10, {"20": 10}, 0.001)
         append(
-            world.endpoint.samples(), Sample(wall + timedelta(minutes=minute, seconds=30), 600.0, "w0", 1, 0.2, 90_000_000, {NAME: share})
+            world.endpoint.samples()[0],
+            Sample(wall + timedelta(minutes=minute, seconds=30), 600.0, "w0", 1, 0.2, 90_000_000, {NAME: share}),
         )
     assert traffic.requests == table.height + 3
 
