@@ -423,7 +423,7 @@ class App:
 
     def _model(self, name: str, version: str | None, what: str | None, served: Served) -> bytes:
         if what == "actual" and version is None:
-            return _json(served.actual())
+            return _json(served.reported())
         if what not in ("", "ready", "golden"):
             raise _unknown_route()
         view = served.view

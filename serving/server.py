@@ -184,8 +184,9 @@ async def _run(options: Options, inherited: Inherited) -> None:
         from serving.traces import Traces
 
         app.traces = Traces(options.traces, worker)
+    looked = asyncio.Event()
     tasks = [
-        asyncio.create_task(_watch(app, options, worker)),
+        watching := asyncio.create_task(_watch(app, options, worker, looked)),
         asyncio.create_task(_sample(app, options)),
         asyncio.create_task(_sweep(server, options)),
         asyncio.create_task(_follow(app, context)),
@@ -195,6 +196,8 @@ async def _run(options: Options, inherited: Inherited) -> None:
     for task in tasks:
         task.add_done_callback(_must_not_end(server))
     try:
+        # Until then connections wait in the kernel: a worker that takes a killed one's place refuses nobody.
+        await asyncio.wait([watching, asyncio.create_task(looked.wait())], return_when=asyncio.FIRST_COMPLETED)
         await server.serve(sockets=[inherited.listener])
     finally:
         for task in tasks:
@@ -229,19 +232,28 @@ def _pair(options: Options) -> list[Stamp | None]:
     return [stamp(place) for place in (options.certificate, options.private_key) if place is not None]
 
 
-async def _watch(app: App, options: Options, worker: str) -> None:
-    """Follow the desired state of every pipeline. Loading happens in a thread: requests go on meanwhile."""
-    public_key = await _read_key(options.public_key)
+async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event) -> None:
+    """Follow the desired state of every pipeline; `looked` is set when requests may come. Loading happens in a thread: requests
+    go on meanwhile."""
+    public_key = await _read_key(options.public_key, looked)
     await asyncio.to_thread(_load_engines)
+    # Twice: what the other workers were confirmed to serve while this one loaded and had not reported yet is seen now.
+    for _ in range(2):
+        await _look(app, options, public_key, worker)
+    looked.set()
     while True:
-        for name in discover(options.root, app.pipelines):
-            try:
-                app.pipelines[name] = await asyncio.to_thread(Served, name, options, public_key, worker)
-            except OSError as error:
-                logger.error("%s: its prediction log cannot be opened: %s", name, error)
-        for served in list(app.pipelines.values()):
-            await asyncio.to_thread(served.refresh)
         await asyncio.sleep(options.poll_seconds)
+        await _look(app, options, public_key, worker)
+
+
+async def _look(app: App, options: Options, public_key: bytes, worker: str) -> None:
+    for name in discover(options.root, app.pipelines):
+        try:
+            app.pipelines[name] = await asyncio.to_thread(Served, name, options, public_key, worker)
+        except OSError as error:
+            logger.error("%s: its prediction log cannot be opened: %s", name, error)
+    for served in list(app.pipelines.values()):
+        await asyncio.to_thread(served.refresh)
 
 
 def _load_engines() -> None:
@@ -295,8 +307,9 @@ def _must_not_end(server: Server) -> Callable[[asyncio.Task[None]], None]:
     return ended
 
 
-async def _read_key(place: Path) -> bytes:
-    """The platform's public key; waits until it exists, because a fresh platform may make it after this server started."""
+async def _read_key(place: Path, looked: asyncio.Event) -> bytes:
+    """The platform's public key; waits until it exists, because a fresh platform may make it after this server started. While it
+    waits, the server says that it lives and is not ready."""
     waiting = False
     while True:
         try:
@@ -305,4 +318,5 @@ async def _read_key(place: Path) -> bytes:
             if not waiting:
                 logger.warning("waiting for the platform's public key %s", place)
             waiting = True
+            looked.set()
         await asyncio.sleep(0.5)

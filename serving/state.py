@@ -119,6 +119,11 @@ class Served:
             since=self._since, pid=os.getpid(), workers=self._options.workers,
         )  # fmt: skip
 
+    def reported(self) -> Actual:
+        """What all workers serve: the state of the one furthest behind."""
+        own = self.actual()
+        return own if self._options.workers == 1 else combined(self.folder / "workers", own)
+
     def _take_desired(self) -> None:
         """Serve the desired state, or keep what is served and say why. After a restart, what was served last counts too."""
         error = self._try(self.folder / "desired.json")
