@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -55,8 +55,9 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         done = compact_days(pipeline, wanted, lake, artifacts, logs)
         context.log.info(done.told)
         pruned = prune(pipeline, lake, logs, wanted[-1])
-        for folder in endpoint.samples():
-            service_log.prune(folder, datetime.now(UTC))
+        if done.answered is not None:
+            for folder in endpoint.samples():
+                service_log.prune(folder, done.answered)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(done.digest),
             metadata={

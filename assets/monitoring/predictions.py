@@ -6,8 +6,8 @@ The log is a write-ahead file of the endpoint, local and read a day at a time; t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -148,7 +148,8 @@ def predictions_table(pipeline: str) -> str:
 
 
 class Compacted(NamedTuple):
-    """What a compaction of some days did. `altered` counts damaged lines of the log that are no torn ends: predictions lost."""
+    """What a compaction of some days did. `altered` counts damaged lines of the log that are no torn ends: predictions lost.
+    `answered` is the wall time of the newest prediction of these days."""
 
     days: dict[date, int]
     new: int
@@ -156,6 +157,7 @@ class Compacted(NamedTuple):
     altered: int
     segments: int
     digest: str
+    answered: datetime | None
 
     @property
     def rows(self) -> int:
@@ -223,6 +225,7 @@ def compact_days(pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts
         altered=len(damaged) - torn,
         segments=sum(reading.segments for reading in readings),
         digest=content_digest(together.select("prediction_id", "bundle", "output", EVENT_TIME)),
+        answered=cast("datetime | None", together["wall_time"].max()),
     )
 
 
