@@ -7,7 +7,7 @@ WORKERS ?= 2
 # Caches of compiled modules make every start of every process faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run demo test lint format bench screenshots clean
+.PHONY: help setup run demo test lint format bench soak screenshots clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -37,6 +37,9 @@ format: setup  ## let ruff write the code's form
 
 bench: setup  ## figures, as ratios against peers, side by side
 	@$(BIN)/python -m benchmarks
+
+soak: setup  ## ten minutes of load on an endpoint with releases, roll-backs and killed workers in it
+	@$(BIN)/python -m benchmarks.soak
 
 screenshots: setup  ## the pictures of the README, from the real UI
 	@$(BIN)/python -m tests.browser.screenshots

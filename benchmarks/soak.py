@@ -1,4 +1,4 @@
-"""A real endpoint under load while everything happens to it: releases, canaries, roll-backs and killed workers.
+"""A real endpoint under load while everything happens to it: releases, roll-backs and killed workers.
 
     python -m benchmarks.soak [--seconds 600] [--seed N] [--workers 2] [--connections 8] [--json]
 
@@ -279,7 +279,7 @@ def excused(failure: Failed, kills: Sequence[Kill]) -> bool:
 
 
 def plan(chosen: random.Random, seconds: float) -> list[tuple[float, str]]:
-    """Moments (seconds from the start) and what happens then: in each cycle a release, a canary that becomes a release, a roll-back,
+    """Moments (seconds from the start) and what happens then: in each cycle two releases, two roll-backs,
     and kills between and within them."""
     cycles = max(1, round(seconds / CYCLE_SECONDS))
     found = []
