@@ -91,14 +91,15 @@ def hello(folder: Path) -> Iterator[tuple[str, int]]:
     program = folder / "hello.py"
     program.write_text(
         "import asyncio, sys, uvicorn, uvloop\n"
-        "from serving.server import LimitedProtocol, listen\n"
+        "from serving.http1 import Connection\n"
+        "from serving.listening import listen\n"
         "async def app(scope, receive, send):\n"
         "    await receive()\n"
         "    await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-type', b'text/plain'), (b'content-length', b'5')]})\n"
         "    await send({'type': 'http.response.body', 'body': b'hello'})\n"
         "listener = listen('127.0.0.1', 0)\n"
         "print(listener.getsockname()[1], flush=True)\n"
-        "config = uvicorn.Config(app, http=LimitedProtocol, ws='none', lifespan='off', access_log=False, log_config=None, server_header=False, date_header=False)\n"
+        "config = uvicorn.Config(app, http=Connection, ws='none', lifespan='off', access_log=False, log_config=None, server_header=False, date_header=False)\n"
         "uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))\n"
     )
     process = subprocess.Popen(

@@ -4,6 +4,7 @@
     manifest.sig    Ed25519 signature over the manifest (base64)
     program.json    feature program with its vocabularies
     model.ubj       trees; model.json their names and calibration
+    trees.so        the trees as machine code, for the platform that the manifest states (optional; model.ubj says the same)
     golden.json     rows with the outputs expected of them
     golden.online   the online snapshot that the golden rows were computed with (optional)
     bounds.json     the range of each feature in training: rows outside are answered as such (optional)
@@ -26,11 +27,15 @@ import msgspec
 
 from bundle import signing
 from bundle.bounds import Bounds
+from bundle.compiled_trees import LIBRARY, Compiled, Statement
 from bundle.digests import folder_digest, sha256, sums
 from bundle.files import check_name, read_folder
 from bundle.model import FACTS, MODEL, TOLERANCE, Model
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bundle.online import Snapshot
     from bundle.program import FeatureProgram
 
@@ -39,7 +44,7 @@ MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest
 REFERENCE, BOUNDS = "reference.json", "bounds.json"
 SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, MODEL, FACTS, GOLDEN})
-OPTIONAL = frozenset({GOLDEN_ONLINE, REFERENCE, BOUNDS})
+OPTIONAL = frozenset({LIBRARY, GOLDEN_ONLINE, REFERENCE, BOUNDS})
 SIZE_LIMIT = 1 << 30
 EVENT_TIME = "event_time"
 PACKAGES = ("msgspec", "numpy", "polars", "treelite", "xgboost")
@@ -73,7 +78,8 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a bundle is. `created_as_of` is a data day, never a wall clock; `evidence` maps names of reports to their digests."""
+    """What a bundle is. `created_as_of` is a data day, never a wall clock; `evidence` maps names of reports to their digests;
+    `compiled` says of the compiled trees, where there are any, for which platform and by what they were made."""
 
     pipeline: str
     created_as_of: str
@@ -91,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: dict[str, float | None] = {}
     evidence: dict[str, str] = {}
     environment: Environment
+    compiled: Statement | None = None
     files: dict[str, str]
     format: int = FORMAT
 
@@ -167,7 +174,7 @@ class Bundle:
 
         import numpy as np
 
-        expected_rows = np.array([[np.nan if v is None else v for v in golden.row] for golden in self.golden], dtype=np.float32)
+        expected_rows = self.golden_matrix()
         expected = np.array([golden.expected for golden in self.golden])
         self.model.check_engines(expected_rows)
         rows, outputs = [], []
@@ -185,6 +192,12 @@ class Bundle:
                 f"bundle {self.digest}: its golden rows differ by {difference:.3g} from the expected outputs; the limit is {TOLERANCE:g}"
             )
         return GoldenResult(len(self.golden), difference, row_ms)
+
+    def golden_matrix(self) -> NDArray[np.float32]:
+        """The model's rows of all golden rows, shape (n, k), NaN for missing."""
+        import numpy as np
+
+        return np.array([[np.nan if value is None else value for value in golden.row] for golden in self.golden], dtype=np.float32)
 
     def _request(self, golden: GoldenRow) -> dict[str, Any]:
         times = {name for name, field in self.manifest.request.items() if field.kind == "datetime"}
@@ -236,6 +249,7 @@ def bundle_files(
     golden_online: Snapshot | None = None,
     reference: bytes | None = None,
     bounds: Bounds | None = None,
+    compiled: Compiled | None = None,
     metrics: Mapping[str, float | None] | None = None,
     evidence: Mapping[str, str] | None = None,
     owner: str = "",
@@ -259,11 +273,13 @@ def bundle_files(
         files[REFERENCE] = reference
     if bounds is not None:
         files[BOUNDS] = bounds.encode()
+    if compiled is not None:
+        files[LIBRARY] = compiled.library
     manifest = Manifest(
         pipeline=pipeline, created_as_of=created_as_of, entity=program.entity, timezone=program.timezone, label=label, risk=risk,
         owner=owner, purpose=purpose, request=contract, features=model.names, program_digest=program.digest, candidate=candidate,
         training_set=training_set, metrics=dict(metrics or {}), evidence=dict(evidence or {}), environment=environment(),
-        files={name: sha256(content) for name, content in files.items()},
+        compiled=None if compiled is None else compiled.statement, files={name: sha256(content) for name, content in files.items()},
     )  # fmt: skip
     # Names of columns keep their order (people read them in it); the declaration fixes it, so bytes stay reproducible.
     content = msgspec.json.encode(manifest)
@@ -303,6 +319,8 @@ def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None
     except (msgspec.DecodeError, ValueError) as error:
         raise BundleError(f"bundle {found}: {error}") from error
     _fits(bundle)
+    if manifest.compiled is not None:
+        model.adopt(files[LIBRARY], manifest.compiled, bundle.golden_matrix())
     return bundle
 
 
@@ -372,6 +390,8 @@ def _fits(bundle: Bundle) -> None:
     for what, (said, found) in checks.items():
         if said != found:
             raise BundleError(f"bundle {bundle.digest}: its manifest says {what} {said!r}, but it holds {found!r}")
+    if (manifest.compiled is None) != (LIBRARY not in manifest.files):
+        raise BundleError(f"bundle {bundle.digest}: its manifest must say for which platform {LIBRARY} is, where there is one")
     if unknown := sorted({*bundle.row.inputs, manifest.entity} - set(manifest.request)):
         raise BundleError(f"bundle {bundle.digest}: features read {', '.join(unknown)}, which its request contract does not have")
     if not bundle.golden or any(len(golden.row) != len(manifest.features) for golden in bundle.golden):

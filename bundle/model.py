@@ -1,17 +1,22 @@
-"""The model that travels: gradient-boosted trees as UBJ, and the calibration of their margin. No pickle, no code.
+"""The model that travels: gradient-boosted trees as UBJ, and the calibration of their margin. No pickle.
 
-Two engines compute the same function: treelite's tree interpreter is faster for a few rows, XGBoost for many. They agree
-within `TOLERANCE`, not to the last bit, because they sum trees in another order.
+Three engines compute the same function. Compiled trees (`bundle.compiled_trees`), where a bundle has them for this platform, or else
+treelite's tree interpreter take few rows; XGBoost takes many. From which number on is measured when a bundle is loaded. They
+agree within `TOLERANCE`, not always to the last bit: the interpreter adds in another order.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+from bundle.compiled_trees import Compiled, CompiledTrees, NotCompiledError, Statement, compile_trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +28,14 @@ if TYPE_CHECKING:
 
 MODEL, FACTS = "model.ubj", "model.json"
 FORMAT = 1
-# Rows up to which treelite is used. Measured with 200 trees of depth 6, one core: treelite about 40 µs and 25 µs a row,
-# XGBoost about 300 µs and 2 µs a row.
+# Rows up to which few-row engines are used before that was measured. With 200 trees of depth 6, one core: treelite about 40 µs and
+# 25 µs a row, XGBoost about 300 µs and 2 µs a row.
 SMALL_BATCH = 8
+# A batch has no more rows than this; an engine that wins up to here always does.
+ALWAYS = 1 << 20
 TOLERANCE = 1e-5
+
+logger = logging.getLogger("bundle")
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +69,14 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int = FORMAT
 
 
+class Engine(msgspec.Struct, frozen=True):
+    """What computes few rows, and up to how many (`crossover`) before XGBoost is faster; `because` says why not compiled trees."""
+
+    name: Literal["compiled", "interpreted"]
+    crossover: int
+    because: str | None = None
+
+
 class Model:
     """Trees with the names of their inputs and their calibration. `threads` is the CPU quota that XGBoost may use.
 
@@ -71,6 +88,8 @@ class Model:
         self.names = tuple(names)
         self.calibration = calibration or Calibration()
         self._threads = threads
+        self._compiled: CompiledTrees | None = None
+        self.engine = Engine("interpreted", SMALL_BATCH, "the bundle has no compiled trees")
         if self.booster.num_features() != len(self.names):
             raise ValueError(f"the trees read {self.booster.num_features()} features, but {len(self.names)} are named")
 
@@ -97,6 +116,46 @@ class Model:
     def to_files(self) -> dict[str, bytes]:
         facts = Facts(self.names, self.calibration)
         return {MODEL: self.ubj, FACTS: msgspec.json.encode(facts, order="sorted")}
+
+    def compiled(self) -> Compiled:
+        """These trees as a shared library, to travel in a bundle. Raises NotCompiledError."""
+        return compile_trees(self._trees, len(self.names))
+
+    def adopt(self, library: bytes, statement: Statement, sample: Matrix) -> None:
+        """Use compiled trees, from bytes that were verified, if they can be used here and agree with XGBoost on sample rows (n, k); else
+        `engine` says why not."""
+        import numpy as np
+
+        try:
+            found = CompiledTrees(library, statement, len(self.names))
+            expected, computed = (
+                self.calibration.apply(np.asarray(margins, dtype=np.float64))
+                for margins in (self.margin_of_many(sample), found.margins(sample))
+            )
+            worst = float(np.max(np.abs(expected - computed), initial=0.0))
+            if not worst <= TOLERANCE:
+                raise NotCompiledError(f"they differ by {worst:.2g} from XGBoost; the limit is {TOLERANCE:g}")
+        except NotCompiledError as error:
+            logger.warning("compiled trees are not used: %s", error)
+            self.engine = Engine("interpreted", self.engine.crossover, str(error))
+            return
+        self._compiled = found
+        self.__dict__.pop("_margin_of_one", None)
+        self.engine = Engine("compiled", self.engine.crossover)
+
+    def measure(self, sample: Matrix) -> None:
+        """Find the number of rows from which XGBoost is faster, by timing both on sample rows; takes some milliseconds.
+
+        Either costs a start and so much a row, hence two sizes tell where the lines cross.
+        """
+        import numpy as np
+
+        many = np.resize(sample, (MEASURED_ROWS, len(self.names))).astype(np.float32)
+        few_start, few_row = _line(self.margin_of_few, many)
+        many_start, many_row = _line(self.margin_of_many, many)
+        gain = few_row - many_row
+        crossover = ALWAYS if gain <= 0 else int(min(max((many_start - few_start) / gain, 1.0), ALWAYS))
+        self.engine = msgspec.structs.replace(self.engine, crossover=crossover)
 
     @cached_property
     def booster(self) -> xgboost.Booster:
@@ -129,12 +188,15 @@ class Model:
         """Raw margins (log odds), shape (n,), of rows of shape (n, k): float32, NaN for missing."""
         if matrix.ndim != 2 or matrix.shape[1] != len(self.names):
             raise ValueError(f"the model takes rows of {len(self.names)} features, not a matrix of shape {matrix.shape}")
-        if 0 < len(matrix) <= SMALL_BATCH:
+        if 0 < len(matrix) <= self.engine.crossover:
             return self.margin_of_few(matrix)
         return self.margin_of_many(matrix)
 
     def margin_of_few(self, matrix: Matrix) -> Array:
         import numpy as np
+
+        if self._compiled is not None:
+            return np.asarray(self._compiled.margins(matrix), dtype=np.float64)
         from treelite.gtil.gtil import _predict_impl
 
         # The public function builds its configuration anew for each call, which costs as much as the prediction.
@@ -158,7 +220,10 @@ class Model:
 
     @cached_property
     def _margin_of_one(self) -> Callable[[Sequence[float]], float]:
-        """treelite's prediction of one row without its checks of types and shapes, which cost more than small trees do."""
+        """The compiled trees', or else treelite's prediction of one row without its checks of types and shapes, which cost more
+        than small trees do."""
+        if self._compiled is not None:
+            return self._compiled.margin
         from ctypes import byref, c_char_p, c_float, c_uint64
 
         import numpy as np
@@ -180,11 +245,33 @@ class Model:
         return margin
 
     def check_engines(self, matrix: Matrix) -> None:
-        """Raises ValueError where the two engines differ by more than `TOLERANCE` on these rows."""
+        """Raises ValueError where the engines differ by more than `TOLERANCE` on these rows."""
         import numpy as np
 
         if len(matrix):
             few, many = (self.calibration.apply(margin(matrix)) for margin in (self.margin_of_few, self.margin_of_many))
             worst = float(np.max(np.abs(few - many)))
             if not worst <= TOLERANCE:
-                raise ValueError(f"treelite and XGBoost differ by {worst:.2g} on the same rows; the limit is {TOLERANCE:g}")
+                raise ValueError(
+                    f"the {self.engine.name} trees and XGBoost differ by {worst:.2g} on the same rows; the limit is {TOLERANCE:g}"
+                )
+
+
+MEASURED_ROWS, REPEATS = 64, 3
+
+
+def _line(margin: Callable[[Matrix], Array], matrix: Matrix) -> tuple[float, float]:
+    """Seconds of a call and of each row in it, from the fastest of some calls with one row and with all."""
+
+    def fastest(rows: Matrix) -> float:
+        found = math.inf
+        for _ in range(REPEATS):
+            start = perf_counter()
+            margin(rows)
+            found = min(found, perf_counter() - start)
+        return found
+
+    margin(matrix)
+    one, all_rows = fastest(matrix[:1]), fastest(matrix)
+    row = max(all_rows - one, 0.0) / (len(matrix) - 1)
+    return max(one - row, 0.0), row

@@ -1,28 +1,25 @@
-"""The feature program as plain Python: closures over one request, no library in the way.
+"""The feature program as one Python function, made for the program: no tree is walked and no closure called for a request.
 
-Values of a row are None, a finite float, a bool, a text or a UTC datetime; the request is brought into that form once,
-so the closures need no further care. `bundle.polars_compiler` computes the same over frames.
+The function's source is generated from the checked tree. Names in it are generated too, and what a program brings (texts, codes,
+time zone) is bound as objects or written as literals, so a program can compute but not say anything else. Values are
+None, a finite float, a bool, a text or a UTC datetime; the request is brought into that form once, so that the statements
+need no further care. `bundle.polars_compiler` computes the same over frames.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import operator
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from bundle.expression import Category, Column, Expression, Join, Literal, Node, Operation, Rolling, mapped, walk
-from bundle.online import Snapshot
+from bundle.expression import Category, Column, Expression, Join, Literal, Node, Operation, Rolling, mapped
+from bundle.online import Finder, Snapshot, Values
 from bundle.program import EVENT_TIME, FeatureProgram, Kind, Lookup, value_name
-
-Row = Sequence[Any]
-# A closure over a row; Any because its kind of value depends on the node, which `checking` has made sure of.
-Compiled = Callable[[Row], Any]
 
 LOWEST, HIGHEST = -1.7976931348623157e308, 1.7976931348623157e308
 # What a model can see: its matrix is float32, and what does not fit there is missing.
@@ -37,7 +34,7 @@ class RowFunction:
 
     Categories are codes (0.0 for a text never seen in training), missing values are NaN. `inputs` names the request
     columns that are read; a column that is not in the request is null. Raises TypeError for a value of the wrong kind
-    and ValueError for a datetime that is no ISO 8601 text, each naming the column.
+    and ValueError for a datetime that is no ISO 8601 text, each naming the column. `source` is the function's source.
     """
 
     def __init__(self, program: FeatureProgram) -> None:
@@ -45,34 +42,17 @@ class RowFunction:
         self.names = program.names
         self.categorical = program.categorical
         self._program = program
-        self._lead = timedelta(seconds=program.lead_seconds)
-        compiler = Compiler(program)
-        self._features = [compiler.feature(feature.expression, program.vocabularies.get(feature.name, ())) for feature in program.features]
-        self._shared = compiler.shared
-        self._readers = [(name, reader(name, program.request[name].kind)) for name in compiler.order]
-        self._event_time = reader(EVENT_TIME, "datetime", bounded=False)
-        self._keys = [_keys(program, lookup, compiler.order) for lookup in program.lookups]
-        needed = {*compiler.order, EVENT_TIME} if program.lookups else set(compiler.order)
-        self.inputs = tuple(name for name in program.request if name in needed)
-        self._bound: tuple[Snapshot | None, list[Any]] = (None, [])
+        writer = Writer(program)
+        self.inputs = writer.inputs
+        self.source, self._function = writer.function("get, finders", writer.row)
+        self._bound: tuple[Snapshot | None, tuple[Finder, ...]] = (None, ())
 
     def __call__(self, request: Mapping[str, Any], online: Snapshot) -> list[float]:
-        get = request.get
-        row = [read(get(name)) for name, read in self._readers]
-        if self._keys:
-            event_time = self._event_time(get(EVENT_TIME))
-            if event_time is None:
-                raise ValueError(f"the request has no {EVENT_TIME!r}, which its lookups need; send it as ISO 8601 text with a UTC offset")
-            predicted_at = event_time - self._lead
-            snapshot, bound = self._bound
-            if snapshot is not online:
-                bound = self._bind(online)
-            for key, find, within, pick, missing in bound:
-                values = find(key(row, get), predicted_at, within)
-                row += missing if values is None else values if pick is None else pick(values)
-        for shared in self._shared:
-            row.append(shared(row))
-        return [feature(row) for feature in self._features]
+        snapshot, finders = self._bound
+        if snapshot is not online:
+            finders = self._bind(online)
+        row: list[float] = self._function(request.get, finders)
+        return row
 
     def missing(self, online: Snapshot) -> tuple[str, ...]:
         """What the program looks up and a snapshot does not hold (`table: value`); such values are null."""
@@ -83,330 +63,287 @@ class RowFunction:
             if value not in online.values(lookup.table)
         )
 
-    def _bind(self, online: Snapshot) -> list[Any]:
-        bound = []
-        for lookup, key in zip(self._program.lookups, self._keys, strict=True):
-            pick = _pick(online.values(lookup.table), lookup.values)
-            bound.append((key, online.finder(lookup.table), lookup.within, pick, (None,) * len(lookup.values)))
+    def _bind(self, online: Snapshot) -> tuple[Finder, ...]:
+        finders = tuple(_picked(online, lookup) for lookup in self._program.lookups)
         # One assignment: a request in another thread sees the old pair or the new.
-        self._bound = (online, bound)
-        return bound
+        self._bound = (online, finders)
+        return finders
 
 
-class Compiler:
-    """Compiles the features of one program over rows of: request columns (`order`), values of the lookups, `shared` parts.
+def _picked(online: Snapshot, lookup: Lookup) -> Finder:
+    """Finds the values of a lookup, in its order (null for what the table does not hold)."""
+    find, held = online.finder(lookup.table), online.values(lookup.table)
+    if held == lookup.values:
+        return find
+    positions = [held.index(value) if value in held else None for value in lookup.values]
 
-    A part that several features name is computed once: its closure appends its value to the row.
-    """
+    def picked(key: tuple[Any, ...], predicted_at: datetime, within: int | None) -> Values | None:
+        values = find(key, predicted_at, within)
+        return None if values is None else tuple([None if position is None else values[position] for position in positions])
+
+    return picked
+
+
+class Atom(NamedTuple):
+    """A value in the source: a variable or a literal, and whether it may be None."""
+
+    text: str
+    null: bool = True
+
+
+_NAMESPACE: dict[str, Any] = {
+    "LOWEST": LOWEST, "HIGHEST": HIGHEST, "FLOAT32_MAX": FLOAT32_MAX, "EARLIEST": EARLIEST, "LATEST": LATEST, "NAN": NAN, "UTC": UTC,
+    "datetime": datetime, "floor": math.floor, "log": math.log, "log1p": math.log1p, "sqrt": math.sqrt, "sin": math.sin, "cos": math.cos,
+}  # fmt: skip
+_ARITHMETIC = {
+    # Not Python's own //, % (exact where a - floor(a / b) * b is not): batch and row must agree bit by bit.
+    "add": "{a} + {b}", "sub": "{a} - {b}", "mul": "{a} * {b}", "truediv": "{a} / {b}",
+    "floordiv": "float(floor({a} / {b}))", "mod": "{a} - floor({a} / {b}) * {b}",
+}  # fmt: skip
+_COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_FUNCTIONS = {"neg": "-{a}", "abs": "abs({a})", **{name: f"{name}({{a}})" for name in ("log", "log1p", "sqrt", "sin", "cos")}}
+_DATE_PARTS = {
+    "minute": "minute", "hour": "hour", "weekday": "isoweekday()", "day": "day", "month": "month", "day_of_year": "timetuple().tm_yday",
+}  # fmt: skip
+
+
+class Statements:
+    """Source that computes nodes, each once; `objects` are the values that it names."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self.lines: list[str] = []
+        self.objects: dict[str, Any] = {"zone": zone}
+        self.known: dict[str, Atom] = {}
+        self._numbers = itertools.count()
+
+    def name(self) -> str:
+        return f"v{next(self._numbers)}"
+
+    def bind(self, value: Any) -> str:
+        """The name of an object in the source."""
+        name = self.name()
+        self.objects[name] = value
+        return name
+
+    def let(self, expression: str, null: bool = True) -> Atom:
+        """A new variable with the value of an expression."""
+        name = self.name()
+        self.lines.append(f"{name} = {expression}")
+        return Atom(name, null)
+
+    def attempt(self, expression: str, operands: Sequence[Atom], errors: str, *, bounded: bool = True) -> Atom:
+        """A number, null where an operand is, where computing it fails, and (`bounded`) where it is not finite."""
+        name = self.name()
+        self.lines.append(f"{name} = None")
+        conditions = [f"{operand.text} is not None" for operand in operands if operand.null]
+        indent = ""
+        if conditions:
+            self.lines.append(f"if {' and '.join(conditions)}:")
+            indent = " "
+        if errors:
+            self.lines += [f"{indent}try: {name} = {expression}", f"{indent}except {errors}: pass"]
+            if bounded:
+                self.lines.append(f"{indent}if {name} is not None and not LOWEST <= {name} <= HIGHEST: {name} = None")
+        else:
+            self.lines.append(f"{indent}{name} = {expression}")
+            if bounded:
+                self.lines.append(f"{indent}if not LOWEST <= {name} <= HIGHEST: {name} = None")
+        return Atom(name)
+
+    def compute(self, node: Expression) -> Atom:
+        """Where a node's value is."""
+        if isinstance(node, Literal):
+            return _literal(node.value)
+        identity = _identity(node)
+        found = self.known.get(identity)
+        if found is None:
+            if not isinstance(node, Operation):
+                raise ValueError(f"{type(node).__name__} cannot be compiled here")
+            found = self.known[identity] = self._operation(node.operator, [self.compute(operand) for operand in node.operands])
+        return found
+
+    def _operation(self, operator: str, operands: list[Atom]) -> Atom:
+        a, b, c = (*operands, Atom("None"), Atom("None"))[:3]
+        if operator in _ARITHMETIC:
+            divides = operator in ("truediv", "floordiv", "mod")
+            errors = "(ZeroDivisionError, OverflowError, ValueError)" if divides else ""
+            return self.attempt(_ARITHMETIC[operator].format(a=a.text, b=b.text), operands, errors)
+        if operator in _COMPARISONS:
+            return self.let(_unless_null(operands, f"{a.text} {_COMPARISONS[operator]} {b.text}"), a.null or b.null)
+        if operator in _FUNCTIONS:
+            simple = operator in ("neg", "abs")
+            return self.attempt(
+                _FUNCTIONS[operator].format(a=a.text), operands, "" if simple else "(ValueError, OverflowError)", bounded=not simple
+            )
+        if operator in _DATE_PARTS:
+            local = self.known.get(f"local {a.text}")
+            if local is None:
+                local = self.known[f"local {a.text}"] = self.let(_unless_null([a], f"{a.text}.astimezone(zone)"), a.null)
+            return self.let(_unless_null([local], f"float({local.text}.{_DATE_PARTS[operator]})"), a.null)
+        match operator:
+            case "and":
+                return self.let(f"False if {a.text} is False or {b.text} is False else {_unless_null(operands, 'True')}")
+            case "or":
+                return self.let(f"True if {a.text} is True or {b.text} is True else {_unless_null(operands, 'False')}")
+            case "not":
+                return self.let(_unless_null([a], f"not {a.text}"), a.null)
+            case "is_null":
+                return self.let(f"{a.text} is None" if a.null else "False", False)
+            case "fill_null":
+                return self.let(f"{b.text} if {a.text} is None else {a.text}", b.null) if a.null else a
+            case "if_else":
+                return self.let(f"{b.text} if {a.text} is True else {c.text}", b.null or c.null)
+            case "clip":
+                inner = f"{b.text} if {a.text} < {b.text} else {c.text} if {a.text} > {c.text} else {a.text}"
+                return self.let(_unless_null(operands, inner), any(operand.null for operand in operands))
+        raise ValueError(f"operator {operator!r} cannot be compiled here")
+
+    def function(self, parameters: str, result: str) -> tuple[str, Callable[..., Any]]:
+        """The statements as a function, and its source."""
+        body = "\n".join(f" {line}" for line in [*self.lines, f"return {result}"])
+        source = f"def computed({parameters}):\n{body}\n"
+        namespace = {**_NAMESPACE, **self.objects}
+        exec(compile(source, "<feature program>", "exec"), namespace)  # noqa: S102  our own words, from a checked tree
+        function: Callable[..., Any] = namespace["computed"]
+        return source, function
+
+
+class Writer(Statements):
+    """Writes the function of a program: it reads request columns, looks values up and computes features. `row` is its result."""
 
     def __init__(self, program: FeatureProgram) -> None:
+        super().__init__(ZoneInfo(program.timezone))
         self._program = program
-        self._zone = ZoneInfo(program.timezone)
+        # Integers are no floats in a key: beyond 2^53 they would be other keys.
+        exact = [lookup for lookup in program.lookups if any(program.request[key].kind == "integer" for key in lookup.keys)]
         read = {node.name for node in program.nodes() if isinstance(node, Column)}
-        # Keys are read like other columns; integers are not, see _keys.
-        read |= {key for lookup in program.lookups for key in lookup.keys if program.request[key].kind != "integer"}
-        self.order = [name for name in program.request if name in read]
-        self._slots = {name: slot for slot, name in enumerate(self.order)}
-        for lookup in program.lookups:
-            for value in lookup.values:
-                self._slots[lookup.wide(value)] = len(self._slots)
-        roots = [fold(feature.expression) for feature in program.features]
-        named = Counter(_identity(node) for root in roots for node in walk(root) if isinstance(node, Operation))
-        self._several = {identity for identity, times in named.items() if times > 1}
-        self.shared: list[Compiled] = []
-
-    def feature(self, root: Node, vocabulary: Sequence[str]) -> Callable[[Row], float]:
-        """A feature as the model sees it: a float, NaN for missing, a code for a category."""
-        root = fold(root)
-        if isinstance(root, Category):
-            return _coded(self.compile(root.operand), vocabulary)
-        slot = self._slot(root)
-        return _number(self.compile(root)) if slot is None else _number_in(slot)
-
-    def compile(self, node: Expression) -> Compiled:
-        slot = self._slot(node)
-        if slot is not None:
-            return operator.itemgetter(slot)
-        match node:
-            case Literal(value=value):
-                return _constant(_plain(value))
-            case Rolling():
+        read |= {key for lookup in program.lookups if lookup not in exact for key in lookup.keys}
+        used = read | {key for lookup in exact for key in lookup.keys} | ({EVENT_TIME} if program.lookups else set())
+        self.inputs = tuple(name for name in program.request if name in used)
+        columns = {name: self._column(name, program.request[name].kind) for name in program.request if name in read}
+        self.known |= {_identity(Column(name)): Atom(variable) for name, variable in columns.items()}
+        keys = {
+            lookup.name: [self._exact(name) if lookup in exact else columns[name] for name in lookup.keys] for lookup in program.lookups
+        }
+        found = self._look_up(keys) if program.lookups else {}
+        for node in program.nodes():
+            if isinstance(node, (Join, Rolling)) and _identity(node) not in self.known:
+                value = found[program.lookup(node).wide(value_name(node))]
                 # No facts are a count of zero.
-                return _fill_null(operator.itemgetter(self._slots[self._wide(node)]), _constant(0.0))
-            case Operation():
-                compiled = compile_operation(node, [self.compile(operand) for operand in node.operands], self._zone)
-                identity = _identity(node)
-                if identity not in self._several:
-                    return compiled
-                self._slots[identity] = len(self._slots)
-                self.shared.append(compiled)
-                return operator.itemgetter(self._slots[identity])
-        raise ValueError(f"{type(node).__name__} cannot be compiled here")
+                counts = isinstance(node, Rolling) and node.function == "count"
+                self.known[_identity(node)] = self.let(f"0.0 if {value} is None else {value}", False) if counts else Atom(value)
+        features = [self._feature(fold(feature.expression), program.vocabularies.get(feature.name, ())) for feature in program.features]
+        self.row = f"[{', '.join(features)}]"
 
-    def _slot(self, node: Expression) -> int | None:
-        """Where the row holds a node's value already."""
-        if isinstance(node, Column):
-            return self._slots[node.name]
-        if isinstance(node, Join) or (isinstance(node, Rolling) and node.function != "count"):
-            return self._slots[self._wide(node)]
-        return self._slots.get(_identity(node)) if isinstance(node, Operation) else None
+    def _column(self, name: str, kind: Kind, *, bounded: bool = True) -> str:
+        """A variable with a column of the request. What comes as its kind needs no reader, and nearly everything does."""
+        variable, read = self.name(), self.bind(reader(name, kind, bounded=bounded))
+        self.lines.append(f"{variable} = get({name!r})")
+        otherwise = f"if {variable} is not None: {variable} = {read}({variable})"
+        match kind:
+            case "string":
+                self.lines.append(f"if type({variable}) is not str and {variable} is not None: {variable} = {read}({variable})")
+            case "boolean":
+                self.lines.append(f"if type({variable}) is not bool and {variable} is not None: {variable} = {read}({variable})")
+            case "datetime" if bounded:
+                self.lines += [
+                    f"if type({variable}) is datetime and {variable}.tzinfo is UTC:",
+                    f" if not EARLIEST <= {variable} < LATEST: {variable} = None",
+                    f"el{otherwise}",
+                ]
+            case "datetime":
+                self.lines.append(f"if type({variable}) is not datetime or {variable}.tzinfo is not UTC: {variable} = {read}({variable})")
+            case "integer":
+                self.lines += [
+                    f"if type({variable}) is int:",
+                    f" try: {variable} = float({variable})",
+                    f" except OverflowError: {variable} = None",
+                    f"el{otherwise}",
+                ]
+            case "float":
+                self.lines += [
+                    f"if type({variable}) is float:",
+                    f" if not LOWEST <= {variable} <= HIGHEST: {variable} = None",
+                    f"el{otherwise}",
+                ]
+        return variable
 
-    def _wide(self, node: Join | Rolling) -> str:
-        return self._program.lookup(node).wide(value_name(node))
+    def _exact(self, name: str) -> str:
+        """A variable with a column as it stands in a key beside integers."""
+        kind = self._program.request[name].kind
+        if kind != "integer":
+            return self._column(name, kind, bounded=False)
+        variable, read = self.name(), self.bind(reader(name, kind, bounded=False))
+        self.lines += [f"{variable} = get({name!r})", f"if type({variable}) is not int: {variable} = {read}({variable})"]
+        return variable
+
+    def _look_up(self, keys: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Variables with the values of all lookups, by their names in the wide frame."""
+        event_time = self._column(EVENT_TIME, "datetime", bounded=False)
+        self.objects["no_event_time"] = _no_event_time
+        self.objects["lead"] = timedelta(seconds=self._program.lead_seconds)
+        self.lines += [f"if {event_time} is None: no_event_time()", f"predicted_at = {event_time} - lead"]
+        finders = [self.name() for _ in self._program.lookups]
+        self.lines.append(f"{', '.join(finders)}, = finders")
+        variables: dict[str, str] = {}
+        for lookup, find in zip(self._program.lookups, finders, strict=True):
+            values, found = [self.name() for _ in lookup.values], self.name()
+            key = "".join(f"{name}, " for name in keys[lookup.name])
+            self.lines += [
+                f"{found} = {find}(({key}), predicted_at, {lookup.within})",
+                f"if {found} is None: {' = '.join(values)} = None",
+                f"else: {', '.join(values)}, = {found}",
+            ]
+            variables |= {lookup.wide(value): variable for value, variable in zip(lookup.values, values, strict=True)}
+        return variables
+
+    def _feature(self, root: Node, vocabulary: Sequence[str]) -> str:
+        """A feature as the model sees it: a float, NaN for missing, a code for a category."""
+        if isinstance(root, Category):
+            text = self.compute(root.operand)
+            code = self.bind({text: float(index + 1) for index, text in enumerate(vocabulary)}.get)
+            coded = f"{code}({text.text}, 0.0)"
+            return f"NAN if {text.text} is None else {coded}" if text.null else coded
+        value = self.compute(root)
+        # Adding zero makes a float of a bool and 0.0 of -0.0.
+        seen = f"{value.text} + 0.0 if -FLOAT32_MAX <= {value.text} <= FLOAT32_MAX else NAN"
+        return f"NAN if {value.text} is None else {seen}" if value.null else seen
+
+
+def _no_event_time() -> None:
+    raise ValueError(f"the request has no {EVENT_TIME!r}, which its lookups need; send it as ISO 8601 text with a UTC offset")
+
+
+def _unless_null(operands: Sequence[Atom], expression: str) -> str:
+    conditions = " or ".join(f"{operand.text} is None" for operand in operands if operand.null)
+    return f"None if {conditions} else {expression}" if conditions else expression
 
 
 def _identity(node: Expression) -> str:
-    """Equal for equal trees. No column has such a name: it is JSON of an object."""
+    """Equal for equal trees."""
     return msgspec.json.encode(node).decode()
 
 
-def _keys(program: FeatureProgram, lookup: Lookup, order: Sequence[str]) -> Callable[[Row, Callable[[str], Any]], tuple[Any, ...]]:
-    """The key of a lookup from the row, or from the request itself for integers: beyond 2^53 a float is another key."""
-    if any(program.request[key].kind == "integer" for key in lookup.keys):
-        readers = [(key, key_reader(key, program.request[key].kind)) for key in lookup.keys]
-        return lambda row, get: tuple([read(get(key)) for key, read in readers])
-    slots = [order.index(key) for key in lookup.keys]
-    if len(slots) == 1:
-        slot = slots[0]
-        return lambda row, get: (row[slot],)
-    if not slots:
-        return lambda row, get: ()
-    several = operator.itemgetter(*slots)
-    return lambda row, get: several(row)
-
-
-def _pick(held: Sequence[str], wanted: Sequence[str]) -> Callable[[Row], list[Any]] | None:
-    """Takes the wanted values out of those that a table holds (null for what it does not); None where they are the same."""
-    if tuple(held) == tuple(wanted):
-        return None
-    positions = [held.index(value) if value in held else None for value in wanted]
-    return lambda values: [None if position is None else values[position] for position in positions]
-
-
-def compile_operation(node: Operation, operands: list[Compiled], zone: ZoneInfo) -> Compiled:
-    """One operation over compiled operands."""
-    name = node.operator
-    if name in _ARITHMETIC:
-        right = node.operands[1]
-        if isinstance(right, Literal) and right.value is not None and not isinstance(right.value, str):
-            return _arithmetic_by(_ARITHMETIC[name], operands[0], float(right.value))
-        return _arithmetic(_ARITHMETIC[name], *operands)
-    if name in _COMPARISONS:
-        return _comparison(_COMPARISONS[name], *operands)
-    if name in _FUNCTIONS:
-        return _function(_FUNCTIONS[name], operands[0])
-    if name in _DATE_PARTS:
-        return _date_part(_DATE_PARTS[name], operands[0], zone)
-    return _OTHERS[name](*operands)
+def _literal(value: Any) -> Atom:
+    """A literal in the source. Numbers are floats: arithmetic is that of doubles."""
+    if value is None:
+        return Atom("None")
+    return Atom(repr(float(value)) if isinstance(value, int) and not isinstance(value, bool) else repr(value), False)
 
 
 def fold(node: Node) -> Node:
     """The tree with parts that read nothing replaced by their value."""
     folded = mapped(node, fold)
     if isinstance(folded, Operation) and all(isinstance(operand, Literal) for operand in folded.operands):
-        constants = [_constant(_plain(operand.value)) for operand in folded.operands if isinstance(operand, Literal)]
         # Date parts of a literal are always those of null: there are no literal datetimes, so the time zone is of no matter.
-        return Literal(compile_operation(folded, constants, ZoneInfo("UTC"))(()))
+        statements = Statements(ZoneInfo("UTC"))
+        _, function = statements.function("", statements.compute(folded).text)
+        return Literal(function())
     return folded
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of literals as floats: arithmetic is that of doubles."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _constant(value: Any) -> Compiled:
-    return lambda row: value
-
-
-def _number(compiled: Compiled) -> Callable[[Row], float]:
-    def number(row: Row) -> float:
-        value = compiled(row)
-        if value is None:
-            return NAN
-        # Adding zero makes a float of a bool and 0.0 of -0.0.
-        value = value + 0.0
-        return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else NAN
-
-    return number
-
-
-def _number_in(slot: int) -> Callable[[Row], float]:
-    def number(row: Row) -> float:
-        value = row[slot]
-        if value is None:
-            return NAN
-        value = value + 0.0
-        return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else NAN
-
-    return number
-
-
-def _coded(compiled: Compiled, vocabulary: Sequence[str]) -> Callable[[Row], float]:
-    codes = {text: float(index + 1) for index, text in enumerate(vocabulary)}
-
-    def code(row: Row) -> float:
-        value = compiled(row)
-        return NAN if value is None else codes.get(value, 0.0)
-
-    return code
-
-
-def _arithmetic(function: Callable[[Any, Any], Any], left: Compiled, right: Compiled) -> Compiled:
-    def arithmetic(row: Row) -> float | None:
-        a = left(row)
-        if a is None:
-            return None
-        b = right(row)
-        if b is None:
-            return None
-        try:
-            value = function(a, b)
-        except (ZeroDivisionError, OverflowError, ValueError):
-            return None
-        return value if LOWEST <= value <= HIGHEST else None
-
-    return arithmetic
-
-
-def _arithmetic_by(function: Callable[[Any, Any], Any], left: Compiled, b: float) -> Compiled:
-    def arithmetic(row: Row) -> float | None:
-        a = left(row)
-        if a is None:
-            return None
-        try:
-            value = function(a, b)
-        except (ZeroDivisionError, OverflowError, ValueError):
-            return None
-        return value if LOWEST <= value <= HIGHEST else None
-
-    return arithmetic
-
-
-def _comparison(function: Callable[[Any, Any], bool], left: Compiled, right: Compiled) -> Compiled:
-    def comparison(row: Row) -> bool | None:
-        a = left(row)
-        if a is None:
-            return None
-        b = right(row)
-        return None if b is None else function(a, b)
-
-    return comparison
-
-
-def _function(function: Callable[[Any], Any], operand: Compiled) -> Compiled:
-    def applied(row: Row) -> float | None:
-        a = operand(row)
-        if a is None:
-            return None
-        try:
-            value = function(a)
-        except (ValueError, OverflowError):
-            return None
-        return value if LOWEST <= value <= HIGHEST else None
-
-    return applied
-
-
-def _date_part(part: Callable[[datetime], int], operand: Compiled, zone: ZoneInfo) -> Compiled:
-    def of_date(row: Row) -> float | None:
-        moment = operand(row)
-        return None if moment is None else float(part(moment.astimezone(zone)))
-
-    return of_date
-
-
-def _floor_divide(a: float, b: float) -> float:
-    return float(math.floor(a / b))
-
-
-def _modulo(a: float, b: float) -> float:
-    # Not Python's own %, which is exact where a - floor(a / b) * b is not: batch and row must agree bit by bit.
-    return a - math.floor(a / b) * b
-
-
-def _and(left: Compiled, right: Compiled) -> Compiled:
-    def both(row: Row) -> bool | None:
-        a = left(row)
-        if a is False:
-            return False
-        b = right(row)
-        if b is False:
-            return False
-        return None if a is None or b is None else True
-
-    return both
-
-
-def _or(left: Compiled, right: Compiled) -> Compiled:
-    def either(row: Row) -> bool | None:
-        a = left(row)
-        if a is True:
-            return True
-        b = right(row)
-        if b is True:
-            return True
-        return None if a is None or b is None else False
-
-    return either
-
-
-def _not(operand: Compiled) -> Compiled:
-    def negated(row: Row) -> bool | None:
-        a = operand(row)
-        return None if a is None else not a
-
-    return negated
-
-
-def _if_else(condition: Compiled, then: Compiled, otherwise: Compiled) -> Compiled:
-    return lambda row: then(row) if condition(row) is True else otherwise(row)
-
-
-def _is_null(operand: Compiled) -> Compiled:
-    return lambda row: operand(row) is None
-
-
-def _fill_null(operand: Compiled, other: Compiled) -> Compiled:
-    def filled(row: Row) -> Any:
-        value = operand(row)
-        return other(row) if value is None else value
-
-    return filled
-
-
-def _clip(operand: Compiled, low: Compiled, high: Compiled) -> Compiled:
-    def clipped(row: Row) -> Any:
-        value, least, most = operand(row), low(row), high(row)
-        if value is None or least is None or most is None:
-            return None
-        if value < least:
-            return least
-        return most if value > most else value
-
-    return clipped
-
-
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv,
-    "floordiv": _floor_divide, "mod": _modulo,
-}  # fmt: skip
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "neg": operator.neg, "abs": operator.abs,
-    "log": math.log, "log1p": math.log1p, "sqrt": math.sqrt, "sin": math.sin, "cos": math.cos,
-}  # fmt: skip
-_DATE_PARTS: dict[str, Callable[[datetime], int]] = {
-    "minute": lambda t: t.minute, "hour": lambda t: t.hour, "weekday": datetime.isoweekday, "day": lambda t: t.day,
-    "month": lambda t: t.month, "day_of_year": lambda t: t.timetuple().tm_yday,
-}  # fmt: skip
-_OTHERS: dict[str, Callable[..., Compiled]] = {
-    "and": _and, "or": _or, "not": _not, "if_else": _if_else, "is_null": _is_null, "fill_null": _fill_null, "clip": _clip,
-}  # fmt: skip
-
-
 def reader(name: str, kind: Kind, *, bounded: bool = True) -> Callable[[Any], Any]:
-    """Brings a value of a request column into the form that closures compute with."""
+    """Brings a value of a request column into the form that a program computes with."""
     if kind == "string":
         return _checked(name, str, "text")
     if kind == "boolean":
@@ -414,14 +351,6 @@ def reader(name: str, kind: Kind, *, bounded: bool = True) -> Callable[[Any], An
     if kind == "datetime":
         return _moment(name, bounded)
     return _finite(name)
-
-
-def key_reader(name: str, kind: Kind) -> Callable[[Any], Any]:
-    """Like `reader`, but keeps integers exact: a key of 2^53 and more must not be rounded."""
-    read = reader(name, kind, bounded=False)
-    if kind != "integer":
-        return read
-    return lambda value: value if type(value) is int else read(value)
 
 
 def _checked(name: str, kind: type, expected: str) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from serving.access import ANYONE, Access, Caller
 from serving.contract import Row
 from serving.describe import describe
 from serving.explain import explain
+from serving.http1 import Headers
 from serving.inference_protocol import HEADER_LENGTH
 from serving.limits import RateLimits
 from serving.metrics import Metrics, Value
@@ -41,20 +42,20 @@ logger = logging.getLogger("serving")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
 
-SECURITY = [
+# Tuples, which the server encodes once.
+SECURITY: Headers = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-]
-JSON = [(b"content-type", b"application/json"), *SECURITY]
-ARROW = [(b"content-type", arrow.KIND), *SECURITY]
-BINARY = [(b"content-type", b"application/octet-stream"), *SECURITY]
+)
+JSON: Headers = ((b"content-type", b"application/json"), *SECURITY)
+ARROW: Headers = ((b"content-type", arrow.KIND), *SECURITY)
+BINARY: Headers = ((b"content-type", b"application/octet-stream"), *SECURITY)
 JSON_BODY, ARROW_BODY = frozenset({b"application/json"}), frozenset({arrow.KIND})
 # Triton's clients send no content type, others one of these.
 TENSORS_BODY = frozenset({b"application/json", b"application/octet-stream", b"application/vnd.inference-header+json"})
@@ -106,7 +107,7 @@ class App:
     """One worker's application. `pipelines` is filled by the watcher; `draining` makes it say that it is not ready.
 
     As an ASGI application it is what callers reach; `admin` is the same with metrics, pages and descriptions, for the loopback
-    port. `queued` tells how many requests have arrived at this worker and are not answered yet.
+    port. `queued` tells how many requests have begun to be answered by this worker and wait for something.
     """
 
     def __init__(self, options: Options, metrics: Metrics, access: Access, limits: RateLimits) -> None:
@@ -116,7 +117,7 @@ class App:
         self.limits = limits
         self.pipelines: dict[str, Served] = {}
         self.draining = False
-        self.queued: Callable[[], int] = lambda: 1
+        self.queued: Callable[[], int] = lambda: 0
         self.traces: Traces | None = None
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(10)
@@ -142,7 +143,7 @@ class App:
         try:
             self._headers(call, scope["headers"])
             if path not in OPEN:
-                self.admit(call)
+                self.admit(call, counted=not admin)
             if path.startswith("/predict/"):
                 served = self._served(path[9:], scope["method"], "POST", call, "predict")
                 if call.kind == arrow.KIND:
@@ -176,9 +177,10 @@ class App:
             self.metrics.of(call.pipeline).answered(status, time.monotonic() - call.start, call.arm)
             if self.traces is not None and path not in OPEN:
                 self.traces.answered(call, scope["method"], path, status)
-        headers = [*headers, *self._transport, (b"content-length", b"%d" % len(content))]
+        if self._transport:
+            headers = (*headers, *self._transport)
         if self.draining:
-            headers.append((b"connection", b"close"))
+            headers = (*headers, (b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -205,8 +207,9 @@ class App:
         if host not in self._checked_hosts:
             self._check_host(host)
 
-    def admit(self, call: Call) -> None:
-        """Let a request in, before its body is read: a known caller, not too often, not too many at once. Raises Refusal."""
+    def admit(self, call: Call, *, counted: bool = True) -> None:
+        """Let a request in, before its body is read: a known caller, not too often, not too many at once (where it counts among
+        them). Raises Refusal."""
         try:
             caller = call.caller = self.access.caller(call.authorization)
         except Refusal as refusal:
@@ -217,7 +220,7 @@ class App:
             if wait > 0:
                 self.metrics.add("rate_limited_total", (caller.label,))
                 raise Refusal(429, "rate", "This key asks too often; wait as long as Retry-After says.", wait=wait)
-        if self.metrics.in_flight(self.queued()) > self.options.concurrency:
+        if self.metrics.in_flight(self.queued() + counted) > self.options.concurrency:
             self.metrics.add("shed_total", ("concurrency",))
             raise Refusal(503, "concurrency", "Too many requests are being answered at once; try again.", wait=1.0)
         limit = self.options.answer_seconds
@@ -273,18 +276,18 @@ class App:
             raise _too_large(limit)
         return body
 
-    def _refused(self, refusal: Refusal, admin: bool) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    def _refused(self, refusal: Refusal, admin: bool) -> tuple[int, Headers, bytes]:
         headers = JSON
         if refusal.status == 401:
             # Only the loopback port makes a browser ask its user for a key: its pages are for people.
-            headers = [*JSON, (b"www-authenticate", b'Basic realm="evergreen", Bearer' if admin else b'Bearer realm="evergreen"')]
+            headers = (*JSON, (b"www-authenticate", b'Basic realm="evergreen", Bearer' if admin else b'Bearer realm="evergreen"'))
         elif refusal.status == 405:
-            headers = [*JSON, (b"allow", refusal.error.removeprefix("This route takes ").rstrip(".").encode())]
+            headers = (*JSON, (b"allow", refusal.error.removeprefix("This route takes ").rstrip(".").encode()))
         elif refusal.status in (429, 503):
-            headers = [*JSON, (b"retry-after", b"%d" % max(1, math.ceil(refusal.wait)))]
+            headers = (*JSON, (b"retry-after", b"%d" % max(1, math.ceil(refusal.wait))))
         elif refusal.status in (413, 408):
             # The rest of the body is not read, so the connection cannot be used again.
-            headers = [*JSON, (b"connection", b"close")]
+            headers = (*JSON, (b"connection", b"close"))
         return refusal.status, headers, _json({"error": refusal.error, "field": refusal.field, "rule": refusal.rule})
 
     # -- predictions ---------------------------------------------------------------------------------------------------
@@ -330,7 +333,7 @@ class App:
         asked = await _off_loop(body, inference_protocol.decode, view.contract, body, header)
         records = await self._answer(served, view, asked.rows, call)
         content, size = inference_protocol.encode(served.name, records, asked)
-        return content, JSON if size is None else [*BINARY, (HEADER_LENGTH, b"%d" % size)]
+        return content, JSON if size is None else (*BINARY, (HEADER_LENGTH, b"%d" % size))
 
     def _view(self, served: Served) -> View:
         view = served.view
@@ -374,17 +377,19 @@ class App:
     def _compute(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
         call.in_time()
         entity = view.manifest.entity
-        results: list[tuple[Arm, list[float], float]]
+        results: Iterable[tuple[Arm, list[float], float]]
         if len(view.arms) == 1:
             arm = view.arms[0]
-            results = [(arm, *result) for result in zip(*arm.bundle.predict_rows(rows, view.online), strict=True)]
+            results = zip(itertools.repeat(arm), *arm.bundle.predict_rows(rows, view.online), strict=False)
         else:
             arms = [view.arms[view.desired.arm(str(row[entity]))] for row in rows]
             found: dict[int, tuple[Arm, list[float], float]] = {}
             for arm in view.arms:
                 places = [place for place, chosen in enumerate(arms) if chosen is arm]
-                for place, *result in zip(places, *arm.bundle.predict_rows([rows[place] for place in places], view.online), strict=True):
-                    found[place] = (arm, *result)  # type: ignore[assignment]
+                for place, values, output in zip(
+                    places, *arm.bundle.predict_rows([rows[place] for place in places], view.online), strict=True
+                ):
+                    found[place] = (arm, values, output)
             results = [found[place] for place in range(len(rows))]
         now = datetime.now(UTC)
         latency = int((time.monotonic() - call.start) * 1e6)
@@ -396,7 +401,7 @@ class App:
             request, used = arm.bundle.logged(row, values)
             records.append(
                 Record(
-                    day=event_time.astimezone(view.zone).date().isoformat(), id=f"{self._prefix}{next(self._numbers):012x}", at=now,
+                    day=view.day(event_time), id=f"{self._prefix}{next(self._numbers):012x}", at=now,
                     event_time=event_time, pipeline=served.name, bundle=arm.bundle.digest, arm=arm.name, entity=row[entity], request=request,
                     row=used, output=output, online_as_of=view.online_as_of, latency_us=latency, ood=arm.bundle.outside(values),
                 )
@@ -450,7 +455,7 @@ class App:
             results.append({"bundle": arm.bundle.digest, "rows": result.rows, "difference": result.difference, "row_ms": result.row_ms})
         return _json({"bundles": results})
 
-    def _plain_route(self, path: str, scope: Scope, call: Call, admin: bool) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    def _plain_route(self, path: str, scope: Scope, call: Call, admin: bool) -> tuple[bytes, Headers]:
         if path not in ROUTES and not (admin and path in ADMIN_ROUTES):
             raise _unknown_route()
         if path not in OPEN:
@@ -459,8 +464,8 @@ class App:
             raise Refusal(405, "method", "This route takes GET.")
         if path in self._pages:
             content, kind = self._pages[path]
-            policy = [(name, PAGE_POLICY if name == b"content-security-policy" else value) for name, value in SECURITY]
-            return content, [(b"content-type", kind.encode()), *policy]
+            policy = ((name, PAGE_POLICY if name == b"content-security-policy" else value) for name, value in SECURITY)
+            return content, ((b"content-type", kind.encode()), *policy)
         match path:
             case "/healthz" | "/v2/health/live":
                 return _json({"live": True}), JSON
@@ -476,7 +481,7 @@ class App:
         self.metrics.in_flight(self.queued())
         self.metrics.measure(self.log_error() is not None)
         text = self.metrics.prometheus(list(self.gauges()))
-        return text.encode(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *SECURITY]
+        return text.encode(), ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *SECURITY)
 
     def _visible(self, call: Call) -> list[str]:
         """Names of the pipelines that a caller may ask."""

@@ -1,4 +1,4 @@
-"""Running the application: uvicorn's HTTP with limits on slow and oversized requests, the watcher, samples, and draining."""
+"""Running the application: uvicorn's server with our HTTP (`serving.http1`), the watcher, samples, and draining."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bundle import service_log
 from bundle.files import Stamp, stamp
 from serving.access import Access
 from serving.app import App
+from serving.http1 import Connection
 from serving.limits import RateLimits
 from serving.listening import Inherited, is_loopback, tls
 from serving.metrics import Metrics
@@ -30,64 +30,6 @@ from serving.options import Options
 from serving.state import Served, discover
 
 logger = logging.getLogger("serving")
-
-TIMEOUT_ANSWER = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 86\r\n\r\n"
-    b'{"error": "The request did not arrive in time.", "field": null, "rule": "request_time"}'
-)
-HEADERS_ANSWER = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 78\r\n\r\n"
-    b'{"error": "The request\'s headers are too large.", "field": null, "rule": "headers"}'
-)
-
-
-class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which by itself waits for ever for slow headers and bodies and keeps headers of any size."""
-
-    header_limit = 32 << 10
-
-    def connection_made(self, transport: Any) -> None:
-        self.begun: float | None = time.monotonic()
-        self._header_bytes = 0
-        self._in_headers = True
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            if self.begun is None:
-                self.begun = time.monotonic()
-            self._header_bytes += len(data)
-            # A body that came in the same piece counts too, hence only when the headers still did not end.
-            super().data_received(data)
-            if self._in_headers and self._header_bytes > self.header_limit and not self.transport.is_closing():
-                self.transport.write(HEADERS_ANSWER)
-                self.transport.close()
-        else:
-            super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        self._in_headers = False
-        if self.begun is not None:
-            self.scope["begun"] = self.begun  # type: ignore[typeddict-unknown-key]
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._in_headers, self._header_bytes, self.begun = True, 0, None
-        super().on_message_complete()
-
-    def overdue(self, before: float) -> bool:
-        """Whether a request began before a moment and has not wholly arrived yet."""
-        return self.begun is not None and self.begun < before
-
-    def end(self) -> None:
-        """Close an overdue connection; where no answer has begun yet, say why."""
-        if self.transport.is_closing():
-            return
-        if self._in_headers and self._header_bytes == 0:
-            pass  # a connection that was never used
-        elif self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            self.transport.write(TIMEOUT_ANSWER)
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -169,10 +111,11 @@ async def _run(options: Options, inherited: Inherited) -> None:
     context = tls(options.certificate, options.private_key) if options.certificate else None
 
     def config(application: Any, secured: bool) -> uvicorn.Config:
-        protocol = type("Protocol", (LimitedProtocol,), {"header_limit": options.header_limit})
+        limits = {"header_limit": options.header_limit, "request_seconds": options.request_seconds, "idle_seconds": options.idle_seconds}
+        protocol = type("Protocol", (Connection,), limits)
         return uvicorn.Config(
             application, http=protocol, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None, server_header=False,
-            date_header=False, proxy_headers=False, timeout_keep_alive=int(options.idle_seconds), limit_concurrency=options.connection_limit,
+            date_header=False, proxy_headers=False, limit_concurrency=options.connection_limit,
             timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
             ssl_context_factory=(lambda *_: context) if context is not None and secured else None,
         )  # fmt: skip
@@ -188,7 +131,7 @@ async def _run(options: Options, inherited: Inherited) -> None:
     tasks = [
         watching := asyncio.create_task(_watch(app, options, worker, looked)),
         asyncio.create_task(_sample(app, options)),
-        asyncio.create_task(_sweep(server, options)),
+        asyncio.create_task(_sweep(server)),
         asyncio.create_task(_follow(app, context)),
     ]
     if options.workers > 1:
@@ -280,14 +223,14 @@ def _write_sample(app: App, options: Options) -> None:
         logger.error("a service sample could not be written: %s", error)
 
 
-async def _sweep(server: Server, options: Options) -> None:
-    """Close connections whose request takes too long to arrive."""
+async def _sweep(server: Server) -> None:
+    """Close connections whose request takes too long to arrive, and idle ones."""
     while True:
         await asyncio.sleep(1.0)
-        before = time.monotonic() - options.request_seconds
+        now = time.monotonic()
         for connection in server.connections():
-            if isinstance(connection, LimitedProtocol) and connection.overdue(before):
-                connection.end()
+            if isinstance(connection, Connection):
+                connection.sweep(now)
 
 
 async def _follow_parent(server: Server, parent: int) -> None:

@@ -12,14 +12,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import msgspec
-import numpy as np
 
 from bundle.desired import Actual, ArmState, Desired, arm_name, unseal
 from bundle.files import Stamp, stamp, write_atomically
@@ -44,12 +44,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class View:
-    """All that one request needs, never changed once published."""
+    """All that one request needs, never changed once published. `day` is the local day of an event time, as ISO 8601."""
 
     desired: Desired
     arms: tuple[Arm, ...]
     contract: Contract
-    zone: ZoneInfo
+    day: Callable[[datetime], str]
     online: Snapshot
     online_as_of: str | None
     golden_ms: float
@@ -57,6 +57,16 @@ class View:
     @property
     def manifest(self) -> Manifest:
         return self.arms[0].bundle.manifest
+
+
+def local_day(zone: ZoneInfo) -> Callable[[datetime], str]:
+    """Requests ask for the same few moments again and again, and a day takes longer to write than to look up."""
+
+    @lru_cache(maxsize=4096)
+    def day(moment: datetime) -> str:
+        return moment.astimezone(zone).date().isoformat()
+
+    return day
 
 
 class Serial(msgspec.Struct, frozen=True):
@@ -188,7 +198,7 @@ class Served:
                 )
         online = self._online or Snapshot.empty(self.name, date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC))
         view = View(
-            desired, arms, Contract(manifest, self._options.row_limit, self._options.text_limit), ZoneInfo(manifest.timezone),
+            desired, arms, Contract(manifest, self._options.row_limit, self._options.text_limit), local_day(ZoneInfo(manifest.timezone)),
             online, self._online.as_of.isoformat() if self._online else None, bundles[desired.arms[0][0]][1],
         )  # fmt: skip
         # Whoever sees the new view must not see the error of the state before.
@@ -210,8 +220,10 @@ class Served:
         if bundle.manifest.pipeline != self.name:
             raise ValueError(f"bundle {digest} is of pipeline {bundle.manifest.pipeline!r}, not of {self.name!r}")
         golden = bundle.check_golden()
-        # XGBoost and treelite build what they need on first use; a request should not pay for it.
-        bundle.model.margin_of_many(np.zeros((1, len(bundle.manifest.features)), dtype=np.float32))
+        # Engines build what they need on first use; a request should not pay for it.
+        bundle.model.measure(bundle.golden_matrix())
+        engine = bundle.model.engine
+        logger.info("%s: bundle %s computes up to %d rows with %s trees", self.name, digest[:12], engine.crossover, engine.name)
         return bundle, golden.row_ms
 
     def _take_online(self) -> None:

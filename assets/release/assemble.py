@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -14,6 +15,7 @@ from assets.monitoring.champion import candidate_reference
 from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
 from bundle.bounds import learn
+from bundle.compiled_trees import Compiled, NotCompiledError
 from bundle.manifest import BundleError, GoldenRow, RequestField, bundle_files, environment, from_files, golden_rows, verify
 from bundle.model import TOLERANCE, Model
 from bundle.program import FeatureProgram
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from resources.ledger import Ledger
     from resources.reports import Report
+
+logger = logging.getLogger(__name__)
 
 DAY = timedelta(days=1)
 # Features of one row computed in two ways differ by rounding to float32 at most.
@@ -89,6 +93,7 @@ def assemble(
         golden=golden.rows,
         golden_online=golden.snapshot,
         reference=candidate_reference(rows.frame, program, model),
+        compiled=compiled(model),
         bounds=learn(program.matrix(rows.frame), program.names, program.categorical),
         candidate=digest,
         training_set=facts.training_set,
@@ -96,6 +101,15 @@ def assemble(
         evidence={name: report.digest for name, report in reports.items() if report is not None},
         sign=keys.sign,
     )
+
+
+def compiled(model: Model) -> Compiled | None:
+    """The trees of a model as machine code, where this machine has a compiler; endpoints do without it, only slower."""
+    try:
+        return model.compiled()
+    except NotCompiledError as error:
+        logger.warning("the bundle holds no compiled trees: %s", error)
+        return None
 
 
 def as_of(candidate: Mapping[str, bytes]) -> date:

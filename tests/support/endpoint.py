@@ -28,6 +28,7 @@ import numpy as np
 
 from bundle import signing
 from bundle.bounds import learn
+from bundle.compiled_trees import Compiled
 from bundle.desired import Actual, Desired
 from bundle.digests import folder_digest
 from bundle.expression import category, col, days, join, rate
@@ -130,13 +131,19 @@ def training_matrix(seed: int = 0) -> np.ndarray:
     return matrix
 
 
+@lru_cache(maxsize=8)
+def compiled(seed: int = 0, rounds: int = 40) -> Compiled:
+    """The small model's trees as machine code; the tests need a C compiler."""
+    return model(seed, rounds).compiled()
+
+
 def files(private_key: bytes, seed: int = 0, rounds: int = 40, with_online: bool = True, **changes: Any) -> dict[str, bytes]:
     """The files of a signed toy bundle."""
     online = snapshot()
     found: dict[str, Any] = {
         "pipeline": NAME, "created_as_of": DAY.isoformat(), "program": program(), "model": model(seed, rounds), "label": "late", "risk": "minimal",
         "request": CONTRACT, "golden": golden_rows(program(), model(seed, rounds), [request(n) for n in range(20)], online),
-        "golden_online": online if with_online else None, "candidate": "c" * 64, "training_set": "t" * 64,
+        "golden_online": online if with_online else None, "compiled": compiled(seed, rounds), "candidate": "c" * 64, "training_set": "t" * 64,
         "sign": lambda content: signing.sign(private_key, content), "purpose": "Probability that an order is late.", "owner": "team:orders", "metrics": {"test_log_loss": 0.4},
         "bounds": learn(training_matrix(seed), program().names, program().categorical),
     }  # fmt: skip

@@ -1,0 +1,178 @@
+"""HTTP/1.1 as clients really speak it: pipelined, in pieces, with doubts, and with things that nobody here understands."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+
+import pytest
+
+from tests.endpoint.conftest import Shared
+from tests.support.endpoint import NAME, request
+
+URL = f"/predict/{NAME}"
+
+
+def post(body: bytes, *headers: str, target: str = URL, version: str = "1.1") -> bytes:
+    lines = [f"POST {target} HTTP/{version}", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def one(number: int) -> bytes:
+    return json.dumps(request(number)).encode()
+
+
+def many(first: int, rows: int) -> bytes:
+    return json.dumps({"instances": [request(first + index) for index in range(rows)]}).encode()
+
+
+def connect(shared: Shared) -> socket.socket:
+    port = int(shared.server.url.rsplit(":", 1)[1])
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes, bytes]]:
+    """Status, headers and content of the next answers, in order; fewer when the server closes."""
+    found, held = [], b""
+    while len(found) < count:
+        end = held.find(b"\r\n\r\n")
+        head = held[:end]
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
+        if end >= 0 and length is not None and len(held) >= end + 4 + int(length[1]):
+            content, held = held[end + 4 : end + 4 + int(length[1])], held[end + 4 + int(length[1]) :]
+            found.append((int(head[9:12]), head, content))
+        elif piece := connection.recv(1 << 16):
+            held += piece
+        else:
+            break
+    return found
+
+
+def closed(connection: socket.socket) -> bool:
+    return connection.recv(1) == b""
+
+
+def test_pipelined_requests_are_answered_in_their_order(shared: Shared) -> None:
+    # Batches are computed in a thread, so answers to those behind them would be there sooner.
+    bodies = [many(0, 200), one(1), many(2, 100), one(3), one(4), b"{", one(5), many(6, 250), one(7)] * 3
+    with connect(shared) as connection:
+        connection.sendall(b"".join(map(post, bodies)))
+        found = answers(connection, len(bodies))
+    assert [status for status, _, _ in found] == [400 if body == b"{" else 200 for body in bodies]
+    for body, (status, _, content) in zip(bodies, found, strict=True):
+        if status == 200:
+            rows, told = json.loads(body).get("instances"), json.loads(content)
+            assert len(told["predictions"]) == len(rows) if rows else "prediction" in told
+    expected = [
+        shared.server.client.post(URL, content=body, headers={"content-type": "application/json"}).json() for body in (one(1), one(5))
+    ]
+    assert [json.loads(found[place][2])["prediction"] for place in (1, 6)] == [answer["prediction"] for answer in expected]
+
+
+def test_requests_that_come_byte_by_byte_or_in_chunks_are_whole_in_the_end(shared: Shared) -> None:
+    body = one(8)
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:50], body[50:])) + b"0\r\n\r\n"
+    chunked = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + chunks
+    with connect(shared) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for whole in (post(body), chunked):
+            for place in range(len(whole)):
+                connection.sendall(whole[place : place + 1])
+        found = answers(connection, 2)
+    assert [status for status, _, _ in found] == [200, 200]
+    assert len({json.loads(content)["prediction"] for _, _, content in found}) == 1
+
+
+def test_a_client_that_asks_before_it_sends_is_told_to_go_on_or_refused(shared: Shared) -> None:
+    whole = post(one(9), "Expect: 100-continue")
+    end = whole.index(b"\r\n\r\n") + 4
+    with connect(shared) as connection:
+        connection.sendall(whole[:end])
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(whole[end:])
+        assert answers(connection, 1)[0][0] == 200
+    with connect(shared) as connection:
+        connection.sendall(whole[:end].replace(b"application/json", b"text/html"))
+        assert answers(connection, 1)[0][0] == 415
+    with connect(shared) as connection:
+        connection.sendall(re.sub(rb"Content-Length: \d+", b"Content-Length: 99999999", whole[:end]))
+        assert answers(connection, 1)[0][0] == 413
+        assert closed(connection)
+
+
+@pytest.mark.parametrize(
+    ("whole", "stays_open"),
+    [
+        (post(one(1)), True),
+        (post(one(1), "Connection: close"), False),
+        (post(one(1), version="1.0"), False),
+        (post(one(1), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"), True),
+        (post(one(1), "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), True),
+    ],
+    ids=["keep-alive", "close", "HTTP/1.0", "h2c", "websocket"],
+)
+def test_a_connection_stays_open_only_where_both_sides_want_it(shared: Shared, whole: bytes, stays_open: bool) -> None:
+    with connect(shared) as connection:
+        connection.sendall(whole)
+        ((status, head, _),) = answers(connection, 1)
+        assert status == 200
+        assert (b"connection: close" in head) is not stays_open
+        if stays_open:
+            connection.sendall(post(one(2)))
+            assert answers(connection, 1)[0][0] == 200
+        else:
+            assert closed(connection)
+
+
+def test_head_has_the_headers_of_get_and_no_content(shared: Shared) -> None:
+    with connect(shared) as connection:
+        connection.sendall(
+            b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )
+        told = b""
+        while piece := connection.recv(1 << 16):
+            told += piece
+    head, _, rest = told.partition(b"\r\n\r\n")
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert re.findall(rb"content-length: \d+", head) == re.findall(rb"content-length: \d+", rest)
+
+
+def test_what_is_no_request_ends_the_connection_after_the_answers_that_are_due(shared: Shared) -> None:
+    with connect(shared) as connection:
+        connection.sendall(post(many(0, 250)) + b"nonsense\r\n\r\n")
+        assert answers(connection, 5)[0][0] == 200
+    with connect(shared) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert answers(connection, 1)[0][0] == 400
+        assert closed(connection)
+    with connect(shared) as connection:
+        connection.sendall(b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert answers(connection, 1)[0][0] == 400
+    for lengths in ("Content-Length: 5\r\nContent-Length: 6", "Content-Length: 5\r\nTransfer-Encoding: chunked"):
+        with connect(shared) as connection:
+            connection.sendall(f"POST {URL} HTTP/1.1\r\nhost: localhost\r\n{lengths}\r\n\r\n".encode())
+            assert answers(connection, 1)[0][0] == 400
+            assert closed(connection)
+
+
+def test_clients_that_leave_in_the_middle_leave_nothing_behind(shared: Shared) -> None:
+    whole = post(many(0, 300))
+    for place in (0, 10, whole.index(b"\r\n\r\n") + 4, len(whole) - 1, len(whole)):
+        for _ in range(5):
+            with connect(shared) as connection:
+                connection.sendall(whole[:place])
+    end = time.monotonic() + 10
+    while len(list(_sockets(shared))) > 2:  # the listener, and the shared client's own connection
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert shared.server.client.post(URL, json=request(1)).status_code == 200
+
+
+def _sockets(shared: Shared) -> list[str]:
+    """Connections to the public port that the server's side still holds."""
+    import psutil
+
+    port = int(shared.server.url.rsplit(":", 1)[1])
+    return [str(found) for found in psutil.Process(shared.server.process.pid).net_connections("tcp") if found.laddr.port == port]
