@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from typing import Any
 
 import httpx
 import numpy as np
+import openapi_spec_validator
 import polars as pl
+from openapi_schema_validator import OAS31Validator
 
 from bundle import prediction_log, service_log
 from bundle.program import compile_batch
@@ -101,20 +104,33 @@ def test_state_golden_rows_metrics_and_samples(shared: Shared) -> None:
     assert service_log.percentile({"0": 1, "10": 98, "20": 1}, 0.5) == service_log.BOUNDS[10]
 
 
-def test_descriptions_and_docs_load_nothing_from_elsewhere(shared: Shared) -> None:
+def test_the_description_is_valid_openapi_and_tells_the_truth(shared: Shared) -> None:
     client = shared.server.admin
     description = client.get("/openapi.json").json()
+    openapi_spec_validator.validate(description)
     schema = description["components"]["schemas"][NAME]
     assert (description["openapi"], schema["required"]) == ("3.1.0", list(CONTRACT))
-    body = description["paths"][f"/predict/{NAME}"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    assert client.post(URL, json=body).status_code == 200
-    inference = description["paths"][f"/v2/models/{NAME}/infer"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    assert client.post(f"/v2/models/{NAME}/infer", json=inference).status_code == 200
-    for path, verbs in description["paths"].items():
-        if "get" in verbs:
-            assert client.get(path).status_code == 200, path
+    paths = {path.replace("{version}", shared.digest): verbs for path, verbs in description["paths"].items()}
+    for path, verbs in paths.items():
+        for verb, operation in verbs.items():
+            body = operation["requestBody"]["content"]["application/json"] if verb == "post" else {}
+            answer = client.request(verb, path, json=body.get("example"))
+            assert answer.status_code == 200, (verb, path, answer.text)
+            for described, value in ((body.get("schema"), body.get("example")), (described_answer(operation), answer)):
+                if described:
+                    whole = {**described, "components": description["components"]}
+                    OAS31Validator(whole).validate(value.json() if isinstance(value, httpx.Response) else value)
+
+
+def described_answer(operation: dict[str, Any]) -> dict[str, Any] | None:
+    """The schema of a success, where it has one."""
+    found: dict[str, Any] | None = operation["responses"]["200"]["content"].get("application/json", {}).get("schema")
+    return found
+
+
+def test_the_pages_load_nothing_from_elsewhere(shared: Shared) -> None:
     for path in ("/docs", "/docs.js", "/docs.css"):
-        page = client.get(path)
+        page = shared.server.admin.get(path)
         assert page.status_code == 200
         assert "http://" not in page.text.replace("http://www.w3.org", "")
         assert "https://" not in page.text
