@@ -210,7 +210,7 @@ def _type(field: RequestField, text_limit: int) -> Any:
     kind: Any
     match field.kind:
         case "string":
-            text = Annotated[str, Meta(max_length=text_limit, pattern=field.pattern)]
+            text = Annotated[str, Meta(max_length=text_limit, pattern=field.pattern and _to_the_end(field.pattern))]
             kind = text if field.values is None else Literal[field.values]
         case "float":
             kind = Annotated[float, Meta(ge=field.ge, le=field.le)]
@@ -224,6 +224,11 @@ def _type(field: RequestField, text_limit: int) -> Any:
         case "datetime":
             kind = Annotated[datetime, Meta(tz=True)]
     return kind | None if field.nullable else kind
+
+
+def _to_the_end(pattern: str) -> str:
+    """The same pattern, whose final `$` is the end of the text, as JSON Schema has it: Python's would let a line break follow."""
+    return pattern[:-1] + r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
 
 
 def example(manifest: Manifest) -> Row:

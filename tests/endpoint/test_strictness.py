@@ -51,6 +51,7 @@ TABLE = [
     ("above le", changed(items=51), 422, "items", "le 50"),
     ("not one of the values", changed(method=SECRET), 422, "method", "values"),
     ("not the pattern", changed(order_id=f"{SECRET}!"), 422, "order_id", "pattern"),
+    ("the pattern and a line break", changed(order_id="order-4\n"), 422, "order_id", "pattern"),
     ("text too long", changed(shop="x" * 1001), 422, "shop", "string"),
     ("time without an offset", changed(event_time="2024-01-10T10:00:00"), 422, "event_time", "datetime"),
     ("time as a number", changed(event_time=1704880800), 422, "event_time", "datetime"),
