@@ -18,7 +18,7 @@ from pathlib import Path
 from bundle.api_keys import FILE
 from serving import logs
 from serving.access import has_active
-from serving.listening import Inherited, is_loopback, tls
+from serving.listening import Inherited, is_loopback, listen, tls
 from serving.options import Options
 from serving.tokens import DEFAULT_ALGORITHMS, TokenRules
 
@@ -32,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--public-key", type=Path, help="the platform's public key, PEM (default: <root>/../keys/platform.pub)")
     made.add_argument("--host", default="127.0.0.1")
     made.add_argument("--port", type=int, default=8080)
+    made.add_argument(
+        "--grpc-port", type=int, metavar="PORT", help="also serve the Open Inference Protocol over gRPC, on this port of --host"
+    )
     made.add_argument("--workers", type=int, default=1, help="processes that share the port")
     made.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="also answer requests for this host name on loopback"
@@ -92,9 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     found = parser().parse_args(given)
     logs.configure(found.json_logs)
-    if found.workers < 1 or not 0 <= found.port < 65536 or not 0 <= found.admin_port < 65536:
+    if found.workers < 1 or not all(0 <= port < 65536 for port in (found.port, found.admin_port, found.grpc_port or 0)):
         return refuse(
-            f"--workers {found.workers} --port {found.port} --admin-port {found.admin_port}: give at least one worker, and ports from 0 to 65535.",
+            f"--workers {found.workers} --port {found.port} --admin-port {found.admin_port} --grpc-port {found.grpc_port}: "
+            "give at least one worker, and ports from 0 to 65535.",
             WRONG_USE,
         )
     root = found.root.absolute()
@@ -105,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sample_seconds=found.sample_seconds, segment_bytes=found.segment_bytes, segment_seconds=found.segment_seconds,
             sync_seconds=found.sync_seconds, reserve_bytes=found.reserve_bytes,
             body_limit=found.body_limit, row_limit=found.row_limit, request_seconds=found.request_seconds, admin_host=found.admin_host,
-            admin_port=found.admin_port, keys=found.keys or public_key.parent / FILE, public=not _both_loopback(found), tokens=_tokens(found),
+            admin_port=found.admin_port, grpc_port=found.grpc_port, keys=found.keys or public_key.parent / FILE, public=not _both_loopback(found), tokens=_tokens(found),
             token_per_second=found.jwt_rate, certificate=found.tls_certificate, private_key=found.tls_key, concurrency=found.concurrency,
             answer_seconds=found.answer_seconds, traces=found.traces, json_logs=found.json_logs,
         )  # fmt: skip
@@ -124,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         inherited = Inherited.made(options)
+        if options.grpc_port is not None:
+            # Workers share this port by themselves, and would share it with a stranger, too.
+            listen(options.host, options.grpc_port).close()
         options.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return refuse(str(error), CANNOT_START)

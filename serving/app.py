@@ -145,7 +145,7 @@ class App:
             if path not in OPEN:
                 self.admit(call, counted=not admin)
             if path.startswith("/predict/"):
-                served = self._served(path[9:], scope["method"], "POST", call, "predict")
+                served = self.served(path[9:], scope["method"], "POST", call, "predict")
                 if call.kind == arrow.KIND:
                     content, headers = await self._predict_arrow(served, await self._body(receive, call, ARROW_BODY), call), ARROW
                 else:
@@ -153,10 +153,10 @@ class App:
             elif path.startswith("/v2/models/"):
                 content, headers = await self._model_route(path[11:], scope, receive, call)
             elif path.startswith("/explain/"):
-                served = self._served(path[9:], scope["method"], "POST", call, "explain")
+                served = self.served(path[9:], scope["method"], "POST", call, "explain")
                 content = await self._explain(served, await self._body(receive, call), call)
             elif path.startswith("/models/"):
-                content = _json(describe(self._view(self._served(path[8:], scope["method"], "GET", call, "metadata")), admin))
+                content = _json(describe(self.view(self.served(path[8:], scope["method"], "GET", call, "metadata")), admin))
             else:
                 content, headers = self._plain_route(path, scope, call, admin)
             status = 200
@@ -238,7 +238,7 @@ class App:
         if len(self._checked_hosts) < 100:
             self._checked_hosts.add(host)
 
-    def _served(self, name: str, method: str, allowed: str, call: Call, scope: str) -> Served:
+    def served(self, name: str, method: str, allowed: str, call: Call, scope: str) -> Served:
         """The pipeline, for a caller who may. Raises Refusal."""
         call.caller.permit(scope, name)
         served = self.pipelines.get(name)
@@ -293,9 +293,9 @@ class App:
     # -- predictions ---------------------------------------------------------------------------------------------------
 
     async def _predict(self, served: Served, body: bytes, call: Call) -> bytes:
-        view = self._view(served)
+        view = self.view(served)
         rows, batch = view.contract.decode(body)
-        records = await self._answer(served, view, rows, call)
+        records = await self.answer(served, view, rows, call)
         answers = [
             {
                 "id": record.id,
@@ -310,13 +310,13 @@ class App:
         return _json({"predictions": answers} if batch else answers[0])
 
     async def _predict_arrow(self, served: Served, body: bytes, call: Call) -> bytes:
-        view = self._view(served)
+        view = self.view(served)
         rows = await asyncio.to_thread(arrow.decode, view.contract, body)
-        records = await self._answer(served, view, rows, call)
+        records = await self.answer(served, view, rows, call)
         return await asyncio.to_thread(arrow.encode, records)
 
     async def _explain(self, served: Served, body: bytes, call: Call) -> bytes:
-        view = self._view(served)
+        view = self.view(served)
         rows, batch = view.contract.decode(body)
 
         def explained() -> list[dict[str, Any]]:
@@ -327,21 +327,20 @@ class App:
         return _json({"explanations": explanations} if batch else explanations[0])
 
     async def _infer(self, served: Served, body: bytes, header: bytes | None, call: Call, version: str | None) -> tuple[bytes, Headers]:
-        view = self._view(served)
-        if version is not None and version != view.arms[0].bundle.digest:
-            raise Refusal(404, "version", "This version is not the champion; leave the version out, or ask for the champion.")
-        asked = await _off_loop(body, inference_protocol.decode, view.contract, body, header)
-        records = await self._answer(served, view, asked.rows, call)
+        view = self.view(served)
+        check_version(view, version)
+        asked = await off_loop(len(body), inference_protocol.decode, view.contract, body, header)
+        records = await self.answer(served, view, asked.rows, call)
         content, size = inference_protocol.encode(served.name, records, asked)
         return content, JSON if size is None else (*BINARY, (HEADER_LENGTH, b"%d" % size))
 
-    def _view(self, served: Served) -> View:
+    def view(self, served: Served) -> View:
         view = served.view
         if view is None:
             raise Refusal(503, "ready", "No verified bundle of this pipeline is being served yet.")
         return view
 
-    async def _answer(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
+    async def answer(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
         """Predict and log; when this returns, every prediction is in the log. Raises OSError where it cannot be."""
         log = served.log
         if log.full:
@@ -411,6 +410,11 @@ class App:
 
     # -- routes --------------------------------------------------------------------------------------------------------
 
+    def model_ready(self, served: Served, version: str | None) -> bool:
+        """Whether a pipeline, or this bundle of it, is being served."""
+        view = served.view
+        return view is not None and not self.draining and version in (None, *(arm.bundle.digest for arm in view.arms))
+
     async def _model_route(self, path: str, scope: Scope, receive: Receive, call: Call) -> tuple[bytes, Headers]:
         """`/v2/models/<name>[/versions/<digest>][/<what>]`: the answer with its headers."""
         name, *rest = path.split("/")
@@ -419,12 +423,12 @@ class App:
             version, rest = rest[1], rest[2:]
         what = rest[0] if len(rest) == 1 else "" if not rest else None
         if what == "infer":
-            served = self._served(name, scope["method"], "POST", call, "predict")
+            served = self.served(name, scope["method"], "POST", call, "predict")
             named = dict(scope["headers"])
             # A web page from elsewhere can send a body without a kind, too, but not without saying where it is from.
             body = await self._body(receive, call, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
             return await self._infer(served, body, named.get(HEADER_LENGTH), call, version)
-        return self._model(name, version, what, self._served(name, scope["method"], "GET", call, "metadata")), JSON
+        return self._model(name, version, what, self.served(name, scope["method"], "GET", call, "metadata")), JSON
 
     def _model(self, name: str, version: str | None, what: str | None, served: Served) -> bytes:
         if what == "actual" and version is None:
@@ -433,11 +437,10 @@ class App:
             raise _unknown_route()
         view = served.view
         if what == "ready":
-            ready = view is not None and not self.draining and version in (None, *(arm.bundle.digest for arm in view.arms))
-            if not ready:
+            if not self.model_ready(served, version):
                 raise Refusal(503, "ready", "This model is not ready.")
             return _json({"name": name, "ready": True})
-        view = self._view(served)
+        view = self.view(served)
         if version is not None and version not in [arm.bundle.digest for arm in view.arms]:
             raise Refusal(404, "version", "This version is not being served.")
         if what == "golden":
@@ -473,7 +476,7 @@ class App:
                 return self._ready(path), JSON
             case "/v2":
                 return _json(
-                    {"name": "evergreen", "version": openapi.VERSION, "extensions": ["binary_tensor_data"], "models": self._visible(call)}
+                    {"name": "evergreen", "version": openapi.VERSION, "extensions": openapi.EXTENSIONS, "models": self._visible(call)}
                 ), JSON
             case "/openapi.json":
                 views = {name: served.view for name in self._visible(call) if (served := self.pipelines[name]).view is not None}
@@ -486,6 +489,11 @@ class App:
     def _visible(self, call: Call) -> list[str]:
         """Names of the pipelines that a caller may ask."""
         return sorted(name for name in self.pipelines if not call.caller.pipelines or name in call.caller.pipelines)
+
+    @property
+    def ready(self) -> bool:
+        """At least one pipeline is known, all known ones are served, and the server is not about to stop."""
+        return bool(self.pipelines) and not self.draining and all(served.view for served in self.pipelines.values())
 
     def _ready(self, path: str) -> bytes:
         """Ready: at least one pipeline is known, all known ones are served, and the server is not about to stop. Names of pipelines
@@ -530,13 +538,19 @@ ROUTES = frozenset({*OPEN, "/v2", "/v2/health/live", "/v2/health/ready"})
 ADMIN_ROUTES = frozenset({"/metrics", "/openapi.json", *FILES})
 
 
+def check_version(view: View, version: str | None) -> None:
+    """Raises Refusal where a prediction is asked of a bundle other than the champion."""
+    if version is not None and version != view.arms[0].bundle.digest:
+        raise Refusal(404, "version", "This version is not the champion; leave the version out, or ask for the champion.")
+
+
 class _Gone(Exception):  # noqa: N818
     """The client closed the connection."""
 
 
-async def _off_loop(body: bytes, work: Callable[..., T], *arguments: Any) -> T:
-    """Work on a body: in a thread where the body is large."""
-    return work(*arguments) if len(body) < LARGE_BODY else await asyncio.to_thread(work, *arguments)
+async def off_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Work on a body of `size` bytes: in a thread where it is large."""
+    return work(*arguments) if size < LARGE_BODY else await asyncio.to_thread(work, *arguments)
 
 
 async def _flushed(log: Writer) -> None:

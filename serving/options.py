@@ -46,6 +46,7 @@ class Options:
     reserve_bytes: int = RESERVE_BYTES
     admin_host: str = "127.0.0.1"
     admin_port: int = 8081
+    grpc_port: int | None = None
     keys: Path = Path("api_keys.json")
     public: bool = False
     tokens: TokenRules | None = None

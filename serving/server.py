@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -29,6 +29,9 @@ from serving.metrics import Metrics
 from serving.options import Options
 from serving.state import Served, discover
 
+if TYPE_CHECKING:
+    from serving.grpc_service import GrpcServer
+
 logger = logging.getLogger("serving")
 
 
@@ -37,9 +40,11 @@ class Server(uvicorn.Server):
     ready; then no new connections; then, after those just made had their answer, the rest close. The admin port, a server
     beside it without its limits on callers, goes last."""
 
-    def __init__(self, config: uvicorn.Config, app: App, admin: uvicorn.Server, admin_listener: socket.socket) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: App, admin: uvicorn.Server, admin_listener: socket.socket, rpc: GrpcServer | None
+    ) -> None:
         super().__init__(config)
-        self._app, self._admin, self._admin_listener = app, admin, admin_listener
+        self._app, self._admin, self._admin_listener, self._rpc = app, admin, admin_listener, rpc
 
     def connections(self) -> list[object]:
         return [*self.server_state.connections, *self._admin.server_state.connections]
@@ -49,6 +54,8 @@ class Server(uvicorn.Server):
         self._admin.lifespan = self._admin.config.lifespan_class(self._admin.config)
         await self._admin.startup(sockets=[self._admin_listener])
         await super().startup(sockets)
+        if self._rpc is not None:
+            await self._rpc.start()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -76,6 +83,8 @@ class Server(uvicorn.Server):
             await self._accept_waiting(listener)
             listener.close()
         await asyncio.sleep(self._app.options.notice_seconds)
+        if self._rpc is not None:
+            await self._rpc.stop()
         await super().shutdown(sockets)
         await self._admin.shutdown([self._admin_listener])
 
@@ -121,8 +130,13 @@ async def _run(options: Options, inherited: Inherited) -> None:
         )  # fmt: skip
 
     admin = uvicorn.Server(config(app.admin, secured=not is_loopback(options.admin_host)))
-    server = Server(config(app, secured=True), app, admin, inherited.admin)
-    app.queued = lambda: len(server.server_state.tasks)
+    rpc = None
+    if options.grpc_port is not None:
+        from serving.grpc_service import GrpcServer
+
+        rpc = GrpcServer(app, options)
+    server = Server(config(app, secured=True), app, admin, inherited.admin, rpc)
+    app.queued = lambda: len(server.server_state.tasks) + (rpc.active if rpc else 0)
     if options.traces is not None:
         from serving.traces import Traces
 
