@@ -15,7 +15,7 @@ import msgspec
 from bundle import signing
 
 FORMAT = 1
-CHAMPION = "champion"
+CHAMPION, SHADOW = "champion", "shadow"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -23,6 +23,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which bundles of a pipeline answer which share of the traffic: `arms` are (bundle digest, share), champion first.
 
+    `shadows` are bundles that are scored beside the answers and answer nothing themselves. Requests are divided by the value of
+    the request's column `key` (empty: the entity); `salt` divides anew, so that one split says nothing about the next one.
     `serial` grows by every change and never goes back: an endpoint refuses a smaller one. `ledger_entry` names the entry
     that caused it, `issued` the moment of that entry.
     """
@@ -30,6 +32,9 @@ class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pipeline: str
     serial: int
     arms: tuple[tuple[str, float], ...]
+    shadows: tuple[str, ...] = ()
+    key: str = ""
+    salt: str = ""
     ledger_entry: str = ""
     issued: str = ""
     format: int = FORMAT
@@ -44,14 +49,14 @@ class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """What is signed."""
         return signing.DESIRED + self.payload
 
-    def arm(self, entity: str) -> int:
-        """Index of the arm that answers for an entity: the same for every request about it, whatever worker gets it.
+    def arm(self, value: str) -> int:
+        """Index of the arm that answers for a value of the key: the same for every request with it, whatever worker gets it.
 
-        Growing the share of a challenger moves entities to it alone; those that it already had stay.
+        Growing the share of a challenger moves values to it alone; those that it already had stay.
         """
         if len(self.arms) == 1:
             return 0
-        digest = hashlib.blake2b(f"{self.pipeline}\n{entity}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b(f"{self.pipeline}\n{self.salt}\n{value}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         point = (int.from_bytes(digest, "big") >> 11) / 2**53  # in [0, 1), exact
         for index, (_, share) in enumerate(self.arms[1:], start=1):
             if point < share:
@@ -79,7 +84,7 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     """What an endpoint serves of one pipeline.
 
     `serial` is that of the desired state being served, `desired_serial` the newest valid one it has seen; `error` says why
-    they differ, `snapshot_error` why the online snapshot in use is not the newest. `golden_ms` is the mean time of one
+    they differ, `shadows` what is scored beside the answers, `snapshot_error` why the online snapshot in use is not the newest. `golden_ms` is the mean time of one
     golden row. With several workers each writes its own; the file and the route show the one furthest behind.
     """
 
@@ -88,6 +93,7 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     serial: int = 0
     desired_serial: int = 0
     arms: tuple[ArmState, ...] = ()
+    shadows: tuple[str, ...] = ()
     error: str | None = None
     snapshot_as_of: str | None = None
     snapshot_error: str | None = None
@@ -98,7 +104,19 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bundles(self) -> tuple[str, ...]:
+        """Bundles that answer, champion first."""
         return tuple(arm.bundle for arm in self.arms)
+
+    def difference(self, desired: Desired) -> str | None:
+        """What keeps this from being the desired state, in a few words; None where nothing does."""
+        served = tuple((arm.bundle, arm.share) for arm in self.arms)
+        if not self.ready:
+            return f"nothing is served{f' ({self.error})' if self.error else ''}"
+        if self.serial != desired.serial:
+            return f"serial {self.serial} is served, {desired.serial} is desired{f' ({self.error})' if self.error else ''}"
+        if (served, self.shadows) != (desired.arms, desired.shadows):
+            return f"serial {self.serial} is served with other arms than desired"
+        return None
 
 
 def seal(desired: Desired, signature: bytes) -> bytes:
@@ -140,12 +158,12 @@ def check(desired: Desired) -> None:
         raise ValueError(f"serial={desired.serial}; serials start at 1")
     if not desired.arms:
         raise ValueError("a desired state needs at least one arm")
-    digests = [digest for digest, _ in desired.arms]
+    digests = [*(digest for digest, _ in desired.arms), *desired.shadows]
     for digest in digests:
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"arm {digest[:80]!r} is no bundle digest (64 hexadecimal digits)")
         if digests.count(digest) > 1:
-            raise ValueError(f"bundle {digest} has {digests.count(digest)} arms; one arm a bundle")
+            raise ValueError(f"bundle {digest} has {digests.count(digest)} arms; one arm a bundle, shadows included")
     shares = [share for _, share in desired.arms]
     if any(not 0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
         raise ValueError(f"shares {shares} must lie between 0 and 1 and add up to 1")

@@ -294,11 +294,16 @@ def load(folder: Path | str, public_key: bytes, digest: str | None = None) -> Bu
     `digest` is the name that it must have (None: any). Raises BundleError saying which file is missing, altered, added or
     malformed, FileNotFoundError where there is no folder.
     """
+    return from_files(folder_files(folder), public_key, digest)
+
+
+def folder_files(folder: Path | str) -> dict[str, bytes]:
+    """The files of a bundle's folder, nothing of them verified. Raises BundleError for what no bundle has, FileNotFoundError where there
+    is no folder."""
     try:
-        files = read_folder(Path(folder), SIZE_LIMIT)
+        return read_folder(Path(folder), SIZE_LIMIT)
     except ValueError as error:
         raise BundleError(str(error)) from error
-    return from_files(files, public_key, digest)
 
 
 def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Bundle:

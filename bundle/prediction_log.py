@@ -78,6 +78,30 @@ class Stored(Record, frozen=True, kw_only=True):
     row: tuple[float | None, ...]
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle on trial made of a request that the champion answered, under the id of that answer.
+
+    `arm` is "shadow", or the name of the challenger that failed to answer. `output` is null where the bundle gave no
+    probability, and `failure` says why. `latency_us` is the time of its computation alone, `champion_us` that of the
+    champion's for the same row at the same place (null where it was not timed).
+    """
+
+    day: str
+    id: str
+    at: datetime
+    event_time: datetime
+    pipeline: str
+    bundle: str
+    arm: str
+    entity: Value
+    output: float | None
+    latency_us: int
+    champion: str
+    champion_output: float
+    champion_us: int | None = None
+    failure: str | None = None
+
+
 class Index(msgspec.Struct, frozen=True):
     """What a closed segment holds: the size of its file, and its records by event day."""
 
@@ -102,11 +126,12 @@ class Reading(msgspec.Struct, frozen=True):
     segments: int
 
 
-_encode: Callable[[Record], bytes] = msgspec.json.Encoder().encode
+_encode: Callable[[Record | Trial], bytes] = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Stored).decode
+_decode_trial = msgspec.json.Decoder(Trial).decode
 
 
-def line(record: Record) -> bytes:
+def line(record: Record | Trial) -> bytes:
     """A record as it lies in a segment. A NaN of the row becomes null."""
     content = _encode(record)
     return b"%08x %b\n" % (crc32(content), content)
@@ -160,7 +185,7 @@ class Writer:
         """Whether an answer must wait for `commit`."""
         return self._sync_seconds == 0
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record | Trial]) -> None:
         """Write records. When this returns, they survive a kill of this process.
 
         Raises OSError (disk full, say) when not all of them could be written; then none of them is in the log, and the
@@ -304,6 +329,18 @@ def read(folder: Path | str, first: date, last: date | None = None) -> Reading:
             else:
                 records.append(_decode(found))
     return Reading(records, damage, opened)
+
+
+def read_trials(folders: Sequence[Path | str], first: date, last: date | None = None) -> list[Trial]:
+    """Trials whose event day lies in [first, last], in the order in which they were written. They are evidence and no
+    answers: damaged lines are left out."""
+    return [
+        _decode_trial(found)
+        for folder in folders
+        for path, days in _of_days(Path(folder), first, last or first)
+        for found in _lines(path, days)
+        if not isinstance(found, Damage)
+    ]
 
 
 def _of_days(folder: Path, first: date, last: date) -> Iterator[tuple[Path, tuple[str, str]]]:

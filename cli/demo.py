@@ -26,7 +26,7 @@ from cli.home import initialise
 from cli.installation import compiler, disk, packages, python_version
 from cli.output import UNFIT, CommandError, console
 from cli.processes import endpoint_command
-from cli.quality import Comparison, Facts, Retrain, compare, document, problems
+from cli.quality import Arm, Comparison, Facts, Retrain, Rollout, Served, compare, document, problems
 from cli.replay import Options, default_start, described, open_feed
 from cli.traffic import send
 from resources import environment, files
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from resources.driver import Ran
-    from resources.ledger import Ledger
+    from resources.ledger import Entry, Ledger
 
 DAY = timedelta(days=1)
 PIPELINE = "flight_delays"
@@ -183,8 +183,9 @@ def _live(local: Settings, end: date | None, say: Callable[[str], None], progres
         "requests": requests,
         "failed_requests": failed,
         "failed_runs": diary.failures,
-        "retrains": diary.retrains,
-        "served": [{"day": e.day.isoformat(), "bundle": str(e.bundle)} for e in ledger.entries(PIPELINE, "traffic")],
+        "retrains": diary.released_at_last(),
+        "served": [served(entry) for entry in ledger.entries(PIPELINE, "traffic")],
+        "rollouts": rolled_out(ledger),
         "answering": diary.answering(),
         "comparison": _comparison(local, ledger, start, last),
         "ledger_entries": entries,
@@ -201,6 +202,7 @@ class Diary:
         self._local, self._ledger, self._say = local, ledger, say
         self._artifacts = Artifacts(uri=local.artifacts_uri)
         self._champion: str | None = None
+        self._read = 0
         self.retrains: list[Retrain] = []
         self.failures: list[str] = []
 
@@ -208,21 +210,44 @@ class Diary:
         if not ran.success:
             self.failures.append(f"{ran.job} ({ran.failure})")
             self._say(f"run of {ran.job} failed: {ran.failure}")
-        if not ran.job.endswith("_retrain"):
-            return
-        released = self._ledger.released(PIPELINE)
-        changed = released is not None and released != self._champion
+        if ran.job.endswith("_retrain"):
+            self._retrained(ran)
+        self._moved()
+
+    def _retrained(self, ran: Ran) -> None:
+        from assets.rollout.state import rollouts
+
+        candidate = self._artifacts.pointed(PIPELINE, "candidate")
+        rollout = next((each for each in reversed(rollouts(self._ledger.entries(PIPELINE))) if each.candidate == candidate), None)
         retrain: Retrain = {
             "as_of": ran.tags.get("evergreen/as_of"),
             "cause": ran.tags.get("evergreen/cause"),
-            "candidate": self._artifacts.pointed(PIPELINE, "candidate"),
+            "candidate": candidate,
             "champion_before": self._champion,
-            "released": changed,
+            "released": False,
         }
         self.retrains.append(retrain)
-        outcome = f"released bundle {str(released)[:12]}" if changed else "released nothing: the champion serves on"
+        outcome = f"bundle {rollout.bundle[:12]} is {rollout.told}" if rollout else "released nothing: the champion serves on"
         self._say(f"retrained as of {retrain['as_of']} ({retrain['cause']}): {outcome}")
-        self._champion = released
+
+    def _moved(self) -> None:
+        """Tell the steps of rollouts since the last run."""
+        from assets.release.decisions import released
+
+        entries = self._ledger.entries(PIPELINE)
+        for entry in entries[self._read :]:
+            if entry.kind in ("rollout", "release", "rollback"):
+                share = entry.payload.get("share", 1.0 if entry.kind == "release" else 0.0)
+                self._say(
+                    f"{entry.kind} of bundle {str(entry.payload.get('from') or entry.bundle)[:12]} from {entry.day} on, share {share}"
+                )
+        self._read = len(entries)
+        self._champion = released(entries)
+
+    def released_at_last(self) -> list[Retrain]:
+        """The retrains, each with whether its candidate got all traffic in the end."""
+        candidates = {entry.payload.get("candidate") for entry in self._ledger.entries(PIPELINE, "release")}
+        return [{**retrain, "released": retrain["candidate"] in candidates} for retrain in self.retrains]
 
     def answering(self) -> str | None:
         """Digest of the bundle that the endpoint itself says it serves."""
@@ -230,6 +255,29 @@ class Diary:
 
         actual = LocalEndpoint(path=str(self._local.endpoint_path), url=self._local.endpoint_url).actual(PIPELINE)
         return actual.bundles[0] if actual is not None and actual.bundles else None
+
+
+def served(entry: Entry) -> Served:
+    """What a traffic entry says: who answered from when on, with which share."""
+    arms, shadows = entry.payload.get("arms"), entry.payload.get("shadows")
+    found: list[Arm] = [{"bundle": str(arm[0]), "share": float(arm[1])} for arm in arms] if isinstance(arms, list) else []
+    found += [{"bundle": str(bundle), "share": 0.0} for bundle in shadows] if isinstance(shadows, list) else []
+    return {"day": entry.day.isoformat(), "bundle": str(entry.bundle), "arms": found}
+
+
+def rolled_out(ledger: Ledger) -> list[Rollout]:
+    """Every bundle's way to the traffic."""
+    from assets.rollout.state import rollouts
+
+    return [
+        {
+            "bundle": each.bundle,
+            "steps": [{"stage": step.stage, "share": step.share, "day": step.day.isoformat()} for step in each.steps],
+            "outcome": each.outcome,
+            "reason": each.reason if each.outcome == "rolled_back" else "",
+        }
+        for each in rollouts(ledger.entries(PIPELINE))
+    ]
 
 
 def _verified(ledger: Ledger) -> tuple[int, bool]:

@@ -146,6 +146,8 @@ def entry_line(entry: Entry) -> str:
     bundle = f" bundle {entry.bundle[:12]}" if entry.bundle else ""
     words = {
         "release": "released",
+        "rollout": "rolls out",
+        "experiment": "experiment of",
         "rollback": "rolled back to",
         "traffic": "now serves",
         "approval": "approved",

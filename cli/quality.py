@@ -52,10 +52,33 @@ class Retrain(TypedDict):
     released: bool
 
 
+class Arm(TypedDict):
+    """Who answered what: a share of 0 is a bundle that was scored beside the answers."""
+
+    bundle: str
+    share: float
+
+
 class Served(TypedDict):
     # The key is `from` in the document; `from` is a word of the language.
     day: str
     bundle: str
+    arms: list[Arm]
+
+
+class RolloutStep(TypedDict):
+    stage: str
+    share: float
+    day: str
+
+
+class Rollout(TypedDict):
+    """A bundle's way to the traffic; `outcome` is where it stands at the end."""
+
+    bundle: str
+    steps: list[RolloutStep]
+    outcome: str
+    reason: str
 
 
 class Facts(TypedDict):
@@ -69,6 +92,7 @@ class Facts(TypedDict):
     failed_runs: list[str]
     retrains: list[Retrain]
     served: list[Served]
+    rollouts: list[Rollout]
     answering: str | None
     comparison: Comparison | None
     ledger_entries: int
@@ -84,7 +108,16 @@ def document(facts: Facts) -> dict[str, object]:
         "requests": facts["requests"],
         "failed_requests": facts["failed_requests"],
         "retrains": facts["retrains"],
-        "served": [{"from": period["day"], "bundle": period["bundle"]} for period in facts["served"]],
+        "served": [{"from": period["day"], "bundle": period["bundle"], "arms": period["arms"]} for period in facts["served"]],
+        "rollouts": [
+            {
+                "bundle": rollout["bundle"],
+                "steps": [{"stage": step["stage"], "share": step["share"], "from": step["day"]} for step in rollout["steps"]],
+                "outcome": rollout["outcome"],
+                **({"reason": rollout["reason"]} if rollout["reason"] else {}),
+            }
+            for rollout in facts["rollouts"]
+        ],
         "rows": compared["rows"] if compared else 0,
         "live": compared["live"] if compared else None,
         "never_retrained": compared["never_retrained"] if compared else None,
@@ -92,10 +125,28 @@ def document(facts: Facts) -> dict[str, object]:
     }
 
 
+def stepwise(rollout: Rollout) -> bool:
+    """Whether a bundle went through shadow and growing canary steps to all traffic, each on a later day."""
+    steps = rollout["steps"]
+    stages, days, shares = ([step[name] for step in steps] for name in ("stage", "day", "share"))
+    middle = stages[1:-1]
+    return (
+        len(steps) > 2
+        and (stages[0], stages[-1]) == ("shadow", "full")
+        and set(middle) == {"canary"}
+        and days == sorted(set(days))
+        and shares == sorted(set(shares))
+    )
+
+
 def problems(facts: Facts) -> list[str]:
     """Every claim that did not come true, in words; none means that the demo may end with exit code 0."""
     retrains, served = facts["retrains"], facts["served"]
     released = [retrain for retrain in retrains if retrain["released"]]
+    rollouts = facts["rollouts"]
+    in_full = [rollout for rollout in rollouts if rollout["outcome"] in ("full", "superseded") and rollout["steps"][-1]["stage"] == "full"]
+    skipped = [rollout["bundle"][:12] for rollout in in_full[1:] if not stepwise(rollout)]
+    full = [rollout["bundle"] for rollout in rollouts if rollout["outcome"] == "full"]
     claims: Sequence[tuple[bool, str]] = (
         (facts["days"] == facts["wanted_days"], f"{facts['days']} of {facts['wanted_days']} days were replayed"),
         (facts["requests"] > 0, "no request was sent"),
@@ -105,6 +156,9 @@ def problems(facts: Facts) -> list[str]:
         (bool(released) and released[0]["champion_before"] is None, "the first training released no champion"),
         (len(released) > 1, "no retrained model was released"),
         (bool(served) and served[-1]["bundle"] == facts["answering"], "the endpoint does not serve what the ledger says"),
+        (not skipped, f"bundles {', '.join(skipped)} took all traffic without shadow and canary"),
+        (any(stepwise(rollout) for rollout in in_full), "no bundle went through shadow and canary to all traffic"),
+        (bool(served) and full == [served[-1]["bundle"]], "the bundle that serves is not the one that was rolled out in full"),
         (facts["comparison"] is not None, "no matured rows were found to compare on"),
         (facts["ledger_verified"], "the ledger does not verify"),
     )

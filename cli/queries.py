@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bundle.api_keys import header
 from cli.decide import ledger_of
@@ -13,6 +14,9 @@ from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, s
 from cli.waiting import Waiting, waiting
 from resources import environment
 from resources.settings import Settings
+
+if TYPE_CHECKING:
+    from resources.ledger import Entry
 
 
 def show_status(settings: Settings, as_json: bool) -> None:
@@ -109,16 +113,13 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
             f"no bundle of pipeline {pipeline!r} served at {moment.isoformat()}; its first confirmation is later, or it never served",
             REFUSED,
         )
-    causes = [
-        e
-        for e in ledger.entries(pipeline)
-        if e.kind in ("release", "rollback") and e.bundle == traffic.bundle and e.serial <= traffic.serial
-    ]
-    cause = causes[-1] if causes else None
+    cause = next((e for e in ledger.entries(pipeline) if e.serial == traffic.payload.get("decision")), None)
+    divided = arms(traffic)
     document = {
         "pipeline": pipeline,
         "at": moment.isoformat(),
         "bundle": traffic.bundle,
+        "arms": divided,
         "since": traffic.moment.isoformat(),
         "entry": traffic.serial,
         "traffic": traffic.payload,
@@ -128,4 +129,18 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
         "ledger": {"entries": ledger.verify(), "verified": True},
     }
     why = "" if cause is None else f", {cause.kind} of {cause.day} by {cause.actor} (entry {cause.serial})"
-    say(document, as_json, f"{pipeline} served bundle {traffic.bundle} at {moment.isoformat()}, since {traffic.moment.isoformat()}{why}")
+    line = f"{pipeline} served bundle {traffic.bundle} at {moment.isoformat()}, since {traffic.moment.isoformat()}{why}"
+    if len(divided) > 1:
+        line += "".join(f"\n  {arm['share']:.0%} {arm['arm']}: bundle {arm['bundle']}" for arm in divided)
+    say(document, as_json, line)
+
+
+def arms(traffic: Entry) -> list[dict[str, Any]]:
+    """Who answered, and who was scored beside the answers (share 0), as a traffic entry says."""
+    from bundle.desired import SHADOW, arm_name
+
+    split, shadows = traffic.payload.get("arms"), traffic.payload.get("shadows")
+    found = [
+        {"arm": arm_name(place), "bundle": arm[0], "share": arm[1]} for place, arm in enumerate(split if isinstance(split, list) else [])
+    ]
+    return found + [{"arm": SHADOW, "bundle": bundle, "share": 0.0} for bundle in (shadows if isinstance(shadows, list) else [])]

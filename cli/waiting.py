@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Waiting(NamedTuple):
-    """A pipeline's newest bundle that is not released. `approval` says in one line what people decided and what is missing;
+    """A pipeline's newest bundle that is not released. `rollout` tells where it is on its way, if it is; `approval` says in one line what people decided and what is missing;
     `refusals` why its evidence does not carry a release whatever they decide."""
 
     bundle: str
@@ -22,9 +22,12 @@ class Waiting(NamedTuple):
     refused_by: str | None
     approval: str
     refusals: tuple[str, ...]
+    rollout: str | None = None
 
     def line(self, pipeline: str) -> str:
         """What a person reads, with what to do where a person is asked."""
+        if self.rollout is not None:
+            return f"{pipeline}: bundle {self.bundle[:12]} of {self.as_of} is being rolled out: {self.rollout}"
         said = "; ".join((self.approval, *self.refusals))
         asked = len(self.approved_by) < self.needed and self.refused_by is None and not self.refusals
         todo = (
@@ -36,6 +39,7 @@ class Waiting(NamedTuple):
 def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
     """The newest bundle of a pipeline unless it is released; None too where there is none."""
     from assets.release.evidence import approvals_needed, examine
+    from assets.rollout.state import under_way
     from bundle.manifest import BundleError
     from resources.artifacts import Artifacts
     from resources.keys import Keys
@@ -50,6 +54,7 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
         examined = examine(pipeline, digest, artifacts, reports, ledger, Keys(path=str(settings.keys_path)))
     except BundleError as error:
         return Waiting(digest, "an unknown day", 0, (), None, str(error), ())
+    rollout = under_way(ledger.entries(pipeline.name))
     standing, needed = examined.standing, approvals_needed(pipeline)
     return Waiting(
         digest,
@@ -59,4 +64,5 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
         standing.refusal.actor if standing.refusal else None,
         standing.explain(needed),
         examined.refusals,
+        rollout.told if rollout is not None and rollout.bundle == digest else None,
     )

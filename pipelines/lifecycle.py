@@ -12,12 +12,13 @@ import assets.features.assets as features
 import assets.monitoring.assets as monitoring
 import assets.release.assets as release
 import assets.retraining.assets as retraining
+import assets.rollout.assets as rollout
 import assets.training.assets as training
 import assets.validation.assets as validation
 from assets.declaration import Pipeline
 from sensors import decisions, jobs, nightly
 
-STAGES = (data, features, training, validation, release, endpoint, monitoring, retraining)
+STAGES = (data, features, training, validation, release, endpoint, monitoring, rollout, retraining)
 DAILY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36))
 
 

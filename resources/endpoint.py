@@ -58,7 +58,7 @@ class LocalEndpoint(dg.ConfigurableResource):
     """A server process (`python -m serving`) on this machine that watches the folder `path` and answers at `url`.
 
     Layout: `bundles/<digest>/`, `<pipeline>/desired.json`, `<pipeline>/actual.json`, `<pipeline>/online.msgpack`,
-    `<pipeline>/predictions/`, `service/`.
+    `<pipeline>/predictions/`, `<pipeline>/trials/`, `service/`.
 
     `admin_url` is the server's loopback port, which the platform asks (default: `url`), with the API key in `key_file` if that is there.
     """
@@ -70,6 +70,9 @@ class LocalEndpoint(dg.ConfigurableResource):
 
     def predictions(self, pipeline: str) -> list[Path]:
         return [Path(self.path) / pipeline / "predictions"]
+
+    def trials(self, pipeline: str) -> list[Path]:
+        return [Path(self.path) / pipeline / "trials"]
 
     def samples(self) -> list[Path]:
         return [Path(self.path) / "service"]

@@ -21,13 +21,13 @@ from bundle.files import sync_folder
 from resources import files
 from resources.keys import Keys, Verifier
 
-Kind = Literal["approval", "rejection", "release", "traffic", "rollback", "retrain_request"]
+Kind = Literal["approval", "rejection", "rollout", "release", "traffic", "rollback", "experiment", "retrain_request"]
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 # What a signature speaks of: a signed entry is never a valid checkpoint, bundle or desired state.
 ENTRY, HEAD = b"evergreen ledger entry 1\n", b"evergreen ledger head 1\n"
 GENESIS = "0" * 64
-# Decisions that say which bundle is to be served.
+# Decisions that say which bundle is the champion.
 SERVING: tuple[Kind, ...] = ("release", "rollback")
 
 _SCHEMA = """

@@ -1,6 +1,7 @@
 """What follows decisions: a retrain after a decision to retrain, a release after approvals, and an endpoint that serves
 what the ledger says. Each reads the stored truth anew, so that nothing is lost when a tick, a run or a process dies."""
 
+import json
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,10 @@ from dagster import RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.declaration import Pipeline
+from assets.endpoint import reconcile
+from assets.rollout import state
 from resources.artifacts import Artifacts
+from resources.endpoint import LocalEndpoint
 from resources.ledger import Ledger
 from resources.reports import Reports
 from sensors import jobs
@@ -46,15 +50,15 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         job_name=jobs.release(pipeline),
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Releases a bundle when people have approved it, and serves what a release or roll-back names.",
+        description="Releases a bundle when people have approved it, and serves what a release, a step of a rollout or a roll-back names.",
     )
     def approvals(context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger) -> dg.RunRequest | dg.SkipReason:
         entries = ledger.entries(pipeline.name)
-        moved = next((entry for entry in reversed(entries) if entry.kind in ("release", "rollback")), None)
+        moved = state.newest_move(entries)
         retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=list(NOT_FINISHED_STATUSES))
         if context.instance.get_runs_count(retrains):
             return dg.SkipReason("a retrain is under way; it releases and serves by itself")
-        if moved and not any(entry.kind == "traffic" and entry.bundle == moved.bundle for entry in entries if entry.serial > moved.serial):
+        if moved and state.confirmation(entries, moved.serial) is None:
             request, selection = f"{pipeline.name}:serve:{moved.serial}", [dg.AssetKey([pipeline.name, "endpoint"])]
             return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: moved.kind}, selection=selection)
         bundle = artifacts.pointed(pipeline.name, "bundle")
@@ -64,7 +68,29 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         request = f"{pipeline.name}:release:{approved[-1].serial}"
         return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: "approval"})
 
-    return [retraining, approvals]
+    @dg.sensor(
+        name=f"{pipeline.name}_reconciler",
+        job_name=jobs.release(pipeline),
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Brings an endpoint back to what the ledger says, whatever took it from there.",
+    )
+    def reconciler(context: dg.SensorEvaluationContext, ledger: Ledger, endpoint: LocalEndpoint) -> dg.SensorResult:
+        found = reconcile.difference(pipeline.name, ledger, endpoint)
+        seen = json.loads(context.cursor or "{}")
+        ticks = seen["ticks"] + 1 if found and found == seen.get("difference") else 1
+        cursor = json.dumps({"difference": found, "ticks": ticks})
+        # What was seen once may be a step just being taken; what stays is tried at the 2nd, 4th, 8th, ... look.
+        if found is None or ticks < 2 or ticks & (ticks - 1):
+            return dg.SensorResult(skip_reason=found or "the endpoint serves what the ledger says", cursor=cursor)
+        request = dg.RunRequest(
+            job_name=jobs.release(pipeline),
+            asset_selection=[dg.AssetKey([pipeline.name, "endpoint"])],
+            tags={CAUSE: f"reconcile: {found}"[:200]},
+        )
+        return dg.SensorResult(run_requests=[request], cursor=cursor)
+
+    return [retraining, approvals, reconciler]
 
 
 def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> "Decision | None":

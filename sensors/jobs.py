@@ -30,10 +30,11 @@ def landed_once(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 
 def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """Predictions, monitors and the retraining decision: processed when a day is over."""
+    """Predictions, monitors, the rollout and the retraining decision: processed when a day is over."""
     return [
         dg.AssetKey([pipeline.name, "predictions"]),
         *(dg.AssetKey([pipeline.name, *monitor.name.split("/")]) for monitor in MONITORS),
+        dg.AssetKey([pipeline.name, "validation", "rollout"]),
         dg.AssetKey([pipeline.name, "retraining_decision"]),
     ]
 

@@ -23,6 +23,7 @@ from bundle.manifest import EVENT_TIME, BundleError
 from bundle.prediction_log import Record, Writer
 from serving import arrow, inference_protocol, openapi, tensors
 from serving.access import ANYONE, Access, Caller
+from serving.arms import Failure, divided, is_probability
 from serving.contract import Row
 from serving.describe import describe
 from serving.explain import explain
@@ -377,24 +378,17 @@ class App:
         call.in_time()
         entity = view.manifest.entity
         results: Iterable[tuple[Arm, list[float], float]]
+        failures: list[Failure] = []
         if len(view.arms) == 1:
             arm = view.arms[0]
             results = zip(itertools.repeat(arm), *arm.bundle.predict_rows(rows, view.online), strict=False)
         else:
-            arms = [view.arms[view.desired.arm(str(row[entity]))] for row in rows]
-            found: dict[int, tuple[Arm, list[float], float]] = {}
-            for arm in view.arms:
-                places = [place for place, chosen in enumerate(arms) if chosen is arm]
-                for place, values, output in zip(
-                    places, *arm.bundle.predict_rows([rows[place] for place in places], view.online), strict=True
-                ):
-                    found[place] = (arm, values, output)
-            results = [found[place] for place in range(len(rows))]
+            results, failures = divided(view, rows)
         now = datetime.now(UTC)
         latency = int((time.monotonic() - call.start) * 1e6)
         records = []
         for row, (arm, values, output) in zip(rows, results, strict=True):
-            if not 0.0 <= output <= 1.0:
+            if not is_probability(output):
                 raise ArithmeticError(f"bundle {arm.bundle.digest} predicted {output}, which is no probability")
             event_time: datetime = row[EVENT_TIME]
             request, used = arm.bundle.logged(row, values)
@@ -406,6 +400,10 @@ class App:
                 )
             )  # fmt: skip
         served.log.append(records)
+        if view.shadows:
+            served.trials.offer(view, rows, records)
+        if failures:
+            served.trials.failed(view, rows, records, failures)
         return records
 
     # -- routes --------------------------------------------------------------------------------------------------------
@@ -449,7 +447,7 @@ class App:
 
     def _golden(self, view: View) -> bytes:
         results = []
-        for arm in view.arms:
+        for arm in (*view.arms, *view.shadows):
             try:
                 result = arm.bundle.check_golden()
             except BundleError as error:
@@ -483,6 +481,7 @@ class App:
                 return _json(openapi.document({name: view.manifest for name, view in views.items() if view}, self.options)), JSON
         self.metrics.in_flight(self.queued())
         self.metrics.measure(self.log_error() is not None)
+        self.count_trials()
         text = self.metrics.prometheus(list(self.gauges()))
         return text.encode(), ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *SECURITY)
 
@@ -513,12 +512,20 @@ class App:
             for name, view in views.items()
         }
 
+    def count_trials(self) -> None:
+        """Take over what the trials' own threads have counted since the last time."""
+        for name, served in self.pipelines.items():
+            for outcome, count in served.trials.counted():
+                self.metrics.add("trials_total", (name, outcome), count)
+
     def gauges(self) -> Iterator[Value]:
         """What is served, how old the online features are, and which keys expire when, as metrics."""
         now = time.time()
         for name, served in list(self.pipelines.items()):
             view = served.view
             yield "serving_info", (name, view.online_as_of or "" if view else ""), float(view is not None)
+            actual = served.reported()
+            yield "serves_desired", (name,), float(actual.ready and actual.error is None and actual.serial == actual.desired_serial)
             if served.online_published is not None:
                 yield "online_features_age_seconds", (name,), now - served.online_published
             if view is not None:

@@ -44,6 +44,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "requests_in_flight": Family("gauge", "Requests that have arrived and are not answered yet, queued ones included."),
     "bundle_info": Family("gauge", "Bundle behind each arm; the value is its share of the traffic.", ("pipeline", "arm", "bundle")),
+    "serves_desired": Family("gauge", "1 where every worker serves the newest desired state, 0 where one does not.", ("pipeline",)),
+    "trials_total": Family(
+        "counter",
+        "Rows computed by bundles on trial: scored beside the answer, failed, or dropped for want of time.",
+        ("pipeline", "outcome"),
+    ),
     "serving_info": Family("gauge", "1 where a verified bundle is served; day of the online features.", ("pipeline", "online_as_of")),
     "desired_serial": Family("gauge", "Serial of the desired state that is served.", ("pipeline",)),
     "online_features_age_seconds": Family("gauge", "Time since the online features were published.", ("pipeline",)),

@@ -176,6 +176,7 @@ async def _follow(app: App, context: ssl.SSLContext | None) -> None:
         await asyncio.to_thread(app.access.refresh)
         app.metrics.in_flight(app.queued())
         app.metrics.measure(app.log_error() is not None)
+        app.count_trials()
         if context is not None and options.certificate is not None and (pair := _pair(options)) != before:
             before = pair
             try:

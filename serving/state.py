@@ -7,12 +7,13 @@ assignment of an immutable `View`: a request sees the old one or the new one, wh
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -21,13 +22,15 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from bundle.desired import Actual, ArmState, Desired, arm_name, unseal
+from bundle.desired import SHADOW, Actual, ArmState, Desired, arm_name, unseal
 from bundle.files import Stamp, stamp, write_atomically
-from bundle.manifest import Bundle, Manifest, load
+from bundle.manifest import Bundle, Manifest, folder_files, from_files, verify
 from bundle.online import Snapshot
 from bundle.prediction_log import Writer
 from serving.contract import Contract
 from serving.options import Options
+from serving.rehearsal import rehearse, try_out
+from serving.shadow import Trials
 
 logger = logging.getLogger("serving")
 
@@ -48,6 +51,7 @@ class View:
 
     desired: Desired
     arms: tuple[Arm, ...]
+    shadows: tuple[Arm, ...]
     contract: Contract
     day: Callable[[datetime], str]
     online: Snapshot
@@ -57,6 +61,11 @@ class View:
     @property
     def manifest(self) -> Manifest:
         return self.arms[0].bundle.manifest
+
+    @property
+    def key(self) -> str:
+        """The column of a request by whose value the arms are divided."""
+        return self.desired.key or self.manifest.entity
 
 
 def local_day(zone: ZoneInfo) -> Callable[[datetime], str]:
@@ -87,6 +96,7 @@ class Served:
             self.folder / "predictions", segment_bytes=options.segment_bytes, segment_seconds=options.segment_seconds,
             sync_seconds=options.sync_seconds, reserve_bytes=options.reserve_bytes,
         )  # fmt: skip
+        self.trials = Trials(self.folder / "trials", options)
         self._options, self._key, self._worker = options, public_key, worker
         self._bundles: dict[str, tuple[Bundle, float]] = {}
         self._desired_stamp: Stamp | None = None
@@ -124,7 +134,8 @@ class Served:
             )  # fmt: skip
         return Actual(
             pipeline=self.name, ready=True, serial=view.desired.serial, desired_serial=max(self._seen_serial, view.desired.serial),
-            arms=tuple(ArmState(arm.name, arm.bundle.digest, arm.share) for arm in view.arms), error=self._error,
+            arms=tuple(ArmState(arm.name, arm.bundle.digest, arm.share) for arm in view.arms),
+            shadows=tuple(arm.bundle.digest for arm in view.shadows), error=self._error,
             snapshot_as_of=view.online_as_of, snapshot_error=self._online_error, golden_ms=round(view.golden_ms, 4),
             since=self._since, pid=os.getpid(), workers=self._options.workers,
         )  # fmt: skip
@@ -135,10 +146,13 @@ class Served:
         return own if self._options.workers == 1 else combined(self.folder / "workers", own)
 
     def _take_desired(self) -> None:
-        """Serve the desired state, or keep what is served and say why. After a restart, what was served last counts too."""
+        """Serve the desired state, or keep what is served and say why. After a restart, what was served last comes first: it
+        has proven that it works."""
+        if self.view is None and (served := self._try(self.folder / "served.json", remembered=True)) is not None:
+            logger.info("%s: nothing to go on with: %s", self.name, served)
         error = self._try(self.folder / "desired.json")
-        if error is not None and self.view is None and self._try(self.folder / "served.json", remembered=True) is None:
-            logger.warning("%s: serving the last verified state, because %s", self.name, error)
+        if error is not None and self.view is not None and error != self._error:
+            logger.warning("%s: the last verified state serves on", self.name)
         if error is not None and error != self._error:
             logger.error("%s: %s", self.name, error)
         self._error = error
@@ -187,18 +201,22 @@ class Served:
     def _publish(self, desired: Desired, content: bytes) -> None:
         """Verify, try out and serve. Raises whatever is wrong, with nothing changed."""
         bundles: dict[str, tuple[Bundle, float]] = {}
-        for digest, _ in desired.arms:
+        for digest in (*(digest for digest, _ in desired.arms), *desired.shadows):
             bundles[digest] = self._bundles.get(digest) or self._load(digest)
         arms = tuple(Arm(arm_name(i), bundles[digest][0], share) for i, (digest, share) in enumerate(desired.arms))
+        shadows = tuple(Arm(SHADOW, bundles[digest][0], 0.0) for digest in desired.shadows)
         manifest = arms[0].bundle.manifest
-        for arm in arms[1:]:
+        if desired.key and desired.key not in manifest.request:
+            raise ValueError(f"key {desired.key!r} is no column of a request; those are {', '.join(manifest.request)}")
+        for arm in (*arms[1:], *shadows):
             if arm.bundle.manifest.request != manifest.request:
                 raise ValueError(
                     f"bundles {manifest.pipeline} {arms[0].bundle.digest} and {arm.bundle.digest} want different requests; they cannot share traffic"
                 )
         online = self._online or Snapshot.empty(self.name, date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC))
         view = View(
-            desired, arms, Contract(manifest, self._options.row_limit, self._options.text_limit), local_day(ZoneInfo(manifest.timezone)),
+            desired, arms, shadows, Contract(manifest, self._options.row_limit, self._options.text_limit),
+            local_day(ZoneInfo(manifest.timezone)),
             online, self._online.as_of.isoformat() if self._online else None, bundles[desired.arms[0][0]][1],
         )  # fmt: skip
         # Whoever sees the new view must not see the error of the state before.
@@ -206,9 +224,8 @@ class Served:
         self.view = view
         self._bundles = bundles
         self._since = _now()
-        logger.info(
-            "%s: serving serial %d: %s", self.name, desired.serial, ", ".join(f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms)
-        )
+        told = [f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms] + [f"{arm.bundle.digest[:12]} in the shadow" for arm in shadows]
+        logger.info("%s: serving serial %d: %s", self.name, desired.serial, ", ".join(told))
         # What is served now is what a restart may fall back to; that it could not be stored does not undo it.
         try:
             write_atomically(self.folder / "served.json", content)
@@ -216,15 +233,35 @@ class Served:
             logger.error("%s: served.json could not be written: %s", self.name, error)
 
     def _load(self, digest: str) -> tuple[Bundle, float]:
-        bundle = load(self._options.root / "bundles" / digest, self._key, digest)
-        if bundle.manifest.pipeline != self.name:
-            raise ValueError(f"bundle {digest} is of pipeline {bundle.manifest.pipeline!r}, not of {self.name!r}")
-        golden = bundle.check_golden()
-        # Engines build what they need on first use; a request should not pay for it.
-        bundle.model.measure(bundle.golden_matrix())
+        folder = self._options.root / "bundles" / digest
+        with self._loading(digest) as ended_a_worker:
+            try:
+                files = folder_files(folder)
+                if self.view is not None or ended_a_worker:
+                    verify(files, self._key, digest)
+                    rehearse(folder, self._options.public_key, digest)
+                bundle = from_files(files, self._key, digest)
+                if bundle.manifest.pipeline != self.name:
+                    raise ValueError(f"it is of pipeline {bundle.manifest.pipeline!r}, not of {self.name!r}")
+                row_ms = try_out(bundle)
+            except ValueError as error:
+                raise ValueError(str(error) if digest in str(error) else f"bundle {digest}: {error}") from error
         engine = bundle.model.engine
         logger.info("%s: bundle %s computes up to %d rows with %s trees", self.name, digest[:12], engine.crossover, engine.name)
-        return bundle, golden.row_ms
+        return bundle, row_ms
+
+    @contextlib.contextmanager
+    def _loading(self, digest: str) -> Iterator[bool]:
+        """While a bundle is loaded a file says so; one that a process left tells that the process ended over it."""
+        left = [place for place in self.folder.glob(f".loading-{digest}-*") if not Path(f"/proc/{place.name.rsplit('-', 1)[1]}").exists()]
+        mine = self.folder / f".loading-{digest}-{os.getpid()}"
+        mine.touch()
+        try:
+            yield bool(left)
+            for place in left:
+                place.unlink(missing_ok=True)
+        finally:
+            mine.unlink(missing_ok=True)
 
     def _take_online(self) -> None:
         place = self.folder / "online.msgpack"
@@ -264,6 +301,7 @@ class Served:
         self._written = actual
 
     def close(self) -> None:
+        self.trials.close()
         self.log.close()
         if self._options.workers > 1:
             (self.folder / "workers" / f"{self._worker}.json").unlink(missing_ok=True)

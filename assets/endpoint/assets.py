@@ -8,6 +8,7 @@ from assets import plots
 from assets.declaration import Pipeline
 from assets.endpoint import reconcile as reconciling
 from assets.release.assets import show_champion
+from bundle.desired import SHADOW
 from bundle.manifest import BundleError
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointError, LocalEndpoint
@@ -51,9 +52,17 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
                 passed=True, check_name=CHECK, asset_key=key, description="nothing is released yet, nothing is to be served"
             )
             return
-        if served.decision.kind == "rollback":
+        if served.went_back is not None:
+            context.log.error(
+                f"a candidate of {pipeline.name} went back (entry {served.went_back.serial}): {served.went_back.payload['reason']}"
+            )
+        if served.decision.kind == "rollback" or "rollout" in served.decision.payload:
             show_champion(context.log, tracking, pipeline.name, served.manifest.candidate)
         split = [(arm.name, arm.bundle, f"{arm.share:.0%}") for arm in served.actual.arms]
+        split += [(SHADOW, bundle, "0%") for bundle in served.actual.shadows]
+        told = f"serves bundle {served.bundle[:12]}; {served.golden_rows} golden rows differ by {served.golden_difference:.2g} at most"
+        if served.went_back is not None:
+            told = f"a candidate could not be served and went back: {served.went_back.payload['reason']}. The endpoint {told}"
         yield dg.MaterializeResult(
             asset_key=key,
             metadata={
@@ -71,9 +80,9 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(served.bundle),
             check_results=[
                 dg.AssetCheckResult(
-                    passed=True,
+                    passed=served.went_back is None,
                     check_name=CHECK,
-                    description=f"serves bundle {served.bundle[:12]}; {served.golden_rows} golden rows differ by {served.golden_difference:.2g} at most",
+                    description=told,
                 )
             ],
         )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from bundle.desired import Actual, Desired
+import msgspec
+
+from assets.release.decisions import POLICY
+from assets.rollout import state
+from bundle.desired import Actual, Desired, check
 from bundle.manifest import BundleError, Manifest, verify
 from bundle.model import TOLERANCE
 from resources.endpoint import EndpointError
@@ -22,10 +26,12 @@ ACTOR = "endpoint"
 
 
 class Limits(NamedTuple):
-    """Seconds until an endpoint must answer at all (a restart takes less), and until it must serve what it should."""
+    """Seconds until an endpoint must answer at all (a restart takes less), until it must serve what it should, and for how long it may
+    say that it cannot before it is believed (it tries again every two seconds)."""
 
     answers: float = 15.0
     serves: float = 60.0
+    refuses: float = 5.0
 
 
 LIMITS = Limits()
@@ -33,7 +39,8 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Served:
-    """What an endpoint was confirmed to serve. `http_ms` is one golden check over HTTP, `row_ms` one row within the server."""
+    """What an endpoint was confirmed to serve. `http_ms` is one golden check over HTTP, `row_ms` one row within the server; `manifest` is the
+    champion's. `went_back` is the entry that a refused candidate led to."""
 
     decision: Entry
     traffic: Entry
@@ -43,10 +50,41 @@ class Served:
     golden_difference: float
     row_ms: float
     http_ms: float
+    went_back: Entry | None = None
 
     @property
     def bundle(self) -> str:
         return self.traffic.bundle or ""
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What a move's payload says of the traffic: see `assets.rollout.state`."""
+
+    arms: tuple[tuple[str, float], ...]
+    shadows: tuple[str, ...] = ()
+    key: str = ""
+    salt: str = ""
+
+
+def desired_of(entry: Entry) -> Desired:
+    """What an endpoint should serve after a move: it follows from the entry alone. Raises ValueError for an entry that says nothing
+    that an endpoint could serve."""
+    if entry.kind in ("release", "rollback"):
+        traffic = Traffic(arms=((entry.bundle or "", 1.0),))
+    else:
+        traffic = msgspec.convert(entry.payload, Traffic)
+    desired = Desired(
+        pipeline=entry.pipeline,
+        serial=entry.serial,
+        arms=traffic.arms,
+        shadows=traffic.shadows,
+        key=traffic.key,
+        salt=traffic.salt,
+        ledger_entry=entry.digest,
+        issued=entry.moment.isoformat(timespec="microseconds"),
+    )
+    check(desired)
+    return desired
 
 
 def reconcile(
@@ -57,62 +95,127 @@ def reconcile(
     keys: Keys,
     limits: Limits = LIMITS,
 ) -> Served | None:
-    """Make the endpoint serve what the newest release or roll-back in the ledger names, and record that it does.
+    """Make the endpoint serve what the newest move in the ledger says, and record that it does.
 
     Nothing but the ledger is believed; what is served already is only confirmed, so calling this at any time, twice or after
-    a kill ends in the same state. Returns None before the first release. Raises LedgerError for an altered ledger, BundleError
-    for a bundle that is gone or altered, and EndpointError, naming the URL and the way out, when the endpoint does not follow.
+    a kill ends in the same state. A candidate that is gone or altered, or that the endpoint refuses, goes back by itself: the ledger
+    says so, and what served before serves on. Returns None before the first release. Raises LedgerError for an altered ledger, BundleError
+    for a champion that is gone or altered, and EndpointError, naming the URL and the way out, when the endpoint does not follow.
     """
-    ledger.verify()
-    decision = ledger.newest(pipeline, "release", "rollback")
-    if decision is None or decision.bundle is None:
-        return None
-    digest = decision.bundle
     try:
-        files = artifacts.get("bundles", digest)
-    except (FileNotFoundError, ValueError) as error:
-        raise BundleError(f"bundle {digest}, which entry {decision.serial} of the ledger names, cannot be read: {error}") from error
-    manifest = verify(files, keys.public_pem(), digest)
-    if manifest.pipeline != pipeline:
-        raise BundleError(f"bundle {digest} is one of pipeline {manifest.pipeline!r}, not of {pipeline!r}")
-    endpoint.install(digest, files)
-    desired = Desired(
-        pipeline=pipeline,
-        serial=decision.serial,
-        arms=((digest, 1.0),),
-        ledger_entry=decision.digest,
-        issued=decision.moment.isoformat(timespec="microseconds"),
-    )
+        return _bring(pipeline, ledger, endpoint, artifacts, keys, limits)
+    except (EndpointError, BundleError) as error:
+        went_back = _go_back(pipeline, ledger, str(error)) if isinstance(error, (RefusedError, BundleError)) else None
+        if went_back is None:
+            raise
+    served = _bring(pipeline, ledger, endpoint, artifacts, keys, limits)
+    return None if served is None else replace(served, went_back=went_back)
+
+
+def difference(pipeline: str, ledger: Ledger, endpoint: EndpointTarget) -> str | None:
+    """What keeps an endpoint from serving what the ledger says, or the ledger from knowing that it does; None where nothing does."""
+    entries = ledger.entries(pipeline)
+    move = state.newest_move(entries)
+    if move is None:
+        return None
+    if state.confirmation(entries, move.serial) is None:
+        return f"entry {move.serial} of the ledger has not been confirmed"
+    actual = endpoint.actual(pipeline)
+    return "the endpoint does not answer" if actual is None else actual.difference(desired_of(move))
+
+
+class RefusedError(EndpointError):
+    """The endpoint has seen the desired state and says that it cannot serve it."""
+
+
+def _bring(pipeline: str, ledger: Ledger, endpoint: EndpointTarget, artifacts: Artifacts, keys: Keys, limits: Limits) -> Served | None:
+    ledger.verify()
+    decision = state.newest_move(ledger.entries(pipeline))
+    if decision is None:
+        return None
+    desired = desired_of(decision)
+    manifests = {}
+    for digest in (*(digest for digest, _ in desired.arms), *desired.shadows):
+        try:
+            files = artifacts.get("bundles", digest)
+        except (FileNotFoundError, ValueError) as error:
+            raise BundleError(f"bundle {digest}, which entry {decision.serial} of the ledger names, cannot be read: {error}") from error
+        try:
+            manifests[digest] = verify(files, keys.public_pem(), digest)
+        except BundleError as error:
+            raise BundleError(f"bundle {digest}: {error}") from error
+        if manifests[digest].pipeline != pipeline:
+            raise BundleError(f"bundle {digest} is one of pipeline {manifests[digest].pipeline!r}, not of {pipeline!r}")
+        endpoint.install(digest, files)
     endpoint.desire(desired, keys.sign(desired.content))
     _answers(pipeline, endpoint, limits.answers)
-    actual = endpoint.wait(pipeline, digest, timeout=limits.serves, serial=decision.serial)
+    actual = _follows(desired, endpoint, limits)
     start = time.perf_counter()
-    golden = next((found for found in endpoint.golden(pipeline)["bundles"] if found["bundle"] == digest), None)
+    golden = {found["bundle"]: found for found in endpoint.golden(pipeline)["bundles"]}
     http_ms = (time.perf_counter() - start) * 1_000
-    if golden is None or not golden["difference"] <= TOLERANCE:
-        said = (
-            "does not predict its golden rows"
-            if golden is None
-            else f"predicts its golden rows {golden['difference']:.3g} off the expected outputs"
-        )
-        raise EndpointError(f"the endpoint says that it serves bundle {digest} of {pipeline}, but {said} (limit {TOLERANCE:g}); restart it")
+    for digest in manifests:
+        found = golden.get(digest)
+        if found is None or not found["difference"] <= TOLERANCE:
+            said = (
+                "does not predict its golden rows"
+                if found is None
+                else f"predicts its golden rows {found['difference']:.3g} off the expected outputs"
+            )
+            raise EndpointError(
+                f"the endpoint says that it serves bundle {digest} of {pipeline}, but {said} (limit {TOLERANCE:g}); restart it"
+            )
+    champion = desired.arms[0][0]
     payload = {
         "decision": decision.serial,
         "arms": [[arm.bundle, arm.share] for arm in actual.arms],
-        "golden_rows": golden["rows"],
-        "golden_difference": golden["difference"],
+        "shadows": list(actual.shadows),
+        "golden_rows": golden[champion]["rows"],
+        "golden_difference": golden[champion]["difference"],
     }
 
     def confirmed(entries: Sequence[Entry]) -> Entry | None:
-        newest = [entry for entry in entries if entry.kind in ("release", "rollback")][-1]
-        if newest.serial != decision.serial:
+        newest = state.newest_move(entries)
+        if newest is None or newest.serial != decision.serial:
             raise EndpointError(
-                f"entry {newest.serial} of the ledger was made while bundle {digest} was brought to {pipeline}'s endpoint; try again"
+                f"entry {newest.serial if newest else 0} of the ledger was made while entry {decision.serial} was brought to {pipeline}'s endpoint; try again"
             )
-        return next((entry for entry in entries if entry.kind == "traffic" and entry.payload.get("decision") == decision.serial), None)
+        return state.confirmation(entries, decision.serial)
 
-    traffic = ledger.append(pipeline, "traffic", bundle=digest, day=decision.day, actor=ACTOR, payload=payload, unless=confirmed)
-    return Served(decision, traffic, manifest, actual, golden["rows"], golden["difference"], golden["row_ms"], http_ms)
+    traffic = ledger.append(pipeline, "traffic", bundle=champion, day=decision.day, actor=ACTOR, payload=payload, unless=confirmed)
+    shown = golden[champion]
+    return Served(decision, traffic, manifests[champion], actual, shown["rows"], shown["difference"], shown["row_ms"], http_ms)
+
+
+def _follows(desired: Desired, endpoint: EndpointTarget, limits: Limits) -> Actual:
+    """Wait until the endpoint serves the desired state. Raises RefusedError as soon as it has said for a while that it cannot."""
+    end = time.monotonic() + limits.serves
+    refused_since: float | None = None
+    while True:
+        actual = endpoint.actual(desired.pipeline)
+        if actual is not None and actual.serial == desired.serial and actual.difference(desired) is None:
+            return actual
+        now = time.monotonic()
+        refuses = actual is not None and actual.error is not None and actual.desired_serial == desired.serial
+        refused_since = (refused_since or now) if refuses else None
+        said = f"the endpoint does not serve entry {desired.serial} of the ledger for {desired.pipeline}"
+        if refused_since is not None and now - refused_since >= limits.refuses and actual is not None:
+            raise RefusedError(f"{said}: {actual.error}")
+        if now >= end:
+            why = "it does not answer; start it with `evergreen up`" if actual is None else actual.difference(desired)
+            raise EndpointError(f"{said} after {limits.serves:g} s: {why}")
+        time.sleep(0.05)
+
+
+def _go_back(pipeline: str, ledger: Ledger, why: str) -> Entry | None:
+    """Give the traffic back to what served before, where a bundle cannot be served at all; None where nothing served before, or what
+    cannot be served is not what is new."""
+    entries = ledger.entries(pipeline)
+    move, rollout = state.newest_move(entries), state.under_way(entries)
+    if rollout is not None and rollout.bundle in why:
+        return state.abort(ledger, rollout, POLICY, why, rollout.steps[-1].day)
+    if move is not None and move.kind == "release" and move.bundle is not None and move.bundle in why:
+        return state.withdraw(ledger, move, why)
+    return None
 
 
 def _answers(pipeline: str, endpoint: EndpointTarget, seconds: float) -> None:

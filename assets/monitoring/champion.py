@@ -7,7 +7,9 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from assets.monitoring.drift import Reference, reference
+from assets.release.decisions import candidate_of
 from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
+from bundle.desired import CHAMPION
 from bundle.manifest import REFERENCE
 from bundle.program import FeatureProgram
 from resources import files
@@ -56,10 +58,14 @@ def released(entries: Sequence[Entry], day: date) -> Entry | None:
 
 
 def most_served(predictions: pl.DataFrame) -> str | None:
-    """The bundle that answered most of a day's predictions; None on a day without any. Ties go to the smaller digest."""
-    if predictions.is_empty():
+    """The champion that answered most of a day's predictions; None on a day without any. Ties go to the smaller digest. A challenger's
+    share, however great, does not make it the champion."""
+    import polars as pl
+
+    answered = predictions.filter(pl.col("arm") == CHAMPION)
+    if answered.is_empty():
         return None
-    counts = predictions["bundle"].value_counts().sort(["count", "bundle"], descending=[True, False])
+    counts = answered["bundle"].value_counts().sort(["count", "bundle"], descending=[True, False])
     return str(counts["bundle"][0])
 
 
@@ -67,15 +73,6 @@ def subject(predictions: pl.DataFrame, entries: Sequence[Entry], day: date) -> s
     """Digest of the bundle that a day's reports speak of: what answered most, else what was released, else "none"."""
     entry = released(entries, day)
     return most_served(predictions) or (entry.bundle if entry and entry.bundle else NOBODY)
-
-
-def candidate_of(entries: Sequence[Entry], bundle: str) -> str | None:
-    """Digest of the candidate in a bundle, as its release entry says."""
-    for entry in reversed(entries):
-        candidate = entry.payload.get("candidate")
-        if entry.bundle == bundle and entry.kind == "release" and isinstance(candidate, str):
-            return candidate
-    return None
 
 
 def load(artifacts: Artifacts, entries: Sequence[Entry], bundle: str) -> Served:

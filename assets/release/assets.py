@@ -8,6 +8,7 @@ from assets import plots
 from assets.declaration import Pipeline
 from assets.release import decisions
 from assets.release.evidence import Examined, approvals_needed, examine
+from assets.rollout import state
 from assets.validation import gates
 from bundle.manifest import GOLDEN, MANIFEST, BundleError, Manifest
 from resources.artifacts import Artifacts
@@ -96,7 +97,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         kinds={"sqlite", "mlflow"},
         output_required=False,
         pool="deploy",
-        description="The signed ledger entry that makes a bundle the champion: bundle, reports, gates and approvals are verified anew for it.",
+        description="The signed ledger entry with which a bundle begins to take over: bundle, reports, gates and approvals are verified anew for it.",
     )
     def release(
         context: dg.AssetExecutionContext, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys, tracking: Tracking
@@ -104,20 +105,27 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         examined = examined_bundle(pipeline, artifacts, reports, ledger, keys)
         needed = approvals_needed(pipeline)
         entry: Entry | None = None
+        held_up: list[str] = []
         if examined.released == examined.proposal.bundle:
             # Released before this run, or by one that died before its end: only what follows the entry is left to do.
             entry = ledger.newest(pipeline.name, "release", "rollback")
         elif not examined.refusals and examined.standing.approved(needed):
             payload = {"gates": examined.passed, "unjudged": examined.unjudged, "dagster_run": context.run_id}
-            entry = decisions.release(ledger, examined.proposal, needed, payload)
+            try:
+                entry = state.start(ledger, examined.proposal, needed, pipeline.release, payload)
+            except PermissionError as refused:
+                held_up.append(str(refused))
         if entry is None:
-            why = list(examined.refusals)
+            why = [*examined.refusals, *held_up]
             if not examined.standing.approved(needed):
                 why.append(f"not approved: {examined.standing.explain(needed)}")
             context.log.warning(f"bundle {examined.proposal.bundle} is not released:\n" + "\n".join(why))
             yield observation(key[RELEASE], examined, "not released", why)
             return
-        alias = show_champion(context.log, tracking, pipeline.name, examined.proposal.candidate)
+        # On its way to the traffic the candidate is no champion yet; the endpoint moves the alias when it is.
+        alias = "not moved: the rollout begins"
+        if entry.kind != "rollout":
+            alias = show_champion(context.log, tracking, pipeline.name, examined.proposal.candidate)
         yield dg.MaterializeResult(
             metadata={
                 "digest": examined.proposal.bundle,
@@ -128,6 +136,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
                 "approval": examined.standing.explain(needed),
                 "champion_before": examined.released or "none",
                 "champion_alias": alias,
+                "rollout": next((each.told for each in reversed(state.rollouts(ledger.entries(pipeline.name)))), "none"),
                 "gates": dg.MetadataValue.md(bullets(examined.passed)),
                 "not_judged": dg.MetadataValue.md(bullets(examined.unjudged)),
             },

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
+    from assets.rollout.state import Rollout
     from bundle.manifest import Manifest
     from resources.ledger import Entry, Ledger
 
@@ -117,6 +118,9 @@ def reject(ledger: Ledger, proposal: Proposal, actor: str, reason: str) -> Entry
     def already(entries: Sequence[Entry]) -> Entry | None:
         if released(entries) == proposal.bundle:
             raise ValueError(f"bundle {proposal.bundle} is released now; a rejection would change nothing: roll back instead")
+        rollout = _under_way(entries)
+        if rollout is not None and rollout.bundle == proposal.bundle:
+            raise ValueError(f"bundle {proposal.bundle} is being rolled out now; a rejection would change nothing: roll back instead")
         refusal = standing(entries, proposal).refusal
         return refusal if refusal is not None and (refusal.kind, refusal.actor) == ("rejection", actor) else None
 
@@ -152,6 +156,7 @@ def release(ledger: Ledger, proposal: Proposal, approvals: int, payload: Mapping
 
 def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | None = None, day: date | None = None) -> Entry:
     """Go back to what the ledger says served before, or to `to`, a bundle that once served. The endpoint follows the entry.
+    While a bundle is being rolled out, what served before is the champion: the rollout ends.
 
     `day` is the data day of the decision (default: that of the pipeline's newest entry). Raises LookupError where there is
     nothing to go back to, ValueError where `to` never served or is released now.
@@ -161,6 +166,11 @@ def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | N
     current = released(entries)
     if current is None:
         raise LookupError(f"pipeline {pipeline!r} has released nothing yet; there is nothing to roll back")
+    rollout = _under_way(entries)
+    if rollout is not None and to in (None, rollout.champion):
+        from assets.rollout.state import abort
+
+        return abort(ledger, rollout, actor, reason, day or entries[-1].day)
     target = to or before(entries)
     if target is None:
         raise LookupError(f"pipeline {pipeline!r} served nothing before bundle {current}; there is nothing to roll back to")
@@ -183,8 +193,8 @@ def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | N
         actor=actor,
         payload={
             "from": current,
-            "from_candidate": _candidate(entries, current),
-            "candidate": _candidate(entries, target),
+            "from_candidate": candidate_of(entries, current),
+            "candidate": candidate_of(entries, target),
             "reason": reason,
         },
         unless=unchanged,
@@ -222,10 +232,16 @@ def before(entries: Sequence[Entry]) -> str | None:
     return next((bundle for bundle in reversed(history[:-1]) if bundle in confirmed and bundle != history[-1]), None)
 
 
-def _candidate(entries: Sequence[Entry], bundle: str) -> str | None:
-    """The candidate of a released bundle, as its release says."""
-    found = next((entry for entry in reversed(entries) if entry.kind == "release" and entry.bundle == bundle), None)
+def candidate_of(entries: Sequence[Entry], bundle: str) -> str | None:
+    """The candidate of a bundle that is or was on its way to the traffic, as its release or rollout says."""
+    found = next((entry for entry in reversed(entries) if entry.kind in ("release", "rollout") and entry.bundle == bundle), None)
     return str(found.payload["candidate"]) if found else None
+
+
+def _under_way(entries: Sequence[Entry]) -> Rollout | None:
+    from assets.rollout.state import under_way  # which builds on the decisions here
+
+    return under_way(entries)
 
 
 def _append(

@@ -20,7 +20,7 @@ from tests.support.platform import Platform, platform
 from tests.support.tiny import DAY, FIRST, land, requests, tiny
 
 HISTORY = FIRST + 49 * DAY
-REVIEWED = tiny.model_copy(update={"release": ReleasePolicy(approvals=1)})
+REVIEWED = tiny.model_copy(update={"release": ReleasePolicy(approvals=1, strategy="all_at_once")})
 ANN = ("--pipeline", "tiny", "--as", "ann@example.org", "--reason", "looked at the reports")
 
 pytestmark = pytest.mark.timeout(300)

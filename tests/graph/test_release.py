@@ -23,7 +23,7 @@ from assets.release.options import ReleasePolicy
 from assets.validation import gates
 from assets.validation.terms import ALL_NUMBERS
 from bundle import manifest as manifests
-from bundle.desired import Actual, ArmState, unseal
+from bundle.desired import Actual, ArmState, arm_name, unseal
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.keys import Keys
@@ -57,13 +57,14 @@ class FakeEndpoint(LocalEndpoint):
         if not place.exists():
             return Actual(pipeline=pipeline, ready=False)
         desired = unseal(place.read_bytes(), Path(self.public).read_bytes(), pipeline)
-        arms = tuple(ArmState("champion", self.loaded(digest).digest, share) for digest, share in desired.arms)
-        return Actual(pipeline=pipeline, ready=True, serial=desired.serial, desired_serial=desired.serial, arms=arms)
+        arms = tuple(ArmState(arm_name(place), self.loaded(digest).digest, share) for place, (digest, share) in enumerate(desired.arms))
+        shadows = tuple(self.loaded(digest).digest for digest in desired.shadows)
+        return Actual(pipeline=pipeline, ready=True, serial=desired.serial, desired_serial=desired.serial, arms=arms, shadows=shadows)
 
     def golden(self, pipeline: str) -> dict[str, Any]:
         actual = self.actual(pipeline)
         assert actual is not None
-        found = [(digest, self.loaded(digest).check_golden()) for digest in actual.bundles]
+        found = [(digest, self.loaded(digest).check_golden()) for digest in (*actual.bundles, *actual.shadows)]
         return {"bundles": [{"bundle": digest, "rows": g.rows, "difference": g.difference, "row_ms": g.row_ms} for digest, g in found]}
 
     def loaded(self, digest: str) -> manifests.Bundle:

@@ -194,6 +194,10 @@ class Place:
         return LocalEndpoint(path=str(self.root), url=self.url)
 
     @property
+    def trials(self) -> Path:
+        return self.root / NAME / "trials"
+
+    @property
     def predictions(self) -> Path:
         return self.root / NAME / "predictions"
 
@@ -207,11 +211,24 @@ class Place:
     def publish(self, online: Snapshot | None = None) -> None:
         write_atomically(self.root / NAME / "online.msgpack", (online or snapshot()).encode())
 
-    def desire(self, *arms: tuple[str, float], serial: int | None = None, key: bytes | None = None) -> Desired:
+    def desire(
+        self,
+        *arms: tuple[str, float],
+        serial: int | None = None,
+        key: bytes | None = None,
+        shadows: tuple[str, ...] = (),
+        split_by: str = "",
+    ) -> Desired:
         """Write a signed desired state, with the next serial."""
         self.serial = self.serial + 1 if serial is None else max(self.serial, serial)
         desired = Desired(
-            pipeline=NAME, serial=self.serial if serial is None else serial, arms=arms, ledger_entry="1", issued="2024-01-10T00:00:00Z"
+            pipeline=NAME,
+            serial=self.serial if serial is None else serial,
+            arms=arms,
+            shadows=shadows,
+            key=split_by,
+            ledger_entry="1",
+            issued="2024-01-10T00:00:00Z",
         )
         self.endpoint.desire(desired, signing.sign(key or self.private_key, desired.content))
         return desired
@@ -226,6 +243,16 @@ class Place:
 
     def wait(self, digest: str, timeout: float = 20) -> Actual:
         return self.endpoint.wait(NAME, digest, timeout)
+
+    def wait_for_serial(self, timeout: float = 20) -> Actual:
+        """Wait until the newest desired state is served."""
+        end = time.monotonic() + timeout
+        while True:
+            actual = self.endpoint.actual(NAME)
+            if actual is not None and actual.serial == self.serial:
+                return actual
+            assert time.monotonic() < end, f"serial {self.serial} is not served: {actual}"
+            time.sleep(0.05)
 
     def wait_for_error(self, words: str, timeout: float = 15) -> Actual:
         """Wait until the endpoint reports an error that contains these words."""

@@ -14,6 +14,7 @@ import numpy as np
 from assets.data.source import Source, flag, number, text
 from assets.declaration import Label, Pipeline
 from assets.monitoring.options import Monitors
+from assets.release.options import ReleasePolicy
 from assets.retraining.options import RetrainingPolicy
 from assets.training.options import Split, XGBoost
 from assets.validation.options import Fairness, Gates
@@ -49,6 +50,7 @@ tiny = Pipeline(
     split=Split(test_days=10, validation_days=10, minimum_rows=200),
     slices=["machine"], fairness=[Fairness(column="machine", reason="Machines are no people; the column exercises the report.")],
     gates=Gates(champion_margin=0.2, baseline_margin=-0.1, max_calibration_error=0.3, max_slice_gap=0.5, min_slice_rows=20, max_fairness_gap=None, max_missing_loss=1.0, max_noise_shift=0.5),
+    release=ReleasePolicy(strategy="all_at_once"),
     monitors=Monitors(minimum_rows=20), retraining=RetrainingPolicy(minimum_rows=50),
 )  # fmt: skip
 

@@ -1,0 +1,89 @@
+"""The rollout stage: each day's judgement of the bundle that is on its way to the traffic, and of the experiment that runs."""
+
+import hashlib
+
+import dagster as dg
+
+from assets.declaration import Pipeline
+from assets.monitoring import pages
+from assets.partitions import days as partitions, keys_to_days
+from assets.plots import markdown_image
+from resources.endpoint import LocalEndpoint
+from resources.lake import Lake
+from resources.ledger import Ledger
+from resources.notifier import Notifier
+from resources.reports import Reports
+
+GROUP = "release"
+ROLLOUT, CHECK = "validation/rollout", "rollout_is_sound"
+
+
+def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The assets of the stage."""
+    return [_rollout(pipeline)]
+
+
+def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
+    key = dg.AssetKey([pipeline.name, *ROLLOUT.split("/")])
+
+    @dg.asset(
+        key=key,
+        deps=[dg.AssetKey([pipeline.name, "predictions"]), dg.AssetKey([pipeline.name, "raw", pipeline.label.source])],
+        group_name=GROUP,
+        kinds={"sqlite", "python"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[dg.AssetCheckSpec(CHECK, asset=key, description="No rule sends the candidate back to where it came from.")],
+        description="Whether the bundle that is being rolled out takes its next step, waits or goes back: judged once for each day.",
+    )
+    def rollout(
+        context: dg.AssetExecutionContext, lake: Lake, ledger: Ledger, reports: Reports, endpoint: LocalEndpoint, notifier: Notifier
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from assets.rollout import daily
+
+        judged = [
+            found
+            for day in keys_to_days(context.partition_keys)
+            if (found := daily.judge_day(pipeline, day, lake, ledger, reports, endpoint.trials(pipeline.name))) is not None
+        ]
+        if not judged:
+            told = "No rollout is under way, or the day was judged before."
+            check = dg.AssetCheckResult(passed=True, check_name=CHECK, description=told)
+            return dg.MaterializeResult(metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check])
+        for each in judged:
+            if each.action == "roll_back" or each.report.notes:
+                notifier.notify(
+                    f"{pipeline.name}: rollout of bundle {each.rollout.bundle[:12]} {pages_word(each.action)}", f"{each.why}\n{each.link}"
+                )
+        newest = judged[-1]
+        told = f"Bundle {newest.rollout.bundle[:12]}, {newest.rollout.told}, {pages_word(newest.action)}: {newest.why}"
+        context.log.info(told)
+        passed = all(each.report.passed for each in judged)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(hashlib.sha256("".join(each.report.digest for each in judged).encode()).hexdigest()),
+            metadata={
+                "told": told,
+                "decision": newest.action,
+                "report": dg.MetadataValue.url(newest.link),
+                "verdicts": dg.MetadataValue.md(pages.verdict_table(newest.report.verdicts)),
+                "ledger_entry": newest.entry.serial if newest.entry else 0,
+                "share": newest.rollout.steps[-1].share,
+                **{f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content)) for n, image in enumerate(newest.images, 1)},
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    passed=passed,
+                    check_name=CHECK,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=told[:1_000],
+                    metadata={"report": newest.link},
+                )
+            ],
+        )
+
+    return rollout
+
+
+def pages_word(action: str) -> str:
+    """What an action means, in words."""
+    return {"advance": "takes the next step", "hold": "waits", "roll_back": "goes back"}[action]

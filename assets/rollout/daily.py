@@ -1,0 +1,71 @@
+"""A day of a rollout: gather, judge, store the report, then act in the ledger. Repeated, or after a kill, it acts once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assets.pages import PAGE, Image
+from assets.release.decisions import POLICY
+from assets.rollout import judge, pages, state
+from assets.rollout.evidence import gather
+from assets.rollout.judge import Action
+from assets.rollout.state import Rollout
+from resources.reports import Report
+
+if TYPE_CHECKING:
+    from assets.declaration import Pipeline
+    from resources.lake import Lake
+    from resources.ledger import Entry, Ledger
+    from resources.reports import Reports
+
+ROLLOUT = "validation/rollout"
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a rollout on a day. `entry` is what was written to the ledger, None where nothing was."""
+
+    rollout: Rollout
+    report: Report
+    action: Action
+    why: str
+    link: str
+    images: list[Image]
+    entry: Entry | None
+
+
+def judge_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports: Reports, trials: Sequence[Path]) -> Judged | None:
+    """Judge the rollout that is under way on a data day, and take its step. None where none is, or where it was judged before."""
+    entries = ledger.entries(pipeline.name)
+    rollout = state.under_way(entries)
+    moved = state.newest_move(entries)
+    if rollout is None or rollout.steps[-1].day > day or moved is None or moved.serial != rollout.steps[-1].entry:
+        return None
+    policy = pipeline.release
+    evidence = gather(pipeline, rollout, entries, day, lake, trials)
+    measures = (*judge.measures(rollout, evidence), *judge.quality(evidence, policy))
+    verdicts = judge.verdicts(rollout, measures, policy)
+    action, why = judge.action(verdicts)
+    notes: tuple[str, ...] = ()
+    if action == "roll_back" and state.went_back_before(entries, rollout.bundle):
+        action, notes = (
+            "hold",
+            ("This bundle has gone back by itself before; whether it does again is for people to decide (`evergreen rollback`).",),
+        )
+    report = Report(
+        pipeline=pipeline.name, name=ROLLOUT, subject=rollout.bundle, day=day, measures=measures, verdicts=verdicts, notes=notes
+    )
+    page, images = pages.page(report, rollout, evidence, policy, action, why)
+    link = reports.save(report, {PAGE: page})
+    # The report is stored before anything is decided on it: an entry never names evidence that is not there.
+    entry = None
+    if action == "advance":
+        entry = state.advance(ledger, rollout, policy, day + DAY, {"report": report.digest, "reason": why})
+    elif action == "roll_back":
+        entry = state.abort(ledger, rollout, POLICY, why, day + DAY, {"report": report.digest})
+    return Judged(rollout, report, action, why, f"{link}{PAGE}", images, entry)

@@ -1,0 +1,242 @@
+"""Rollouts in the graph: a retrained bundle goes through shadow and canary on live requests, and a bad one goes back by itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
+from assets.endpoint.reconcile import Limits, difference
+from assets.release import decisions
+from assets.release.options import ReleasePolicy
+from assets.rollout import assets as rollout_stage, state
+from assets.rollout.daily import ROLLOUT
+from bundle.desired import Actual
+from bundle.prediction_log import Trial, Writer
+from cli.demo import served
+from cli.main import app
+from resources.ledger import Entry
+from resources.notifier import Notifier
+from tests.graph.test_release import NAME, World, trained  # noqa: F401  the fixture
+from tests.support.platform import Platform, platform
+from tests.support.tiny import DAY, FIRST, land, requests, tiny
+
+pytestmark = pytest.mark.timeout(600)
+
+POLICY = ReleasePolicy(
+    canary=(0.4,), shadow_requests=20, minimum_requests=5, minimum_labels=30, quality_margin=0.2, prediction_shift=5.0, latency_margin=20.0
+)
+PROGRESSIVE = tiny.model_copy(update={"release": POLICY})
+
+
+def shares(running: Platform) -> list[list[float]]:
+    """The shares of each confirmation in the ledger; 0 is a shadow."""
+    return [[arm["share"] for arm in served(entry)["arms"]] for entry in running.ledger.entries(NAME, "traffic")]
+
+
+def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: Path) -> None:
+    with platform(home, [PROGRESSIVE]) as running:
+        day = FIRST + 69 * DAY
+        land(running.landing, FIRST, day)
+        assert [run.failure for run in running.driver.settle() if not run.success] == []
+        first = running.ledger.released(NAME)
+        decisions.request_retraining(running.ledger, NAME, "ada@example.org", "to see it roll out", day)
+        for _ in range(4):
+            answers = running.post(NAME, requests(day + DAY))
+            assert {answer.status_code for answer in answers} == {200}
+            day += DAY
+            land(running.landing, day, day)
+            assert [run.failure for run in running.driver.settle() if not run.success] == []
+        entries = running.ledger.entries(NAME)
+        rollouts = state.rollouts(entries)
+        assert [rollout.outcome for rollout in rollouts] == ["superseded", "full"], [rollout.told for rollout in rollouts]
+        new = rollouts[1]
+        assert [(step.stage, step.share) for step in new.steps] == [("shadow", 0.0), ("canary", 0.4), ("full", 1.0)]
+        assert [step.day for step in new.steps] == [new.steps[0].day + DAY * n for n in range(3)]
+        assert shares(running) == [[1.0], [1.0, 0.0], [0.6, 0.4], [1.0]]
+        assert new.champion == first
+        actual = running.endpoint.actual(NAME)
+        assert actual.bundles == (new.bundle,)
+        assert difference(NAME, running.ledger, running.endpoint) is None
+
+        # Each step rests on a stored report, judged on requests and labels of both arms.
+        steps = [entry for entry in entries if entry.payload.get("rollout") and entry.kind in ("rollout", "release")]
+        for entry, judged in zip(steps, ("shadow", "canary"), strict=True):
+            report = running.reports.load(NAME, ROLLOUT, entry.day - DAY, new.bundle)
+            assert report.digest == entry.payload["report"]
+            assert report.passed
+            quality = report.measure("log_loss_worse_by", "shadow")
+            assert quality.n >= 40, "labels of the shadow's own day have matured when it is judged"
+            assert (report.measure("split_evidence") is not None) == (judged == "canary")
+        # What was scored in the shadow is nowhere counted as an answer.
+        rows = running.lake.scan(f"{NAME}/predictions").collect()
+        assert set(rows["arm"].to_list()) <= {"champion", "challenger"}
+        canary = rows.filter(pl.col("date") == new.steps[1].day)
+        assert set(canary["bundle"].to_list()) == {first, new.bundle}
+        assert canary.height == 40
+
+        split = running.ledger.entries(NAME, "traffic")[2]
+        told = json.loads(evergreen("served", "--pipeline", NAME, "--at", split.moment.isoformat(), "--json"))
+        assert [(arm["arm"], arm["share"]) for arm in told["arms"]] == [("champion", 0.6), ("challenger", 0.4)]
+        assert told["because"]["kind"] == "rollout"
+
+
+def evergreen(*words: str) -> str:
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:  # noqa: F811
+    """A platform whose first bundle serves and whose second one is in its shadow."""
+    import shutil
+
+    monkeypatch.setattr(endpoint_stage, "RETRIES", None)
+    monkeypatch.setattr(reconciling, "LIMITS", Limits(answers=0.3, serves=5, refuses=0.2))
+    shutil.copytree(trained, tmp_path / "home")
+    made = World(tmp_path / "home", PROGRESSIVE)
+    for index in (0, 1):
+        made.propose(index)
+        made.run()
+    assert made.kinds == ["approval", "release", "traffic", "approval", "rollout", "traffic"]
+    return made
+
+
+def judge(world: World, day: date) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        rollout_stage.build(PROGRESSIVE),
+        instance=world.instance,
+        partition_key=day.isoformat(),
+        resources={
+            "lake": world.lake, "reports": world.reports, "ledger": world.ledger, "endpoint": world.endpoint, "notifier": Notifier(),
+        },
+    )  # fmt: skip
+
+
+def try_out(world: World, day: date, *, failures: int = 0, slower: int = 1, count: int = 60) -> state.Rollout:
+    """Log what the candidate made of a day's requests."""
+    rollout = state.under_way(world.ledger.entries(NAME))
+    assert rollout is not None
+    writer = Writer(world.endpoint.trials(NAME)[0])
+    moment = datetime.now(UTC)
+    for number in range(count):
+        output = 0.2 + 0.6 * (number % 10) / 10
+        writer.append([Trial(
+            day=day.isoformat(), id=f"{day}-{number}", at=moment, event_time=moment, pipeline=NAME, bundle=rollout.bundle, arm="shadow",
+            entity=f"{day:%Y%m%d}-{number:04d}", output=None if number < failures else output, latency_us=100 * slower,
+            champion=rollout.champion or "", champion_output=output, champion_us=100, failure="no probability" if number < failures else None,
+        )])  # fmt: skip
+    writer.close()
+    return rollout
+
+
+def test_a_shadow_that_fails_goes_back_once_and_stays_away(world: World) -> None:
+    champion = world.ledger.released(NAME)
+    rollout = try_out(world, world.day, failures=2)
+    result = judge(world, world.day)
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [False], "an alert"
+    entry = world.ledger.entries(NAME)[-1]
+    assert (entry.kind, entry.actor, entry.bundle, entry.payload["from"]) == ("rollback", "policy", champion, rollout.bundle)
+    assert "2 of 60 outputs are no probability" in str(entry.payload["reason"])
+    report = world.reports.load(NAME, ROLLOUT, world.day, rollout.bundle)
+    assert report is not None
+    assert report.digest == entry.payload["report"]
+    page = Path(world.reports.uri, world.reports.folder(NAME, ROLLOUT, world.day, rollout.bundle), "index.html").read_text()
+    assert "goes back" in page
+    judge(world, world.day)
+    assert world.ledger.entries(NAME)[-1] == entry, "judged again, nothing more happens"
+    world.run("endpoint")
+    actual = world.endpoint.actual(NAME)
+    assert actual is not None
+    assert (actual.bundles, actual.shadows) == ((champion,), ())
+    # The same bundle, proposed again, is not rolled out by policy.
+    world.run("approval", "release", "endpoint")
+    assert world.ledger.entries(NAME)[-1].kind == "traffic"
+    assert world.ledger.released(NAME) == champion
+
+
+def test_too_few_requests_wait_and_enough_take_the_step_once(world: World) -> None:
+    try_out(world, world.day, count=10)
+    judge(world, world.day)
+    assert world.kinds[-1] == "traffic"
+    try_out(world, world.day, count=60)
+    for _ in range(2):
+        judge(world, world.day)
+    rollout = state.under_way(world.ledger.entries(NAME))
+    assert rollout is not None
+    assert [(step.stage, step.day) for step in rollout.steps] == [("shadow", world.day), ("canary", world.day + timedelta(days=1))]
+    assert "NOT judged on labels" in str(world.ledger.entries(NAME)[-1].payload["reason"])
+
+
+def test_killed_between_report_and_ledger_the_next_run_takes_the_step(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    try_out(world, world.day)
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "advance", killed)
+        with pytest.raises(Killed):
+            judge(world, world.day)
+    assert world.kinds[-1] == "traffic"
+    judge(world, world.day)
+    assert world.kinds[-1] == "rollout"
+
+
+def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    try_out(world, world.day)
+    judge(world, world.day)
+    champion, move = world.ledger.released(NAME), world.ledger.entries(NAME)[-1]
+    actual = type(world.endpoint).actual
+
+    def refusing(self: object, pipeline: str) -> Actual | None:
+        found = actual(self, pipeline)  # type: ignore[arg-type]
+        assert found is not None
+        if found.serial != move.serial:
+            return found
+        why = f"desired.json: bundle {move.bundle} ends the process that loads it (signal 11), so no worker loads it"
+        return Actual(pipeline=pipeline, ready=True, serial=1, desired_serial=move.serial, arms=found.arms[:1], error=why)
+
+    monkeypatch.setattr(type(world.endpoint), "actual", refusing)
+    result = world.run("endpoint")
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [False], "an alert"
+    kinds: list[Entry] = world.ledger.entries(NAME)[-2:]
+    assert [entry.kind for entry in kinds] == ["rollback", "traffic"]
+    assert "signal 11" in str(kinds[0].payload["reason"])
+    assert kinds[1].bundle == champion == world.served
+
+
+def test_a_candidate_altered_in_the_store_goes_back(world: World) -> None:
+    try_out(world, world.day)
+    judge(world, world.day)
+    bundle = world.ledger.entries(NAME)[-1].bundle
+    place = world.home / "artifacts" / "bundles" / str(bundle) / "model.ubj"
+    place.write_bytes(place.read_bytes()[:-3] + b"zzz")
+    champion = world.ledger.released(NAME)
+    world.run("endpoint")
+    assert world.kinds[-2:] == ["rollback", "traffic"]
+    assert world.served == champion
+
+
+def test_what_is_desired_and_what_is_served_are_compared(world: World) -> None:
+    assert difference(NAME, world.ledger, world.endpoint) is None
+    place = Path(world.endpoint.path) / NAME / "desired.json"
+    before = place.read_bytes()
+    decisions.rollback(world.ledger, NAME, "ada@example.org", "not now")
+    assert "has not been confirmed" in str(difference(NAME, world.ledger, world.endpoint))
+    world.run("endpoint")
+    assert difference(NAME, world.ledger, world.endpoint) is None
+    place.write_bytes(before)
+    assert "is desired" in str(difference(NAME, world.ledger, world.endpoint))
+    world.run("endpoint")
+    assert difference(NAME, world.ledger, world.endpoint) is None

@@ -1,0 +1,39 @@
+"""Bundles that load well and do harm afterwards, in a real server: `SABOTAGE` is JSON, a bundle's digest to what it does.
+
+crash   ends the process that loads it      raise  raises for every request
+nan     answers with no number              slow   takes 20 ms a request
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bundle import manifest
+from bundle.online import Snapshot
+
+FAULTS: dict[str, str] = json.loads(os.environ["SABOTAGE"])
+
+from_files, predict_rows = manifest.from_files, manifest.Bundle.predict_rows
+
+
+def crashing(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> manifest.Bundle:
+    if FAULTS.get(digest or "") == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return from_files(files, public_key, digest)
+
+
+def failing(self: manifest.Bundle, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
+    fault = FAULTS.get(self.digest)
+    if fault == "raise":
+        raise RuntimeError("sabotage")
+    if fault == "slow":
+        time.sleep(0.02)
+    rows, outputs = predict_rows(self, requests, online)
+    return rows, [float("nan")] * len(outputs) if fault == "nan" else outputs
+
+
+manifest.from_files = crashing
+manifest.Bundle.predict_rows = failing  # type: ignore[method-assign]
