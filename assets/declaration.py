@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from assets.data.source import EVENT_TIME, RESERVED, Source, SourceColumn
 from assets.declared import DeclarationError, Declared
 from assets.monitoring.options import LogPolicy, Monitors
-from assets.release.options import ReleasePolicy
+from assets.release.options import Experiment, ReleasePolicy
 from assets.retraining.options import RetrainingPolicy
 from assets.training.options import LogisticRegression, Split, XGBoost
 from assets.validation.options import Fairness, Gates
@@ -67,13 +67,14 @@ class Pipeline(Declared):
     fairness: tuple[Fairness, ...] = ()
     gates: Gates = Gates()
     release: ReleasePolicy = ReleasePolicy()
+    experiments: tuple[Experiment, ...] = ()
     log: LogPolicy = LogPolicy()
     monitors: Monitors = Monitors()
     retraining: RetrainingPolicy = RetrainingPolicy()
     nightly: str = "0 5 * * *"
 
     def __init__(self, **fields: object) -> None:
-        for name in ("sources", "slices", "fairness"):
+        for name in ("sources", "slices", "fairness", "experiments"):
             if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])  # type: ignore[arg-type]
         features = fields.get("features")
@@ -135,12 +136,14 @@ class Pipeline(Declared):
         _unique("features", "feature", [feature.name for feature in self.features])
         _unique("slices", "slice", list(self.slices))
         _unique("fairness", "fairness group", [group.column for group in self.fairness])
+        _unique("experiments", "experiment", [experiment.name for experiment in self.experiments])
         self._check_sources()
         self._check_times()
         self._check_label()
         for feature in self.features:
             self._check_feature(feature)
         self._check_groups()
+        self._check_split()
         self._check_log()
         self._check_directions()
         return self
@@ -243,6 +246,18 @@ class Pipeline(Declared):
             raise DeclarationError(
                 "log.retention", self.log.retention, f"log.retention={self.log.retention} is shorter than a day; give a day or more"
             )
+
+    def _check_split(self) -> None:
+        splits = {"release.split_by": self.release.split_by} | {
+            f"experiments.{each.name}.split_by": each.split_by for each in self.experiments
+        }
+        for field, column in splits.items():
+            if column is not None and column not in self.request_columns:
+                raise DeclarationError(field, column, _unknown(field, column, self.request_source))
+            if column in self.log.omit:
+                raise DeclarationError(
+                    field, column, f"{field} names {column!r}, which log.omit keeps out of the log; callers are counted by it, so leave it in"
+                )
 
     def _check_directions(self) -> None:
         numeric = [feature.name for feature in self.features if not isinstance(feature.expression, Category)]

@@ -46,6 +46,44 @@ def rollback(settings: Settings, pipeline: str, to: str | None, actor: str, reas
     _show(_decided(lambda: decisions.rollback(ledger, pipeline, actor, reason, target)), as_json)
 
 
+def experiment(settings: Settings, pipeline: str, what: str, name: str, actor: str, reason: str, as_json: bool) -> None:
+    """Start or stop a declared experiment. Raises CommandError for one that is not declared, does not run, or may not start."""
+    from assets.rollout import experiments
+    from pipelines.definitions import declared_pipelines
+    from resources.artifacts import Artifacts
+
+    declared = next((found for found in declared_pipelines() if found.name == pipeline), None)
+    wanted = next((found for found in declared.experiments if found.name == name), None) if declared else None
+    if what not in ("start", "stop") or wanted is None:
+        names = ", ".join(found.name for found in declared.experiments) if declared else ""
+        raise CommandError(
+            f"{what} {name!r}: say start or stop, and one of the experiments that {pipeline!r} declares: {names or 'none'}", WRONG_USE
+        )
+    ledger = ledger_of(settings)
+    entries = ledger.entries(pipeline)
+    if what == "start":
+        candidate = Artifacts(uri=settings.artifacts_uri).pointed(pipeline, "bundle")
+        day = _next_day(settings, pipeline)
+        _show(_decided(lambda: experiments.start(ledger, pipeline, wanted, candidate, actor, reason, day)), as_json)
+        return
+    current = experiments.running(entries)
+    if current is None or current.name != name:
+        raise CommandError(f"experiment {name!r} of {pipeline!r} does not run", REFUSED)
+    _show(_decided(lambda: experiments.stop(ledger, pipeline, current, actor, reason, entries[-1].day)), as_json)
+
+
+def _next_day(settings: Settings, pipeline: str) -> date:
+    """The data day on which something that begins now has its first requests: the newest one processed."""
+    from resources import environment, instance
+
+    environment.apply(settings)
+    with instance.opened(settings) as opened:
+        day = instance.newest_partition(opened, (pipeline, "features"))
+    if day is None:
+        raise CommandError(f"pipeline {pipeline!r} has processed no data yet", REFUSED)
+    return date.fromisoformat(day)
+
+
 def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json: bool) -> None:
     from assets.release import decisions
     from resources import environment, instance

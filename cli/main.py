@@ -214,6 +214,23 @@ def rollback(
 
 
 @app.command()
+def experiment(
+    what: Annotated[str, typer.Argument(metavar="start|stop", help="Give an experiment its traffic, or give that back to the champion.")],
+    name: Annotated[str, typer.Argument(help="Name of a declared experiment.")],
+    actor: Actor,
+    reason: Reason,
+    pipeline: PipelineName = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Start or stop a declared experiment. The endpoint follows within seconds."""
+    with one_line_errors(as_json):
+        from cli.decide import experiment as run
+        from resources.settings import settings
+
+        run(settings(), pipeline, what, name, actor, reason, as_json)
+
+
+@app.command()
 def retrain(actor: Actor, reason: Reason, pipeline: PipelineName = DEFAULT, as_json: Json = False) -> None:
     """Ask for a retrain; the next retraining decision takes it up."""
     with one_line_errors(as_json):

@@ -35,6 +35,7 @@ def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
         dg.AssetKey([pipeline.name, "predictions"]),
         *(dg.AssetKey([pipeline.name, *monitor.name.split("/")]) for monitor in MONITORS),
         dg.AssetKey([pipeline.name, "validation", "rollout"]),
+        *([dg.AssetKey([pipeline.name, "validation", "experiment"])] if pipeline.experiments else []),
         dg.AssetKey([pipeline.name, "retraining_decision"]),
     ]
 

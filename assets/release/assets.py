@@ -100,7 +100,13 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         description="The signed ledger entry with which a bundle begins to take over: bundle, reports, gates and approvals are verified anew for it.",
     )
     def release(
-        context: dg.AssetExecutionContext, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys, tracking: Tracking
+        context: dg.AssetExecutionContext,
+        lake: Lake,
+        artifacts: Artifacts,
+        reports: Reports,
+        ledger: Ledger,
+        keys: Keys,
+        tracking: Tracking,
     ) -> Decided:
         examined = examined_bundle(pipeline, artifacts, reports, ledger, keys)
         needed = approvals_needed(pipeline)
@@ -112,7 +118,8 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         elif not examined.refusals and examined.standing.approved(needed):
             payload = {"gates": examined.passed, "unjudged": examined.unjudged, "dagster_run": context.run_id}
             try:
-                entry = state.start(ledger, examined.proposal, needed, pipeline.release, payload)
+                today = max(lake.days(f"{pipeline.name}/features"), default=None)
+                entry = state.start(ledger, examined.proposal, needed, pipeline.release, payload, today)
             except PermissionError as refused:
                 held_up.append(str(refused))
         if entry is None:

@@ -64,7 +64,7 @@ class Experiment(Declared):
     bundle that was approved), or a bundle's digest; the champion must be one of them, and shares add up to 1.
 
     `metric` is the primary metric, a loss of each row on matured labels. The experiment stops by itself as soon as the interval
-    of every difference to the champion lies beyond, or within, `minimum_effect`, or after `days`; `alpha` is the probability that any of
+    of every difference to the champion excludes zero or lies within the `minimum_effect` around it, or after `days`; `alpha` is the probability that any of
     these intervals is ever wrong, however often it is looked at. Nothing is promoted by it: what it found, a release may rest on.
     """
 

@@ -16,11 +16,12 @@ from resources.reports import Reports
 
 GROUP = "release"
 ROLLOUT, CHECK = "validation/rollout", "rollout_is_sound"
+EXPERIMENT, SPLIT = "validation/experiment", "split_as_declared"
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
-    """The assets of the stage."""
-    return [_rollout(pipeline)]
+    """The assets of the stage: experiments only where some are declared."""
+    return [_rollout(pipeline), *([_experiment(pipeline)] if pipeline.experiments else [])]
 
 
 def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -82,6 +83,52 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return rollout
+
+
+def _experiment(pipeline: Pipeline) -> dg.AssetsDefinition:
+    key = dg.AssetKey([pipeline.name, *EXPERIMENT.split("/")])
+
+    @dg.asset(
+        key=key,
+        deps=[dg.AssetKey([pipeline.name, "predictions"]), dg.AssetKey([pipeline.name, "raw", pipeline.label.source])],
+        group_name=GROUP,
+        kinds={"sqlite", "python"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[dg.AssetCheckSpec(SPLIT, asset=key, description="Callers were divided as declared.")],
+        description="What the experiment that has traffic says so far, and whether its rule stops it.",
+    )
+    def experiment(
+        context: dg.AssetExecutionContext, lake: Lake, ledger: Ledger, reports: Reports, notifier: Notifier
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from assets.rollout import daily
+
+        compared = [
+            found for day in keys_to_days(context.partition_keys) if (found := daily.compare_day(pipeline, day, lake, ledger, reports))
+        ]
+        if not compared:
+            told = "No declared experiment has traffic."
+            check = dg.AssetCheckResult(passed=True, check_name=SPLIT, description=told)
+            return dg.MaterializeResult(metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check])
+        newest = compared[-1]
+        if newest.stopped is not None:
+            notifier.notify(f"{pipeline.name}: {newest.told}", newest.link)
+        split = newest.report.verdicts[0]
+        check = dg.AssetCheckResult(
+            passed=split.passed is not False, check_name=SPLIT, severity=dg.AssetCheckSeverity.WARN, description=split.reason
+        )
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(newest.report.digest),
+            metadata={
+                "told": newest.told,
+                "report": dg.MetadataValue.url(newest.link),
+                "verdicts": dg.MetadataValue.md(pages.verdict_table(newest.report.verdicts)),
+                "ledger_entry": newest.stopped.serial if newest.stopped else 0,
+            },
+            check_results=[check],
+        )
+
+    return experiment
 
 
 def pages_word(action: str) -> str:

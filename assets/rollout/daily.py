@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from assets.pages import PAGE, Image
 from assets.release.decisions import POLICY
-from assets.rollout import judge, pages, state
-from assets.rollout.evidence import gather
+from assets.rollout import experiments, judge, pages, state
+from assets.rollout.evidence import answered, gather, labels_known, windows
 from assets.rollout.judge import Action
 from assets.rollout.state import Rollout
 from resources.reports import Report
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resources.ledger import Entry, Ledger
     from resources.reports import Reports
 
-ROLLOUT = "validation/rollout"
+ROLLOUT, EXPERIMENT = "validation/rollout", "validation/experiment"
 DAY = timedelta(days=1)
 
 
@@ -69,3 +69,39 @@ def judge_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports
     elif action == "roll_back":
         entry = state.abort(ledger, rollout, POLICY, why, day + DAY, {"report": report.digest})
     return Judged(rollout, report, action, why, f"{link}{PAGE}", images, entry)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What an experiment said on a day. `stopped` is the entry that ended it, None while it goes on."""
+
+    report: Report
+    told: str
+    link: str
+    stopped: Entry | None
+
+
+def compare_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports: Reports) -> Compared | None:
+    """Look at the experiment that has traffic on a data day, and stop it where its rule says so. None where none runs, or where the
+    declaration knows it no more."""
+    entries = ledger.entries(pipeline.name)
+    current = experiments.running(entries)
+    declared = {experiment.name: experiment for experiment in pipeline.experiments}
+    if current is None or current.since > day or current.name not in declared:
+        return None
+    experiment = declared[current.name]
+    served = windows(entries, [current.entry])
+    key, known = experiment.split_by or pipeline.entity, labels_known(pipeline, lake, current.since, day)
+    split = answered(pipeline, lake, current.since, day, served, current.bundles, key, known)
+    measures = experiments.measures(experiment, current, split)
+    verdicts = experiments.verdicts(experiment, current, measures)
+    why = experiments.stops(experiment, current, verdicts, measures, day)
+    notes = (f"Experiment {current.name!r} {f'ends: {why}' if why else 'goes on'}.",)
+    report = Report(
+        pipeline=pipeline.name, name=EXPERIMENT, subject=current.name, day=day, measures=measures, verdicts=verdicts, notes=notes
+    )
+    link = reports.save(report, {PAGE: pages.experiment_page(report, experiment, current, split)})
+    stopped = None
+    if why is not None:
+        stopped = experiments.stop(ledger, pipeline.name, current, POLICY, why, day + DAY, {"report": report.digest})
+    return Compared(report, notes[0], f"{link}{PAGE}", stopped)

@@ -93,10 +93,11 @@ def gather(pipeline: Pipeline, rollout: Rollout, entries: Sequence[Entry], day: 
     """The evidence on a rollout as known on the day after `day`, when the next step would begin: rows about events up to `day`,
     labels known by that day's refresh."""
     first = rollout.steps[0].day
-    labels = _labels(pipeline, lake, first, day)
+    labels = labels_known(pipeline, lake, first, day)
     served = windows(entries, [step.entry for step in rollout.steps])
     shadow = _trials(trials, rollout.bundle, first, day, rollout.steps[0].moment)
-    rows = answered(pipeline, lake, first, day, served, [rollout.champion or "", rollout.bundle], labels)
+    key = pipeline.release.split_by or pipeline.entity
+    rows = answered(pipeline, lake, first, day, served, [rollout.champion or "", rollout.bundle], key, labels)
     now = served.get(rollout.steps[-1].entry)
     step = rows.of(np.zeros(len(rows), dtype=bool))
     if now is not None and rollout.steps[-1].stage == "canary":
@@ -123,14 +124,21 @@ def windows(entries: Sequence[Entry], serials: Sequence[int]) -> dict[int, Windo
 
 
 def answered(
-    pipeline: Pipeline, lake: Lake, first: date, last: date, served: dict[int, Window], bundles: Sequence[str], labels: pl.DataFrame
+    pipeline: Pipeline,
+    lake: Lake,
+    first: date,
+    last: date,
+    served: dict[int, Window],
+    bundles: Sequence[str],
+    key: str,
+    labels: pl.DataFrame,
 ) -> Divided:
-    """Answers about events of [first, last] that `bundles` (champion first) gave while all of them had a share."""
+    """Answers about events of [first, last] that `bundles` (champion first) gave while all of them had a share; `key` is the column by
+    whose value they were divided."""
     import polars as pl
 
     from assets.monitoring.predictions import predictions_table
 
-    key = pipeline.release.split_by or pipeline.entity
     frames = []
     try:
         rows = lake.scan(predictions_table(pipeline.name), first, last).filter(pl.col("bundle").is_in(list(bundles)))
@@ -212,7 +220,7 @@ def _failures(trials: pl.DataFrame) -> Failures:
     return Failures(invalid, failed.height - invalid)
 
 
-def _labels(pipeline: Pipeline, lake: Lake, first: date, day: date) -> pl.DataFrame:
+def labels_known(pipeline: Pipeline, lake: Lake, first: date, day: date) -> pl.DataFrame:
     """Entity (text) and label `y` of events of [first, day], as known by the refresh of the day after."""
     import polars as pl
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 import numpy as np
 
 from assets.pages import Image, Section, Table, estimate, number, render
-from assets.release.options import ReleasePolicy
-from assets.rollout.evidence import Evidence
+from assets.release.options import Experiment, ReleasePolicy
+from assets.rollout.evidence import Divided, Evidence
+from assets.rollout.experiments import EFFECT, Running
 from assets.rollout.judge import CANDIDATE, CHAMPION, Action, Observed, arm_effects, paired_losses, tuned_for
 from assets.rollout.sequential import confidence_sequence
 from assets.rollout.state import Rollout, next_share
@@ -44,6 +45,56 @@ def page(
 def plots(rollout: Rollout, evidence: Evidence, policy: ReleasePolicy) -> list[Image]:
     """Outputs and latencies of both arms, and the difference in log loss as it was seen day by day."""
     return [*_distributions(rollout, evidence), *_differences(evidence, policy)]
+
+
+def experiment_page(report: Report, experiment: Experiment, current: Running, split: Divided) -> bytes:
+    """The HTML page of an experiment's day: arms, shares, differences with intervals that hold at every look."""
+    effects = {measure.group: measure for measure in report.measures if measure.name == EFFECT}
+    counts = {measure.group: measure for measure in report.measures if measure.name == "requests"}
+    rows = []
+    for name, bundle in current.arms:
+        effect, count = effects.get(name), counts[name]
+        shown = "–" if effect is None else estimate(effect.value, effect.low, effect.high, sign=True)
+        rows.append(
+            [name[:16], bundle[:16], _share(experiment.arms[name]), f"{count.value or 0:,.0f}", shown, f"{effect.n if effect else 0:,}"]
+        )
+    facts = [
+        ("experiment", experiment.name),
+        ("since", current.since.isoformat()),
+        ("metric", experiment.metric.replace("_", " ")),
+        ("minimum effect", f"{experiment.minimum_effect:g}"),
+        ("alpha", f"{experiment.alpha:g} over all arms and looks"),
+    ]
+    header = ["arm", "bundle", "share", "requests", f"{experiment.metric.replace('_', ' ')} worse by", "labels"]
+    sections = [Section("The arms", images=_effects(effects.values(), experiment), tables=[Table(header, rows)])]
+    lead = (
+        "Is any arm better or worse than the champion, by as much as matters? The intervals hold at every look, so any day may be the last."
+    )
+    return render(report, "Experiment", lead, facts, sections)
+
+
+def _effects(effects: Iterable[Measure], experiment: Experiment) -> list[Image]:
+    from assets.plots import ACCENT, INK, figure, label, png
+
+    known = [m for m in effects if m.value is not None and m.low is not None and m.high is not None]
+    if not known:
+        return []
+    drawn, (axes,) = figure(1, 7.0, 1.2 + 0.4 * len(known))
+    for place, m in enumerate(known):
+        assert m.value is not None
+        assert m.low is not None
+        assert m.high is not None
+        axes.errorbar([m.value], [place], xerr=[[m.value - m.low], [m.high - m.value]], fmt="o", capsize=4, color=ACCENT)
+    axes.set_yticks(range(len(known)), [str(m.group)[:16] for m in known])
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for side in (-1, 1):
+        axes.axvline(side * experiment.minimum_effect, color=INK, linewidth=0.8, linestyle="--")
+    label(
+        axes,
+        f"Difference in {experiment.metric.replace('_', ' ')} to the champion",
+        "below zero the arm is better; dashed: the minimum effect",
+    )
+    return [Image(png(drawn), "Differences to the champion with intervals that hold at every look.", 700)]
 
 
 def _distributions(rollout: Rollout, evidence: Evidence) -> list[Image]:

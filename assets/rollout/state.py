@@ -148,13 +148,16 @@ def resting_until(entries: Sequence[Entry], policy: ReleasePolicy) -> date | Non
     return max(ends) + timedelta(days=policy.cooldown_days) if ends and policy.cooldown_days else None
 
 
-def start(ledger: Ledger, proposal: Proposal, approvals: int, policy: ReleasePolicy, payload: Mapping[str, Json]) -> Entry:
+def start(
+    ledger: Ledger, proposal: Proposal, approvals: int, policy: ReleasePolicy, payload: Mapping[str, Json], today: date | None = None
+) -> Entry:
     """The entry with which an approved bundle begins to take over: its shadow, or the release itself where nothing serves yet or
     the strategy is all at once. A bundle that is on its way or released already makes no entry.
 
-    Raises PermissionError where approvals do not suffice, or within the cool-down after a rollout that went back by itself.
+    `today` is the data day on which that begins, where it is later than the bundle's own. Raises PermissionError where approvals do not suffice, or within the cool-down after a rollout that went back by itself.
     """
     entries = ledger.entries(proposal.pipeline)
+    day = max(proposal.day, today or proposal.day)
     champion = decisions.released(entries)
     if champion is None or policy.strategy == "all_at_once":
         return decisions.release(ledger, proposal, approvals, payload)
@@ -168,9 +171,9 @@ def start(ledger: Ledger, proposal: Proposal, approvals: int, policy: ReleasePol
         if not held.approved(approvals):
             raise PermissionError(f"bundle {proposal.bundle} is not approved: {held.explain(approvals)}")
         rests = resting_until(now, policy)
-        if rests is not None and proposal.day < rests and not held.people:
+        if rests is not None and day < rests and not held.people:
             raise PermissionError(
-                f"bundle {proposal.bundle} of {proposal.day} has to wait: a rollout went back by itself, and the cool-down lasts until {rests}; "
+                f"bundle {proposal.bundle} has to wait on {day}: a rollout went back by itself, and the cool-down lasts until {rests}; "
                 "a person may approve it sooner"
             )
         _same_champion(now, champion)
@@ -179,7 +182,7 @@ def start(ledger: Ledger, proposal: Proposal, approvals: int, policy: ReleasePol
     body = _payload("shadow", 0.0, champion, proposal.bundle, policy)
     about: dict[str, Json] = {"candidate": proposal.candidate, "evidence": dict(proposal.evidence), **payload}
     return ledger.append(
-        proposal.pipeline, "rollout", bundle=proposal.bundle, day=proposal.day, actor=POLICY, payload={**body, **about}, unless=already
+        proposal.pipeline, "rollout", bundle=proposal.bundle, day=day, actor=POLICY, payload={**body, **about}, unless=already
     )
 
 

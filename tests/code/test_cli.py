@@ -262,13 +262,25 @@ def test_quality_is_computed_on_the_same_rows() -> None:
         compare(label, good, np.array([0.1, np.nan, 0.2, 0.3]))
 
 
+def served(day: str, bundle: str) -> Any:
+    return {"day": day, "bundle": bundle, "arms": [{"bundle": bundle, "share": 1.0}]}
+
+
+def rollout(bundle: str, steps: int, outcome: str = "") -> Any:
+    """The last `steps` steps of a whole rollout."""
+    way = [("shadow", 0.0, "2013-04-30"), ("canary", 0.1, "2013-05-01"), ("canary", 0.5, "2013-05-02"), ("full", 1.0, "2013-05-03")]
+    taken = [{"stage": stage, "share": share, "day": day} for stage, share, day in way[-steps:]]
+    return {"bundle": bundle, "steps": taken, "outcome": outcome or ("superseded" if steps == 1 else "full"), "reason": ""}
+
+
 def facts(**changes: Any) -> Facts:
     quality = compare(np.array([0.0, 1.0]), np.array([0.2, 0.8]), np.array([0.4, 0.6]))
     first = {"as_of": "2013-03-31", "cause": "first_model", "candidate": "c", "champion_before": None, "released": True}
     second = {**first, "as_of": "2013-04-30", "cause": "calendar", "champion_before": "x"}
     told: dict[str, Any] = {
         "seconds": 1.0, "days": 2, "wanted_days": 2, "requests": 9, "failed_requests": 0, "failed_runs": [], "retrains": [first, second],
-        "served": [{"day": "2013-03-31", "bundle": "x"}, {"day": "2013-04-30", "bundle": "y"}], "answering": "y", "comparison": quality,
+        "served": [served("2013-03-31", "x"), served("2013-05-03", "y")], "rollouts": [rollout("x", 1), rollout("y", 4)],
+        "answering": "y", "comparison": quality,
         "ledger_entries": 4, "ledger_verified": True,
     }  # fmt: skip
     return {**told, **changes}  # type: ignore[return-value]
@@ -277,7 +289,11 @@ def facts(**changes: Any) -> Facts:
 def test_the_demo_succeeds_only_when_all_its_claims_came_true() -> None:
     assert problems(facts()) == []
     shown = document(facts())
-    assert shown["served"] == [{"from": "2013-03-31", "bundle": "x"}, {"from": "2013-04-30", "bundle": "y"}]
+    assert shown["served"] == [
+        {"from": day, "bundle": bundle, "arms": [{"bundle": bundle, "share": 1.0}]}
+        for day, bundle in (("2013-03-31", "x"), ("2013-05-03", "y"))
+    ]
+    assert [each["outcome"] for each in shown["rollouts"]] == ["superseded", "full"]
     assert list(shown) == [
         "seconds",
         "days",
@@ -285,6 +301,7 @@ def test_the_demo_succeeds_only_when_all_its_claims_came_true() -> None:
         "failed_requests",
         "retrains",
         "served",
+        "rollouts",
         "rows",
         "live",
         "never_retrained",
@@ -293,6 +310,8 @@ def test_the_demo_succeeds_only_when_all_its_claims_came_true() -> None:
     for changes in (
         {"days": 1}, {"requests": 0}, {"failed_requests": 1}, {"failed_runs": ["x"]}, {"served": []}, {"retrains": []},
         {"retrains": facts()["retrains"][:1]}, {"answering": "x"}, {"comparison": None}, {"ledger_verified": False},
+        {"rollouts": [rollout("x", 1), rollout("y", 1, "full")]}, {"rollouts": [rollout("x", 1), rollout("y", 2)]},
+        {"rollouts": [rollout("x", 1, "full"), rollout("y", 3, "rolled_back")]},
     ):  # fmt: skip
         assert problems(facts(**changes)), changes
 

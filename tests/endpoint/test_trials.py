@@ -68,7 +68,7 @@ def test_a_shadow_that_cannot_keep_up_misses_rows_and_delays_nobody(tmp_path: Pa
             assert answer.status_code == 200
         scored = len(prediction_log.read_trials([place.trials], DAY))
         assert scored < 1_500, "1,500 rows of 20 ms each were answered long before they were scored"
-        metrics = server.client.get("/metrics").text
+        metrics = server.admin.get("/metrics").text
         dropped = next(
             float(line.rsplit(" ", 1)[1])
             for line in metrics.splitlines()

@@ -22,6 +22,7 @@ from cli.demo import served
 from cli.main import app
 from resources.ledger import Entry
 from resources.notifier import Notifier
+from sensors import decisions as sensing
 from tests.graph.test_release import NAME, World, trained  # noqa: F401  the fixture
 from tests.support.platform import Platform, platform
 from tests.support.tiny import DAY, FIRST, land, requests, tiny
@@ -46,12 +47,12 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
         assert [run.failure for run in running.driver.settle() if not run.success] == []
         first = running.ledger.released(NAME)
         decisions.request_retraining(running.ledger, NAME, "ada@example.org", "to see it roll out", day)
-        for _ in range(4):
-            answers = running.post(NAME, requests(day + DAY))
-            assert {answer.status_code for answer in answers} == {200}
+        for _ in range(3):
             day += DAY
             land(running.landing, day, day)
             assert [run.failure for run in running.driver.settle() if not run.success] == []
+            answers = running.post(NAME, requests(day))
+            assert {answer.status_code for answer in answers} == {200}
         entries = running.ledger.entries(NAME)
         rollouts = state.rollouts(entries)
         assert [rollout.outcome for rollout in rollouts] == ["superseded", "full"], [rollout.told for rollout in rollouts]
@@ -238,5 +239,18 @@ def test_what_is_desired_and_what_is_served_are_compared(world: World) -> None:
     assert difference(NAME, world.ledger, world.endpoint) is None
     place.write_bytes(before)
     assert "is desired" in str(difference(NAME, world.ledger, world.endpoint))
+
+    # The sensor asks at the second look, then ever more rarely, until nothing differs any more.
+    sensor = next(each for each in sensing.build(PROGRESSIVE) if each.name.endswith("reconciler"))
+    cursor: str | None = None
+    asked = []
+    for _ in range(5):
+        with dg.build_sensor_context(
+            world.instance, cursor=cursor, resources={"ledger": world.ledger, "endpoint": world.endpoint}
+        ) as context:
+            tick = sensor.evaluate_tick(context)
+        cursor = tick.cursor
+        asked.append([key.path[-1] for request in tick.run_requests or [] for key in request.asset_selection or []])
+    assert asked == [[], ["endpoint"], [], ["endpoint"], []]
     world.run("endpoint")
     assert difference(NAME, world.ledger, world.endpoint) is None
