@@ -28,7 +28,7 @@ def explain(view: View, rows: Sequence[Row]) -> list[dict[str, Any]]:
         raise Refusal(
             413, "rows", f"The request has more than {ROW_LIMIT} rows, the most to be explained at once; send several.", "instances"
         )
-    arms = [view.arms[view.desired.arm(str(row[view.manifest.entity]))] for row in rows]
+    arms = [view.arms[view.desired.arm(str(row[view.key]))] for row in rows]
     found: dict[int, dict[str, Any]] = {}
     for arm in view.arms:
         places = [place for place, chosen in enumerate(arms) if chosen is arm]
