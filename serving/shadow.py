@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from bundle.prediction_log import Record, Trial, Writer
 from serving.arms import Failure, is_probability, microseconds
 from serving.contract import Row
@@ -99,8 +101,7 @@ class Trials:
             try:
                 log = log or self._writer()
                 if failure is None:
-                    champion_us = _champion_time(view, row) if rows % TIMED_EVERY == 0 else None
-                    log.append([_score(arm, view, row, record, champion_us) for arm in view.shadows])
+                    log.append(_scores(view, row, record, rows))
                     self._counts["scored"] += len(view.shadows)
                 else:
                     log.append([_trial(failure.arm, view, row, record, None, failure.microseconds, None, failure.why)])
@@ -114,6 +115,18 @@ class Trials:
             time.sleep(0)
         if log is not None:
             log.close()
+
+
+def _scores(view: View, row: Row, record: Record, number: int) -> list[Trial]:
+    """The trials of a row. Whoever computes it second finds it in the processor's caches, so the champion goes first and last by turns."""
+    timed = number % TIMED_EVERY == 0
+    first = timed and number % (2 * TIMED_EVERY) == 0
+    champion_us = _champion_time(view, row) if first else None
+    found = [_score(arm, view, row, record, champion_us) for arm in view.shadows]
+    if timed and not first:
+        champion_us = _champion_time(view, row)
+        found = [msgspec.structs.replace(trial, champion_us=champion_us) for trial in found]
+    return found
 
 
 def _score(arm: Arm, view: View, row: Row, record: Record, champion_us: int | None) -> Trial:
