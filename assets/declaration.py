@@ -256,7 +256,9 @@ class Pipeline(Declared):
                 raise DeclarationError(field, column, _unknown(field, column, self.request_source))
             if column in self.log.omit:
                 raise DeclarationError(
-                    field, column, f"{field} names {column!r}, which log.omit keeps out of the log; callers are counted by it, so leave it in"
+                    field,
+                    column,
+                    f"{field} names {column!r}, which log.omit keeps out of the log; callers are counted by it, so leave it in",
                 )
 
     def _check_directions(self) -> None:

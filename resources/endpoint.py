@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,9 +36,6 @@ class EndpointTarget(Protocol):
 
     def actual(self, pipeline: str) -> Actual | None:
         """What is being served now; None when the endpoint does not answer."""
-
-    def wait(self, pipeline: str, digest: str, timeout: float = 60.0, serial: int = 0) -> Actual:
-        """Wait until a bundle answers (under this serial or a later one). Raises EndpointError when it does not in time."""
 
     def golden(self, pipeline: str) -> dict[str, Any]:
         """Have the golden rows of what is served predicted there. Raises EndpointError."""
@@ -132,18 +128,6 @@ class LocalEndpoint(dg.ConfigurableResource):
         url = f"{self.admin_url or self.url}{path}"
         return httpx.request(method, url, json=body, headers=key, timeout=timeout, trust_env=False)
 
-    def wait(self, pipeline: str, digest: str, timeout: float = 60.0, serial: int = 0) -> Actual:
-        end = time.monotonic() + timeout
-        while True:
-            actual = self.actual(pipeline)
-            if actual is not None and actual.ready and digest in actual.bundles and actual.serial >= serial:
-                return actual
-            # An error that belongs to a state at least as new will not go away by waiting much longer, but a folder that is
-            # just being replaced may cause one: the server tries again every two seconds.
-            if time.monotonic() >= end:
-                raise EndpointError(_late(self.url, pipeline, digest, timeout, actual))
-            time.sleep(0.05)
-
     def golden(self, pipeline: str) -> dict[str, Any]:
         """Have the endpoint predict the golden rows of what it serves: `bundles: [{bundle, rows, difference, row_ms}]`.
         Raises EndpointError when they are not as expected."""
@@ -177,14 +161,4 @@ def _same(folder: Path, files: Mapping[str, bytes]) -> bool:
     present = {path.name: path for path in folder.iterdir()}
     return present.keys() == files.keys() and all(
         path.is_file() and not path.is_symlink() and path.read_bytes() == files[name] for name, path in present.items()
-    )
-
-
-def _late(url: str, pipeline: str, digest: str, timeout: float, actual: Actual | None) -> str:
-    what = f"{url} does not serve bundle {digest} of {pipeline} after {timeout:g} s"
-    if actual is None:
-        return f"{what}: it does not answer; start it with `evergreen up`"
-    served = ", ".join(actual.bundles) or "nothing"
-    return f"{what}: it serves {served} (serial {actual.serial}, newest seen {actual.desired_serial})" + (
-        f"; {actual.error}" if actual.error else ""
     )

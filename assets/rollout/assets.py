@@ -42,11 +42,9 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.rollout import daily
 
-        judged = [
-            found
-            for day in keys_to_days(context.partition_keys)
-            if (found := daily.judge_day(pipeline, day, lake, ledger, reports, endpoint.trials(pipeline.name))) is not None
-        ]
+        days, trials = keys_to_days(context.partition_keys), endpoint.trials(pipeline.name)
+        judged = [found for day in days if (found := daily.judge_day(pipeline, day, lake, ledger, reports, trials)) is not None]
+        daily.prune_trials(pipeline, days[-1], trials)
         if not judged:
             told = "No rollout is under way, or the day was judged before."
             check = dg.AssetCheckResult(passed=True, check_name=CHECK, description=told)

@@ -71,6 +71,17 @@ def judge_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports
     return Judged(rollout, report, action, why, f"{link}{PAGE}", images, entry)
 
 
+def prune_trials(pipeline: Pipeline, day: date, trials: Sequence[Path]) -> int:
+    """Remove trials about events more than the log's declared retention before a day; what they showed is in the reports. The number
+    of segments that went."""
+    from bundle.prediction_log import closed_before, remove
+
+    old = [path for folder in trials for path, _, _ in list(closed_before(folder, day - pipeline.log.retention))]
+    for path in old:
+        remove(path)
+    return len(old)
+
+
 @dataclass(frozen=True)
 class Compared:
     """What an experiment said on a day. `stopped` is the entry that ended it, None while it goes on."""

@@ -96,11 +96,13 @@ def test_served_is_read_from_the_verified_ledger(home: Path) -> None:
     ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
     assert invoke("served").exit_code == 5
     ledger.append("flight_delays", "release", bundle=BUNDLE, day=date(2013, 4, 1), actor="policy", payload={"cause": "first_model"})
-    ledger.append("flight_delays", "traffic", bundle=BUNDLE, day=date(2013, 4, 1), actor="endpoint")
+    payload = {"decision": 1, "arms": [[BUNDLE, 1.0]]}
+    ledger.append("flight_delays", "traffic", bundle=BUNDLE, day=date(2013, 4, 1), actor="endpoint", payload=payload)
     result = invoke("served", "--json")
     found = json.loads(result.stdout)
     assert found["bundle"] == BUNDLE
     assert found["because"]["kind"] == "release"
+    assert found["arms"] == [{"arm": "champion", "bundle": BUNDLE, "share": 1.0}]
     assert found["ledger"] == {"entries": 2, "verified": True}
     assert invoke("served", "--at", "2013-01-01T00:00:00+00:00").exit_code == 5
 

@@ -477,7 +477,7 @@ def test_killed_between_ledger_and_alias_the_next_run_goes_on(world: World) -> N
     assert world.alias == world.candidates[0]
 
 
-@pytest.mark.parametrize("step", ["install", "desire", "wait", "golden"])
+@pytest.mark.parametrize("step", ["install", "desire", "golden"])
 def test_killed_while_serving_the_next_run_goes_on(world: World, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     world.propose(0)
 

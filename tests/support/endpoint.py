@@ -242,7 +242,14 @@ class Place:
         return digest
 
     def wait(self, digest: str, timeout: float = 20) -> Actual:
-        return self.endpoint.wait(NAME, digest, timeout)
+        """Wait until a bundle answers."""
+        end = time.monotonic() + timeout
+        while True:
+            actual = self.endpoint.actual(NAME)
+            if actual is not None and actual.ready and digest in actual.bundles:
+                return actual
+            assert time.monotonic() < end, f"bundle {digest} does not answer: {actual}"
+            time.sleep(0.05)
 
     def wait_for_serial(self, timeout: float = 20) -> Actual:
         """Wait until the newest desired state is served."""
