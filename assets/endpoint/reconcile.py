@@ -197,7 +197,7 @@ def _follows(desired: Desired, endpoint: EndpointTarget, limits: Limits) -> Actu
         now = time.monotonic()
         refuses = actual is not None and actual.error is not None and actual.desired_serial == desired.serial
         refused_since = (refused_since or now) if refuses else None
-        said = f"the endpoint does not serve entry {desired.serial} of the ledger for {desired.pipeline}"
+        said = f"{_name(endpoint)} does not serve entry {desired.serial} of the ledger for {desired.pipeline}"
         if refused_since is not None and now - refused_since >= limits.refuses and actual is not None:
             raise RefusedError(f"{said}: {actual.error}")
         if now >= end:
@@ -218,13 +218,17 @@ def _go_back(pipeline: str, ledger: Ledger, why: str) -> Entry | None:
     return None
 
 
+def _name(endpoint: EndpointTarget) -> str:
+    return str(getattr(endpoint, "url", "the endpoint"))
+
+
 def _answers(pipeline: str, endpoint: EndpointTarget, seconds: float) -> None:
     """Wait until the endpoint answers at all, which says sooner than the bundle's own time limit that nobody is there."""
     end = time.monotonic() + seconds
     while endpoint.actual(pipeline) is None:
         if time.monotonic() >= end:
             raise EndpointError(
-                f"{getattr(endpoint, 'url', 'the endpoint')} does not answer for {seconds:g} s; start it with `evergreen up`. "
+                f"{_name(endpoint)} does not answer for {seconds:g} s; start it with `evergreen up`. "
                 f"The desired state of {pipeline} is written: the endpoint serves it as soon as it starts, and materializing "
                 f"{pipeline}/endpoint again records that"
             )
