@@ -1,4 +1,4 @@
-"""A real endpoint under load while everything happens to it: releases, roll-backs and killed workers.
+"""A real endpoint under load while everything happens to it: releases, canaries, roll-backs and killed workers.
 
     python -m benchmarks.soak [--seconds 600] [--seed N] [--workers 2] [--connections 8] [--json]
 
@@ -42,6 +42,8 @@ import psutil
 from assets.endpoint import reconcile as reconciling
 from assets.release import decisions
 from assets.release.decisions import Proposal
+from assets.release.options import ReleasePolicy
+from assets.rollout import state
 from bundle import prediction_log
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
@@ -55,6 +57,7 @@ BODIES = 400
 # A client leaves after so many requests and comes again, so that connections meet all workers.
 REQUESTS_OF_A_CONNECTION = 500
 PERSON = "soak@example.org"
+CANARY = ReleasePolicy(canary=(0.3,))
 
 
 class Answer(msgspec.Struct):
@@ -209,6 +212,15 @@ class Platform:
     def release(self, bundle: str) -> None:
         decisions.release(self.ledger, self.propose(bundle), 0, {})
 
+    def begin_canary(self, bundle: str) -> None:
+        """Shadow first, then a share of the traffic."""
+        proposal = self.propose(bundle)
+        state.start(self.ledger, proposal, 0, CANARY, {})
+        self.reconcile()
+        rollout = state.under_way(self.ledger.entries(NAME))
+        assert rollout is not None
+        state.advance(self.ledger, rollout, CANARY, DAY, {})
+
     def roll_back(self) -> None:
         decisions.rollback(self.ledger, NAME, PERSON, "the soak test goes back")
 
@@ -279,12 +291,24 @@ def excused(failure: Failed, kills: Sequence[Kill]) -> bool:
 
 
 def plan(chosen: random.Random, seconds: float) -> list[tuple[float, str]]:
-    """Moments (seconds from the start) and what happens then: in each cycle two releases, two roll-backs,
-    and kills between and within them."""
+    """Moments (seconds from the start) and what happens then: in each cycle two releases, two roll-backs, a canary that goes back
+    as well, and kills between and within them."""
     cycles = max(1, round(seconds / CYCLE_SECONDS))
     found = []
     for cycle in range(cycles):
-        steps = ["kill", "release", "kill", "release and kill", "kill", "rollback", "kill", "rollback and kill"]
+        steps = [
+            "kill",
+            "release",
+            "kill",
+            "release and kill",
+            "kill",
+            "rollback",
+            "kill",
+            "rollback and kill",
+            "canary and kill",
+            "kill",
+            "rollback",
+        ]
         if chosen.random() < 0.5:
             steps[1], steps[3] = steps[3], steps[1]
         for index, step in enumerate(steps):
@@ -366,8 +390,11 @@ def happen(step: str, platform: Platform, server: Running, chosen: random.Random
     if during is not None:
         during.start()
     released = decisions.released(platform.ledger.entries(NAME))
+    others = [bundle for bundle in platform.bundles if bundle != released]
     if step.startswith("release"):
-        platform.release(chosen.choice([bundle for bundle in platform.bundles if bundle != released]))
+        platform.release(chosen.choice(others))
+    elif step.startswith("canary"):
+        platform.begin_canary(chosen.choice(others))
     elif step.startswith("rollback"):
         platform.roll_back()
     platform.reconcile()

@@ -21,6 +21,6 @@ def test_a_short_soak_breaks_no_promise() -> None:
     assert (found["problems"], found["failed"], found["missing"], found["twice"], found["not_allowed"]) == ([], 0, 0, 0, 0), result.stderr
     # It was a soak: something happened, under load.
     assert found["killed_workers"] >= 5
-    assert (found["moves"]["release"], found["moves"]["rollback"]) == (3, 2)
+    assert (found["moves"]["release"], found["moves"]["rollout"], found["moves"]["rollback"]) == (3, 2, 3)
     assert found["acknowledged"] > 1_000
     assert found["bundles"] >= 2
