@@ -42,7 +42,21 @@ def test_every_command_has_json_and_exit_codes_are_documented() -> None:
     ended = run("--help")
     assert ended.returncode == 0
     assert "Exit codes" in ended.stdout
-    for name in ("init", "up", "replay", "demo", "status", "predict", "served", "doctor", "approve", "reject", "rollback", "experiment", "retrain"):
+    for name in (
+        "init",
+        "up",
+        "replay",
+        "demo",
+        "status",
+        "predict",
+        "served",
+        "doctor",
+        "approve",
+        "reject",
+        "rollback",
+        "experiment",
+        "retrain",
+    ):
         assert name in ended.stdout
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
         assert result.exit_code == 0
