@@ -14,7 +14,7 @@ import pipelines
 from assets.declaration import Pipeline
 from pipelines.lifecycle import lifecycle
 from resources.artifacts import Artifacts
-from resources.endpoint import LocalEndpoint
+from resources.endpoint import EndpointTarget, LocalEndpoint, ReplicatedEndpoint
 from resources.keys import Keys
 from resources.lake import Lake
 from resources.landing import Landing
@@ -60,12 +60,7 @@ def platform_resources(settings: Settings) -> dict[str, object]:
         "keys": keys,
         "ledger": Ledger(path=str(settings.ledger_path), signer=keys),
         "online": OnlineStore(path=str(settings.endpoint_path)),
-        "endpoint": LocalEndpoint(
-            path=str(settings.endpoint_path),
-            url=settings.endpoint_url,
-            admin_url=settings.endpoint_admin_url,
-            key_file=str(settings.endpoint_key_path),
-        ),
+        "endpoint": endpoint_target(settings),
         "notifier": Notifier(
             webhook=_secret(settings.webhook),
             smtp=settings.smtp,
@@ -75,6 +70,20 @@ def platform_resources(settings: Settings) -> dict[str, object]:
             recipients=list(settings.alerts_to),
         ),
     }
+
+
+def endpoint_target(settings: Settings) -> EndpointTarget:
+    """Where bundles are served: one server on this machine, or its replicas elsewhere."""
+    path, key_file = str(settings.endpoint_path), str(settings.endpoint_key_path)
+    if settings.endpoint_replicas is None:
+        return LocalEndpoint(path=path, url=settings.endpoint_url, admin_url=settings.endpoint_admin_url, key_file=key_file)
+    return ReplicatedEndpoint(
+        path=path,
+        url=settings.endpoint_service or settings.endpoint_replicas,
+        replicas=settings.endpoint_replicas,
+        ca_file=str(settings.endpoint_ca) if settings.endpoint_ca else None,
+        key_file=key_file,
+    )
 
 
 def _secret(value: SecretStr | None) -> str | None:

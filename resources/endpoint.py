@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -26,7 +28,11 @@ class EndpointError(RuntimeError):
 
 
 class EndpointTarget(Protocol):
-    """A place that serves bundles: a local process here, other platforms elsewhere."""
+    """A place that serves bundles: one server here, its replicas on a cluster, other platforms elsewhere. See docs/extend.md."""
+
+    @property
+    def url(self) -> str:
+        """Where applications ask for predictions."""
 
     def install(self, digest: str, files: Mapping[str, bytes]) -> None:
         """Bring a bundle to the endpoint. Installing it again changes nothing."""
@@ -46,8 +52,14 @@ class EndpointTarget(Protocol):
     def predictions(self, pipeline: str) -> list[Path]:
         """Folders of the prediction logs, one of each replica that ever served (`bundle.prediction_log.read`)."""
 
+    def trials(self, pipeline: str) -> list[Path]:
+        """Folders of what bundles on trial made of requests, likewise (`bundle.prediction_log.read_trials`)."""
+
     def samples(self) -> list[Path]:
         """Folders of the service samples, likewise (`bundle.service_log.read`)."""
+
+    def prune(self, pipeline: str, kept: Collection[str]) -> list[str]:
+        """Remove installed bundles of a pipeline but those `kept` (digests); returns what went. They can be installed again."""
 
 
 class LocalEndpoint(dg.ConfigurableResource):
@@ -102,6 +114,18 @@ class LocalEndpoint(dg.ConfigurableResource):
             shutil.rmtree(temporary, ignore_errors=True)
         sync_folder(target.parent)
 
+    def prune(self, pipeline: str, kept: Collection[str]) -> list[str]:
+        removed = []
+        for folder in sorted((Path(self.path) / "bundles").glob("[0-9a-f]*")):
+            if folder.name in kept or _pipeline_of(folder) != pipeline:
+                continue
+            # Renamed first: a bundle is there whole or not at all.
+            gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+            folder.rename(gone)
+            shutil.rmtree(gone)
+            removed.append(folder.name)
+        return removed
+
     def desire(self, desired: Desired, signature: bytes) -> None:
         check(desired)
         write_atomically(Path(self.path) / desired.pipeline / "desired.json", seal(desired, signature))
@@ -124,9 +148,11 @@ class LocalEndpoint(dg.ConfigurableResource):
         """Raises httpx.TransportError when nothing answers."""
         import httpx
 
-        key = api_keys.header(Path(self.key_file)) if self.key_file else {}
         url = f"{self.admin_url or self.url}{path}"
-        return httpx.request(method, url, json=body, headers=key, timeout=timeout, trust_env=False)
+        return httpx.request(method, url, json=body, headers=self._key(), timeout=timeout, trust_env=False)
+
+    def _key(self) -> dict[str, str]:
+        return api_keys.header(Path(self.key_file)) if self.key_file else {}
 
     def golden(self, pipeline: str) -> dict[str, Any]:
         """Have the endpoint predict the golden rows of what it serves: `bundles: [{bundle, rows, difference, row_ms}]`.
@@ -155,6 +181,109 @@ class LocalEndpoint(dg.ConfigurableResource):
             raise EndpointError(f"{self.url} refused to predict for {pipeline}: {answer.status_code} {answer.text[:300]}")
         predictions: list[dict[str, Any]] = answer.json()["predictions"]
         return predictions
+
+
+class ReplicatedEndpoint(LocalEndpoint):
+    """Servers on several machines that share the folder `path` (a ReadWriteMany volume, say), such as the pods of
+    `infra/helm/evergreen-endpoint`; each writes a state of its own, `replicas/<name>/` (`python -m serving --state`).
+
+    `url` is where applications reach all of them. Every address to which the host of `replicas` resolves (a headless service) is one
+    replica; it is asked with the host's name, so one certificate, verified against `ca_file` (default: the system's), fits all. What is
+    served is what the replica furthest behind serves.
+    """
+
+    replicas: str
+    ca_file: str | None = None
+
+    def predictions(self, pipeline: str) -> list[Path]:
+        return sorted(Path(self.path).glob(f"replicas/*/{pipeline}/predictions"))
+
+    def trials(self, pipeline: str) -> list[Path]:
+        return sorted(Path(self.path).glob(f"replicas/*/{pipeline}/trials"))
+
+    def samples(self) -> list[Path]:
+        return sorted(Path(self.path).glob("replicas/*/service"))
+
+    def addresses(self) -> list[str]:
+        """Addresses of the replicas, sorted; none where the name does not resolve (no replica is there)."""
+        parts = urlsplit(self.replicas)
+        try:
+            found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            return []
+        return sorted({str(address[0]) for *_, address in found})
+
+    def actual(self, pipeline: str) -> Actual | None:
+        import httpx
+        import msgspec
+
+        states = []
+        for address in self.addresses():
+            try:
+                answer = self._ask_one(address, "GET", f"/v2/models/{pipeline}/actual")
+            except httpx.TransportError:
+                return None
+            if answer.status_code == 404:
+                states.append(Actual(pipeline=pipeline, ready=False, error=f"replica {address} knows no pipeline {pipeline!r} yet"))
+            elif answer.status_code != 200:
+                raise EndpointError(
+                    f"replica {address} of {self.url} answered {answer.status_code} when asked what it serves of {pipeline}"
+                )
+            else:
+                states.append(msgspec.json.decode(answer.content, type=Actual))
+        return min(states, key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""), default=None)
+
+    def golden(self, pipeline: str) -> dict[str, Any]:
+        """The golden rows of every replica; of each bundle the result that is furthest off."""
+        import httpx
+
+        worst: dict[str, dict[str, Any]] = {}
+        for address in self.addresses():
+            try:
+                answer = self._ask_one(address, "GET", f"/v2/models/{pipeline}/golden")
+            except httpx.TransportError as error:
+                raise EndpointError(f"replica {address} of {self.url} does not answer ({error})") from error
+            if answer.status_code != 200:
+                raise EndpointError(f"replica {address} of {self.url} answered {answer.status_code} when asked for its golden rows")
+            for found in answer.json()["bundles"]:
+                known = worst.get(found["bundle"])
+                if known is None or not found["difference"] <= known["difference"]:
+                    worst[found["bundle"]] = found
+        return {"bundles": list(worst.values())}
+
+    def _ask_one(self, address: str, method: str, path: str) -> httpx.Response:
+        parts = urlsplit(self.replicas)
+        shown = f"[{address}]" if ":" in address else address
+        with self._client() as client:
+            return client.request(
+                method, f"{parts.scheme}://{shown}:{parts.port}{path}", headers={**self._key(), "host": parts.netloc},
+                extensions={"sni_hostname": parts.hostname},
+            )  # fmt: skip
+
+    def _ask(self, method: str, path: str, body: object = None, timeout: float = TIMEOUT) -> httpx.Response:
+        with self._client() as client:
+            return client.request(method, f"{self.url}{path}", json=body, headers=self._key(), timeout=timeout)
+
+    def _client(self) -> httpx.Client:
+        import ssl
+
+        import httpx
+
+        verify = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else True
+        return httpx.Client(verify=verify, timeout=TIMEOUT, trust_env=False)
+
+
+def _pipeline_of(bundle: Path) -> str | None:
+    """What an installed bundle says it is of; nothing is believed but that it may go."""
+    import msgspec
+
+    from bundle.manifest import MANIFEST
+
+    try:
+        named = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=dict[str, Any]).get("pipeline")
+    except (OSError, msgspec.DecodeError):
+        return None
+    return named if isinstance(named, str) else None
 
 
 def _same(folder: Path, files: Mapping[str, bytes]) -> bool:

@@ -12,7 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Where state lives and where services listen.
 
-    Local state lies under `home`. A location set to an `s3://` URI moves that part to object storage.
+    Local state lies under `home`. A location set to an `s3://` URI moves that part to object storage. With `endpoint_replicas`, a URL
+    whose host resolves to every replica, the endpoint is one of several servers that share `endpoint_folder`; applications reach it
+    at the URL `endpoint_service`, and its certificate is verified against `endpoint_ca`.
     """
 
     model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="ignore")
@@ -31,6 +33,10 @@ class Settings(BaseSettings):
     endpoint_key_file: Path | None = None
     endpoint_certificate: Path | None = None
     endpoint_private_key: Path | None = None
+    endpoint_folder: Path | None = None
+    endpoint_replicas: str | None = None
+    endpoint_service: str | None = None
+    endpoint_ca: Path | None = None
     reports_port: int = 3001
     code_port: int = 4266
     webhook: SecretStr | None = None
@@ -80,8 +86,8 @@ class Settings(BaseSettings):
 
     @property
     def endpoint_path(self) -> Path:
-        """Desired state, verified bundles, online snapshots and the prediction log of the local endpoint."""
-        return self.home.absolute() / "endpoint"
+        """Desired state, verified bundles, online snapshots and the prediction log of the endpoint."""
+        return self.endpoint_folder or self.home.absolute() / "endpoint"
 
     @property
     def dagster_url(self) -> str:

@@ -13,7 +13,7 @@ from assets.declaration import Pipeline
 from assets.endpoint import reconcile
 from assets.rollout import state
 from resources.artifacts import Artifacts
-from resources.endpoint import LocalEndpoint
+from resources.endpoint import EndpointTarget
 from resources.ledger import Ledger
 from resources.reports import Reports
 from sensors import jobs
@@ -75,7 +75,7 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Brings an endpoint back to what the ledger says, whatever took it from there.",
     )
-    def reconciler(context: dg.SensorEvaluationContext, ledger: Ledger, endpoint: LocalEndpoint) -> dg.SensorResult:
+    def reconciler(context: dg.SensorEvaluationContext, ledger: Ledger, endpoint: dg.ResourceParam[EndpointTarget]) -> dg.SensorResult:
         found = reconcile.difference(pipeline.name, ledger, endpoint)
         seen = json.loads(context.cursor or "{}")
         ticks = seen["ticks"] + 1 if found and found == seen.get("difference") else 1

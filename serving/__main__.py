@@ -29,6 +29,7 @@ RESPAWN_SECONDS = 0.5
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m serving", description="Serve the bundles that the signed desired states under --root name.")
     made.add_argument("--root", type=Path, required=True, help="folder with bundles/ and <pipeline>/desired.json")
+    made.add_argument("--state", type=Path, help="folder of what this server writes: prediction log, samples, last state (default: --root)")
     made.add_argument("--public-key", type=Path, help="the platform's public key, PEM (default: <root>/../keys/platform.pub)")
     made.add_argument("--host", default="127.0.0.1")
     made.add_argument("--port", type=int, default=8080)
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     public_key = found.public_key or root.parent / "keys" / "platform.pub"
     try:
         options = Options(
-            root=root, public_key=public_key, host=found.host, port=found.port, workers=found.workers, hosts=tuple(found.allow_host),
+            root=root, public_key=public_key, state=found.state.absolute() if found.state else None, host=found.host, port=found.port, workers=found.workers, hosts=tuple(found.allow_host),
             sample_seconds=found.sample_seconds, segment_bytes=found.segment_bytes, segment_seconds=found.segment_seconds,
             sync_seconds=found.sync_seconds, reserve_bytes=found.reserve_bytes,
             body_limit=found.body_limit, row_limit=found.row_limit, request_seconds=found.request_seconds, admin_host=found.admin_host,
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.grpc_port is not None:
             # Workers share this port by themselves, and would share it with a stranger, too.
             listen(options.host, options.grpc_port).close()
-        options.root.mkdir(parents=True, exist_ok=True)
+        options.own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return refuse(str(error), CANNOT_START)
     scheme = "https" if options.certificate else "http"

@@ -14,6 +14,9 @@ class Options:
     """Limits keep one client from hurting the others: bytes of a body, rows of a request, characters of a text, seconds
     until a request must have arrived and been answered, open connections, requests at once over all workers, bytes of headers.
 
+    `root` is what the platform writes; `state` is where this server writes its log, its samples and what it served last
+    (default: there as well). Several servers may share one root, each with a state of its own.
+
     The prediction log: a segment is closed at `segment_bytes` or `segment_seconds`; `sync_seconds` is the longest time until an
     answered prediction is flushed to the disk, 0 flushes it before the answer; with less than `reserve_bytes` free on its
     disk, requests are refused.
@@ -24,6 +27,7 @@ class Options:
 
     root: Path
     public_key: Path
+    state: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
@@ -57,3 +61,8 @@ class Options:
     answer_seconds: float = 10.0
     traces: str | None = None
     json_logs: bool = False
+
+    @property
+    def own(self) -> Path:
+        """The folder that this server writes."""
+        return self.state or self.root

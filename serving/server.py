@@ -205,7 +205,7 @@ async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event)
 
 
 async def _look(app: App, options: Options, public_key: bytes, worker: str) -> None:
-    for name in discover(options.root, app.pipelines):
+    for name in discover(options, app.pipelines):
         try:
             app.pipelines[name] = await asyncio.to_thread(Served, name, options, public_key, worker)
         except OSError as error:
@@ -233,7 +233,7 @@ async def _sample(app: App, options: Options) -> None:
 def _write_sample(app: App, options: Options) -> None:
     sample = app.metrics.sample(app.about(), app.log_error())
     try:
-        service_log.append(options.root / "service", sample)
+        service_log.append(options.own / "service", sample)
     except OSError as error:
         logger.error("a service sample could not be written: %s", error)
 

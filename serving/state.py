@@ -35,7 +35,7 @@ from serving.shadow import Trials
 logger = logging.getLogger("serving")
 
 PIPELINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
-NOT_PIPELINES = frozenset({"bundles", "service"})
+NOT_PIPELINES = frozenset({"bundles", "replicas", "service"})
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class Served:
 
     def __init__(self, name: str, options: Options, public_key: bytes, worker: str) -> None:
         self.name = name
-        self.folder = options.root / name
+        self.folder, self.own = options.root / name, options.own / name
         self.view: View | None = None
         self.log = Writer(
-            self.folder / "predictions", segment_bytes=options.segment_bytes, segment_seconds=options.segment_seconds,
+            self.own / "predictions", segment_bytes=options.segment_bytes, segment_seconds=options.segment_seconds,
             sync_seconds=options.sync_seconds, reserve_bytes=options.reserve_bytes,
         )  # fmt: skip
-        self.trials = Trials(self.folder / "trials", options)
+        self.trials = Trials(self.own / "trials", options)
         self._options, self._key, self._worker = options, public_key, worker
         self._bundles: dict[str, tuple[Bundle, float]] = {}
         self._desired_stamp: Stamp | None = None
@@ -143,12 +143,12 @@ class Served:
     def reported(self) -> Actual:
         """What all workers serve: the state of the one furthest behind."""
         own = self.actual()
-        return own if self._options.workers == 1 else combined(self.folder / "workers", own)
+        return own if self._options.workers == 1 else combined(self.own / "workers", own)
 
     def _take_desired(self) -> None:
         """Serve the desired state, or keep what is served and say why. After a restart, what was served last comes first: it
         has proven that it works."""
-        if self.view is None and (served := self._try(self.folder / "served.json", remembered=True)) is not None:
+        if self.view is None and (served := self._try(self.own / "served.json", remembered=True)) is not None:
             logger.info("%s: nothing to go on with: %s", self.name, served)
         error = self._try(self.folder / "desired.json")
         if error is not None and self.view is not None and error != self._error:
@@ -177,8 +177,8 @@ class Served:
 
     def _check_serial(self, desired: Desired) -> None:
         """Raises ValueError for a state older than one that was seen before, remembers newer ones."""
-        place = self.folder / "serial.json"
-        with open(self.folder / ".serial.lock", "a") as lock:
+        place = self.own / "serial.json"
+        with open(self.own / ".serial.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 seen = msgspec.json.decode(place.read_bytes(), type=Serial)
@@ -228,7 +228,7 @@ class Served:
         logger.info("%s: serving serial %d: %s", self.name, desired.serial, ", ".join(told))
         # What is served now is what a restart may fall back to; that it could not be stored does not undo it.
         try:
-            write_atomically(self.folder / "served.json", content)
+            write_atomically(self.own / "served.json", content)
         except OSError as error:
             logger.error("%s: served.json could not be written: %s", self.name, error)
 
@@ -253,8 +253,8 @@ class Served:
     @contextlib.contextmanager
     def _loading(self, digest: str) -> Iterator[bool]:
         """While a bundle is loaded a file says so; one that a process left tells that the process ended over it."""
-        left = [place for place in self.folder.glob(f".loading-{digest}-*") if not Path(f"/proc/{place.name.rsplit('-', 1)[1]}").exists()]
-        mine = self.folder / f".loading-{digest}-{os.getpid()}"
+        left = [place for place in self.own.glob(f".loading-{digest}-*") if not Path(f"/proc/{place.name.rsplit('-', 1)[1]}").exists()]
+        mine = self.own / f".loading-{digest}-{os.getpid()}"
         mine.touch()
         try:
             yield bool(left)
@@ -290,11 +290,11 @@ class Served:
             return
         try:
             if self._options.workers == 1:
-                write_atomically(self.folder / "actual.json", msgspec.json.encode(actual), durable=False)
+                write_atomically(self.own / "actual.json", msgspec.json.encode(actual), durable=False)
             else:
-                workers = self.folder / "workers"
+                workers = self.own / "workers"
                 write_atomically(workers / f"{self._worker}.json", msgspec.json.encode(actual), durable=False)
-                write_atomically(self.folder / "actual.json", msgspec.json.encode(combined(workers, actual)), durable=False)
+                write_atomically(self.own / "actual.json", msgspec.json.encode(combined(workers, actual)), durable=False)
         except OSError as error:
             logger.error("%s: actual.json could not be written: %s", self.name, error)
             return
@@ -304,7 +304,7 @@ class Served:
         self.trials.close()
         self.log.close()
         if self._options.workers > 1:
-            (self.folder / "workers" / f"{self._worker}.json").unlink(missing_ok=True)
+            (self.own / "workers" / f"{self._worker}.json").unlink(missing_ok=True)
 
 
 def combined(folder: Path, own: Actual) -> Actual:
@@ -322,20 +322,21 @@ def combined(folder: Path, own: Actual) -> Actual:
     return min(states, key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""))
 
 
-def discover(root: Path, known: Mapping[str, object]) -> list[str]:
+def discover(options: Options, known: Mapping[str, object]) -> list[str]:
     """Names of pipelines that have a desired or a last served state and are not known yet."""
-    found = []
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return []
-    for entry in entries:
-        name = entry.name
-        if name in known or name in NOT_PIPELINES or not PIPELINE_NAME.fullmatch(name) or not entry.is_dir(follow_symlinks=False):
+    found: set[str] = set()
+    for folder, file in ((options.root, "desired.json"), (options.own, "served.json")):
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
             continue
-        if any((root / name / file).exists() for file in ("desired.json", "served.json")):
-            found.append(name)
-    return found
+        for entry in entries:
+            name = entry.name
+            if name in known or name in NOT_PIPELINES or not PIPELINE_NAME.fullmatch(name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            if (folder / name / file).exists():
+                found.add(name)
+    return sorted(found)
 
 
 def _now() -> str:

@@ -7,11 +7,12 @@ import dagster as dg
 from assets import plots
 from assets.declaration import Pipeline
 from assets.endpoint import reconcile as reconciling
+from assets.endpoint.installed import kept
 from assets.release.assets import show_champion
 from bundle.desired import SHADOW
 from bundle.manifest import BundleError
 from resources.artifacts import Artifacts
-from resources.endpoint import EndpointError, LocalEndpoint
+from resources.endpoint import EndpointError, EndpointTarget
 from resources.keys import Keys
 from resources.ledger import Ledger
 from resources.tracking import Tracking
@@ -39,7 +40,12 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         ],
     )
     def endpoint(
-        context: dg.AssetExecutionContext, ledger: Ledger, keys: Keys, artifacts: Artifacts, endpoint: LocalEndpoint, tracking: Tracking
+        context: dg.AssetExecutionContext,
+        ledger: Ledger,
+        keys: Keys,
+        artifacts: Artifacts,
+        endpoint: dg.ResourceParam[EndpointTarget],
+        tracking: Tracking,
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:
         try:
             served = reconciling.reconcile(pipeline.name, ledger, endpoint, artifacts, keys, reconciling.LIMITS)
@@ -56,6 +62,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             context.log.error(
                 f"a candidate of {pipeline.name} went back (entry {served.went_back.serial}): {served.went_back.payload['reason']}"
             )
+        pruned = endpoint.prune(pipeline.name, kept(ledger.entries(pipeline.name), served.actual))
         if served.decision.kind == "rollback" or "rollout" in served.decision.payload:
             show_champion(context.log, tracking, pipeline.name, served.manifest.candidate)
         split = [(arm.name, arm.bundle, f"{arm.share:.0%}") for arm in served.actual.arms]
@@ -72,6 +79,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
                 "decision": f"{served.decision.kind} (entry {served.decision.serial})",
                 "ledger_entry": served.traffic.serial,
                 "as_of": served.manifest.created_as_of,
+                "bundles_pruned": len(pruned),
                 "golden_rows": served.golden_rows,
                 "golden_difference": served.golden_difference,
                 "golden_row_ms": served.row_ms,

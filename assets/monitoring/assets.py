@@ -15,7 +15,7 @@ from assets.partitions import days as partitions, keys_to_days
 from assets.plots import markdown_image
 from bundle import service_log
 from resources.artifacts import Artifacts
-from resources.endpoint import LocalEndpoint
+from resources.endpoint import EndpointTarget
 from resources.lake import Lake
 from resources.ledger import Ledger
 from resources.reports import Report, Reports
@@ -48,7 +48,9 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec("log_is_intact", asset=key, description="No line of the prediction log was altered or lost.")],
         description="Every prediction that the endpoint answered, once, by the day of the event.",
     )
-    def predictions(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: LocalEndpoint) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def predictions(
+        context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: dg.ResourceParam[EndpointTarget]
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.monitoring.predictions import compact_days, predictions_table, prune
 
         wanted, logs = keys_to_days(context.partition_keys), endpoint.predictions(pipeline.name)
@@ -105,7 +107,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         artifacts: Artifacts,
         ledger: Ledger,
         reports: Reports,
-        endpoint: LocalEndpoint,
+        endpoint: dg.ResourceParam[EndpointTarget],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.monitoring import daily
 

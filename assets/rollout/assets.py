@@ -8,7 +8,7 @@ from assets.declaration import Pipeline
 from assets.monitoring import pages
 from assets.partitions import days as partitions, keys_to_days
 from assets.plots import markdown_image
-from resources.endpoint import LocalEndpoint
+from resources.endpoint import EndpointTarget
 from resources.lake import Lake
 from resources.ledger import Ledger
 from resources.notifier import Notifier
@@ -38,7 +38,7 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
         description="Whether the bundle that is being rolled out takes its next step, waits or goes back: judged once for each day.",
     )
     def rollout(
-        context: dg.AssetExecutionContext, lake: Lake, ledger: Ledger, reports: Reports, endpoint: LocalEndpoint, notifier: Notifier
+        context: dg.AssetExecutionContext, lake: Lake, ledger: Ledger, reports: Reports, endpoint: dg.ResourceParam[EndpointTarget], notifier: Notifier
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.rollout import daily
 
