@@ -38,7 +38,7 @@ SEGMENT_BYTES = 8 << 20
 SEGMENT_SECONDS = 3600.0
 SYNC_SECONDS = 0.2
 RESERVE_BYTES = 32 << 20
-# Level 1 makes a segment 6 to 8 times smaller for 15 ms of another core; higher levels gain little on such lines.
+# Level 1 makes a segment of flights ten times smaller in 25 ms beside the requests; level 6 gains a third for six times as much.
 LEVEL = 1
 Value = bool | int | float | str | None
 Done = Callable[[OSError | None], None]

@@ -41,6 +41,7 @@ EVERYTHING: dict[str, Any] = {
     "autoscaling": {"enabled": False},
     "replicas": 3,
     "jwt": {"jwks": "https://identity.test/keys", "issuer": "identity", "audience": "evergreen", "algorithms": "ES256"},
+    "grpc": {"enabled": True},
     "traces": "http://collector.test:4318/v1/traces",
     "log": {"syncSeconds": 0},
     "service": {"type": "LoadBalancer", "annotations": {"internal": "true"}},
@@ -60,7 +61,7 @@ def render(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The objects of the chart."""
     with helm_python.Chart.load(CHART) as chart:
         chart.validate_schema(values)
-        rendered = chart.render(values, name="flights", namespace="ml", kube_version="v1.33.0")
+        rendered = chart.render(values, name="flights", namespace="ml")
     texts = [text for name, text in sorted(rendered.items()) if name.endswith(".yaml")]
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
@@ -98,7 +99,11 @@ def test_pods_are_confined() -> None:
     assert pod["automountServiceAccountToken"] is False
     assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["seccompProfile"]["type"]) == (True, "RuntimeDefault")
     security = container["securityContext"]
-    assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"], security["capabilities"]) == (False, True, {"drop": ["ALL"]})
+    assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"], security["capabilities"]) == (
+        False,
+        True,
+        {"drop": ["ALL"]},
+    )
     # Beside /tmp, a pod writes nothing but its own state.
     assert [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")] == ["/srv/state", "/tmp"]
     assert next(mount for mount in container["volumeMounts"] if mount["mountPath"] == "/srv/state")["subPathExpr"] == "replicas/$(POD_NAME)"
@@ -133,7 +138,11 @@ def test_a_pod_of_the_chart_serves(tmp_path: Path) -> None:
     digest = place.release()
     secret = mounted(tmp_path, place)
     [port, admin] = free_ports(2)
-    moved = {"/srv/evergreen": str(place.root), "/srv/state": str(place.root / "replicas" / "flights-0"), "/etc/evergreen": str(tmp_path / "etc")}
+    moved = {
+        "/srv/evergreen": str(place.root),
+        "/srv/state": str(place.root / "replicas" / "flights-0"),
+        "/etc/evergreen": str(tmp_path / "etc"),
+    }
     command = [sys.executable, "-m", "serving"]
     for argument in arguments(objects):
         for inside, outside in moved.items():
@@ -178,8 +187,10 @@ def test_the_image_holds_what_the_server_imports_and_nothing_of_the_platform() -
     image = (TREE / "infra" / "endpoint.Dockerfile").read_text()
     assert re.findall(r"^COPY (?!--from)(\w+) /opt", image, re.MULTILINE) == ["bundle", "serving"]
     assert re.findall(r"^USER (\S+)$", image, re.MULTILINE) == ["10001:10001"]
-    wanted = {re.split(r"[=<>\[]", line)[0] for line in (TREE / "infra" / "endpoint.in").read_text().splitlines() if line and line[0] != "#"}
-    modules = {"opentelemetry": "opentelemetry-sdk", "jwt": "pyjwt", "xgboost": "xgboost-cpu"}
+    wanted = {
+        re.split(r"[=<>\[]", line)[0] for line in (TREE / "infra" / "endpoint.in").read_text().splitlines() if line and line[0] != "#"
+    }
+    modules = {"opentelemetry": "opentelemetry-sdk", "jwt": "pyjwt", "grpc": "grpcio", "google": "protobuf", "xgboost": "xgboost-cpu"}
     imported = {modules.get(name, name) for package in ("bundle", "serving") for name in third_party(TREE / package)}
     # Polars computes features in batches, on the platform alone.
     assert imported - wanted == {"polars"}
