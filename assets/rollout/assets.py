@@ -38,7 +38,12 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
         description="Whether the bundle that is being rolled out takes its next step, waits or goes back: judged once for each day.",
     )
     def rollout(
-        context: dg.AssetExecutionContext, lake: Lake, ledger: Ledger, reports: Reports, endpoint: dg.ResourceParam[EndpointTarget], notifier: Notifier
+        context: dg.AssetExecutionContext,
+        lake: Lake,
+        ledger: Ledger,
+        reports: Reports,
+        endpoint: dg.ResourceParam[EndpointTarget],
+        notifier: Notifier,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.rollout import daily
 

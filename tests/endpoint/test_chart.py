@@ -24,6 +24,7 @@ import yaml
 from bundle import api_keys
 from resources.endpoint import ReplicatedEndpoint
 from tests.endpoint.test_access import certified
+from tests.endpoint.test_replicas import wait
 from tests.support.endpoint import NAME, TREE, Place, free_ports, request
 
 CHART = TREE / "infra" / "helm" / "evergreen-endpoint"
@@ -172,7 +173,7 @@ def test_a_pod_of_the_chart_serves(tmp_path: Path) -> None:
             path=str(place.root), url=f"https://127.0.0.1:{port}", replicas=f"https://127.0.0.1:{port}",
             ca_file=str(tmp_path / "etc" / "tls" / "tls.crt"), key_file=str(tmp_path / "key"),
         )  # fmt: skip
-        assert target.wait(NAME, digest).bundles == (digest,)
+        assert wait(target, digest).bundles == (digest,)
         assert target.predict(NAME, [request(2)])[0]["bundle"] == digest
         assert target.golden(NAME)["bundles"][0]["bundle"] == digest
         process.terminate()

@@ -17,13 +17,22 @@ import httpx
 import pytest
 
 from bundle import prediction_log, signing
-from bundle.desired import Desired
+from bundle.desired import Actual, Desired
 from bundle.digests import folder_digest
 from resources.endpoint import EndpointError, ReplicatedEndpoint
 from tests.support.endpoint import DAY, NAME, TREE, Place, files, free_ports, request
 
 HOST = "replicas.test"
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
+
+
+def wait(target: ReplicatedEndpoint, digest: str) -> Actual:
+    """What is served, once every replica serves a bundle."""
+    end = time.monotonic() + 30
+    while (actual := target.actual(NAME)) is None or actual.bundles != (digest,):
+        assert time.monotonic() < end, actual
+        time.sleep(0.05)
+    return actual
 
 
 @contextmanager
@@ -71,12 +80,12 @@ def test_every_replica_follows_and_no_log_is_lost(tmp_path: Path, monkeypatch: p
     with ExitStack() as stack:
         processes = [stack.enter_context(replica(place, address, port)) for address in ADDRESSES]
         first = release(0, serial=1)
-        target.wait(NAME, first)
+        wait(target, first)
         assert {answers(address, port, 1)["bundle"] for address in ADDRESSES} == {first}
         assert [found["bundle"] for found in target.golden(NAME)["bundles"]] == [first]
         # One that is asked and does not follow holds up the confirmation; one that does not answer, too.
         second = release(1, serial=2)
-        assert target.wait(NAME, second, serial=2).serial == 2
+        assert wait(target, second).serial == 2
         ids = {answers(address, port, number)["id"] for number in range(20) for address in ADDRESSES}
         processes[1].kill()
         processes[1].wait()
@@ -85,7 +94,7 @@ def test_every_replica_follows_and_no_log_is_lost(tmp_path: Path, monkeypatch: p
             target.golden(NAME)
         there.remove(ADDRESSES[1])
         third = release(2, serial=3)
-        assert target.wait(NAME, third).bundles == (third,)
+        assert wait(target, third).bundles == (third,)
         there.clear()
         assert target.actual(NAME) is None
         folders = target.predictions(NAME)
@@ -97,7 +106,7 @@ def test_every_replica_follows_and_no_log_is_lost(tmp_path: Path, monkeypatch: p
         # The killed one comes again, with its old state, and finishes its log.
         stack.enter_context(replica(place, ADDRESSES[1], port))
         there.extend(ADDRESSES)
-        assert target.wait(NAME, third).bundles == (third,)
+        assert wait(target, third).bundles == (third,)
         assert answers(ADDRESSES[1], port, 1)["bundle"] == third
         end = time.monotonic() + 20
         while list(folders[1].glob("*.log")) not in ([], [prediction_log.segments(folders[1])[-1]]):
