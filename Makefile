@@ -38,7 +38,7 @@ format: setup  ## let ruff write the code's form
 bench: setup  ## figures, as ratios against peers, side by side
 	@$(BIN)/python -m benchmarks
 
-soak: setup  ## ten minutes of load on an endpoint with releases, roll-backs and killed workers in it
+soak: setup  ## ten minutes of load on an endpoint with releases, canaries, roll-backs and killed workers in it
 	@$(BIN)/python -m benchmarks.soak
 
 screenshots: setup  ## the pictures of the README, from the real UI
