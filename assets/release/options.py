@@ -24,7 +24,7 @@ class ReleasePolicy(Declared):
     A step ends no sooner than after `bake_days` days of data and `shadow_requests` scored, or `minimum_requests` answered,
     requests. It goes back where the candidate's median latency exceeds the champion's by more than the share `latency_margin`
     (and 0.2 ms), its share of failures the champion's by more than `error_margin`, the PSI between both arms' outputs
-    `prediction_shift`, or where its loss on matured labels is worse by `quality_margin`, with error probability `alpha` over the
+    `prediction_shift` (retrained flight models moved it by 0.07 to 0.29 in 2013), or where its loss on matured labels is worse by `quality_margin`, with error probability `alpha` over the
     whole rollout however often it is looked at. Fewer than `minimum_labels` matured labels judge nothing. After a candidate
     went back, no other one is rolled out for `cooldown_days`.
     """
@@ -39,7 +39,7 @@ class ReleasePolicy(Declared):
     cooldown_days: int = Field(default=2, ge=0)
     latency_margin: float = Field(default=0.5, ge=0)
     error_margin: float = Field(default=0.005, ge=0, lt=1)
-    prediction_shift: float = Field(default=1.0, gt=0)
+    prediction_shift: float = Field(default=0.5, gt=0)
     quality_margin: float = Field(default=0.02, ge=0)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     minimum_labels: int = Field(default=100, ge=30)

@@ -128,7 +128,7 @@ def _baked(at: Numbers, policy: ReleasePolicy) -> Verdict:
         value=float(days),
         limit=limit,
         n=days,
-        reason=f"{days} days in this step, {limit} are asked for",
+        reason=f"in this step for {days} of at least {limit} days",
     )
 
 

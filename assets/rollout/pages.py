@@ -32,9 +32,9 @@ def page(
         ("champion", (rollout.champion or "none")[:16]),
         ("stage", "shadow" if last.stage == "shadow" else f"canary {last.share:.0%}"),
         ("decision", f"{ACTIONS[action]}{f': {_share(share)} from tomorrow' if action == 'advance' else ''}"),
-        ("because", why),
     ]
     sections = [
+        Section("Why", why[:1].upper() + why[1:] + "."),
         Section("The arms", images=images, tables=[_by_arm(report.measures)]),
         Section("Steps", tables=[Table(["step", "share", "from", "ledger entry"], _steps(rollout))]),
         Section("Numbers", tables=[_plain(report.measures)]),
