@@ -141,13 +141,18 @@ def _first_line(text: str) -> str:
     return f" ({lines[0]})" if lines else ""
 
 
+def _stage(entry: Entry) -> str:
+    share = entry.payload.get("share")
+    return f"canary {share:.0%} for" if isinstance(share, float) and share > 0 else "tries in the shadow"
+
+
 def entry_line(entry: Entry) -> str:
     """A ledger entry as a line."""
     bundle = f" bundle {entry.bundle[:12]}" if entry.bundle else ""
     words = {
         "release": "released",
-        "rollout": "rolls out",
-        "experiment": "experiment of",
+        "rollout": _stage(entry),
+        "experiment": f"experiment {entry.payload.get('name')} {entry.payload.get('stage')}, champion is",
         "rollback": "rolled back to",
         "traffic": "now serves",
         "approval": "approved",

@@ -2,6 +2,7 @@
 what the ledger says. Each reads the stored truth anew, so that nothing is lost when a tick, a run or a process dies."""
 
 import json
+from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from assets.endpoint import reconcile
 from assets.rollout import state
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget
-from resources.ledger import Ledger
+from resources.ledger import Entry, Ledger
 from resources.reports import Reports
 from sensors import jobs
 from sensors.due import DAY
@@ -56,14 +57,15 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         entries = ledger.entries(pipeline.name)
         moved = state.newest_move(entries)
         retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=list(NOT_FINISHED_STATUSES))
-        if context.instance.get_runs_count(retrains):
+        # What goes back does not wait for a retrain.
+        if not (moved and moved.kind == "rollback") and context.instance.get_runs_count(retrains):
             return dg.SkipReason("a retrain is under way; it releases and serves by itself")
         if moved and state.confirmation(entries, moved.serial) is None:
             request, selection = f"{pipeline.name}:serve:{moved.serial}", [dg.AssetKey([pipeline.name, "endpoint"])]
             return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: moved.kind}, selection=selection)
         bundle = artifacts.pointed(pipeline.name, "bundle")
         approved = [entry for entry in entries if entry.kind == "approval" and entry.bundle == bundle and entry.actor != "policy"]
-        if not approved or (moved and moved.serial > approved[-1].serial):
+        if not approved or _acted_on(entries, approved[-1]):
             return dg.SkipReason("no approval is waiting to be acted on")
         request = f"{pipeline.name}:release:{approved[-1].serial}"
         return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: "approval"})
@@ -91,6 +93,12 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         return dg.SensorResult(run_requests=[request], cursor=cursor)
 
     return [retraining, approvals, reconciler]
+
+
+def _acted_on(entries: Sequence[Entry], approval: Entry) -> bool:
+    """Whether the traffic has moved because of an approved bundle since its approval."""
+    later = [entry for entry in entries if entry.serial > approval.serial and entry.kind in state.MOVES]
+    return any(approval.bundle in (entry.bundle, entry.payload.get("from")) for entry in later)
 
 
 def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> "Decision | None":
