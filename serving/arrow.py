@@ -27,27 +27,9 @@ def decode(contract: Contract, body: bytes) -> list[Row]:
     import pyarrow as pa
 
     try:
-        schema, batches = _batches(body, contract)
-    except (pa.ArrowException, ValueError, OSError, struct.error, IndexError, NotImplementedError):
-        raise MALFORMED from None
-    names = schema.names
-    for name in names:
-        if name not in contract.fields:
-            raise Refusal(422, "unknown_field", f"There is no such column; columns are {', '.join(contract.names)}.")
-        if names.count(name) > 1:
-            raise Refusal(422, "duplicate_field", f"The column {name} is there more than once.", name)
-    for name in contract.names:
-        if name not in names:
-            raise Refusal(422, "missing_field", f"The column {name} is missing.", name)
-        if not _fits(contract.fields[name], schema.field(name).type):
-            raise Refusal(422, "type", f"The column {name} must have an Arrow type for {contract.fields[name].kind}.", name)
-    contract.check_count(sum(batch.num_rows for batch in batches))
-    columns: dict[str, list[Any]] = {name: [] for name in contract.names}
-    try:
-        for batch in batches:
-            for name, column in columns.items():
-                column += _values(batch.column(names.index(name)), contract)
-    except (pa.ArrowException, ValueError, OverflowError):
+        columns = _columns(body, contract)
+    except (pa.ArrowException, ValueError, OSError, OverflowError, struct.error, IndexError, NotImplementedError):
+        # Names of columns and zones are decoded only when they are read: all that touches the stream may raise.
         raise MALFORMED from None
     return rows_of_columns(contract, columns)
 
@@ -71,6 +53,24 @@ def encode(records: Sequence[Record]) -> bytes:
         writer.write_table(table)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def _columns(body: bytes, contract: Contract) -> dict[str, list[Any]]:
+    """Plain values of every column. Raises Refusal, or whatever pyarrow and struct find wrong."""
+    schema, batches = _batches(body, contract)
+    names = schema.names
+    for name in names:
+        if name not in contract.fields:
+            raise Refusal(422, "unknown_field", f"There is no such column; columns are {', '.join(contract.names)}.")
+        if names.count(name) > 1:
+            raise Refusal(422, "duplicate_field", f"The column {name} is there more than once.", name)
+    for name in contract.names:
+        if name not in names:
+            raise Refusal(422, "missing_field", f"The column {name} is missing.", name)
+        if not _fits(contract.fields[name], schema.field(name).type):
+            raise Refusal(422, "type", f"The column {name} must have an Arrow type for {contract.fields[name].kind}.", name)
+    contract.check_count(sum(batch.num_rows for batch in batches))
+    return {name: [value for batch in batches for value in _values(batch.column(names.index(name)), contract)] for name in contract.names}
 
 
 def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
