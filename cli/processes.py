@@ -33,6 +33,11 @@ def ports(settings: Settings) -> dict[str, tuple[int, str]]:
         "endpoint": (settings.endpoint_port, "EVERGREEN_ENDPOINT_PORT"),
         "endpoint's admin port": (settings.endpoint_admin_port, "EVERGREEN_ENDPOINT_ADMIN_PORT"),
         "reports": (settings.reports_port, "EVERGREEN_REPORTS_PORT"),
+        **(
+            {}
+            if settings.endpoint_grpc_port is None
+            else {"endpoint's gRPC": (settings.endpoint_grpc_port, "EVERGREEN_ENDPOINT_GRPC_PORT")}
+        ),
     }
 
 
@@ -41,9 +46,10 @@ def endpoint_command(settings: Settings) -> tuple[str, ...]:
         word for option, place in (("--tls-certificate", settings.endpoint_certificate), ("--tls-key", settings.endpoint_private_key)) if place
         for word in (option, str(place.absolute()))
     ]  # fmt: skip
+    grpc = () if settings.endpoint_grpc_port is None else ("--grpc-port", str(settings.endpoint_grpc_port))
     return (
         sys.executable, "-m", "serving", "--root", str(settings.endpoint_path), "--host", settings.host,
-        "--port", str(settings.endpoint_port), "--admin-port", str(settings.endpoint_admin_port),
+        "--port", str(settings.endpoint_port), "--admin-port", str(settings.endpoint_admin_port), *grpc,
         "--public-key", str(settings.keys_path / "platform.pub"), "--keys", str(settings.api_keys_path), *secured,
     )  # fmt: skip
 

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     mlflow_port: int = 5000
     endpoint_port: int = 8080
     endpoint_admin_port: int = 8081
+    endpoint_grpc_port: int | None = None
     endpoint_key_file: Path | None = None
     endpoint_certificate: Path | None = None
     endpoint_private_key: Path | None = None

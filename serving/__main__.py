@@ -18,7 +18,7 @@ from pathlib import Path
 from bundle.api_keys import FILE
 from serving import logs
 from serving.access import has_active
-from serving.listening import Inherited, is_loopback, listen, tls
+from serving.listening import Inherited, is_loopback, tls
 from serving.options import Options
 from serving.tokens import DEFAULT_ALGORITHMS, TokenRules
 
@@ -129,9 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         inherited = Inherited.made(options)
-        if options.grpc_port is not None:
-            # Workers share this port by themselves, and would share it with a stranger, too.
-            listen(options.host, options.grpc_port).close()
         options.own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return refuse(str(error), CANNOT_START)

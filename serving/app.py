@@ -169,7 +169,7 @@ class App:
         except OSError as error:
             logger.error("%s: the prediction log cannot be written: %s", call.pipeline, error)
             self.metrics.add("shed_total", ("log",))
-            status, headers, content = self._refused(_unlogged(), admin)
+            status, headers, content = self._refused(unlogged(), admin)
         except Exception:
             # A fault of ours. The reason goes to the log, not to the client.
             logger.exception("%s %s failed", scope["method"], call.pipeline or "request")
@@ -346,7 +346,7 @@ class App:
         log = served.log
         if log.full:
             self.metrics.add("shed_total", ("log",))
-            raise _unlogged()
+            raise unlogged()
         try:
             if len(rows) < LARGE_BATCH:
                 records = self._compute(served, view, rows, call)
@@ -582,7 +582,7 @@ def _call_in(loop: asyncio.AbstractEventLoop, tell: Callable[[OSError | None], N
         loop.call_soon_threadsafe(tell, error)
 
 
-def _unlogged() -> Refusal:
+def unlogged() -> Refusal:
     return Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
 
 

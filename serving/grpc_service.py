@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from bundle.files import Stamp, stamp
 from serving import inference_protocol, openapi, tensors
-from serving.app import TIMEOUT_HEADER, App, Call, check_version, off_loop
+from serving.app import TIMEOUT_HEADER, App, Call, check_version, off_loop, unlogged
 from serving.contract import Contract, Row
 from serving.inference_messages import MESSAGES, SERVICE
 from serving.options import Options
@@ -60,6 +60,9 @@ class GrpcServer:
             options=[
                 # Workers share the port: the kernel deals connections out to them.
                 ("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", options.body_limit), ("grpc.max_metadata_size", options.header_limit),
+                ("grpc.absolute_max_metadata_size", options.header_limit),
+                # Uncompressed messages alone: a small one could unpack to a large one.
+                ("grpc.compression_enabled_algorithms_bitset", 1),
                 ("grpc.max_connection_idle_ms", int(options.idle_seconds * 1000)), ("grpc.max_connection_age_ms", CONNECTION_SECONDS * 1000),
                 ("grpc.max_connection_age_grace_ms", int(options.request_seconds * 1000)), ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
             ],
@@ -94,7 +97,7 @@ class GrpcServer:
             try:
                 self._metadata(call, context)
                 if not unguarded:
-                    self._app.admit(call)
+                    self._app.admit(call, counted=False)  # `active` counts it
                 try:
                     request = asked.FromString(content)
                 except DecodeError:
@@ -106,8 +109,9 @@ class GrpcServer:
                 await _abort(context, refusal)
             except OSError as error:
                 logger.error("%s: the prediction log cannot be written: %s", call.pipeline, error)
+                self._app.metrics.add("shed_total", ("log",))
                 status = 503
-                await _abort(context, Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later."))
+                await _abort(context, unlogged())
             except asyncio.CancelledError:
                 status = 499  # the client went away, or its time is over; nobody reads the answer
                 raise
@@ -118,7 +122,7 @@ class GrpcServer:
             finally:
                 self.active -= 1
                 self._app.metrics.of(call.pipeline).answered(status, time.monotonic() - call.start, call.arm)
-                if self._app.traces is not None:
+                if self._app.traces is not None and not unguarded:
                     self._app.traces.answered(call, "POST", f"/{SERVICE}/{name}", status)
             return answer
 

@@ -22,7 +22,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket. Raises OSError naming address and way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -32,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise OSError(f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give another --port") from error
+        raise OSError(f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give another {option}") from error
     listener.setblocking(False)
     return listener
 
@@ -59,7 +59,10 @@ class Inherited:
     def made(cls, options: Options) -> Inherited:
         """For the first, or the only, process. Raises OSError naming address and way out."""
         listener = listen(options.host, options.port)
-        admin = listen(options.admin_host, options.admin_port)
+        admin = listen(options.admin_host, options.admin_port, "--admin-port")
+        if options.grpc_port is not None:
+            # Workers share this port by themselves, and would share it with a stranger, too: it is tried first.
+            listen(options.host, options.grpc_port, "--grpc-port").close()
         return cls(listener, admin, RateLimits.create(), Metrics.create(options.workers))
 
     @classmethod

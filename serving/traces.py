@@ -61,7 +61,7 @@ def _route(path: str, status: int) -> str:
     """A path with the pipeline left open; those that do not exist are one route."""
     if status == 404:
         return "unknown"
-    for prefix in ("/predict/", "/v2/models/"):
+    for prefix in ("/predict/", "/explain/", "/models/", "/v2/models/"):
         if path.startswith(prefix):
             _, *rest = path[len(prefix) :].split("/")
             return "/".join(

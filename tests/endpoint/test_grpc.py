@@ -161,12 +161,26 @@ def test_refusals_are_status_codes_with_field_and_rule(client: triton.InferenceS
     ):  # fmt: skip
         code, _, trailing = refused(content)
         assert (code, rule in trailing["rule"]) == (expected, True), trailing
+    # Compressed messages are not unpacked, whatever they hold.
+    with grpc.insecure_channel(target.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(INFER)(message(REQUESTS[4]).SerializeToString(), compression=grpc.Compression.Gzip)
+    unpacked: Any = caught.value
+    assert unpacked.code() == codes.UNIMPLEMENTED
     assert refused(b"x" * 300_000)[0] == codes.RESOURCE_EXHAUSTED
     with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
         client.infer(NAME, inputs(REQUESTS), client_timeout=1e-6)
     with pytest.raises(InferenceServerException, match="more than 300 rows"):
         client.infer(NAME, inputs(REQUESTS * 5))
     assert client.infer(NAME, inputs(REQUESTS[:1])).as_numpy("prediction").tolist() == plain(target, REQUESTS[:1])
+
+
+def test_a_port_that_is_taken_is_said_at_once(target: Target) -> None:
+    port = target.address.partition(":")[2]
+    with (
+        pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1 port {port} .*give another --grpc-port"),
+        target.place.server("--grpc-port", port),
+    ):
+        pass
 
 
 def test_keys_and_tls_hold_here_too_and_workers_share_the_port(tmp_path: Path) -> None:
