@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def endpoint_command(settings: Settings) -> tuple[str, ...]:
         sys.executable, "-m", "serving", "--root", str(settings.endpoint_path), "--host", settings.host,
         "--port", str(settings.endpoint_port), "--admin-port", str(settings.endpoint_admin_port), *grpc,
         "--public-key", str(settings.keys_path / "platform.pub"), "--keys", str(settings.api_keys_path), *secured,
+        *shlex.split(settings.endpoint_options),
     )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ class Settings(BaseSettings):
     Local state lies under `home`. A location set to an `s3://` URI moves that part to object storage. With `endpoint_replicas`, a URL
     whose host resolves to every replica, the endpoint is one of several servers that share `endpoint_folder`; applications reach it
     at the URL `endpoint_service`, and its certificate is verified against `endpoint_ca`.
+    `endpoint_options` are further words for the endpoint's command line, such as `--workers 2 --json-logs`;
+    `python -m serving --help` lists them.
     """
 
     model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="ignore")
@@ -38,6 +40,7 @@ class Settings(BaseSettings):
     endpoint_replicas: str | None = None
     endpoint_service: str | None = None
     endpoint_ca: Path | None = None
+    endpoint_options: str = ""
     reports_port: int = 3001
     code_port: int = 4266
     webhook: SecretStr | None = None

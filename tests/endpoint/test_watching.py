@@ -274,9 +274,14 @@ def test_a_span_continues_the_callers_trace_and_holds_no_values(tmp_path: Path) 
         traced = {"traceparent": f"00-{trace}-{parent}-01"}
         assert server.client.post(URL, json={"instances": [request(1), request(2)]}, headers=traced).status_code == 200
         assert server.client.get("/secret-in-a-path").status_code == 404
+        assert server.client.get("/healthz").status_code == 200
+        for path in (f"/models/{NAME}", f"/v2/models/{NAME}/ready"):
+            assert server.client.get(path).status_code == 200
         assert server.client.post(URL, json={"order_id": "another-secret"}, headers={"traceparent": "nonsense"}).status_code == 422
         assert server.stop() == 0
         asked = [span for span in spans if span.name == "POST /predict/{pipeline}"]
+        routes = {span.name for span in spans}
+    assert routes == {"POST /predict/{pipeline}", "GET unknown", "GET /models/{pipeline}", "GET /v2/models/{pipeline}/ready"}
     answered, refused = sorted(asked, key=lambda span: span.trace_id.hex() != trace)
     assert (answered.trace_id.hex(), answered.parent_span_id.hex(), answered.kind) == (trace, parent, Span.SPAN_KIND_SERVER)
     assert 0 < answered.end_time_unix_nano - answered.start_time_unix_nano < 60e9

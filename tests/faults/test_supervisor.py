@@ -158,6 +158,8 @@ def test_programs_share_one_code_server_and_listen_on_loopback(home: Path) -> No
         assert "127.0.0.1" in found[name].command
     assert found["feed"].command[-2:] == ("--speed", "3")
     assert found["endpoint"].command == endpoint_command(settings())
+    more = settings().model_copy(update={"endpoint_options": "--workers 2 --jwt-audience 'the shop'"})
+    assert endpoint_command(more)[-4:] == ("--workers", "2", "--jwt-audience", "the shop")
     assert len({number for number, _ in ports(settings()).values()}) == 6
 
 
