@@ -31,14 +31,15 @@ UNSEEN = "(unseen)"
 
 
 def columns(pipeline: Pipeline) -> dict[str, Any]:
-    """The columns that every stored prediction has, with their Polars types, in order; features come after them."""
+    """The columns that every stored prediction has, with their Polars types, in order; features come after them. `ood` names the
+    features that lay outside the range of the training set, separated by commas; null where none did."""
     import polars as pl
 
     moment = pl.Datetime("us", "UTC")
     kinds = {"string": pl.String, "float": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "datetime": moment}
     fixed = {
         "prediction_id": pl.String, EVENT_TIME: moment, KNOWN_AT: moment, "wall_time": moment, "bundle": pl.String, "arm": pl.String,
-        "output": pl.Float64, "latency_ms": pl.Float64, "online_as_of": pl.String, DATE: pl.Date,
+        "output": pl.Float64, "latency_ms": pl.Float64, "online_as_of": pl.String, "ood": pl.String, DATE: pl.Date,
     }  # fmt: skip
     return {**fixed, **{name: kinds[column.kind] for name, column in pipeline.request_columns.items() if name not in fixed}}
 
@@ -108,6 +109,7 @@ def _frame(pipeline: Pipeline, records: Sequence[Stored], program: FeatureProgra
         "output": [record.output for record in records],
         "latency_ms": [record.latency_us / 1_000 for record in records],
         "online_as_of": [record.online_as_of for record in records],
+        "ood": [",".join(record.ood) or None for record in records],
         DATE: [record.day for record in records],
     }
     texts = {DATE: pl.col(DATE).str.to_date()}

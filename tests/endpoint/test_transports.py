@@ -229,6 +229,9 @@ def test_the_model_page_says_where_a_bundle_comes_from(shared: Shared) -> None:
     assert (found["owner"], found["purpose"], found["entity"]) == ("team:orders", "Probability that an order is late.", "order_id")
     arm = found["arms"][0]
     assert (arm["bundle"], arm["trained_as_of"], arm["metrics"]) == (shared.digest, DAY.isoformat(), {"test_log_loss": 0.4})
+    # What computes few rows, and up to how many: measured when the bundle was loaded.
+    assert arm["engine"]["name"] in ("compiled", "interpreted")
+    assert arm["engine"]["crossover"] >= 1
     features = {feature["name"]: feature for feature in arm["features"]}
     assert features["amount"]["low"] < 0 < 1000 < features["amount"]["high"]
     assert features["method"] == {"name": "method", "type": "category", "values": ["card", "cash"], "unseen_is_ood": False}

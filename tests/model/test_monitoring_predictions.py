@@ -184,6 +184,8 @@ def test_rows_are_named_and_decoded_as_the_model_used_them() -> None:
     assert used["load"].to_list()[2] is None
     assert found["known_at"].to_list() == [datetime(2024, 1, 1, 8, tzinfo=UTC)] * 3
     assert found["latency_ms"].to_list() == [0.12] * 3
+    outside = compact(tiny, [stored(msgspec.structs.replace(record(1), ood=("load", "machine"))), stored(record(2))], lambda bundle: FITTED)
+    assert outside["ood"].to_list() == ["load,machine", None]
 
 
 def test_a_row_that_does_not_fit_its_program_is_refused() -> None:
