@@ -148,15 +148,18 @@ class Bundle:
 
     def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
         """Model rows and probabilities of requests that keep the manifest's contract."""
+        rows = [self.row(request, online) for request in requests]
+        if len(rows) <= 1:
+            return rows, [self.model.predict_row(row) for row in rows]
         import numpy as np
 
-        rows = [self.row(request, online) for request in requests]
-        if not rows:
-            return [], []
-        if len(rows) == 1:
-            return rows, [self.model.predict_row(rows[0])]
         outputs: list[float] = self.model.predict(np.array(rows, dtype=np.float32)).tolist()
         return rows, outputs
+
+    def predict_one(self, request: Mapping[str, Any], online: Snapshot) -> tuple[list[float], float]:
+        """`predict_rows` for one request."""
+        row = self.row(request, online)
+        return row, self.model.predict_row(row)
 
     def logged(self, request: Mapping[str, Any], row: Sequence[float | None]) -> tuple[Mapping[str, Any], Sequence[float | None]]:
         """What of a request and of the model's row for it may be written to the prediction log."""

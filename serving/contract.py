@@ -52,11 +52,14 @@ class Contract:
         self._one = msgspec.json.Decoder(self._row).decode
         self._many = msgspec.json.Decoder(batch).decode
         self._times = tuple(index for index, name in enumerate(self.names) if self.fields[name].kind == "datetime")
-        self._texts = tuple(index for index, name in enumerate(self.names) if self.fields[name].kind in ("string", "datetime"))
+        texts = [index for index, name in enumerate(self.names) if self.fields[name].kind in ("string", "datetime")]
+        self._maybe_texts = tuple(index for index in texts if self.fields[self.names[index]].nullable)
+        # Quotation marks of a row: two for each name, two for each text that is always there.
+        self._quotes = 2 * (len(self.names) + len(texts) - len(self._maybe_texts))
 
     def decode(self, body: bytes) -> tuple[list[Row], bool]:
         """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
-        batch = _BATCH.match(body) is not None
+        batch = b'"instances"' in body and _BATCH.match(body) is not None
         try:
             found: Sequence[msgspec.Struct] = self._many(body).instances if batch else (self._one(body),)  # type: ignore[attr-defined]
         except msgspec.ValidationError as error:
@@ -65,18 +68,19 @@ class Contract:
             raise malformed() from None
         if batch:
             self.check_count(len(found))
-        rows, texts = [], 0
+        rows, quotes = [], 2 * batch
         for index, row in enumerate(found):
             values = msgspec.structs.astuple(row)
-            for place in self._texts:
+            quotes += self._quotes
+            for place in self._maybe_texts:
                 if values[place] is not None:
-                    texts += 1
+                    quotes += 2
             for place in self._times:
                 moment = values[place]
                 if moment is not None and not EARLIEST <= moment < LATEST:
                     raise self._out_of_contract(f"instances[{index}]." if batch else "", self.names[place])
             rows.append(dict(zip(self.names, values, strict=True)))
-        if b"\\" in body or body.count(b'"') != 2 * (len(rows) * len(self.names) + texts + batch):
+        if b"\\" in body or body.count(b'"') != quotes:
             refuse_duplicates(body)
         return rows, batch
 

@@ -1,8 +1,8 @@
 """HTTP/1.1 for an ASGI application that answers in one piece: httptools parses, uvicorn's server accepts and drains.
 
 uvicorn's own protocol makes a task, an event and two timers for every request. Here an application runs at once when a request
-is there whole, without a task, as far as it gets without waiting; nearly every prediction gets to its end. Only what does wait (a
-large body still on its way, a computation in a thread) becomes a task from there on. Requests and headers that are slow or too large
+is there whole, without a task, as far as it gets without waiting for more than its `Turn`; nearly every prediction gets to its end. Only what does
+wait (a large body still on its way, a computation in a thread) becomes a task from there on. Requests and headers that are slow or too large
 are ended, which uvicorn leaves to a proxy.
 """
 
@@ -14,8 +14,8 @@ import logging
 import time
 import types
 from collections import deque
-from collections.abc import Coroutine, Generator
-from functools import lru_cache
+from collections.abc import Callable, Coroutine, Generator
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -235,12 +235,14 @@ class Connection(asyncio.Protocol):
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _run(self, exchange: Exchange) -> None:
-        """Run the application as far as it gets; a task does the rest."""
+        """Run the application as far as it gets without waiting for more than its turn; a task does the rest."""
         if self._closing:
             return
         exchange.started = True
-        context = contextvars.copy_context()
         coroutine: Coroutine[Any, Any, None] = self._app(exchange.scope, exchange.receive, exchange.send)
+        self._step(exchange, coroutine, contextvars.copy_context())
+
+    def _step(self, exchange: Exchange, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
         try:
             awaited = context.run(coroutine.send, None)
         except StopIteration:
@@ -249,6 +251,9 @@ class Connection(asyncio.Protocol):
             logger.exception("the application failed")
             self._finished(exchange)
         else:
+            if isinstance(awaited, Turn):
+                awaited.then = partial(self._step, exchange, coroutine, context)
+                return
             task = self._loop.create_task(self._rest(coroutine, awaited, exchange), context=context)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -283,6 +288,16 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._run, following)
         else:
             self.resume_reading()
+
+
+class Turn:
+    """What a request waits for within one turn of the event loop, without a task: `then` makes it go on, and is to be called once."""
+
+    __slots__ = ("then",)
+    then: Callable[[], None]
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield self
 
 
 class Exchange:
@@ -368,13 +383,24 @@ def _resumed(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[An
     try:
         while True:
             try:
-                sent = yield awaited
+                if isinstance(awaited, Turn):
+                    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    awaited.then = partial(_done, turn)
+                    yield from turn
+                    sent = None
+                else:
+                    sent = yield awaited
             except BaseException as error:  # noqa: BLE001  whatever is thrown in belongs to the coroutine
                 awaited = coroutine.throw(error)
             else:
                 awaited = coroutine.send(sent)
     except StopIteration:
         return
+
+
+def _done(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
 
 
 @lru_cache(maxsize=64)
