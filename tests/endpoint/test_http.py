@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from bundle import prediction_log
 from tests.endpoint.conftest import Shared
-from tests.support.endpoint import NAME, request
+from tests.support.endpoint import DAY, NAME, request
 
 URL = f"/predict/{NAME}"
 
@@ -69,6 +70,29 @@ def test_pipelined_requests_are_answered_in_their_order(shared: Shared) -> None:
         shared.server.client.post(URL, content=body, headers={"content-type": "application/json"}).json() for body in (one(1), one(5))
     ]
     assert [json.loads(found[place][2])["prediction"] for place in (1, 6)] == [answer["prediction"] for answer in expected]
+
+
+def test_requests_of_one_moment_have_each_its_own_answer(shared: Shared) -> None:
+    # Rows that arrive together are computed together; one that is refused, or too late, must not touch the others.
+    connections = [connect(shared) for _ in range(24)]
+    kinds = [("too late", 504), ("broken", 400), ("sound", 200), ("sound", 200)] * 6
+    wholes = [
+        post(b"{" if kind == "broken" else one(number), *(["x-request-timeout-ms: 0"] if kind == "too late" else []))
+        for number, (kind, _) in enumerate(kinds)
+    ]
+    for _ in range(5):
+        for connection, whole in zip(connections, wholes, strict=True):
+            connection.sendall(whole)
+        found = [answers(connection, 1)[0] for connection in connections]
+        assert [status for status, _, _ in found] == [status for _, status in kinds]
+    told = {number: json.loads(found[number][2]) for number, (_, status) in enumerate(kinds) if status == 200}
+    for connection in connections:
+        connection.close()
+    logged = {record.id: record for record in prediction_log.read(shared.place.predictions, DAY).records}
+    for number, answer in told.items():
+        alone = shared.server.client.post(URL, json=request(number)).json()
+        assert answer["prediction"] == pytest.approx(alone["prediction"], abs=1e-6)
+        assert (logged[answer["id"]].entity, logged[answer["id"]].output) == (f"order-{number}", answer["prediction"])
 
 
 def test_requests_that_come_byte_by_byte_or_in_chunks_are_whole_in_the_end(shared: Shared) -> None:
