@@ -19,7 +19,6 @@ from serving.refusal import Refusal
 from serving.tensors import rows_of_columns
 
 KIND = b"application/vnd.apache.arrow.stream"
-MALFORMED = Refusal(400, "arrow", "The body is not a valid Arrow IPC stream with columns of plain values.")
 
 
 def decode(contract: Contract, body: bytes) -> list[Row]:
@@ -28,9 +27,9 @@ def decode(contract: Contract, body: bytes) -> list[Row]:
 
     try:
         columns = _columns(body, contract)
-    except (pa.ArrowException, ValueError, OSError, OverflowError, struct.error, IndexError, NotImplementedError):
-        # Names of columns and zones are decoded only when they are read: all that touches the stream may raise.
-        raise MALFORMED from None
+    except (pa.ArrowException, ValueError, OverflowError, OSError, struct.error, IndexError, NotImplementedError):
+        # What pyarrow, and Python at names and texts that are no UTF-8, find wrong with bytes.
+        raise _malformed() from None
     return rows_of_columns(contract, columns)
 
 
@@ -56,7 +55,7 @@ def encode(records: Sequence[Record]) -> bytes:
 
 
 def _columns(body: bytes, contract: Contract) -> dict[str, list[Any]]:
-    """Plain values of every column. Raises Refusal, or whatever pyarrow and struct find wrong."""
+    """Plain values of the request's columns. Raises Refusal, or whatever pyarrow, struct and Python find wrong."""
     schema, batches = _batches(body, contract)
     names = schema.names
     for name in names:
@@ -73,6 +72,10 @@ def _columns(body: bytes, contract: Contract) -> dict[str, list[Any]]:
     return {name: [value for batch in batches for value in _values(batch.column(names.index(name)), contract)] for name in contract.names}
 
 
+def _malformed() -> Refusal:
+    return Refusal(400, "arrow", "The body is not a valid Arrow IPC stream with columns of plain values.")
+
+
 def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
     """Schema and validated record batches. Raises Refusal, or whatever pyarrow and struct find wrong."""
     import pyarrow as pa
@@ -86,14 +89,14 @@ def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
         if compressed:
             raise Refusal(415, "compression", "Arrow bodies must not be compressed.")
         if length < 0:
-            raise MALFORMED
+            raise _malformed()
         # A column of nulls has no bytes: rows must be counted by what the message says, not by its size.
         if message.type == "record batch":
             rows += length
             if rows > contract.row_limit:
                 contract.check_count(rows)
         elif length > len(body):
-            raise MALFORMED
+            raise _malformed()
     with pa.ipc.open_stream(pa.py_buffer(body), options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
         batches = list(reader)
         for batch in batches:

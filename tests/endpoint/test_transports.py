@@ -153,6 +153,8 @@ def test_refused_arrow_bodies_name_column_and_rule(shared: Shared) -> None:
         (stream(table)[:400], 400, None, "arrow"),
         (stream(table).replace(b"order_id", b"order\xb3id"), 400, None, "arrow"),
         (stream(table).replace(b"UTC", b"U\xb3C"), 400, None, "arrow"),
+        (stream(table).replace(b"shop", b"sh\xafp"), 400, None, "arrow"),
+        (stream(table).replace(b"UTC", b"U\xafC"), 400, None, "arrow"),
         (stream(table, compression="zstd"), 415, None, "compression"),
         (stream(table.slice(0, 0)), 422, "instances", "rows"),
         (stream(pa.concat_tables([table] * 5)), 413, "instances", "rows"),
