@@ -31,6 +31,7 @@ from tests.support.endpoint import NAME, TREE, Place, Running, free_ports, reque
 
 URL = f"/predict/{NAME}"
 DASHBOARD = TREE / "infra/grafana/endpoint.json"
+GUIDE = TREE / "docs/serving.md"
 RULES = TREE / "infra/prometheus/endpoint.rules.yml"
 
 Scrape = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -209,10 +210,12 @@ def test_queries_read_only_what_is_exported(queries: dict[str, str]) -> None:
             assert names[name][0] in ("counter", "histogram"), f"{title}: a rate of the gauge {name}"
 
 
-def test_everything_exported_is_on_the_dashboard() -> None:
+def test_everything_exported_is_on_the_dashboard_and_in_the_guide() -> None:
     shown = {name for query in dashboard_queries().values() for name in Uses.of(query).labels}
     missing = [name for name, family in FAMILIES.items() if not any(found.startswith(f"evergreen_{name}") for found in shown)]
     assert not missing, f"{missing}: give each a panel in {DASHBOARD.name}, or do not export it"
+    guide = GUIDE.read_text()
+    assert not [name for name in FAMILIES if f"`{name}`" not in guide]
 
 
 def test_panels_have_a_place_and_alerts_say_what_to_do() -> None:
