@@ -1,9 +1,9 @@
 """HTTP/1.1 for an ASGI application that answers in one piece: httptools parses, uvicorn's server accepts and drains.
 
 uvicorn's own protocol makes a task, an event and two timers for every request. Here an application runs at once when a request
-is there whole, without a task, as far as it gets without waiting for more than its `Turn`; nearly every prediction gets to its end. Only what does
-wait (a large body still on its way, a computation in a thread) becomes a task from there on. Requests and headers that are slow or too large
-are ended, which uvicorn leaves to a proxy.
+is there whole, without a task, as far as it gets without waiting for more than its `Turn`; nearly every prediction gets to its
+end. Only what does wait (a large body still on its way, a computation in a thread) becomes a task from there on. Requests and headers
+that are slow or too large are ended, which uvicorn leaves to a proxy. Whoever does not read answers gets no more of them until it does.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
+        # Bytes since the last of a body or of a request: of its headers, of its trailers, or of the frame of a chunk.
         self._header_bytes, self._in_headers = 0, True
         self._begun: float | None = time.monotonic()
         self._idle_since = self._begun
+        self._unread_since: float | None = None
         self._closing = self._paused = self._stopping = self._upgrading = False
 
     # -- the connection ------------------------------------------------------------------------------------------------
@@ -95,18 +97,13 @@ class Connection(asyncio.Protocol):
             return
         if self._begun is None:
             self._begun = time.monotonic()
-        if self._in_headers:
-            self._header_bytes += len(data)
+        self._header_bytes += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            if self._current is not None and self._current is not self._arriving:
-                self._stop()  # requests before this one still get their answers
-            else:
-                self._end_with(400, "http", "This is no valid HTTP/1.1 request.")
-        # A body that came in the same piece counts too, hence only where the headers still did not end.
-        if self._in_headers and self._header_bytes > self.header_limit and not self._closing:
-            self._end_with(431, "headers", "The request's headers are too large.")
+            self._refuse(400, "http", "This is no valid HTTP/1.1 request.")
+        if self._header_bytes > self.header_limit:
+            self._refuse(431, "headers", "The request's headers are too large.")
         arriving = self._arriving
         if arriving is not None and arriving is self._current and not arriving.started:
             # The body takes longer: the application may refuse the request before it is there.
@@ -138,21 +135,37 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Close after the answers that are due; uvicorn calls it to drain."""
         self._stopping = True
-        if self._current is None:
+        if self._current is None and not self._waiting:
             self._close()
 
     def sweep(self, now: float) -> None:
         """End what is overdue at a moment of the monotonic clock, and say why where no answer has begun yet."""
+        if self._unread_since is not None and now - self._unread_since > self.idle_seconds:
+            self._close()
+            self._transport.abort()  # closing would wait for a client that does not read
         if self._closing:
             return
         if self._begun is None:
             if self._current is None and now - self._idle_since > self.idle_seconds:
                 self._close()
-        elif now - self._begun > self.request_seconds:
-            if (self._in_headers and self._header_bytes == 0) or (self._arriving is not None and self._arriving.answered):
-                self._close()  # it was never used, or was answered before it had arrived
+        elif now - self._begun > self.request_seconds and not self._paused:
+            if self._in_headers and self._header_bytes == 0:
+                self._close()  # it was never used
             else:
-                self._end_with(408, "request_time", "The request did not arrive in time.")
+                self._refuse(408, "request_time", "The request did not arrive in time.")
+
+    def _refuse(self, status: int, rule: str, error: str) -> None:
+        """Give up the request that arrives, and with it the connection; those before it still get their answers."""
+        arriving = self._arriving
+        if arriving is not None and arriving in self._waiting:
+            self._waiting.remove(arriving)
+        if self._waiting or self._current not in (None, arriving):
+            self._stopping = True
+            self.pause_reading()
+        elif arriving is not None and arriving.answered:
+            self._close()  # it was answered before it had arrived
+        else:
+            self._end_with(status, rule, error)
 
     def _end_with(self, status: int, rule: str, error: str) -> None:
         if self._closing:
@@ -161,12 +174,6 @@ class Connection(asyncio.Protocol):
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
         self._transport.write(_STATUS[status] + head + content)
         self._close()
-
-    def _stop(self) -> None:
-        """No more requests; close once the answers that are due were given."""
-        self._stopping = True
-        if self._current is None:
-            self._close()
 
     def _close(self) -> None:
         self._closing = True
@@ -183,7 +190,19 @@ class Connection(asyncio.Protocol):
     def resume_reading(self) -> None:
         if self._paused and not self._closing:
             self._paused = False
+            if self._begun is not None:
+                self._begun = time.monotonic()  # what was not read could not arrive
             self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: no more requests are read or begun, or these would fill the memory."""
+        self._unread_since = time.monotonic()
+        self.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._unread_since = None
+        if self._current is None and not self._closing:
+            self._next()
 
     # -- the parser's callbacks ----------------------------------------------------------------------------------------
 
@@ -194,14 +213,16 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        # A trailer is no header (RFC 9110, 6.5.1): it comes too late for what headers decide, and no proxy looked at it.
+        if self._in_headers:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         if parser.should_upgrade():
             self._upgrading = True
             return
-        self._in_headers = False
+        self._in_headers, self._header_bytes = False, 0
         version = parser.get_http_version()
         path, raw_path, query = _parsed(self._url)
         scope = {
@@ -211,13 +232,14 @@ class Connection(asyncio.Protocol):
         }  # fmt: skip
         keep_alive = version != "1.0" and parser.should_keep_alive()
         self._arriving = exchange = Exchange(self, scope, keep_alive)
-        if self._current is None:
+        if self._current is None and self._unread_since is None:
             self._current = exchange
         else:
             self._waiting.append(exchange)
             self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
+        self._header_bytes = 0
         if self._arriving is not None:
             self._arriving.feed(body)
 
@@ -279,13 +301,19 @@ class Connection(asyncio.Protocol):
         if not exchange.answered and not exchange.gone:
             self._end_with(500, "server", "The server failed; its log says why.")
             return
-        if self._stopping or not exchange.keep_alive:
+        if not exchange.keep_alive:
             self._close()
-            return
+        elif self._unread_since is None:
+            self._next()
+
+    def _next(self) -> None:
+        """Go on with the request that waits, or else read the next one."""
         if self._waiting:
             self._current = following = self._waiting.popleft()
             # Not from here: answers to many pipelined requests would nest.
             self._loop.call_soon(self._run, following)
+        elif self._stopping:
+            self._close()
         else:
             self.resume_reading()
 
@@ -342,6 +370,7 @@ class Exchange:
         if not self._parts and not self._complete and not self.gone:
             if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.scope["headers"]):
                 self._connection.write(CONTINUE)
+            self._connection.resume_reading()  # while others were answered before it, nothing of it was read
             self._wake = asyncio.Event()
             await self._wake.wait()
             self._wake = None

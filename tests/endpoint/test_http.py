@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -179,6 +180,57 @@ def test_what_is_no_request_ends_the_connection_after_the_answers_that_are_due(s
             connection.sendall(f"POST {URL} HTTP/1.1\r\nhost: localhost\r\n{lengths}\r\n\r\n".encode())
             assert answers(connection, 1)[0][0] == 400
             assert closed(connection)
+
+
+def test_requests_before_one_that_is_none_get_their_answers(shared: Shared) -> None:
+    with connect(shared) as connection:
+        connection.sendall(post(many(0, 250)) + post(one(1)) + b"nonsense\r\n\r\n")
+        assert [status for status, _, _ in answers(connection, 3)] == [200, 200]
+
+
+def test_a_request_that_arrives_while_another_is_answered_is_read_on(shared: Shared) -> None:
+    late = post(one(1))
+    end = late.index(b"\r\n\r\n") + 4
+    with connect(shared) as connection:
+        connection.sendall(post(many(0, 250)) + late[:end])
+        assert answers(connection, 1)[0][0] == 200
+        connection.sendall(late[end:])
+        assert answers(connection, 1)[0][0] == 200
+
+
+def test_trailers_decide_nothing_and_have_a_limit(shared: Shared) -> None:
+    body = one(3)
+    open_end = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    with connect(shared) as connection:
+        for trailer in (b"Host: elsewhere.example", b"Content-Type: text/html", b"Content-Encoding: gzip", b"X-Request-Timeout-Ms: 0"):
+            connection.sendall(open_end + trailer + b"\r\n\r\n")
+            assert answers(connection, 1)[0][0] == 200, trailer
+    for endless in (b"name: value\r\n", b"value"):
+        with connect(shared) as connection:
+            connection.sendall(open_end + b"name: ")
+            with contextlib.suppress(ConnectionError):  # it may be refused while it is still being sent
+                for _ in range(100):
+                    connection.sendall(endless * 1000)
+            with contextlib.suppress(ConnectionResetError):
+                assert [status for status, _, _ in answers(connection, 2)] == [431]
+
+
+def test_a_client_that_does_not_read_is_answered_no_further_until_it_does(shared: Shared) -> None:
+    asked = f"GET /models/{NAME} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    most, sent, stopped = 60_000, 0, False
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
+        connection.settimeout(3)
+        connection.connect(("127.0.0.1", int(shared.server.url.rsplit(":", 1)[1])))
+        while not stopped and sent < most * len(asked):
+            try:
+                sent += connection.send((asked * 200)[sent % len(asked) :])
+            except TimeoutError:
+                stopped = True
+        assert stopped, f"{most} requests were taken from a client that reads no answer"
+        whole = sent // len(asked)
+        connection.settimeout(20)
+        assert [status for status, _, _ in answers(connection, whole)] == [200] * whole
 
 
 def test_clients_that_leave_in_the_middle_leave_nothing_behind(shared: Shared) -> None:
