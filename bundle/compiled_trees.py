@@ -91,18 +91,17 @@ def compile_trees(trees: Any, width: int) -> Compiled:
             subprocess.run(
                 [compiler, *FLAGS, "-o", LIBRARY, "-"], input=source.encode(), cwd=folder, capture_output=True, check=True, timeout=COMPILE_SECONDS,
             )  # fmt: skip
-            library = target.read_bytes()
+            return Compiled(target.read_bytes(), Statement(this_platform(), _version(compiler), FLAGS))
         except subprocess.CalledProcessError as error:
             raise NotCompiledError(f"{compiler} failed: {error.stderr.decode(errors='replace')[-500:].strip()}") from error
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NotCompiledError(f"{compiler} failed: {error}") from error
-    return Compiled(library, Statement(this_platform(), _version(compiler), FLAGS))
 
 
 @lru_cache(maxsize=8)
 def _version(compiler: str) -> str:
-    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=COMPILE_SECONDS).stdout
-    return told.splitlines()[0].strip()
+    told = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_SECONDS).stdout
+    return told.decode(errors="replace").partition("\n")[0].strip()
 
 
 class CompiledTrees:

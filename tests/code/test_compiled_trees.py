@@ -149,6 +149,11 @@ def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch, 
     broken.chmod(0o755)
     with pytest.raises(NotCompiledError, match="failed: no space left"):
         model(6).compiled()
+    silent = '#!/bin/sh\n[ "$1" = --version ] && { echo who am I >&2; exit 1; }\ntouch trees.so\n'
+    (tmp_path / "touch").symlink_to("/usr/bin/touch")
+    broken.write_text(silent)
+    with pytest.raises(NotCompiledError, match="failed: who am I"):
+        model(6).compiled()
     assert loaded(compiled=None).model.engine.because == "the bundle has no compiled trees"
 
 
