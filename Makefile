@@ -7,10 +7,10 @@ WORKERS ?= 2
 # Caches of compiled modules make every start of every process faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run demo test lint format bench soak screenshots clean
+.PHONY: help setup run demo test lint format bench bench-serving soak screenshots clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
 
 setup:  ## make .venv from requirements.lock; does nothing when nothing changed
 	@infra/setup/setup.sh
@@ -37,6 +37,9 @@ format: setup  ## let ruff write the code's form
 
 bench: setup  ## figures, as ratios against peers, side by side
 	@$(BIN)/python -m benchmarks
+
+bench-serving: setup  ## the endpoint beside MLServer, BentoML, LitServe, FastAPI and mlflow: the table of docs/serving.md
+	@$(BIN)/python -W ignore -m benchmarks.serving $(ARGUMENTS)
 
 soak: setup  ## ten minutes of load on an endpoint with releases, canaries, roll-backs and killed workers in it
 	@$(BIN)/python -m benchmarks.soak

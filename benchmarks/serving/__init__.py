@@ -1,0 +1,1 @@
+"""The endpoint beside its peers, in one run: `make bench-serving`."""

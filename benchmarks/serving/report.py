@@ -1,0 +1,166 @@
+"""The measured figures as Markdown tables, with the ratios that are wanted and which of them were reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+OURS, FLOOR = "evergreen", "hello"
+Results = Mapping[str, Mapping[str, Any]]
+# Cases of every server; a binary case has the encoding behind a colon.
+ONE, MANY, LARGE = "1 row, c=8", "100 rows JSON", "10,000 rows JSON"
+BINARY = ("100 rows binary", "10,000 rows binary")
+
+
+def tables(results: Results) -> str:
+    """All tables; what was not measured is a dash, and said below."""
+    if not results:
+        return "Nothing was measured yet."
+    found = [_one_row(results), _batches(results), _cost(results), _wanted(results)]
+    missing = [f"- {name}: {each['unavailable']}" for name, each in results.items() if "unavailable" in each]
+    if missing:
+        found.append("Not measured:\n\n" + "\n".join(missing))
+    return "\n\n".join(found)
+
+
+def best(figures: Mapping[str, Any], case: str) -> tuple[float, str] | None:
+    """Requests a second of a case in the fastest of a server's encodings, and which one that is."""
+    found = [
+        (each["a_second"], name.partition(": ")[2]) for name, each in figures.get("cases", {}).items() if name.partition(": ")[0] == case
+    ]
+    return max(found, default=None)
+
+
+def rate(results: Results, name: str, case: str) -> float | None:
+    found = best(results.get(name, {}), case)
+    return found[0] if found else None
+
+
+def _one_row(results: Results) -> str:
+    lines = [
+        "One row of JSON, one worker. Requests a second at 1, 8 and 64 connections; p50 / p99 in ms at 8; p99 at half of the most.",
+        "",
+        "| server | c=1 | c=8 | c=64 | p50 / p99 | p99 at half load | evergreen / it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, figures in _measured(results):
+        cases = figures["cases"]
+        eight = cases.get(ONE, {})
+        half = cases.get("half load")
+        lines.append(
+            f"| {name} | {_number(rate(results, name, '1 row, c=1'))} | {_number(rate(results, name, ONE))} | {_number(rate(results, name, '1 row, c=64'))} "
+            f"| {_latency(eight, 'p50_ms')} / {_latency(eight, 'p99_ms')} | {_half(half)} | {_ratio(results, name, ONE)} |"
+        )
+    return "\n".join(lines)
+
+
+def _batches(results: Results) -> str:
+    lines = [
+        "Batches, requests a second: 100 rows at 8 connections, 10,000 rows at 2.",
+        "",
+        "| server | 100 rows JSON | 100 rows binary | 10,000 rows JSON | 10,000 rows binary |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in _measured(results):
+        if name == FLOOR:
+            continue
+        cells = []
+        for case in (MANY, BINARY[0], LARGE, BINARY[1]):
+            found = best(figures, case)
+            cells.append("–" if found is None else f"{_number(found[0])}{f' ({found[1]})' if found[1] else ''}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cost(results: Results) -> str:
+    lines = [
+        "Start (process to first answer), memory of all processes after the load, CPU time of one row.",
+        "",
+        "| server | set-up | start s | RSS MB | PSS MB | CPU µs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, figures in _measured(results):
+        lines.append(
+            f"| {name} | {figures['says']} | {figures['start_seconds']:.2f} | {figures['rss_mb']:.0f} | {figures['pss_mb']:.0f} "
+            f"| {figures['cases'].get(ONE, {}).get('cpu_us', 0):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _wanted(results: Results) -> str:
+    """What is wanted, what was measured, whether it is reached."""
+    lines = ["| wanted | measured | reached |", "|---|---|---|"]
+    for says, value, limit, over in _goals(results):
+        reached = "not measured" if value is None else "yes" if (value >= limit if over else value <= limit) else "no"
+        shown = "–" if value is None else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+        lines.append(f"| {says} | {shown} | {reached} |")
+    ours = results.get(OURS, {})
+    two = ours.get("two_workers")
+    if two is not None:
+        how = "client on a core of its own" if two["client_apart"] else "the client shares their cores, so only CPU time tells"
+        lines += [
+            "",
+            f"Two workers ({how}): {two['a_second']:,.0f} requests a second, {two['cpu_us']:.1f} µs of CPU a request against {two['one_cpu_us']:.1f} µs with one.",
+        ]
+    logged = ours.get("missing")
+    if logged is not None:
+        lines += [
+            "",
+            f"Of {ours['answered']:,} answers that the client counted with one worker, {logged} are missing in the prediction log.",
+        ]
+    return "\n".join(lines)
+
+
+def _goals(results: Results) -> Iterator[tuple[str, float | None, float, bool]]:
+    """What is wanted in words, the value, the limit, and whether more is better."""
+
+    def against(name: str) -> float | None:
+        ours, theirs = rate(results, OURS, ONE), rate(results, name, ONE)
+        return ours / theirs if ours and theirs else None
+
+    def best_peer(case: str) -> float | None:
+        ours = rate(results, OURS, case)
+        theirs = [found for name in results if name not in (OURS, FLOOR) and (found := rate(results, name, case)) is not None]
+        return ours / max(theirs) if ours and theirs else None
+
+    ours = results.get(OURS, {})
+    yield "one row, 8 connections: ≥ 10 × MLServer", against("mlserver"), 10, True
+    yield "≥ 20 × BentoML", against("bentoml"), 20, True
+    yield "≥ 70 × mlflow", against("mlflow"), 70, True
+    yield "≥ 0.6 × hello", against(FLOOR), 0.6, True
+    for case in (MANY, LARGE, *BINARY):
+        yield f"{case}: ≥ 1.5 × the best peer", best_peer(case), 1.5, True
+    half = ours.get("cases", {}).get("half load")
+    yield "p99 at half load ≤ 5 ms", half["p99_ms"] if half else None, 5, False
+    yield "start with a verified bundle ≤ 3 s", ours.get("start_seconds"), 3, False
+    yield "memory ≤ 300 MB (RSS)", ours.get("rss_mb"), 300, False
+    two = ours.get("two_workers")
+    yield (
+        f"two workers ≥ 1.8 × one{'' if two is None or two['client_apart'] else ', by CPU time'}",
+        two["ratio"] if two else None,
+        1.8,
+        True,
+    )
+
+
+def _measured(results: Results) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((name, figures) for name, figures in results.items() if "cases" in figures)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _latency(figures: Mapping[str, float], which: str) -> str:
+    return f"{figures[which]:.2f}" if which in figures else "–"
+
+
+def _half(figures: Mapping[str, float] | None) -> str:
+    return "–" if figures is None else f"{figures['p99_ms']:.2f} ms at {figures['a_second']:,.0f}"
+
+
+def _ratio(results: Results, name: str, case: str) -> str:
+    ours, theirs = rate(results, OURS, case), rate(results, name, case)
+    if name == OURS or ours is None or not theirs:
+        return "–"
+    return f"{ours / theirs:.1f}" if ours > theirs else f"{ours / theirs:.2f}"
