@@ -55,7 +55,7 @@ def main() -> None:
     found = options.parse_args()
     bodies = [json.dumps(request(number)) for number in range(BODIES)]
     with tempfile.TemporaryDirectory() as folder:
-        with hello(Path(folder)) as (url, process):
+        with hello() as (url, process):
             floor = load(f"{url}/hello", bodies, found.seconds, found.connections, process)
         place = Place.new(Path(folder))
         place.release(rounds=found.trees)
@@ -86,24 +86,10 @@ def main() -> None:
 
 
 @contextmanager
-def hello(folder: Path) -> Iterator[tuple[str, int]]:
+def hello() -> Iterator[tuple[str, int]]:
     """The floor: the endpoint's HTTP server with an application that does nothing; its URL and process."""
-    program = folder / "hello.py"
-    program.write_text(
-        "import asyncio, sys, uvicorn, uvloop\n"
-        "from serving.http1 import Connection\n"
-        "from serving.listening import listen\n"
-        "async def app(scope, receive, send):\n"
-        "    await receive()\n"
-        "    await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-type', b'text/plain'), (b'content-length', b'5')]})\n"
-        "    await send({'type': 'http.response.body', 'body': b'hello'})\n"
-        "listener = listen('127.0.0.1', 0)\n"
-        "print(listener.getsockname()[1], flush=True)\n"
-        "config = uvicorn.Config(app, http=Connection, ws='none', lifespan='off', access_log=False, log_config=None, server_header=False, date_header=False)\n"
-        "uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))\n"
-    )
     process = subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(TREE)},
+        [sys.executable, "-m", "benchmarks.hello", "0"], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(TREE)},
         preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
     )  # fmt: skip
     try:

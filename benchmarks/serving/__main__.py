@@ -75,6 +75,10 @@ def main() -> int:
         write_atomically(place, json.dumps(ordered(results, names), indent=1).encode())
     if not found.install:
         print(report.tables(ordered(results, names)))
+    ours = results.get(ENDPOINT.name, {})
+    if ours.get("missing") or any(each["errors"] for each in ours.get("cases", {}).values()):
+        print("bench-serving: the endpoint failed requests, or its log lacks what it answered", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -17,6 +17,14 @@ def tables(results: Results) -> str:
     if not results:
         return "Nothing was measured yet."
     found = [_one_row(results), _batches(results), _cost(results), _wanted(results)]
+    failed = [
+        f"- {name}, {case}: {each['errors']:.0f} of {each['answered']:.0f}"
+        for name, figures in _measured(results)
+        for case, each in figures["cases"].items()
+        if each["errors"]
+    ]
+    if failed:
+        found.append("Requests that failed:\n\n" + "\n".join(failed))
     missing = [f"- {name}: {each['unavailable']}" for name, each in results.items() if "unavailable" in each]
     if missing:
         found.append("Not measured:\n\n" + "\n".join(missing))

@@ -99,21 +99,8 @@ def _evergreen(launch: Launch) -> Sequence[str]:
     )  # fmt: skip
 
 
-HELLO = """
-import sys, uvicorn, uvloop
-from serving.http1 import Connection
-from serving.listening import listen
-async def app(scope, receive, send):
-    await receive()
-    await send({"type": "http.response.start", "status": 200, "headers": ((b"content-type", b"text/plain"), (b"content-length", b"5"))})
-    await send({"type": "http.response.body", "body": b"hello"})
-config = uvicorn.Config(app, http=Connection, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False, date_header=False)
-uvloop.run(uvicorn.Server(config).serve(sockets=[listen("127.0.0.1", int(sys.argv[1]))]))
-"""
-
-
 def _hello(launch: Launch) -> Sequence[str]:
-    return str(launch.python), "-c", HELLO, str(launch.ports[0])
+    return str(launch.python), "-m", "benchmarks.hello", str(launch.ports[0])
 
 
 def _mlserver(launch: Launch) -> Sequence[str]:
