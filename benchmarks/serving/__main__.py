@@ -39,7 +39,7 @@ HALF_CONNECTIONS = 64
 def main() -> int:
     names = [server.name for server in SERVERS]
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    options.add_argument("--seconds", type=float, default=8, help="seconds of each case")
+    options.add_argument("--seconds", type=int, default=8, help="seconds of each case")
     options.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
     options.add_argument("--skip", nargs="+", choices=names, default=[], metavar="NAME", help="leave these out")
     options.add_argument("--install", action="store_true", help="make the environments and the task, and measure nothing")
@@ -86,19 +86,22 @@ def ordered(results: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: results[name] for name in names if name in results}
 
 
-def measured(server: Server, task: Task, python: Path, seconds: float) -> dict[str, Any]:
+def measured(server: Server, task: Task, python: Path, seconds: int) -> dict[str, Any]:
     """Figures of one server. Raises UnavailableError."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         with started(server, launch_of(task, python, folder), {SERVER_CORE}) as running:
-            cases = {case: each.stored() for case, each in all_cases(server, running, task, seconds)}
+            cases: dict[str, dict[str, float]] = {}
+            single = 0.0
+            for name, each in all_cases(server, running, task, seconds):
+                cases[name] = each.stored()
+                if name == "half load":
+                    single, _ = running.memory()
             rss, pss = running.memory()
-            figures: dict[str, Any] = {
-                "start_seconds": round(running.start_seconds, 3),
-                "rss_mb": round(rss, 1),
-                "pss_mb": round(pss, 1),
-                "cases": cases,
-            }
+        figures: dict[str, Any] = {
+            "start_seconds": round(running.start_seconds, 3), "single_rss_mb": round(single, 1), "rss_mb": round(rss, 1),
+            "pss_mb": round(pss, 1), "cases": cases,
+        }  # fmt: skip
         if server is ENDPOINT:
             figures |= in_log(folder, running.rows)
     if server is ENDPOINT:
@@ -106,7 +109,7 @@ def measured(server: Server, task: Task, python: Path, seconds: float) -> dict[s
     return figures
 
 
-def all_cases(server: Server, running: Running, task: Task, seconds: float) -> Iterator[tuple[str, Figures]]:
+def all_cases(server: Server, running: Running, task: Task, seconds: int) -> Iterator[tuple[str, Figures]]:
     """Cases of a server by name, as they are measured."""
     most = 0.0
     for connections in (1, 8, 64):
@@ -128,7 +131,7 @@ def bodies_of(encoding: Encoding, task: Task, rows: int) -> list[Body]:
 
 
 def case(
-    running: Running, encoding: Encoding, task: Task, rows: int, seconds: float, connections: int, pause_ms: float = 0.0, core: int | None = CLIENT_CORE
+    running: Running, encoding: Encoding, task: Task, rows: int, seconds: int, connections: int, pause_ms: float = 0.0, core: int | None = CLIENT_CORE
 ) -> Figures:  # fmt: skip
     """One load after a second to warm up, with what the server's processes used. The client may use all cores where `core` is None."""
     bodies = bodies_of(encoding, task, rows)
@@ -141,7 +144,7 @@ def case(
     return replace(figures, cpu_us=(running.cpu_seconds() - before) / max(1, figures.answered) * 1e6)
 
 
-def half_load(running: Running, encoding: Encoding, task: Task, seconds: float, most: float) -> Figures:
+def half_load(running: Running, encoding: Encoding, task: Task, seconds: int, most: float) -> Figures:
     """Half of the most requests a second, by connections that pause; the pause is corrected once by what two seconds of it gave."""
     turn_ms = 1e3 * HALF_CONNECTIONS / (most / 2)
     tried = case(running, encoding, task, 1, 2, HALF_CONNECTIONS, turn_ms)
@@ -156,7 +159,7 @@ def in_log(state: Path, answered: int) -> dict[str, int]:
     return {"answered": answered, "missing": max(0, answered - logged)}
 
 
-def two_workers(task: Task, python: Path, seconds: float, one: dict[str, float]) -> dict[str, Any]:
+def two_workers(task: Task, python: Path, seconds: int, one: dict[str, float]) -> dict[str, Any]:
     """Two workers on two cores against one on one.
 
     The client has a third core where there is one, and `ratio` is that of the requests a second. With two cores the client would

@@ -67,7 +67,7 @@ def find() -> str:
 
 
 def load(
-    url: str, headers: Mapping[str, str], bodies: Sequence[Body], seconds: float, connections: int, cores: set[int], pause_ms: float = 0.0
+    url: str, headers: Mapping[str, str], bodies: Sequence[Body], seconds: int, connections: int, cores: set[int], pause_ms: float = 0.0
 ) -> Figures:
     """Send bodies in turn over some connections, each of which pauses for `pause_ms` on average after an answer."""
     with tempfile.TemporaryDirectory() as name:
@@ -82,7 +82,7 @@ def load(
         path = "/" + url.split("/", 3)[3]
         delay = _DELAY % pause_ms if pause_ms else ""
         script.write_text(_SCRIPT % {"bodies": "\n".join(lines), "path": _quoted(path), "delay": delay})
-        command = [find(), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s", "-s", str(script), url]
+        command = [find(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), url]
         output = subprocess.run(
             command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL, timeout=seconds + 120,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),

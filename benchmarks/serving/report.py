@@ -82,14 +82,14 @@ def _batches(results: Results) -> str:
 
 def _cost(results: Results) -> str:
     lines = [
-        "Start (process to first answer), memory of all processes after the load, CPU time of one row.",
+        "Start (process to first answer), memory of all processes after single rows and after batches, CPU time of one row.",
         "",
-        "| server | set-up | start s | RSS MB | PSS MB | CPU µs |",
-        "|---|---|---|---|---|---|",
+        "| server | set-up | start s | RSS MB, single rows | RSS MB | PSS MB | CPU µs |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, figures in _measured(results):
         lines.append(
-            f"| {name} | {figures['says']} | {figures['start_seconds']:.2f} | {figures['rss_mb']:.0f} | {figures['pss_mb']:.0f} "
+            f"| {name} | {figures['says']} | {figures['start_seconds']:.2f} | {figures['single_rss_mb']:.0f} | {figures['rss_mb']:.0f} | {figures['pss_mb']:.0f} "
             f"| {figures['cases'].get(ONE, {}).get('cpu_us', 0):.0f} |"
         )
     return "\n".join(lines)
@@ -141,7 +141,8 @@ def _goals(results: Results) -> Iterator[tuple[str, float | None, float, bool]]:
     half = ours.get("cases", {}).get("half load")
     yield "p99 at half load ≤ 5 ms", half["p99_ms"] if half else None, 5, False
     yield "start with a verified bundle ≤ 3 s", ours.get("start_seconds"), 3, False
-    yield "memory ≤ 300 MB (RSS)", ours.get("rss_mb"), 300, False
+    yield "memory with single rows ≤ 300 MB (RSS)", ours.get("single_rss_mb"), 300, False
+    yield "memory after batches of 10,000 rows ≤ 300 MB (RSS)", ours.get("rss_mb"), 300, False
     two = ours.get("two_workers")
     yield (
         f"two workers ≥ 1.8 × one{'' if two is None or two['client_apart'] else ', by CPU time'}",

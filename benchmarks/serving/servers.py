@@ -82,11 +82,19 @@ class Running:
 
     def memory(self) -> tuple[float, float]:
         """RSS and PSS in MB, of all processes together; shared pages are counted in RSS once for each."""
-        found = [process.memory_full_info() for process in self.processes()]
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(process.memory_full_info())
         return sum(each.rss for each in found) / 1e6, sum(each.pss for each in found) / 1e6
 
     def cpu_seconds(self) -> float:
-        return sum(times.user + times.system for times in (process.cpu_times() for process in self.processes()))
+        seconds = 0.0
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                seconds += times.user + times.system
+        return seconds
 
 
 # -- what is started ---------------------------------------------------------------------------------------------------------------------
@@ -106,7 +114,7 @@ def _hello(launch: Launch) -> Sequence[str]:
 def _mlserver(launch: Launch) -> Sequence[str]:
     settings = {
         "host": "127.0.0.1", "http_port": launch.ports[0], "grpc_port": launch.ports[1], "metrics_port": launch.ports[2],
-        "parallel_workers": 0, "debug": False, "logging_settings": None, "use_structured_logging": False,
+        "parallel_workers": 0, "debug": False,
     }  # fmt: skip
     model = {"name": NAME, "implementation": "mlserver_xgboost.XGBoostModel", "parameters": {"uri": str(launch.task.model)}}
     (launch.folder / "settings.json").write_text(json.dumps(settings))
@@ -177,11 +185,16 @@ def environment(server: Server, cache: Path) -> Path:
         quiet(str(uv), "venv", "--quiet", "--clear", "--python", sys.executable, str(place))
         # The lock is whole; xgboost-cpu stands in for the xgboost with a GPU runtime that some of them ask for.
         quiet(str(uv), "pip", "sync", "--quiet", "--compile-bytecode", "--python", str(python), str(lock))
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else [str(error)]
-        raise UnavailableError(f"it could not be installed: {said[-1] if said else error}") from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(f"it could not be installed: {reason(error)}") from error
     stamp.write_text(lock.read_text())
     return python
+
+
+def reason(error: Exception) -> str:
+    """The last line that a failed command said."""
+    said = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
+    return said[-1] if said else str(error)
 
 
 def quiet(*command: str) -> None:
@@ -197,7 +210,10 @@ def started(server: Server, launch: Launch, cores: set[int]) -> Iterator[Running
 
     Raises UnavailableError where it does not come up, or predicts something else than the model."""
     task = launch.task
-    command = server.command(launch)
+    try:
+        command = server.command(launch)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(f"it could not be prepared: {reason(error)}") from error
     log = launch.folder / "server.log"
     variables = {
         "MODEL": str(task.model), "FEATURES": ",".join(task.names), "PORT": str(launch.ports[0]), "PATH": f"{launch.python.parent}:{os.environ['PATH']}",

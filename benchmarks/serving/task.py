@@ -8,6 +8,7 @@ have no features of their own, so they get the 24 numbers ready-made.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -71,6 +72,7 @@ def prepared(folder: Path) -> Task:
     root, public_key, model, key = folder / "endpoint", folder / "keys" / "platform.pub", folder / "model.ubj", folder / "key"
     stamp, wanted = folder / "stamp", _version()
     if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
         _make(folder, requests, matrix)
         write_atomically(stamp, wanted.encode())
     booster = xgboost.Booster(model_file=model, params={"nthread": 1})
@@ -176,10 +178,8 @@ def _make(folder: Path, requests: tuple[dict[str, Any], ...], matrix: tuple[tupl
     endpoint = LocalEndpoint(path=str(root), url="http://127.0.0.1:1")
     endpoint.install(digest, files)
     write_atomically(root / NAME / "online.msgpack", online.encode())
-    # Serials never go back: a folder that was made before has one already.
-    serial = int(datetime.now(UTC).timestamp())
     desired = Desired(
-        pipeline=NAME, serial=serial, arms=((digest, 1.0),), shadows=(), key="", ledger_entry="1", issued=datetime.now(UTC).isoformat()
+        pipeline=NAME, serial=1, arms=((digest, 1.0),), shadows=(), key="", ledger_entry="1", issued=datetime.now(UTC).isoformat()
     )
     endpoint.desire(desired, signing.sign(private, desired.content))
     write_atomically(folder / "model.ubj", model.ubj)

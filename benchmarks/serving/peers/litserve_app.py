@@ -11,7 +11,7 @@ class Model(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.booster = xgboost.Booster(model_file=os.environ["MODEL"], params={"nthread": 1})
 
-    def decode_request(self, request: dict) -> np.ndarray:
+    def decode_request(self, request) -> np.ndarray:  # without a type, which would have it parsed twice
         return np.asarray(request["rows"], dtype=np.float32)
 
     def batch(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
