@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import uvicorn
 import uvloop
 
-from serving.http1 import Connection
+from serving.http1 import Answer, Connection, Request
 from serving.listening import listen
 
-HEADERS = ((b"content-type", b"text/plain"), (b"content-length", b"5"))
+HEADERS = ((b"content-type", b"text/plain"),)
 
 
-async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def app(request: Request) -> Answer:
     """Reads the body and answers five bytes."""
-    await receive()
-    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-    await send({"type": "http.response.body", "body": b"hello"})
+    await request.read(1 << 20)
+    return Answer(200, HEADERS, b"hello")
 
 
 def main() -> None:
     listener = listen("127.0.0.1", int(sys.argv[1]))
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(
-        app, http=Connection, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False, date_header=False
-    )
+        app, http=Connection, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None, server_header=False,
+        date_header=False, proxy_headers=False,
+    )  # fmt: skip
     uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 

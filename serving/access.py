@@ -1,7 +1,7 @@
 """Who asks, and what they may: API keys from a file, or tokens (JWT) of an identity provider.
 
-Both are looked up by the SHA-256 of what was sent, so that a request costs one hash and one dictionary access; a token's signature
-is checked when it is first seen. Key file and key set are followed: what is added works, and what is revoked stops, without a
+Both are looked up by the SHA-256 of what was sent, when a connection sends them first and whenever the keys have changed; a token's
+signature is checked when it is first seen. Key file and key set are followed: what is added works, and what is revoked stops, without a
 restart. Whatever goes wrong with them, nobody is let in who was not before.
 """
 
@@ -16,12 +16,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bundle import api_keys
 from bundle.files import stamp
 from serving.options import Options
 from serving.refusal import Refusal
 from serving.tokens import TokenError, Tokens
+
+if TYPE_CHECKING:
+    from serving.calls import Heading
 
 logger = logging.getLogger("serving")
 
@@ -52,7 +56,7 @@ ANYONE = Caller("", frozenset(api_keys.SCOPES))
 
 
 class Access:
-    """`caller` is asked by the event loop at every request; `refresh` runs beside it and swaps whole dictionaries."""
+    """`caller_of` is asked by the event loop at every request; `refresh` runs beside it and swaps whole dictionaries."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -62,6 +66,8 @@ class Access:
         self._stored: tuple[api_keys.ApiKey, ...] = ()
         self._problem: str | None = None
         self._seen: dict[bytes, Caller] = {}
+        # Counts the changes of keys, key set and whether there must be one.
+        self._version = 0
         self._tokens = Tokens(options.tokens) if options.tokens is not None else None
         self.refresh()
 
@@ -75,7 +81,7 @@ class Access:
         """The keys of the file, in force or not, to be watched."""
         return self._stored
 
-    def caller(self, header: bytes) -> Caller:
+    def _caller(self, header: bytes) -> Caller:
         """Whoever sent this `Authorization` header. Raises Refusal 401.
 
         `Bearer KEY`, or what a browser sends when it asks its user: `Basic`, with the key as the password.
@@ -92,16 +98,24 @@ class Access:
             raise Refusal(401, "key_kind", "Send the key as Authorization: Bearer KEY.")
         digest = hashlib.sha256(text).digest()
         found = self._keys.get(digest) or self._seen.get(digest)
-        if found is None:
-            found = self._token(digest, text)
-        if found.until <= time.time():
+        return found or self._token(digest, text)
+
+    def caller_of(self, heading: Heading) -> Caller:
+        """Whoever sent these headers, looked up once for each version of the keys. Raises Refusal 401."""
+        # Read before the look-up: keys that change meanwhile make the next request look again.
+        version = self._version
+        if heading.keys != version:
+            heading.caller, heading.keys = self._caller(heading.authorization), version
+        caller = heading.caller
+        if caller.until <= time.time():
             raise Refusal(401, "key_expired", "This key has expired; ask its owner for the one that follows.")
-        return found
+        return caller
 
     def refresh(self) -> None:
         """Take over a changed key file or key set. What cannot be read changes nothing, except that it is reported."""
         if self._tokens is not None and self._tokens.refresh():
             self._seen = {}
+            self._version += 1
         try:
             found = stamp(self._place)
             if found == self._stamp:
@@ -112,10 +126,12 @@ class Access:
         except (OSError, ValueError) as error:
             if str(error) != self._problem:
                 logger.error("API keys: %s", error)
-            self._problem = str(error)
+                self._problem = str(error)
+                self._version += 1
             return
         self._stamp, self._problem = found, None
         self._keys, self._stored = _callers(stored), stored
+        self._version += 1
 
     def _token(self, digest: bytes, text: bytes) -> Caller:
         if self._tokens is None or text.count(b".") != 2:

@@ -1,4 +1,4 @@
-"""The endpoint as an ASGI application: routes, answers, and the path of a prediction."""
+"""The endpoint as an application of `serving.http1`: routes, answers, and the path of a prediction."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,12 +21,13 @@ import msgspec
 from bundle.manifest import EVENT_TIME, BundleError
 from bundle.prediction_log import Record, Writer
 from serving import arrow, inference_protocol, openapi, tensors
-from serving.access import ANYONE, Access, Caller
+from serving.access import Access
 from serving.arms import Failure, divided, is_probability
+from serving.calls import Call, Heading
 from serving.contract import Row
 from serving.describe import describe
 from serving.explain import explain
-from serving.http1 import Headers, Turn
+from serving.http1 import Answer, BodyTooLargeError, GoneError, Head, Headers, Request, Turn
 from serving.inference_protocol import HEADER_LENGTH
 from serving.limits import RateLimits
 from serving.metrics import Metrics, Value
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("serving")
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
 # Tuples, which the server encodes once.
@@ -76,32 +73,6 @@ OPEN = frozenset({"/healthz", "/readyz"})
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 
 _json = msgspec.json.Encoder().encode
-
-
-@dataclass(slots=True)
-class Call:
-    """One request on its way. Moments are of the monotonic clock; `arm` and `rows` are known once it is answered."""
-
-    start: float
-    length: int | None = None
-    kind: bytes = b""
-    authorization: bytes = b""
-    traceparent: bytes = b""
-    seconds: float | None = None
-    end: float = 0.0
-    caller: Caller = ANYONE
-    pipeline: str = ""
-    arm: str = ""
-    rows: int = 0
-
-    @property
-    def admitted(self) -> bool:
-        return self.end > 0
-
-    def in_time(self) -> None:
-        """Raises Refusal when the answer would come too late to be of use."""
-        if time.monotonic() > self.end:
-            raise Refusal(504, "deadline", "The request's time was over before it could be predicted; nothing was predicted or logged.")
 
 
 class Asked(Turn):
@@ -146,91 +117,91 @@ class App:
         self._transport = [(b"strict-transport-security", b"max-age=31536000")] if options.certificate else []
         self._pages = {path: ((Path(__file__).parent / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._respond(scope, receive, send, False)
+    def __call__(self, request: Request) -> Coroutine[Any, Any, Answer]:
+        return self._respond(request, False)
 
-    def admin(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._respond(scope, receive, send, True)
+    def admin(self, request: Request) -> Coroutine[Any, Any, Answer]:
+        return self._respond(request, True)
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send, admin: bool) -> None:
-        if scope["type"] != "http":
-            return
-        call = Call(scope.get("begun") or time.monotonic())
-        path: str = scope["path"]
-        status = 500
-        headers = JSON
+    async def _respond(self, request: Request, admin: bool) -> Answer:
+        call = Call(request.begun)
+        head = request.head
+        path, method = head.path, head.method
+        status, headers = 200, JSON
         try:
-            self._headers(call, scope["headers"])
+            heading: Heading = head.memo or self._heading(head)
+            call.traceparent = heading.traceparent
             if path not in OPEN:
-                self.admit(call, counted=not admin)
+                self.admit(call, heading, counted=not admin)
             if path.startswith("/predict/"):
-                served = self.served(path[9:], scope["method"], "POST", call, "predict")
-                if call.kind == arrow.KIND:
-                    content, headers = await self._predict_arrow(served, await self._body(receive, call, ARROW_BODY), call), ARROW
+                served = self.served(path[9:], method, "POST", call, "predict")
+                if heading.kind == arrow.KIND:
+                    content, headers = await self._predict_arrow(served, await self._body(request, heading, ARROW_BODY), call), ARROW
                 else:
-                    content = await self._predict(served, await self._body(receive, call), call)
+                    content = await self._predict(served, await self._body(request, heading), call)
             elif path.startswith("/v2/models/"):
-                content, headers = await self._model_route(path[11:], scope, receive, call)
+                content, headers = await self._model_route(path[11:], request, heading, call)
             elif path.startswith("/explain/"):
-                served = self.served(path[9:], scope["method"], "POST", call, "explain")
-                content = await self._explain(served, await self._body(receive, call), call)
+                served = self.served(path[9:], method, "POST", call, "explain")
+                content = await self._explain(served, await self._body(request, heading), call)
             elif path.startswith("/models/"):
-                content = _json(describe(self.view(self.served(path[8:], scope["method"], "GET", call, "metadata")), admin))
+                content = _json(describe(self.view(self.served(path[8:], method, "GET", call, "metadata")), admin))
             else:
-                content, headers = self._plain_route(path, scope, call, admin)
-            status = 200
+                content, headers = self._plain_route(path, method, call, admin)
         except Refusal as refusal:
             status, headers, content = self._refused(refusal, admin)
-        except _Gone:
-            status = 499  # the client went away before its request was whole; nobody reads the answer
-            return
+        except GoneError:
+            status = 499
+            raise
         except OSError as error:
             logger.error("%s: the prediction log cannot be written: %s", call.pipeline, error)
             self.metrics.add("shed_total", ("log",))
             status, headers, content = self._refused(unlogged(), admin)
         except Exception:
             # A fault of ours. The reason goes to the log, not to the client.
-            logger.exception("%s %s failed", scope["method"], call.pipeline or "request")
+            logger.exception("%s %s failed", method, call.pipeline or "request")
             status, headers, content = self._refused(Refusal(500, "server", "The server failed; its log says why."), admin)
         finally:
             self.metrics.of(call.pipeline).answered(status, time.monotonic() - call.start, call.arm)
             if self.traces is not None and path not in OPEN:
-                self.traces.answered(call, scope["method"], path, status)
+                self.traces.answered(call, method, path, status)
         if self._transport:
             headers = (*headers, *self._transport)
         if self.draining:
             headers = (*headers, (b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        return Answer(status, headers, content)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def _headers(self, call: Call, headers: list[tuple[bytes, bytes]]) -> None:
+    def _heading(self, head: Head) -> Heading:
         """Take down what the headers say. Raises Refusal for hosts that this server does not answer for."""
+        found = Heading()
         host = b""
-        for name, value in headers:
+        for name, value in head.headers:
             if name == b"content-length":
-                call.length = int(value)
+                found.length = int(value)
             elif name == b"content-type":
-                call.kind = value
+                found.kind = value
             elif name == b"host":
                 host = value
             elif name == b"authorization":
-                call.authorization = value
+                found.authorization = value
             elif name == b"traceparent":
-                call.traceparent = value
+                found.traceparent = value
             elif name == TIMEOUT_HEADER:
-                call.seconds = _seconds(value)
+                found.seconds = _seconds(value)
             elif name == b"content-encoding" and value != b"identity":
                 raise Refusal(415, "content_encoding", "Bodies must not be compressed.")
         if host not in self._checked_hosts:
             self._check_host(host)
+        head.memo = found
+        return found
 
-    def admit(self, call: Call, *, counted: bool = True) -> None:
+    def admit(self, call: Call, heading: Heading, *, counted: bool = True) -> None:
         """Let a request in, before its body is read: a known caller, not too often, not too many at once (where it counts among
         them). Raises Refusal."""
         try:
-            caller = call.caller = self.access.caller(call.authorization)
+            caller = call.caller = self.access.caller_of(heading)
         except Refusal as refusal:
             self.metrics.add("unauthorized_total", (refusal.rule,))
             raise
@@ -242,8 +213,8 @@ class App:
         if self.metrics.in_flight(self.queued() + len(self._turn) + counted) > self.options.concurrency:
             self.metrics.add("shed_total", ("concurrency",))
             raise Refusal(503, "concurrency", "Too many requests are being answered at once; try again.", wait=1.0)
-        limit = self.options.answer_seconds
-        call.end = call.start + (limit if call.seconds is None else min(call.seconds, limit))
+        limit, asked = self.options.answer_seconds, heading.seconds
+        call.end = call.start + (limit if asked is None else min(asked, limit))
 
     def _check_host(self, host: bytes) -> None:
         """A web page from elsewhere that resolves its own name to this address must not reach a server on loopback."""
@@ -269,31 +240,16 @@ class App:
             call.pipeline = name
         return served
 
-    async def _body(self, receive: Receive, call: Call, kinds: frozenset[bytes] = JSON_BODY) -> bytes:
-        kind, length = call.kind, call.length
+    async def _body(self, request: Request, heading: Heading, kinds: frozenset[bytes] = JSON_BODY) -> bytes:
+        kind, limit = heading.kind, self.options.body_limit
         if kind not in kinds and kind.split(b";")[0].strip().lower() not in kinds:
             raise Refusal(415, "content_type", f"The body must be {' or '.join(sorted(found.decode() for found in kinds if found))}.")
-        limit = self.options.body_limit
-        if length is not None and length > limit:
-            raise _too_large(limit)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        body: bytes = message["body"]
-        if message["more_body"]:
-            parts, size = [body], len(body)
-            while message["more_body"]:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Gone
-                parts.append(message["body"])
-                size += len(message["body"])
-                if size > limit:
-                    raise _too_large(limit)
-            body = b"".join(parts)
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
+        try:
+            if heading.length is not None and heading.length > limit:
+                raise BodyTooLargeError
+            return await request.read(limit)
+        except BodyTooLargeError:
+            raise Refusal(413, "body_size", f"The body has more than {limit} bytes, the most for one request; send several.") from None
 
     def _refused(self, refusal: Refusal, admin: bool) -> tuple[int, Headers, bytes]:
         headers = JSON
@@ -493,7 +449,7 @@ class App:
         view = served.view
         return view is not None and not self.draining and version in (None, *(arm.bundle.digest for arm in view.arms))
 
-    async def _model_route(self, path: str, scope: Scope, receive: Receive, call: Call) -> tuple[bytes, Headers]:
+    async def _model_route(self, path: str, request: Request, heading: Heading, call: Call) -> tuple[bytes, Headers]:
         """`/v2/models/<name>[/versions/<digest>][/<what>]`: the answer with its headers."""
         name, *rest = path.split("/")
         version = None
@@ -501,12 +457,12 @@ class App:
             version, rest = rest[1], rest[2:]
         what = rest[0] if len(rest) == 1 else "" if not rest else None
         if what == "infer":
-            served = self.served(name, scope["method"], "POST", call, "predict")
-            named = dict(scope["headers"])
+            served = self.served(name, request.head.method, "POST", call, "predict")
+            named = dict(request.head.headers)
             # A web page from elsewhere can send a body without a kind, too, but not without saying where it is from.
-            body = await self._body(receive, call, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
+            body = await self._body(request, heading, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
             return await self._infer(served, body, named.get(HEADER_LENGTH), call, version)
-        return self._model(name, version, what, self.served(name, scope["method"], "GET", call, "metadata")), JSON
+        return self._model(name, version, what, self.served(name, request.head.method, "GET", call, "metadata")), JSON
 
     def _model(self, name: str, version: str | None, what: str | None, served: Served) -> bytes:
         if what == "actual" and version is None:
@@ -536,12 +492,12 @@ class App:
             results.append({"bundle": arm.bundle.digest, "rows": result.rows, "difference": result.difference, "row_ms": result.row_ms})
         return _json({"bundles": results})
 
-    def _plain_route(self, path: str, scope: Scope, call: Call, admin: bool) -> tuple[bytes, Headers]:
+    def _plain_route(self, path: str, method: str, call: Call, admin: bool) -> tuple[bytes, Headers]:
         if path not in ROUTES and not (admin and path in ADMIN_ROUTES):
             raise _unknown_route()
         if path not in OPEN:
             call.caller.permit("metrics" if path == "/metrics" else "metadata")
-        if scope["method"] not in ("GET", "HEAD"):
+        if method not in ("GET", "HEAD"):
             raise Refusal(405, "method", "This route takes GET.")
         if path in self._pages:
             content, kind = self._pages[path]
@@ -631,10 +587,6 @@ def check_version(view: View, version: str | None) -> None:
         raise Refusal(404, "version", "This version is not the champion; leave the version out, or ask for the champion.")
 
 
-class _Gone(Exception):  # noqa: N818
-    """The client closed the connection."""
-
-
 async def off_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:
     """Work on a body of `size` bytes: in a thread where it is large."""
     return work(*arguments) if size < LARGE_BODY else await asyncio.to_thread(work, *arguments)
@@ -664,10 +616,6 @@ def _call_in(loop: asyncio.AbstractEventLoop, tell: Callable[[OSError | None], N
 
 def unlogged() -> Refusal:
     return Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
-
-
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "body_size", f"The body has more than {limit} bytes, the most for one request; send several.")
 
 
 def _unknown_route() -> Refusal:

@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 
 from bundle.files import Stamp, stamp
 from serving import inference_protocol, openapi, tensors
-from serving.app import TIMEOUT_HEADER, App, Call, check_version, off_loop, unlogged
+from serving.app import TIMEOUT_HEADER, App, check_version, off_loop, unlogged
+from serving.calls import Call, Heading
 from serving.contract import Contract, Row
 from serving.inference_messages import MESSAGES, SERVICE
 from serving.options import Options
@@ -91,13 +92,14 @@ class GrpcServer:
         unguarded = name in ("ServerLive", "ServerReady")
 
         async def handle(content: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            call = Call(time.monotonic(), length=len(content))
+            call = Call(time.monotonic())
             status = 500
             self.active += 1
             try:
-                self._metadata(call, context)
+                heading = _heading(context)
+                call.traceparent = heading.traceparent
                 if not unguarded:
-                    self._app.admit(call, counted=False)  # `active` counts it
+                    self._app.admit(call, heading, counted=False)  # `active` counts it
                 try:
                     request = asked.FromString(content)
                 except DecodeError:
@@ -127,18 +129,6 @@ class GrpcServer:
             return answer
 
         return handle
-
-    def _metadata(self, call: Call, context: grpc.aio.ServicerContext) -> None:
-        for key, value in context.invocation_metadata() or ():
-            if key == "authorization":
-                call.authorization = value.encode() if isinstance(value, str) else value
-            elif key == "traceparent":
-                call.traceparent = value.encode() if isinstance(value, str) else value
-            elif key == TIMEOUT_HEADER.decode():
-                raise Refusal(400, "timeout", "Over gRPC, a call's own deadline says how long it may take.")
-        remaining = context.time_remaining()
-        if remaining is not None:
-            call.seconds = max(0.0, remaining)
 
     # -- methods -------------------------------------------------------------------------------------------------------
 
@@ -170,7 +160,7 @@ class GrpcServer:
         check_version(view, request.model_version or None)
         inference_protocol.check_id(request.id)
         outputs = inference_protocol.wanted([(output.name, {}) for output in request.outputs], {})
-        rows = await off_loop(call.length or 0, _rows, view.contract, request)
+        rows = await off_loop(request.ByteSize(), _rows, view.contract, request)
         records = await app.answer(served, view, rows, call)
         raw = len(request.raw_input_contents) > 0
         described, contents = [], []
@@ -185,6 +175,22 @@ class GrpcServer:
         return {
             "model_name": served.name, "model_version": records[0].bundle, "id": request.id, "outputs": described, "raw_output_contents": contents,
         }  # fmt: skip
+
+
+def _heading(context: grpc.aio.ServicerContext) -> Heading:
+    """Raises Refusal."""
+    found = Heading()
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            found.authorization = value.encode() if isinstance(value, str) else value
+        elif key == "traceparent":
+            found.traceparent = value.encode() if isinstance(value, str) else value
+        elif key == TIMEOUT_HEADER.decode():
+            raise Refusal(400, "timeout", "Over gRPC, a call's own deadline says how long it may take.")
+    remaining = context.time_remaining()
+    if remaining is not None:
+        found.seconds = max(0.0, remaining)
+    return found
 
 
 def _rows(contract: Contract, request: Any) -> list[Row]:

@@ -1,15 +1,16 @@
-"""HTTP/1.1 for an ASGI application that answers in one piece: httptools parses, uvicorn's server accepts and drains.
+"""HTTP/1.1 for an application that answers in one piece: httptools parses, uvicorn's server accepts and drains.
 
-uvicorn's own protocol makes a task, an event and two timers for every request. Here an application runs at once when a request
-is there whole, without a task, as far as it gets without waiting for more than its `Turn`; nearly every prediction gets to its
-end. Only what does wait (a large body still on its way, a computation in a thread) becomes a task from there on. Requests and headers
-that are slow or too large are ended, which uvicorn leaves to a proxy. Whoever does not read answers gets no more of them until it does.
+An application is an async function of a `Request` that returns an `Answer`. That is less than ASGI, whose dictionaries and messages
+cost as much as a prediction. It runs at once when a request is there whole, without a task, as far as it gets without waiting for
+more than its `Turn`; nearly every prediction gets to its end. Only what does wait (a large body still on its way, a computation in a
+thread) becomes a task from there on. A connection knows a head that it has parsed before by its bytes: a client sends the same
+one with every request. Requests and headers that are slow or too large are ended, which uvicorn leaves to a proxy. Whoever does not
+read answers gets no more of them until it does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
 import types
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -26,13 +27,31 @@ from uvicorn.server import ServerState
 
 logger = logging.getLogger("serving")
 
-HIGH_WATER = 64 << 10
-"""Bytes of a body that may wait for the application before its client must."""
+HEADS, HEAD_BYTES = 8, 2 << 10
+"""Parsed heads that a connection keeps, and the most bytes of one: 2,000 connections keep at most 32 MB."""
 Headers = tuple[tuple[bytes, bytes], ...]
-Message = dict[str, Any]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Head:
+    """What is before the body. `length` is the body's, known of a head that is kept; `memo` is for the application: what it made of this head, kept while a client sends it again."""
+
+    __slots__ = ("headers", "keep_alive", "length", "memo", "method", "path")
+
+    def __init__(self, method: str, path: str, headers: list[tuple[bytes, bytes]], keep_alive: bool) -> None:
+        self.method, self.path, self.headers, self.keep_alive = method, path, headers, keep_alive
+        self.length = 0
+        self.memo: Any = None
+
+
+class Answer(NamedTuple):
+    """`headers` without a content length, which the server adds."""
+
+    status: int
+    headers: Headers
+    content: bytes
 
 
 class Connection(asyncio.Protocol):
@@ -48,23 +67,24 @@ class Connection(asyncio.Protocol):
     ) -> None:
         if not config.loaded:
             config.load()
-        self._app = config.loaded_app
+        self._app: Callable[[Request], Coroutine[Any, Any, Answer]] = config.loaded_app
         self._limit = config.limit_concurrency
         self._loop = _loop or asyncio.get_running_loop()
         self._connections, self._tasks = server_state.connections, server_state.tasks
         self._parser = self._new_parser()
         self._transport: asyncio.Transport
-        self._scheme = "http"
-        self._client: tuple[str, int] | None = None
-        self._server: tuple[str, int] | None = None
         # The request that arrives, the one that is answered, and those pipelined behind it.
-        self._arriving: Exchange | None = None
-        self._current: Exchange | None = None
-        self._waiting: deque[Exchange] = deque()
+        self._arriving: Request | None = None
+        self._current: Request | None = None
+        self._waiting: deque[Request] = deque()
+        self._heads: dict[bytes, Head] = {}
+        self._parsed: Head | None = None
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         # Bytes since the last of a body or of a request: of its headers, of its trailers, or of the frame of a chunk.
         self._header_bytes, self._in_headers = 0, True
+        # Nothing of a request has arrived since the one before.
+        self._between = True
         self._begun: float | None = time.monotonic()
         self._idle_since = self._begun
         self._unread_since: float | None = None
@@ -74,9 +94,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        self._client, self._server = _address(transport, "peername"), _address(transport, "sockname")
-        if transport.get_extra_info("sslcontext") is not None:
-            self._scheme = "https"
         if self._limit is not None and len(self._connections) >= self._limit:
             self._end_with(503, "connections", "Too many connections are open; try again later.")
             return
@@ -85,9 +102,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._closing = True
-        for exchange in (self._arriving, self._current, *self._waiting):
-            if exchange is not None:
-                exchange.disconnect()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        for request in (self._arriving, self._current, *self._waiting):
+            if request is not None:
+                request.disconnect()
 
     def eof_received(self) -> None:
         """A client that has said all closes the connection, as HTTP has it."""
@@ -95,6 +115,15 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        alone = self._between and self._current is None and self._unread_since is None
+        if alone:
+            end = data.find(b"\r\n\r\n") + 4
+            head = self._heads.get(data[:end])
+            if head is not None and len(data) == end + head.length:
+                self._begun = None
+                self._current = request = Request(self, head, time.monotonic(), data[end:])
+                self._run(request)
+                return
         if self._begun is None:
             self._begun = time.monotonic()
         self._header_bytes += len(data)
@@ -104,10 +133,26 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "http", "This is no valid HTTP/1.1 request.")
         if self._header_bytes > self.header_limit:
             self._refuse(431, "headers", "The request's headers are too large.")
+        parsed, self._parsed = self._parsed, None
+        if alone and self._between and parsed is not None:
+            self._learn(data, parsed)
         arriving = self._arriving
         if arriving is not None and arriving is self._current and not arriving.started:
             # The body takes longer: the application may refuse the request before it is there.
             self._run(arriving)
+
+    def _learn(self, data: bytes, head: Head) -> None:
+        """Keep the head of data that is one whole request: the same bytes mean the same again."""
+        given = dict(head.headers)
+        end, length = data.find(b"\r\n\r\n") + 4, given.get(b"content-length", b"0")
+        if (
+            4 <= end <= HEAD_BYTES and length.isdigit() and len(data) == end + int(length)
+            and head.keep_alive and len(given) == len(head.headers) and b"transfer-encoding" not in given
+        ):  # fmt: skip
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            head.length = int(length)
+            self._heads[data[:end]] = head
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -178,9 +223,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         self._closing = True
         self._transport.close()
-        for exchange in (self._arriving, self._current, *self._waiting):
-            if exchange is not None:
-                exchange.disconnect()
+        self._disconnect()
 
     def pause_reading(self) -> None:
         if not self._paused and not self._closing:
@@ -207,6 +250,7 @@ class Connection(asyncio.Protocol):
     # -- the parser's callbacks ----------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._between = False
         self._url, self._headers = b"", []
 
     def on_url(self, url: bytes) -> None:
@@ -223,19 +267,13 @@ class Connection(asyncio.Protocol):
             self._upgrading = True
             return
         self._in_headers, self._header_bytes = False, 0
-        version = parser.get_http_version()
-        path, raw_path, query = _parsed(self._url)
-        scope = {
-            "type": "http", "asgi": _ASGI, "http_version": version, "method": parser.get_method().decode("ascii"), "path": path,
-            "raw_path": raw_path, "query_string": query, "root_path": "", "scheme": self._scheme, "headers": self._headers,
-            "client": self._client, "server": self._server, "begun": self._begun,
-        }  # fmt: skip
-        keep_alive = version != "1.0" and parser.should_keep_alive()
-        self._arriving = exchange = Exchange(self, scope, keep_alive)
+        keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
+        self._parsed = Head(parser.get_method().decode("ascii"), _path(self._url), self._headers, keep_alive)
+        self._arriving = request = Request(self, self._parsed, self._begun or time.monotonic())
         if self._current is None and self._unread_since is None:
-            self._current = exchange
+            self._current = request
         else:
-            self._waiting.append(exchange)
+            self._waiting.append(request)
             self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
@@ -246,65 +284,82 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._upgrading:
             return
-        exchange, self._arriving = self._arriving, None
-        self._in_headers, self._header_bytes, self._begun = True, 0, None
-        if exchange is None:
+        request, self._arriving = self._arriving, None
+        self._in_headers, self._header_bytes, self._begun, self._between = True, 0, None, True
+        if request is None:
             return
-        exchange.complete()
-        if exchange is self._current and not exchange.started:
-            self._run(exchange)
+        request.complete()
+        if request is self._current and not request.started:
+            self._run(request)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def _run(self, exchange: Exchange) -> None:
+    def _run(self, request: Request) -> None:
         """Run the application as far as it gets without waiting for more than its turn; a task does the rest."""
         if self._closing:
             return
-        exchange.started = True
-        coroutine: Coroutine[Any, Any, None] = self._app(exchange.scope, exchange.receive, exchange.send)
-        self._step(exchange, coroutine, contextvars.copy_context())
+        request.started = True
+        self._step(request, self._app(request))
 
-    def _step(self, exchange: Exchange, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
+    def _step(self, request: Request, coroutine: Coroutine[Any, Any, Answer]) -> None:
         try:
-            awaited = context.run(coroutine.send, None)
-        except StopIteration:
-            self._finished(exchange)
-        except Exception:
-            logger.exception("the application failed")
-            self._finished(exchange)
+            awaited = coroutine.send(None)
+        except StopIteration as returned:
+            self._answer(request, returned.value)
+        except Exception as error:  # noqa: BLE001  it is logged, and the client is told
+            self._failed(request, error)
         else:
             if isinstance(awaited, Turn):
-                awaited.then = partial(self._step, exchange, coroutine, context)
+                awaited.then = partial(self._step, request, coroutine)
                 return
-            task = self._loop.create_task(self._rest(coroutine, awaited, exchange), context=context)
+            task = self._loop.create_task(self._rest(coroutine, awaited, request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _rest(self, coroutine: Coroutine[Any, Any, None], awaited: Any, exchange: Exchange) -> None:
+    async def _rest(self, coroutine: Coroutine[Any, Any, Answer], awaited: Any, request: Request) -> None:
         try:
-            await _resumed(coroutine, awaited)
-        except Exception:
-            logger.exception("the application failed")
-        finally:
-            self._finished(exchange)
+            answer = await _resumed(coroutine, awaited)
+        except BaseException as error:
+            self._failed(request, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._answer(request, answer)
 
-    def write(self, content: bytes) -> None:
-        if not self._closing:
-            self._transport.write(content)
-
-    def _finished(self, exchange: Exchange) -> None:
-        """The application has done its part: close, or go on with what comes next."""
+    def _answer(self, request: Request, answer: Answer) -> None:
+        """Send an answer, then close, or go on with what comes next."""
+        status, headers, content = answer
+        request.answered = True
+        keep_alive = request.head.keep_alive
+        head, closes = _encoded(status, headers)
+        if closes:
+            keep_alive = False
+        elif not keep_alive:
+            head += b"connection: close\r\n"
+        if request.head.method == "HEAD":
+            self.write(b"%bcontent-length: %d\r\n\r\n" % (head, len(content)))
+        else:
+            self.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(content), content))
         self._current = None
         self._idle_since = time.monotonic()
         if self._closing:
             return
-        if not exchange.answered and not exchange.gone:
-            self._end_with(500, "server", "The server failed; its log says why.")
-            return
-        if not exchange.keep_alive:
+        if not keep_alive:
             self._close()
         elif self._unread_since is None:
             self._next()
+
+    def _failed(self, request: Request, error: BaseException) -> None:
+        """The application gave no answer."""
+        self._current = None
+        if isinstance(error, GoneError):
+            return
+        logger.error("the application failed", exc_info=error)
+        self._end_with(500, "server", "The server failed; its log says why.")
+
+    def write(self, content: bytes) -> None:
+        if not self._closing:
+            self._transport.write(content)
 
     def _next(self) -> None:
         """Go on with the request that waits, or else read the next one."""
@@ -328,20 +383,26 @@ class Turn:
         yield self
 
 
-class Exchange:
-    """One request and its answer: ASGI's `receive` and `send`."""
+class GoneError(Exception):
+    """The client closed the connection before its request was whole; nobody reads an answer."""
 
-    __slots__ = ("_complete", "_connection", "_head", "_parts", "_size", "_wake", "answered", "gone", "keep_alive", "scope", "started")
 
-    def __init__(self, connection: Connection, scope: Message, keep_alive: bool) -> None:
-        self.scope = scope
-        self.keep_alive = keep_alive
+class BodyTooLargeError(Exception):
+    """A body has more bytes than it may."""
+
+
+class Request:
+    """A head, and a body that may still be on its way: `content` is the whole of it as soon as it is there. `begun` is the moment of
+    the monotonic clock at which the request began to arrive."""
+
+    __slots__ = ("_connection", "_parts", "_size", "_wake", "answered", "begun", "content", "gone", "head", "started")
+
+    def __init__(self, connection: Connection, head: Head, begun: float, content: bytes | None = None) -> None:
+        self.head, self.begun, self.content = head, begun, content
         self.started = self.answered = self.gone = False
         self._connection = connection
         self._parts: list[bytes] = []
         self._size = 0
-        self._complete = False
-        self._head: Message = {}
         self._wake: asyncio.Event | None = None
 
     def feed(self, body: bytes) -> None:
@@ -350,13 +411,13 @@ class Exchange:
             return  # it was refused already; the rest is of no interest
         self._parts.append(body)
         self._size += len(body)
-        if self._size > HIGH_WATER and self.started:
-            self._connection.pause_reading()
         if self._wake is not None:
             self._wake.set()
 
     def complete(self) -> None:
-        self._complete = True
+        parts = self._parts
+        self.content = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
         if self._wake is not None:
             self._wake.set()
 
@@ -365,49 +426,25 @@ class Exchange:
         if self._wake is not None:
             self._wake.set()
 
-    async def receive(self) -> Message:
-        """ASGI: the next piece of the body, or that the client went away."""
-        if not self._parts and not self._complete and not self.gone:
-            if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.scope["headers"]):
-                self._connection.write(CONTINUE)
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises BodyTooLargeError as soon as it has more than `limit` bytes, GoneError."""
+        expected = (name == b"expect" and value.lower() == b"100-continue" for name, value in self.head.headers)
+        if self.content is None and not self._parts and any(expected):
+            self._connection.write(CONTINUE)
+        while self.content is None and self._size <= limit and not self.gone:
             self._connection.resume_reading()  # while others were answered before it, nothing of it was read
             self._wake = asyncio.Event()
             await self._wake.wait()
             self._wake = None
-        if self.gone:
-            return {"type": "http.disconnect"}
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts, self._size = [], 0
-        if not self._complete:
-            self._connection.resume_reading()
-        return {"type": "http.request", "body": body, "more_body": not self._complete}
-
-    async def send(self, message: Message) -> None:
-        """ASGI: status and headers, then the whole content. The server adds its length."""
-        if message["type"] == "http.response.start":
-            self._head = message
-            return
-        content = message["body"]
-        head = self._head
-        status, headers = head["status"], head["headers"]
-        self.answered = True
-        encoded, closes = _encoded(headers if type(headers) is tuple else tuple(headers))
-        if closes:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            encoded += b"connection: close\r\n"
-        if self.scope["method"] == "HEAD":
-            self._connection.write(b"%bcontent-length: %d\r\n\r\n" % (_STATUS[status] + encoded, len(content)))
-        else:
-            self._connection.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (_STATUS[status], encoded, len(content), content))
-
-
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
+        if self.content is None and self.gone:
+            raise GoneError
+        if self.content is None or len(self.content) > limit:
+            raise BodyTooLargeError
+        return self.content
 
 
 @types.coroutine
-def _resumed(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+def _resumed(coroutine: Coroutine[Any, Any, Answer], awaited: Any) -> Generator[Any, Any, Answer]:
     """What is left of a coroutine that waits for `awaited`: passes on what it waits for, and what it is sent."""
     try:
         while True:
@@ -423,8 +460,9 @@ def _resumed(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[An
                 awaited = coroutine.throw(error)
             else:
                 awaited = coroutine.send(sent)
-    except StopIteration:
-        return
+    except StopIteration as returned:
+        answer: Answer = returned.value
+        return answer
 
 
 def _done(turn: asyncio.Future[None]) -> None:
@@ -433,20 +471,13 @@ def _done(turn: asyncio.Future[None]) -> None:
 
 
 @lru_cache(maxsize=64)
-def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
-    """Path, raw path and query. Raises httptools.HttpParserInvalidURLError and UnicodeDecodeError."""
-    parsed = httptools.parse_url(url)
-    path = parsed.path.decode("ascii")
-    return (unquote(path) if "%" in path else path), parsed.path, parsed.query or b""
+def _path(url: bytes) -> str:
+    """The path of a URL. Raises httptools.HttpParserInvalidURLError and UnicodeDecodeError."""
+    path = httptools.parse_url(url).path.decode("ascii")
+    return unquote(path) if "%" in path else path
 
 
 @lru_cache(maxsize=256)
-def _encoded(headers: Headers) -> tuple[bytes, bool]:
-    """Headers as they are sent, and whether they say that the connection closes."""
-    sent = b"".join([b"%b: %b\r\n" % header for header in headers if header[0] != b"content-length"])
-    return sent, (b"connection", b"close") in headers
-
-
-def _address(transport: asyncio.Transport, what: str) -> tuple[str, int] | None:
-    found = transport.get_extra_info(what)
-    return (str(found[0]), int(found[1])) if isinstance(found, (tuple, list)) and len(found) >= 2 else None
+def _encoded(status: int, headers: Headers) -> tuple[bytes, bool]:
+    """Status line and headers as they are sent, and whether they say that the connection closes."""
+    return _STATUS[status] + b"".join([b"%b: %b\r\n" % header for header in headers]), (b"connection", b"close") in headers

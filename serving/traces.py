@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
-    from serving.app import Call
+    from serving.calls import Call
 
 EXPORT_SECONDS = 2.0
 """A collector that is down makes a server that stops wait as long as this."""

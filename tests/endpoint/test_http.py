@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import socket
 import time
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from bundle import prediction_log
 from tests.endpoint.conftest import Shared
@@ -108,6 +110,56 @@ def test_requests_that_come_byte_by_byte_or_in_chunks_are_whole_in_the_end(share
         found = answers(connection, 2)
     assert [status for status, _, _ in found] == [200, 200]
     assert len({json.loads(content)["prediction"] for _, _, content in found}) == 1
+
+
+GET = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ASKED = st.lists(
+    st.one_of(
+        st.sampled_from([("ready", 200), ("nothing", 400), ("unfinished", 400), ("chunks", 200), ("long head", 200)]),
+        st.tuples(st.integers(0, 9), st.just(200)),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def asked(kind: int | str) -> bytes:
+    body = one(kind if isinstance(kind, int) else 8)
+    match kind:
+        case "ready":
+            return GET
+        case "nothing":
+            return post(b"")
+        case "unfinished":
+            return post(body[:-1])
+        case "chunks":
+            return post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        case "long head":
+            return post(body, f"X-Padding: {'x' * 3_000}")
+    return post(body)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ASKED, st.lists(st.integers(1, 900), max_size=8), st.booleans())
+def test_a_head_that_is_sent_again_means_the_same_however_the_bytes_come(
+    shared: Shared, kinds: list[tuple[int | str, int]], cuts: list[int], at_once: bool
+) -> None:
+    wholes = [asked(kind) for kind, _ in kinds]
+    with connect(shared) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for known in (GET, post(one(0))):
+            connection.sendall(known)
+            assert answers(connection, 1)[0][0] == 200
+        found = []
+        for sent in [b"".join(wholes)] if at_once else wholes:
+            for first, last in itertools.pairwise(sorted({0, *(cut for cut in cuts if cut < len(sent)), len(sent)})):
+                connection.sendall(sent[first:last])
+            found += answers(connection, len(kinds) if at_once else 1)
+    assert [status for status, _, _ in found] == [status for _, status in kinds]
+    for (kind, _), (_, _, content) in zip(kinds, found, strict=True):
+        if isinstance(kind, int):
+            alone = shared.server.client.post(URL, content=one(kind), headers={"content-type": "application/json"}).json()
+            assert json.loads(content)["prediction"] == pytest.approx(alone["prediction"], abs=1e-6)
 
 
 def test_a_client_that_asks_before_it_sends_is_told_to_go_on_or_refused(shared: Shared) -> None:
