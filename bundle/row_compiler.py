@@ -92,7 +92,7 @@ class Atom(NamedTuple):
 
 
 _NAMESPACE: dict[str, Any] = {
-    "LOWEST": LOWEST, "HIGHEST": HIGHEST, "FLOAT32_MAX": FLOAT32_MAX, "EARLIEST": EARLIEST, "LATEST": LATEST, "NAN": NAN, "UTC": UTC,
+    "EARLIEST": EARLIEST, "LATEST": LATEST, "NAN": NAN, "UTC": UTC,
     "datetime": datetime, "floor": math.floor, "log": math.log, "log1p": math.log1p, "sqrt": math.sqrt, "sin": math.sin, "cos": math.cos,
 }  # fmt: skip
 _ARITHMETIC = {
@@ -143,11 +143,11 @@ class Statements:
         if errors:
             self.lines += [f"{indent}try: {name} = {expression}", f"{indent}except {errors}: pass"]
             if bounded:
-                self.lines.append(f"{indent}if {name} is not None and not LOWEST <= {name} <= HIGHEST: {name} = None")
+                self.lines.append(f"{indent}if {name} is not None and not {LOWEST!r} <= {name} <= {HIGHEST!r}: {name} = None")
         else:
             self.lines.append(f"{indent}{name} = {expression}")
             if bounded:
-                self.lines.append(f"{indent}if not LOWEST <= {name} <= HIGHEST: {name} = None")
+                self.lines.append(f"{indent}if not {LOWEST!r} <= {name} <= {HIGHEST!r}: {name} = None")
         return Atom(name)
 
     def compute(self, node: Expression) -> Atom:
@@ -263,7 +263,7 @@ class Writer(Statements):
             case "float":
                 self.lines += [
                     f"if type({variable}) is float:",
-                    f" if not LOWEST <= {variable} <= HIGHEST: {variable} = None",
+                    f" if not {LOWEST!r} <= {variable} <= {HIGHEST!r}: {variable} = None",
                     f"el{otherwise}",
                 ]
         return variable
@@ -306,7 +306,7 @@ class Writer(Statements):
             return f"NAN if {text.text} is None else {coded}" if text.null else coded
         value = self.compute(root)
         # Adding zero makes a float of a bool and 0.0 of -0.0.
-        seen = f"{value.text} + 0.0 if -FLOAT32_MAX <= {value.text} <= FLOAT32_MAX else NAN"
+        seen = f"{value.text} + 0.0 if {-FLOAT32_MAX!r} <= {value.text} <= {FLOAT32_MAX!r} else NAN"
         return f"NAN if {value.text} is None else {seen}" if value.null else seen
 
 

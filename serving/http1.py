@@ -3,8 +3,8 @@
 An application is an async function of a `Request` that returns an `Answer`. That is less than ASGI, whose dictionaries and messages
 cost as much as a prediction. It runs at once when a request is there whole, without a task, as far as it gets without waiting for
 more than its `Turn`; nearly every prediction gets to its end. Only what does wait (a large body still on its way, a computation in a
-thread) becomes a task from there on. A connection knows a head that it has parsed before by its bytes: a client sends the same
-one with every request. Requests and headers that are slow or too large are ended, which uvicorn leaves to a proxy. Whoever does not
+thread) becomes a task from there on. A head that was parsed before is known by its bytes: a client sends the same few with
+all its requests. Requests and headers that are slow or too large are ended, which uvicorn leaves to a proxy. Whoever does not
 read answers gets no more of them until it does.
 """
 
@@ -27,8 +27,8 @@ from uvicorn.server import ServerState
 
 logger = logging.getLogger("serving")
 
-HEADS, HEAD_BYTES = 8, 2 << 10
-"""Parsed heads that a connection keeps, and the most bytes of one: 2,000 connections keep at most 32 MB."""
+HEADS, HEAD_BYTES = 1_000, 2 << 10
+"""Parsed heads that are kept, and the most bytes of one."""
 Headers = tuple[tuple[bytes, bytes], ...]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -56,11 +56,12 @@ class Answer(NamedTuple):
 
 class Connection(asyncio.Protocol):
     """One connection. The limits are class attributes, which the server sets: bytes of headers, seconds in which a request must
-    have arrived, seconds that a connection may be idle between requests."""
+    have arrived, seconds that a connection may be idle between requests; `heads` are those that were parsed before, by their bytes."""
 
     header_limit = 32 << 10
     request_seconds = 10.0
     idle_seconds = 65.0
+    heads: dict[bytes, Head] = {}
 
     def __init__(
         self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
@@ -77,7 +78,6 @@ class Connection(asyncio.Protocol):
         self._arriving: Request | None = None
         self._current: Request | None = None
         self._waiting: deque[Request] = deque()
-        self._heads: dict[bytes, Head] = {}
         self._parsed: Head | None = None
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         alone = self._between and self._current is None and self._unread_since is None
         if alone:
             end = data.find(b"\r\n\r\n") + 4
-            head = self._heads.get(data[:end])
+            head = self.heads.get(data[:end])
             if head is not None and len(data) == end + head.length:
                 self._begun = None
                 self._current = request = Request(self, head, time.monotonic(), data[end:])
@@ -149,10 +149,10 @@ class Connection(asyncio.Protocol):
             4 <= end <= HEAD_BYTES and length.isdigit() and len(data) == end + int(length)
             and head.keep_alive and len(given) == len(head.headers) and b"transfer-encoding" not in given
         ):  # fmt: skip
-            if len(self._heads) >= HEADS:
-                self._heads.clear()
+            if len(self.heads) >= HEADS:
+                self.heads.clear()
             head.length = int(length)
-            self._heads[data[:end]] = head
+            self.heads[data[:end]] = head
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)

@@ -121,7 +121,7 @@ async def _run(options: Options, inherited: Inherited) -> None:
 
     def config(application: Any, secured: bool) -> uvicorn.Config:
         limits = {"header_limit": options.header_limit, "request_seconds": options.request_seconds, "idle_seconds": options.idle_seconds}
-        protocol = type("Protocol", (Connection,), limits)
+        protocol = type("Protocol", (Connection,), {**limits, "heads": {}})
         return uvicorn.Config(
             application, http=protocol, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None, server_header=False,
             date_header=False, proxy_headers=False, limit_concurrency=options.connection_limit,
