@@ -114,7 +114,7 @@ def _hello(launch: Launch) -> Sequence[str]:
 def _mlserver(launch: Launch) -> Sequence[str]:
     settings = {
         "host": "127.0.0.1", "http_port": launch.ports[0], "grpc_port": launch.ports[1], "metrics_port": launch.ports[2],
-        "parallel_workers": 0, "debug": False,
+        "parallel_workers": 0, "debug": False, "gzip_enabled": False, "metrics_endpoint": None,
     }  # fmt: skip
     model = {"name": NAME, "implementation": "mlserver_xgboost.XGBoostModel", "parameters": {"uri": str(launch.task.model)}}
     (launch.folder / "settings.json").write_text(json.dumps(settings))
@@ -159,7 +159,7 @@ FLOOR = Server("hello", "the endpoint's HTTP server, five bytes for an answer", 
 SERVERS = (
     FLOOR,
     ENDPOINT,
-    Server("mlserver", "in-process (parallel_workers=0)", _mlserver, bodies.MLSERVER_JSON),
+    Server("mlserver", "in-process, no metrics, no compression", _mlserver, bodies.MLSERVER_JSON),
     Server("bentoml", "one worker, no access log, no metrics", _bentoml, bodies.BENTOML_JSON, variables=lambda launch: {"BENTOML_HOME": str(launch.folder / "bentoml")}),
     Server("litserve", "one worker, batching", lambda launch: (str(launch.python), str(PEERS / "litserve_app.py")), bodies.LITSERVE_JSON),
     Server("fastapi", "pydantic rows, pandas frame", _fastapi, bodies.FASTAPI_JSON, (bodies.FASTAPI_ARROW,)),
