@@ -149,7 +149,7 @@ class Bundle:
     def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
         """Model rows and probabilities of requests that keep the manifest's contract."""
         rows = [self.row(request, online) for request in requests]
-        if len(rows) <= 1:
+        if len(rows) <= self.model.one_by_one:
             return rows, [self.model.predict_row(row) for row in rows]
         import numpy as np
 

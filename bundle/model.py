@@ -31,6 +31,8 @@ FORMAT = 1
 # Rows up to which few-row engines are used before that was measured. With 200 trees of depth 6, one core: treelite about 40 µs and
 # 25 µs a row, XGBoost about 300 µs and 2 µs a row.
 SMALL_BATCH = 8
+# Compiled trees take 3 µs for a row, and a matrix for them takes as long as ten rows to make.
+ONE_BY_ONE = 16
 # A batch has no more rows than this; an engine that wins up to here always does.
 ALWAYS = 1 << 20
 TOLERANCE = 1e-5
@@ -78,7 +80,8 @@ class Engine(msgspec.Struct, frozen=True):
 
 
 class Model:
-    """Trees with the names of their inputs and their calibration. `threads` is the CPU quota that XGBoost may use.
+    """Trees with the names of their inputs and their calibration. `threads` is the CPU quota that XGBoost may use. Up to `one_by_one`
+    rows are faster with `predict_row` than as a matrix.
 
     Raises ValueError for bytes that are no such model, or that do not fit the names.
     """
@@ -90,6 +93,7 @@ class Model:
         self._threads = threads
         self._compiled: CompiledTrees | None = None
         self.engine = Engine("interpreted", SMALL_BATCH, "the bundle has no compiled trees")
+        self.one_by_one = 1
         if self.booster.num_features() != len(self.names):
             raise ValueError(f"the trees read {self.booster.num_features()} features, but {len(self.names)} are named")
 
@@ -139,7 +143,7 @@ class Model:
             logger.warning("compiled trees are not used: %s", error)
             self.engine = Engine("interpreted", self.engine.crossover, str(error))
             return
-        self._compiled = found
+        self._compiled, self.one_by_one = found, ONE_BY_ONE
         self.__dict__.pop("_margin_of_one", None)
         self.engine = Engine("compiled", self.engine.crossover)
 
