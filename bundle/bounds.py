@@ -75,14 +75,14 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         compiled: Outside = eval(source, {"__builtins__": {}, "inf": float("inf")})  # noqa: S307  made of numbers and of names that are quoted
         return compiled
 
-    def many(self, matrix: Matrix, names: Sequence[str]) -> list[tuple[str, ...]]:
-        """The features outside of each row of a matrix (n, k): float32, NaN for missing."""
+    def many(self, matrix: Matrix, names: Sequence[str]) -> dict[int, tuple[str, ...]]:
+        """The features outside, of those rows of a matrix (n, k; float32, NaN for missing) that have any, by their place."""
         import numpy as np
 
-        found: list[tuple[str, ...]] = [()] * len(matrix)
+        found: dict[int, tuple[str, ...]] = {}
         rows, places = np.nonzero(self._mask(matrix, names))
         for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            found[row] = (*found[row], names[place])
+            found[row] = (*found.get(row, ()), names[place])
         return found
 
     def _mask(self, matrix: Matrix, names: Sequence[str]) -> NDArray[np.bool_]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bundle.columns import Column
     from bundle.online import Snapshot
     from bundle.program import FeatureProgram
 
@@ -132,7 +133,7 @@ class Bundle:
         golden_online: Snapshot | None,
         bounds: Bounds | None = None,
     ) -> None:
-        from bundle.program import compile_row
+        from bundle.program import compile_columns, compile_row
 
         self.digest = digest
         self.manifest = manifest
@@ -141,10 +142,11 @@ class Bundle:
         self.golden = tuple(golden)
         self._golden_online = golden_online
         self.row = compile_row(program)
+        self.rows = compile_columns(program)
         self.bounds = bounds or Bounds({}, 0, 0.0)
         self.outside = self.bounds.one(program.names)
         self._unlogged = program.unlogged
-        self._withheld = [name in program.withheld for name in program.names]
+        self.withheld = [name in program.withheld for name in program.names]
 
     def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
         """Model rows and probabilities of requests that keep the manifest's contract."""
@@ -161,12 +163,17 @@ class Bundle:
         row = self.row(request, online)
         return row, self.model.predict_row(row)
 
+    def predict_columns(self, columns: Mapping[str, Column], online: Snapshot) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Model rows (n, k) and probabilities (n,) of many requests as columns, which `predict_rows` would give one by one."""
+        matrix = self.rows(columns, online)
+        return matrix, self.model.predict(matrix)
+
     def logged(self, request: Mapping[str, Any], row: Sequence[float | None]) -> tuple[Mapping[str, Any], Sequence[float | None]]:
         """What of a request and of the model's row for it may be written to the prediction log."""
         if not self._unlogged:
             return request, row
         kept = {name: value for name, value in request.items() if name not in self._unlogged}
-        return kept, [None if withheld else value for value, withheld in zip(row, self._withheld, strict=True)]
+        return kept, [None if withheld else value for value, withheld in zip(row, self.withheld, strict=True)]
 
     def check_golden(self) -> GoldenResult:
         """Predict the golden rows, from the request where the bundle holds their snapshot, and compare.

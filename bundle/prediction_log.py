@@ -1,6 +1,8 @@
 """The prediction log: every answered prediction, on disk before its answer.
 
-A segment is a file of lines, each a CRC-32 (8 hexadecimal digits), a blank, one JSON object and a line feed.
+A segment is a file of lines, each a CRC-32 (8 hexadecimal digits), a blank, one JSON object and a line feed. The object is one
+prediction, or the head of a batch of them (`bundle.prediction_batches`), whose columns follow: as many bytes as the head says, and a
+line feed. Readers get the same records of either.
 
 What is guaranteed. A prediction's line is handed to the kernel (`write`) before the answer goes out, so a killed process, SIGKILL
 included, loses none that it acknowledged. A power cut or a crash of the kernel can take what was not flushed to the disk yet: the
@@ -32,6 +34,7 @@ import msgspec
 import zstandard
 
 from bundle.files import sync_folder, write_atomically
+from bundle.prediction_batches import Batch, Head, unpacked
 
 SUFFIX, PACKED_SUFFIX, INDEX_SUFFIX = ".log", ".log.zst", ".index"
 SEGMENT_BYTES = 8 << 20
@@ -126,12 +129,13 @@ class Reading(msgspec.Struct, frozen=True):
     segments: int
 
 
-_encode: Callable[[Record | Trial], bytes] = msgspec.json.Encoder().encode
+_encode: Callable[[Record | Trial | Head], bytes] = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Stored).decode
 _decode_trial = msgspec.json.Decoder(Trial).decode
+_decode_head = msgspec.json.Decoder(Head).decode
 
 
-def line(record: Record | Trial) -> bytes:
+def line(record: Record | Trial | Head) -> bytes:
     """A record as it lies in a segment. A NaN of the row becomes null."""
     content = _encode(record)
     return b"%08x %b\n" % (crc32(content), content)
@@ -142,7 +146,7 @@ class _Closed(NamedTuple):
 
     path: Path
     descriptor: int
-    days: Counter[str] | None
+    days: Counter[str]
 
 
 class Writer:
@@ -167,7 +171,7 @@ class Writer:
         self._size = 0
         self._opened = 0.0
         self._days: Counter[str] = Counter()
-        self._torn = self._dirty = self._made = False
+        self._dirty = self._made = False
         self._closed: list[_Closed] = []
         self._waiting: list[Done] = []
         self._name = uuid.uuid4().hex[:12]
@@ -192,11 +196,22 @@ class Writer:
         next call simply tries again.
         """
         content = line(records[0]) if len(records) == 1 else b"".join([line(record) for record in records])
+        self._write(content, records, {})
+
+    def append_batches(self, batches: Sequence[Batch]) -> None:
+        """`append` for batches."""
+        contents: list[bytes] = []
+        days: Counter[str] = Counter()
+        for batch in batches:
+            head, columns = batch.packed()
+            contents += [line(head), columns, b"\n"]
+            days.update(head.days)
+        self._write(b"".join(contents), (), days)
+
+    def _write(self, content: bytes, records: Sequence[Record | Trial], days: Mapping[str, int]) -> None:
         with self._lock:
             if self._descriptor < 0 or self._size >= self._segment_bytes:
                 self._rotate()
-            if self._torn:
-                content = b"\n" + content
             try:
                 written = os.write(self._descriptor, content)
                 while written < len(content):
@@ -205,10 +220,11 @@ class Writer:
                 self._take_back()
                 raise
             self._size += len(content)
-            self._torn = False
             self._dirty = True
             for record in records:
                 self._days[record.day] += 1
+            for day, count in days.items():
+                self._days[day] += count
 
     def commit(self, done: Done) -> None:
         """Flush now, and call `done` when all that was appended before is on the disk."""
@@ -221,9 +237,8 @@ class Writer:
         try:
             os.ftruncate(self._descriptor, self._size)
         except OSError:
-            # What remains is a line that readers see as torn; the next one starts on a line of its own.
-            self._torn = True
-            self._size = os.fstat(self._descriptor).st_size
+            # What remains is read as torn where it ends a segment, and nowhere else.
+            self._retire()
 
     def _rotate(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -232,13 +247,13 @@ class Writer:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         self._retire()
-        self._path, self._descriptor, self._size, self._days, self._torn = path, descriptor, 0, Counter(), False
+        self._path, self._descriptor, self._size, self._days = path, descriptor, 0, Counter()
         self._number, self._made, self._opened = self._number + 1, True, time.monotonic()
 
     def _retire(self) -> None:
         """Leave the open segment to the log's threads: flushing and compressing it must not hold up a request."""
         if self._descriptor >= 0:
-            self._closed.append(_Closed(self._path, self._descriptor, None if self._torn else self._days))
+            self._closed.append(_Closed(self._path, self._descriptor, self._days))
             self._descriptor, self._dirty = -1, False
             self._wake.set()
 
@@ -323,11 +338,11 @@ def read(folder: Path | str, first: date, last: date | None = None) -> Reading:
     opened = 0
     for path, days in _of_days(Path(folder), first, last or first):
         opened += 1
-        for found in _lines(path, days):
+        for found in _entries(path, days):
             if isinstance(found, Damage):
                 damage.append(found)
             else:
-                records.append(_decode(found))
+                records += _records(found, days)
     return Reading(records, damage, opened)
 
 
@@ -338,8 +353,8 @@ def read_trials(folders: Sequence[Path | str], first: date, last: date | None = 
         _decode_trial(found)
         for folder in folders
         for path, days in _of_days(Path(folder), first, last or first)
-        for found in _lines(path, days)
-        if not isinstance(found, Damage)
+        for found in _entries(path, days)
+        if isinstance(found, bytes)
     ]
 
 
@@ -380,8 +395,9 @@ def closed_before(folder: Path, day: date) -> Iterator[tuple[Path, date, date]]:
 
 def contents(path: Path) -> Reading:
     """All predictions of one segment."""
-    found = list(_lines(path, _ALL))
-    return Reading([_decode(each) for each in found if isinstance(each, bytes)], [each for each in found if isinstance(each, Damage)], 1)
+    found = list(_entries(path, _ALL))
+    records = [record for each in found if not isinstance(each, Damage) for record in _records(each, _ALL)]
+    return Reading(records, [each for each in found if isinstance(each, Damage)], 1)
 
 
 def remove(path: Path) -> None:
@@ -436,15 +452,30 @@ def _index(path: Path) -> Index | None:
 
 
 def _count(path: Path) -> Counter[str]:
-    return Counter(found[_BODY_DAY].decode() for found in _lines(path, _ALL) if isinstance(found, bytes))
+    counts: Counter[str] = Counter()
+    for found in _entries(path, _ALL):
+        if isinstance(found, bytes):
+            counts[found[_BODY_DAY].decode()] += 1
+        elif not isinstance(found, Damage):
+            counts.update(found[0].days)
+    return counts
 
 
 _ALL = ("", "~")
 _DAY, _BODY_DAY = slice(17, 27), slice(8, 18)  # of `00000000 {"day":"2013-01-01",...`, and of its JSON alone
+_BATCH = b'{"days":'
+Entry = bytes | tuple[Head, bytes]
+"""The JSON of a record, or head and columns of a batch."""
 
 
-def _lines(path: Path, days: tuple[str, str]) -> Iterator[bytes | Damage]:
-    """The JSON of each record of these days."""
+def _records(found: Entry, days: tuple[str, str]) -> list[Stored]:
+    if isinstance(found, bytes):
+        return [_decode(found)]
+    return [record for record in unpacked(*found) if days[0] <= record.day <= days[1]]
+
+
+def _entries(path: Path, days: tuple[str, str]) -> Iterator[Entry | Damage]:
+    """Records of these days, and batches with some."""
     try:
         content = _content(path)
     except FileNotFoundError:
@@ -453,14 +484,25 @@ def _lines(path: Path, days: tuple[str, str]) -> Iterator[bytes | Damage]:
         yield Damage(path.name, 0, torn=False)
         return
     first, last = days[0].encode(), days[1].encode()
-    offset = 0
-    for text in content.splitlines(keepends=True):
-        start, offset = offset, offset + len(text)
-        if text == b"\n":
-            continue
+    end = 0
+    while end < len(content):
+        start = end
+        end = content.find(b"\n", start) + 1 or len(content)
+        text = content[start:end]
         body = text[9:-1]
         if text[-1:] != b"\n" or text[:9] != b"%08x " % crc32(body):
-            yield Damage(path.name, start, torn=offset == len(content))
+            yield Damage(path.name, start, torn=end == len(content))
+        elif body.startswith(_BATCH):
+            head = _decode_head(body)
+            columns = content[end : end + head.bytes]
+            end += head.bytes + 1
+            # Only at its end is a segment unfinished: then no more is read, since columns may hold what looks like a line.
+            if end > len(content):
+                yield Damage(path.name, start, torn=True)
+            elif crc32(columns) != head.crc:
+                yield Damage(path.name, start, torn=False)
+            elif any(days[0] <= day <= days[1] for day in head.days):
+                yield head, columns
         elif first <= text[_DAY] <= last:
             yield body
 

@@ -1,7 +1,7 @@
 """The feature program: a pipeline's features as data, stored in the bundle and named by its digest.
 
-`compile_batch` turns it into Polars expressions, `compile_row` into plain Python for one request; both compute exactly
-the same (see `bundle.expression` for what the operators mean).
+`compile_batch` turns it into Polars expressions for training, `compile_row` into plain Python for one request and `compile_columns` into
+NumPy for one with many rows; all compute exactly the same (see `bundle.expression` for what the operators mean).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+    from bundle.column_compiler import ColumnFunction
     from bundle.row_compiler import RowFunction
 
 FORMAT = 1
@@ -226,3 +227,10 @@ def compile_row(program: FeatureProgram) -> RowFunction:
     from bundle.row_compiler import RowFunction
 
     return RowFunction(program)
+
+
+def compile_columns(program: FeatureProgram) -> ColumnFunction:
+    """A function from columns of many requests and an online snapshot to the model's rows. Raises ValueError when not fitted."""
+    from bundle.column_compiler import ColumnFunction
+
+    return ColumnFunction(program)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given, settings, strategies as st
 
 from bundle import prediction_log as log, service_log
-from bundle.prediction_log import Record, Writer
+from bundle.columns import column
+from bundle.prediction_batches import Batch
+from bundle.prediction_log import Record, Stored, Writer
 
 DAY = date(2024, 1, 10)
 
@@ -27,6 +34,41 @@ def record(number: int, day: date = DAY, **changes: object) -> Record:
         "online_as_of": None, "latency_us": 10,
     }  # fmt: skip
     return Record(**{**found, **changes})  # type: ignore[arg-type]
+
+
+COLUMNS: dict[str, tuple[Any, list[Any]]] = {
+    "e": ("string", ["e1", None, "e\n00000000 {}\n", "é"]), "t": ("datetime", [datetime(2024, 1, 10, 12, n, 0, n, tzinfo=UTC) for n in range(4)]),
+    "x": ("float", [1.5, None, -0.0, 1e300]), "i": ("integer", [1, 2**62, -5, 0]), "n": ("integer", [None, None, 7, 300]),
+    "b": ("boolean", [True, False, None, True]), "u": ("datetime", [None, datetime(1900, 1, 1, tzinfo=UTC), None, datetime(2199, 12, 31, 5, 6, 7, tzinfo=UTC)]),
+    "secret": ("string", ["hidden"] * 4),
+}  # fmt: skip
+
+
+def batch(first: int, days: tuple[int, ...] = (0, 0, 1, 0)) -> Batch:
+    """Four predictions, about events on days after `DAY`."""
+    matrix = np.array([[1.0, math.nan, 3.5], [0.1, 2.0, 0.0], [math.nan] * 3, [4.0, 5.0, 6.0]], dtype=np.float32)
+    return Batch(
+        prefix="p", numbers=np.arange(first, first + 4), at=datetime(2024, 1, 10, 12, tzinfo=UTC), pipeline="toy", bundle="b" * 64, arm="champion",
+        entity="e", event_time="t", days=np.array(days) + (DAY - date(1970, 1, 1)).days,
+        columns={name: column(kind, values) for name, (kind, values) in COLUMNS.items()}, request=[name for name in COLUMNS if name != "secret"],
+        matrix=matrix, withheld=[False, True, False], outputs=np.array([0.25, 0.5, 0.0, 1.0]), online_as_of=None, latency_us=10,
+        ood={1: ("a",), 3: ("a", "b")},
+    )  # fmt: skip
+
+
+def one_by_one(found: Batch) -> list[Stored]:
+    """The same predictions, as they come back when each is logged as a record."""
+    rows = [[None if index == 1 else value for index, value in enumerate(row)] for row in found.matrix.tolist()]
+    requests = [{name: COLUMNS[name][1][place] for name in found.request} for place in range(4)]
+    records = [
+        Record(
+            day=(date(1970, 1, 1) + timedelta(days=int(found.days[place]))).isoformat(), id=f"p{int(found.numbers[place]):012x}", at=found.at,
+            event_time=requests[place]["t"], pipeline="toy", bundle="b" * 64, arm="champion", entity=requests[place]["e"], request=requests[place],
+            row=rows[place], output=float(found.outputs[place]), online_as_of=None, latency_us=10, ood=found.ood.get(place, ()),
+        )
+        for place in range(4)
+    ]  # fmt: skip
+    return [msgspec.json.decode(msgspec.json.encode(each), type=Stored) for each in records]
 
 
 class Killed(BaseException):
@@ -57,6 +99,56 @@ def test_records_come_back_as_written_and_days_are_kept_apart(tmp_path: Path) ->
     assert reading.segments < everything.segments == len(log.segments(tmp_path))
     assert log.days(tmp_path) == {DAY: 22, DAY + timedelta(days=1): 20, DAY + timedelta(days=2): 20}
     assert log.read(tmp_path / "nowhere", DAY).records == []
+
+
+def test_a_batch_comes_back_as_the_same_records_that_lines_give(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, segment_bytes=6_000)
+    writer.append([record(0)])
+    for first in range(0, 40, 8):
+        writer.append_batches([batch(first), batch(first + 4, (2, 2, 2, 2))])
+    writer.append([record(1)])
+    expected = [each for first in range(0, 40, 8) for each in (*one_by_one(batch(first)), *one_by_one(batch(first + 4, (2, 2, 2, 2))))]
+    for closed in (False, True):
+        if closed:
+            writer.close()
+        reading = log.read(tmp_path, DAY, DAY + timedelta(days=2))
+        assert reading.records[1:-1] == expected
+        assert reading.damage == []
+        assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=1)).records] == [f"p{n:012x}" for n in range(2, 40, 8)]
+        assert log.days(tmp_path) == {DAY: 17, DAY + timedelta(days=1): 5, DAY + timedelta(days=2): 20}
+    assert len(log.segments(tmp_path)) > 1
+    assert sum(len(log.contents(path).records) for path in log.segments(tmp_path)) == 42
+    assert b"hidden" not in b"".join(log._content(path) for path in log.segments(tmp_path))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 9000), altered=st.integers(0, 9000))
+def test_a_torn_or_altered_batch_is_lost_alone(tmp_path_factory: pytest.TempPathFactory, cut: int, altered: int) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    writer = Writer(folder)
+    writer.append_batches([batch(0)])
+    writer.append([record(1)])
+    writer.append_batches([batch(4)])
+    [path] = log.segments(folder)
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])
+    ends = [content.index(b"%08x" % zlib.crc32(log.line(record(1))[9:-1])), 0, len(content)]
+    ends[1] = ends[0] + len(log.line(record(1)))
+    kept = [[f"p{n:012x}" for n in range(4)], ["000001"], [f"p{n:012x}" for n in range(4, 8)]]
+    whole = sum(end <= len(content) - cut for end in ends)
+    reading = log.read(folder, DAY, DAY + timedelta(days=1))
+    assert [found.id for found in reading.records] == [each for ids in kept[:whole] for each in ids]
+    assert [found.torn for found in reading.damage] == [True] * (len(content) - cut > 0 and len(content) - cut not in ends)
+    # A changed byte costs the entry that it is in, and nothing else is made of it.
+    place = altered % len(content)
+    path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+    reading = log.read(folder, DAY, DAY + timedelta(days=1))
+    lost = next(number for number, end in enumerate(ends) if place < end)
+    found = [each.id for each in reading.records]
+    left = [each for number, ids in enumerate(kept) if number != lost for each in ids]
+    # The line feed behind a batch says nothing.
+    assert found == left or (place + 1 in ends and len(found) == 9)
+    writer.close()
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""Batch and row compute the same: random programs over random rows, bit by bit."""
+"""Batch, row and columns compute the same: random programs over random rows, bit by bit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import polars as pl
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from bundle.checking import check_types
+from bundle.columns import column
 from bundle.expression import (
     Category,
     Expression,
@@ -32,6 +33,7 @@ from bundle.program import (
     aggregate_name,
     aggregate_table,
     compile_batch,
+    compile_columns,
     compile_row,
     latest_table,
     lookup_name,
@@ -178,7 +180,7 @@ rolled = st.lists(
 @given(features, rows, found, rolled, st.sampled_from(ZONES), st.booleans())
 @example([col("f") / 49, col("f") % 49, col("f") // 49], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "f": 49.0}], [], [], "UTC", True)
 @example([if_else(col("b"), lit(1), lit(2)) + lit(0)], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}], [], [], "UTC", True)
-def test_batch_and_row_give_the_same_matrix(
+def test_batch_row_and_columns_give_the_same_matrix(
     trees: list[Expression], asked: list[dict[str, Any]], sky: list[Any], facts: list[Any], zone: str, all_seen: bool
 ) -> None:
     program = FeatureProgram(
@@ -202,6 +204,13 @@ def test_batch_and_row_give_the_same_matrix(
     assert np.array_equal(missing, np.isnan(one_by_one))
     assert np.array_equal(batch.view(np.uint32)[~missing], one_by_one.view(np.uint32)[~missing]), (batch, one_by_one)
     assert np.isfinite(batch[~missing]).all()
+
+    columns = {name: column(found.kind, [row[name] for row in asked]) for name, found in REQUEST.items()}
+    at_once = compile_columns(fitted)(columns, online)
+    assert at_once.dtype == np.float32
+    assert at_once.flags.c_contiguous
+    assert np.array_equal(missing, np.isnan(at_once))
+    assert np.array_equal(batch.view(np.uint32)[~missing], at_once.view(np.uint32)[~missing]), (batch, at_once)
 
 
 def snapshot_around(moment: datetime, sky: list[Any], facts: list[Any]) -> Snapshot:
