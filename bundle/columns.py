@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+_PARTS = (attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds"))
 DTYPES: dict[str, type[np.generic]] = {"float": np.float64, "integer": np.int64, "boolean": np.bool_, "datetime": np.int64}
 
 
@@ -133,8 +135,15 @@ def column(kind: Kind, values: Sequence[Any]) -> Column:
         filler = EPOCH if kind == "datetime" else 0
         values = [filler if value is None else value for value in values]
     if kind == "datetime":
-        return Column(kind, np.array([moment(value) for value in values], dtype=np.int64), null)
+        return Column(kind, moments(values), null)
     return Column(kind, np.array(values, dtype=DTYPES[kind]), null)
+
+
+def moments(values: Sequence[datetime]) -> NDArray[np.int64]:
+    """`moment` of many."""
+    since = [value - EPOCH for value in values]
+    days, seconds, microseconds = (np.fromiter(map(part, since), np.int64, len(since)) for part in _PARTS)
+    return (days * 86_400 + seconds) * 1_000_000 + microseconds
 
 
 def moment(value: datetime) -> int:

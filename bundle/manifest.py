@@ -175,6 +175,10 @@ class Bundle:
         kept = {name: value for name, value in request.items() if name not in self._unlogged}
         return kept, [None if withheld else value for value, withheld in zip(row, self.withheld, strict=True)]
 
+    def logged_columns(self, columns: Iterable[str]) -> list[str]:
+        """Those columns of a request that may be written to the prediction log."""
+        return [name for name in columns if name not in self._unlogged]
+
     def check_golden(self) -> GoldenResult:
         """Predict the golden rows, from the request where the bundle holds their snapshot, and compare.
 

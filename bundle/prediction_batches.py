@@ -105,7 +105,7 @@ class Batch(NamedTuple):
             writer.write_batch(table)
         content: bytes = sink.getvalue().to_pybytes()
         head = Head(
-            days={(EPOCH_DAY + timedelta(days=day)).isoformat(): count for day, count in zip(days.tolist(), counts.tolist(), strict=True)},
+            days={day_text(day): count for day, count in zip(days.tolist(), counts.tolist(), strict=True)},
             bytes=len(content), crc=crc32(content), prefix=self.prefix, at=self.at, pipeline=self.pipeline, bundle=self.bundle, arm=self.arm,
             entity=self.entity, event_time=self.event_time, kinds={name: self.columns[name].kind for name in held}, request=tuple(self.request),
             width=self.matrix.shape[1], online_as_of=self.online_as_of, latency_us=self.latency_us, ood=tuple(outside),
@@ -147,6 +147,11 @@ def unpacked(head: Head, content: bytes) -> list[Stored]:
             days, numbers, moments, entities, requests, rows, outputs, outside, strict=True
         )
     ]  # fmt: skip
+
+
+def day_text(day: int) -> str:
+    """ISO 8601 of a day since 1970."""
+    return (EPOCH_DAY + timedelta(days=day)).isoformat()
 
 
 def _narrow(values: NDArray[np.int64]) -> NDArray[Any]:

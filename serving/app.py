@@ -9,7 +9,8 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from serving import arrow, inference_protocol, openapi, tensors
 from serving.access import Access
 from serving.arms import Failure, divided, is_probability
 from serving.calls import Call, Heading
-from serving.contract import Row
+from serving.contract import MANY_ROWS, Columns, Row, is_batch, rows_of
 from serving.describe import describe
 from serving.explain import explain
 from serving.http1 import Answer, BodyTooLargeError, GoneError, Head, Headers, Request, Turn
@@ -32,6 +33,7 @@ from serving.inference_protocol import HEADER_LENGTH
 from serving.limits import RateLimits
 from serving.metrics import Metrics, Value
 from serving.options import Options
+from serving.predicting import Answers, predict
 from serving.refusal import Refusal
 from serving.state import Arm, Served, View
 
@@ -64,8 +66,8 @@ FILES = {
     "/docs.js": ("docs.js", "text/javascript"),
     "/docs.css": ("docs.css", "text/css"),
 }
-# Batches from this size on are computed beside the event loop, so that single rows need not wait for them.
-LARGE_BATCH = 64
+# Batches from this size on are computed beside the event loop, so that single rows need not wait for them: this many take 2 ms.
+LARGE_BATCH = 256
 # Bodies from this size on are parsed beside it for the same reason.
 LARGE_BODY = 64 << 10
 # Whoever asks only whether the server lives or is ready needs no key.
@@ -269,9 +271,12 @@ class App:
 
     async def _predict(self, served: Served, body: bytes, call: Call) -> bytes:
         view = self.view(served)
-        rows, batch = view.contract.decode(body)
-        records = await self.answer(served, view, rows, call) if batch else [await self._in_turn(served, view, rows[0], call)]
-        answers = [
+        if is_batch(body):
+            asked = await off_loop(len(body), view.contract.decode_many, body)
+            answers = await self.answer(served, view, asked, call)
+            return await off_loop(len(body), answers.json)
+        record = await self._in_turn(served, view, view.contract.decode(body)[0][0], call)
+        return _json(
             {
                 "id": record.id,
                 "prediction": record.output,
@@ -280,15 +285,13 @@ class App:
                 "online_as_of": record.online_as_of,
                 "ood": record.ood,
             }
-            for record in records
-        ]
-        return _json({"predictions": answers} if batch else answers[0])
+        )
 
     async def _predict_arrow(self, served: Served, body: bytes, call: Call) -> bytes:
         view = self.view(served)
-        rows = await asyncio.to_thread(arrow.decode, view.contract, body)
-        records = await self.answer(served, view, rows, call)
-        return await asyncio.to_thread(arrow.encode, records)
+        columns = await asyncio.to_thread(arrow.decode, view.contract, body)
+        answers = await self.answer(served, view, columns, call)
+        return await asyncio.to_thread(arrow.encode, answers)
 
     async def _explain(self, served: Served, body: bytes, call: Call) -> bytes:
         view = self.view(served)
@@ -305,8 +308,8 @@ class App:
         view = self.view(served)
         check_version(view, version)
         asked = await off_loop(len(body), inference_protocol.decode, view.contract, body, header)
-        records = await self.answer(served, view, asked.rows, call)
-        content, size = inference_protocol.encode(served.name, records, asked)
+        answers = await self.answer(served, view, asked.columns, call)
+        content, size = await off_loop(len(body), inference_protocol.encode, served.name, answers, asked)
         return content, JSON if size is None else (*BINARY, (HEADER_LENGTH, b"%d" % size))
 
     def view(self, served: Served) -> View:
@@ -315,24 +318,28 @@ class App:
             raise Refusal(503, "ready", "No verified bundle of this pipeline is being served yet.")
         return view
 
-    async def answer(self, served: Served, view: View, rows: list[Row], call: Call) -> list[Record]:
+    async def answer(self, served: Served, view: View, asked: list[Row] | Columns, call: Call) -> Answers:
         """Predict and log; when this returns, every prediction is in the log. Raises OSError where it cannot be."""
         self._check_room(served)
+        count = len(asked) if isinstance(asked, list) else len(asked[EVENT_TIME])
 
-        def computed() -> list[Record]:
+        def computed() -> Answers:
             call.in_time()
-            return self._compute(served, view, rows, itertools.repeat(call))
+            if not isinstance(asked, list) and count >= MANY_ROWS:
+                return predict(served, view, asked, call.start, self._prefix, self._numbers)
+            rows = asked if isinstance(asked, list) else rows_of(asked)
+            return Answers.of(self._compute(served, view, rows, itertools.repeat(call)))
 
         try:
-            records = computed() if len(rows) < LARGE_BATCH else await asyncio.to_thread(computed)
+            answers = computed() if count < LARGE_BATCH else await asyncio.to_thread(computed)
         except Refusal as refusal:
             if refusal.status == 504:
                 self.metrics.add("shed_total", (refusal.rule,))
             raise
         if served.log.commits_each:
             await _flushed(served.log)
-        self._count(served, view, records, call)
-        return records
+        self._count(served, answers, call)
+        return answers
 
     async def _in_turn(self, served: Served, view: View, row: Row, call: Call) -> Record:
         """`answer` for one row, computed and logged together with those of the requests that arrived in the same turn of the loop.
@@ -348,7 +355,7 @@ class App:
         record = turn.result()
         if served.log.commits_each:
             await _flushed(served.log)
-        self._count(served, view, (record,), call)
+        self._count_one(served, record, call)
         return record
 
     def _take_turn(self) -> None:
@@ -391,21 +398,26 @@ class App:
             self.metrics.add("shed_total", ("log",))
             raise unlogged()
 
-    def _count(self, served: Served, view: View, records: Sequence[Record], call: Call) -> None:
-        call.rows = len(records)
+    def _count_one(self, served: Served, record: Record, call: Call) -> None:
+        call.rows, call.arm = 1, record.arm
+        self.metrics.of(served.name).predicted(record.arm, (record.output,))
+        for feature in record.ood:
+            self.metrics.add("out_of_distribution_total", (served.name, feature))
+
+    def _count(self, served: Served, answers: Answers, call: Call) -> None:
+        call.rows = len(answers.ids)
         counts = self.metrics.of(served.name)
-        if len(view.arms) == 1 or len(records) == 1:
-            call.arm = records[0].arm
-            counts.predicted(call.arm, [record.output for record in records])
-        else:
-            by_arm = {arm.name: [record.output for record in records if record.arm == arm.name] for arm in view.arms}
-            answered = [arm for arm, outputs in by_arm.items() if outputs]
-            call.arm = answered[0] if len(answered) == 1 else "several"
-            for arm in answered:
-                counts.predicted(arm, by_arm[arm])
-        for record in records:
-            for feature in record.ood:
-                self.metrics.add("out_of_distribution_total", (served.name, feature))
+        arms = set(answers.arms)
+        call.arm = answers.arms[0] if len(arms) == 1 else "several"
+        for arm in arms:
+            counts.predicted(
+                arm,
+                answers.outputs
+                if len(arms) == 1
+                else [output for output, of in zip(answers.outputs, answers.arms, strict=True) if of == arm],
+            )
+        for feature, rows in Counter(itertools.chain.from_iterable(answers.ood)).items():
+            self.metrics.add("out_of_distribution_total", (served.name, feature), rows)
 
     def _compute(self, served: Served, view: View, rows: list[Row], calls: Iterable[Call]) -> list[Record]:
         """Records of rows, of which each belongs to a call; when this returns, they are in the log."""

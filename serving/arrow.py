@@ -8,21 +8,21 @@ Source: https://arrow.apache.org/docs/format/Columnar.html, format/Message.fbs.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
+from bundle.columns import Column, Texts
 from bundle.manifest import RequestField
-from bundle.prediction_log import Record
-from serving.contract import Contract, Row
+from serving.contract import Columns, Contract
+from serving.predicting import Answers
 from serving.refusal import Refusal
-from serving.tensors import rows_of_columns
 
 KIND = b"application/vnd.apache.arrow.stream"
 
 
-def decode(contract: Contract, body: bytes) -> list[Row]:
-    """Checked rows of an IPC stream whose columns are those of the request. Raises Refusal."""
+def decode(contract: Contract, body: bytes) -> Columns:
+    """Checked columns of an IPC stream whose columns are those of the request. Raises Refusal."""
     import pyarrow as pa
 
     try:
@@ -30,21 +30,21 @@ def decode(contract: Contract, body: bytes) -> list[Row]:
     except (pa.ArrowException, ValueError, OverflowError, OSError, struct.error, IndexError, NotImplementedError):
         # What pyarrow, and Python at names and texts that are no UTF-8, find wrong with bytes.
         raise _malformed() from None
-    return rows_of_columns(contract, columns)
+    return contract.check_columns(columns)
 
 
-def encode(records: Sequence[Record]) -> bytes:
+def encode(answers: Answers) -> bytes:
     """Answers as an IPC stream: id, prediction, bundle, arm, online_as_of and ood of each row."""
     import pyarrow as pa
 
     table = pa.table(
         {
-            "id": pa.array([record.id for record in records], pa.string()),
-            "prediction": pa.array([record.output for record in records], pa.float64()),
-            "bundle": pa.array([record.bundle for record in records], pa.string()),
-            "arm": pa.array([record.arm for record in records], pa.string()),
-            "online_as_of": pa.array([record.online_as_of for record in records], pa.string()),
-            "ood": pa.array([record.ood for record in records], pa.list_(pa.string())),
+            "id": pa.array(answers.ids, pa.string()),
+            "prediction": pa.array(answers.outputs, pa.float64()),
+            "bundle": pa.array(answers.bundles, pa.string()),
+            "arm": pa.array(answers.arms, pa.string()),
+            "online_as_of": pa.repeat(pa.scalar(answers.online_as_of, pa.string()), len(answers.ids)),
+            "ood": pa.array(answers.ood, pa.list_(pa.string())),
         }
     )
     sink = pa.BufferOutputStream()
@@ -54,8 +54,8 @@ def encode(records: Sequence[Record]) -> bytes:
     return content
 
 
-def _columns(body: bytes, contract: Contract) -> dict[str, list[Any]]:
-    """Plain values of the request's columns. Raises Refusal, or whatever pyarrow, struct and Python find wrong."""
+def _columns(body: bytes, contract: Contract) -> dict[str, Column | list[Any]]:
+    """The request's columns, with plain values where they are no plain arrays. Raises Refusal, or whatever pyarrow, struct and Python find wrong."""
     schema, batches = _batches(body, contract)
     names = schema.names
     for name in names:
@@ -69,7 +69,9 @@ def _columns(body: bytes, contract: Contract) -> dict[str, list[Any]]:
         if not _fits(contract.fields[name], schema.field(name).type):
             raise Refusal(422, "type", f"The column {name} must have an Arrow type for {contract.fields[name].kind}.", name)
     contract.check_count(sum(batch.num_rows for batch in batches))
-    return {name: [value for batch in batches for value in _values(batch.column(names.index(name)), contract)] for name in contract.names}
+    return {
+        name: _column([batch.column(names.index(name)) for batch in batches], contract.fields[name], contract) for name in contract.names
+    }
 
 
 def _malformed() -> Refusal:
@@ -104,43 +106,65 @@ def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
         return reader.schema, batches
 
 
+def _column(arrays: list[Any], field: RequestField, contract: Contract) -> Column | list[Any]:
+    """One column from its arrays, which are of one type; plain values where they are still to be parsed."""
+    from pyarrow import types
+
+    kind = arrays[0].type
+    if field.kind == "datetime" and types.is_timestamp(kind):
+        arrays = [_microseconds(array) for array in arrays]
+    elif field.kind == "string" and not types.is_null(kind):
+        texts = _texts(arrays[0], contract) if len(arrays) == 1 else Texts([text for array in arrays for text in _values(array, contract)])
+        return Column("string", texts, texts.null)
+    elif field.kind in ("string", "datetime") or types.is_null(kind) or types.is_float16(kind):
+        return [value for array in arrays for value in _values(array, contract)]
+    nulls = [array.is_null() for array in arrays] if any(array.null_count for array in arrays) else None
+    numbers = [array.fill_null(False if types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False) for array in arrays]
+    values, null = _joined(numbers), None if nulls is None else _joined([each.to_numpy(zero_copy_only=False) for each in nulls])
+    return Column(field.kind, values.astype(np.float64, copy=False) if field.kind == "float" else values, null)
+
+
+def _joined(arrays: list[Any]) -> Any:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _texts(array: Any, contract: Contract) -> Texts:
+    from pyarrow import types
+
+    if types.is_string_view(array.type):
+        return Texts(_values(array, contract))
+    coded = array if types.is_dictionary(array.type) else array.dictionary_encode()
+    words = _values(coded.dictionary, contract)
+    # Many different texts cost less as they are, and a word that is null is none.
+    if len(words) > len(array) // 2 or None in words:
+        return Texts(_values(array, contract))
+    return Texts(codes=coded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False), words=words)
+
+
 def _values(array: Any, contract: Contract) -> list[Any]:
     """Plain values of one array."""
-    import pyarrow as pa
+    from pyarrow import types
 
     kind = array.type
-    if pa.types.is_dictionary(kind):
+    if types.is_dictionary(kind):
         texts = _values(array.dictionary, contract)
         return [None if index is None else texts[index] for index in array.indices.to_pylist()]
-    if pa.types.is_string_view(kind):
+    if types.is_string_view(kind):
         _check_views(array, contract)
-    if pa.types.is_timestamp(kind):
-        return _moments(array)
     values: list[Any] = array.to_pylist()
     return values
 
 
-def _moments(array: Any) -> list[Any]:
-    """UTC datetimes of timestamps, to the microsecond as in the contract; what no datetime can hold stays a number, which no field allows.
-
-    pyarrow's own conversion to Python asks for pandas, and for a database of time zones of its own.
-    """
+def _microseconds(array: Any) -> Any:
+    """Timestamps in microseconds since 1970, as they are in the contract."""
     import pyarrow as pa
 
     # Only nanoseconds are cut off; a coarser unit that does not fit must not wrap around.
-    numbers = array.cast(pa.timestamp("us", array.type.tz), safe=array.type.unit != "ns").cast(pa.int64())
-    moments = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype("datetime64[us]").tolist()
-    nulls = numbers.is_null().to_pylist()
-    return [
-        None if null else moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else moment
-        for moment, null in zip(moments, nulls, strict=True)
-    ]
+    return array.cast(pa.timestamp("us", array.type.tz), safe=array.type.unit != "ns").cast(pa.int64())
 
 
 def _check_views(array: Any, contract: Contract) -> None:
     """Raises Refusal for views of long texts: a thousand views of one text are a thousand copies of it once they are read."""
-    import numpy as np
-
     # A view is 16 bytes, of which the first four are the length of its text, in bytes.
     lengths = np.frombuffer(array.buffers()[1], dtype="<i4")[4 * array.offset : 4 * (array.offset + len(array)) : 4]
     if len(lengths) and lengths.max() > 4 * contract.text_limit:

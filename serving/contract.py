@@ -10,19 +10,35 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
+from bundle.columns import Column, Texts, column, moment
 from bundle.manifest import EVENT_TIME, Manifest, RequestField
 from serving.refusal import Refusal, shown
 
+if TYPE_CHECKING:
+    from bundle.columns import Array, Mask
+
 Row = dict[str, Any]
+Columns = Mapping[str, Column]
+
+# From so many rows on they are computed as columns: a row costs 20 µs less then, and a request 300 µs more.
+MANY_ROWS = 16
 
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = moment(EARLIEST), moment(LATEST)
+# What a datetime can hold.
+_LEAST, _GREATEST = moment(datetime.min.replace(tzinfo=UTC)), moment(datetime.max.replace(tzinfo=UTC))
+# Integers up to here are exact as floats.
+_EXACT = 2**53
 _BATCH = re.compile(rb'\s*\{\s*"instances"\s*:')
 _PATH = re.compile(r" - at `(key in )?\$?(.*?)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`( - at `.*`)?$", re.DOTALL)
@@ -56,10 +72,22 @@ class Contract:
         self._maybe_texts = tuple(index for index in texts if self.fields[self.names[index]].nullable)
         # Quotation marks of a row: two for each name, two for each text that is always there.
         self._quotes = 2 * (len(self.names) + len(texts) - len(self._maybe_texts))
+        self._checks = {name: _check(field, text_limit) for name, field in self.fields.items()}
+        # For many rows: types alone, since limits are checked a column at a time, and nothing for the garbage collector to look at.
+        loose = msgspec.defstruct(
+            "LooseRow", [(slot, _type(msgspec.structs.replace(self.fields[name], ge=None, le=None, pattern=None), None)) for slot, name in slots.items()],
+            rename=slots, forbid_unknown_fields=True, kw_only=True, gc=False,
+        )  # fmt: skip
+        self._loose = msgspec.json.Decoder(msgspec.defstruct("LooseBatch", [("instances", list[loose])], forbid_unknown_fields=True)).decode  # type: ignore[valid-type]
+        # Numbers that are always there and exact as floats are read row by row into one matrix, which is kind to the processor's caches.
+        exact = {slot: name for slot, name in slots.items() if _is_exact(self.fields[name])}
+        self._in_matrix = tuple(exact.values()) if len(exact) > 1 else ()
+        self._matrix_row = attrgetter(*exact) if self._in_matrix else None
+        self._by_column = [(attrgetter(slot), name) for slot, name in slots.items() if name not in self._in_matrix]
 
     def decode(self, body: bytes) -> tuple[list[Row], bool]:
         """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
-        batch = b'"instances"' in body and _BATCH.match(body) is not None
+        batch = is_batch(body)
         try:
             found: Sequence[msgspec.Struct] = self._many(body).instances if batch else (self._one(body),)  # type: ignore[attr-defined]
         except msgspec.ValidationError as error:
@@ -84,8 +112,71 @@ class Contract:
             refuse_duplicates(body)
         return rows, batch
 
-    def check_column(self, name: str, values: list[Any]) -> list[Any]:
-        """The values of one column of another protocol, checked by the same rules; refusals name the column and the row."""
+    def decode_many(self, body: bytes) -> list[Row] | Columns:
+        """What `decode` finds in the body of a batch; many rows as columns. Raises Refusal."""
+        # A body of columns has no escapes, so that duplicate fields can be counted; whatever is wrong is said by `decode`.
+        if body.count(b"{") > MANY_ROWS and b"\\" not in body:
+            try:
+                found = self._loose(body).instances  # type: ignore[attr-defined]
+            except (msgspec.DecodeError, ValueError, RecursionError):
+                found = []
+            if MANY_ROWS <= len(found) <= self.row_limit and (columns := self._columns_of(found, body.count(b'"'))) is not None:
+                return columns
+        return self.decode(body)[0]
+
+    def _columns_of(self, found: Sequence[msgspec.Struct], quotes: int) -> Columns | None:
+        """Columns of rows that keep the contract; None where one does not."""
+        count = len(found)
+        columns: dict[str, Column] = {}
+        try:
+            if self._matrix_row is not None:
+                width = len(self._in_matrix)
+                matrix = np.fromiter(chain.from_iterable(map(self._matrix_row, found)), np.float64, count * width).reshape(count, width)
+                for name, values in zip(self._in_matrix, np.ascontiguousarray(matrix.T), strict=True):
+                    columns[name] = (
+                        Column("integer", values.astype(np.int64)) if self.fields[name].kind == "integer" else Column("float", values)
+                    )
+            columns |= {name: column(self.fields[name].kind, list(map(get, found))) for get, name in self._by_column}
+        except OverflowError:
+            return None
+        expected = 2 + count * self._quotes
+        for place in self._maybe_texts:
+            null = columns[self.names[place]].null
+            expected += 2 * (count if null is None else count - int(null.sum()))
+        if quotes != expected or any(self._wrong(name, columns[name]) is not None for name in self.names):
+            return None
+        return {name: columns[name] for name in self.names}
+
+    def check_columns(self, found: Mapping[str, Column | list[Any]]) -> Columns:
+        """Columns of another protocol, checked by the same rules; lists hold plain values of whatever type. Raises Refusal, which names
+        the column and the row."""
+        columns: dict[str, Column] = {}
+        for name in self.names:
+            values = found[name]
+            if isinstance(values, list):
+                columns[name] = column(self.fields[name].kind, self._check_list(name, values))
+                continue
+            wrong = self._wrong(name, values)
+            if wrong is not None:
+                raise self._out_of_contract("", name, f"[{wrong}]")
+            # Unsigned numbers beyond int64 are among the wrong ones.
+            columns[name] = (
+                Column("integer", values.array.astype(np.int64, copy=False), values.null) if values.kind == "integer" else values
+            )
+        return columns
+
+    def _wrong(self, name: str, values: Column) -> int | None:
+        """The first row of a column that its field does not allow."""
+        null = values.null
+        for place, found in enumerate(self._checks[name](values)):
+            mask = found if null is None or found is None else found & ~null
+            if place == 0 and null is not None and not self.fields[name].nullable:
+                mask = null if mask is None else null | mask
+            if mask is not None and mask.any():
+                return int(mask.argmax())
+        return None
+
+    def _check_list(self, name: str, values: list[Any]) -> list[Any]:
         try:
             checked: list[Any] = msgspec.convert(values, self._columns[name])
         except msgspec.ValidationError as error:
@@ -141,6 +232,15 @@ class Contract:
         return Refusal(422, rule, f"{name} must be {says}.", where + name + index)
 
 
+def is_batch(body: bytes) -> bool:
+    """Whether a JSON body is `{"instances": [...]}` rather than one row."""
+    return b'"instances"' in body and _BATCH.match(body) is not None
+
+
+def rows_of(columns: Columns) -> list[Row]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*(found.plain() for found in columns.values()), strict=True)]
+
+
 def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
     """Short code and sentence of all that a field demands."""
     rules: list[str] = [field.kind]
@@ -161,6 +261,75 @@ def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
         rules.append("nullable")
         says.append("or null")
     return ", ".join(rules), ", ".join(says)
+
+
+def _is_exact(field: RequestField) -> bool:
+    """Whether every value that a field allows is a number that a float holds exactly."""
+    bounded = field.ge is not None and field.le is not None and field.ge > -_EXACT and field.le < _EXACT
+    return not field.nullable and (field.kind == "float" or (field.kind == "integer" and bounded))
+
+
+Wrong = tuple["Mask | None", "Mask | None"]
+"""Rows of a column that break a limit, and rows that are no finite number or too far in time, which is asked of those that break none."""
+
+
+def _check(field: RequestField, text_limit: int) -> Callable[[Column], Wrong]:
+    """What a field demands of a column, but for nulls; what stands in their place may be called wrong."""
+    match field.kind:
+        case "float":
+            return lambda values: (_beyond(values.array, field.ge, field.le), _some(~np.isfinite(values.array)))
+        case "integer":
+            low, high = _integer_limits(field)
+            return lambda values: (_beyond(values.array, low, high), None)
+        case "datetime":
+            return lambda values: (_beyond(values.array, _LEAST, _GREATEST), _beyond(values.array, _FIRST, _LAST - 1))
+        case "string":
+            allowed = _text_check(field, text_limit)
+            return lambda values: (_wrong_texts(values.texts, allowed), None)
+    return lambda values: (None, None)
+
+
+def _beyond(values: Array, low: float | None, high: float | None) -> Mask | None:
+    below = None if low is None else _some(values < low)
+    above = None if high is None else _some(values > high)
+    return above if below is None else below if above is None else below | above
+
+
+def _some(mask: Mask) -> Mask | None:
+    return mask if mask.any() else None
+
+
+def _text_check(field: RequestField, text_limit: int) -> Callable[[Iterable[str]], bool]:
+    """Whether all texts of a column are allowed."""
+    if field.values is not None:
+        return frozenset(field.values).issuperset
+    search = re.compile(_to_the_end(field.pattern)).search if field.pattern else None
+
+    def allowed(texts: Iterable[str]) -> bool:
+        found = list(texts)
+        return max(map(len, found), default=0) <= text_limit and (search is None or all(map(search, found)))
+
+    return allowed
+
+
+def _wrong_texts(texts: Texts, allowed: Callable[[Iterable[str]], bool]) -> Mask | None:
+    if texts.is_coded:
+        codes, words = texts.coded
+        if allowed(words):
+            return None
+        # Of words that no row uses nothing is wrong.
+        return _some(np.array([*(not allowed((word,)) for word in words), False])[codes])
+    known = texts.values if texts.null is None else [text for text in texts.values if text is not None]
+    if allowed(known):  # type: ignore[arg-type]
+        return None
+    return np.array([text is not None and not allowed((text,)) for text in texts.values])
+
+
+def _integer_limits(field: RequestField) -> tuple[int, int]:
+    """Beyond 64 bits no column could hold it."""
+    low = -(2**63) if field.ge is None else max(math.ceil(field.ge), -(2**63))
+    high = 2**63 - 1 if field.le is None else min(math.floor(field.le), 2**63 - 1)
+    return low, high
 
 
 def parse_place(error: msgspec.ValidationError) -> str:
@@ -209,7 +378,7 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def _type(field: RequestField, text_limit: int) -> Any:
+def _type(field: RequestField, text_limit: int | None) -> Any:
     """The msgspec type of a field."""
     kind: Any
     match field.kind:
@@ -219,9 +388,7 @@ def _type(field: RequestField, text_limit: int) -> Any:
         case "float":
             kind = Annotated[float, Meta(ge=field.ge, le=field.le)]
         case "integer":
-            # Beyond 64 bits no column could hold it.
-            low = -(2**63) if field.ge is None else max(math.ceil(field.ge), -(2**63))
-            high = 2**63 - 1 if field.le is None else min(math.floor(field.le), 2**63 - 1)
+            low, high = _integer_limits(field)
             kind = Annotated[int, Meta(ge=low, le=high)]
         case "boolean":
             kind = bool

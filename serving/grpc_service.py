@@ -20,7 +20,7 @@ from bundle.files import Stamp, stamp
 from serving import inference_protocol, openapi, tensors
 from serving.app import TIMEOUT_HEADER, App, check_version, off_loop, unlogged
 from serving.calls import Call, Heading
-from serving.contract import Contract, Row
+from serving.contract import Columns, Contract
 from serving.inference_messages import MESSAGES, SERVICE
 from serving.options import Options
 from serving.refusal import Refusal
@@ -160,20 +160,20 @@ class GrpcServer:
         check_version(view, request.model_version or None)
         inference_protocol.check_id(request.id)
         outputs = inference_protocol.wanted([(output.name, {}) for output in request.outputs], {})
-        rows = await off_loop(request.ByteSize(), _rows, view.contract, request)
-        records = await app.answer(served, view, rows, call)
+        columns = await off_loop(request.ByteSize(), _columns, view.contract, request)
+        answers = await app.answer(served, view, columns, call)
         raw = len(request.raw_input_contents) > 0
         described, contents = [], []
         for name in outputs:
-            datatype, values = tensors.OUTPUTS[name], inference_protocol.output_values(name, records)
-            output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(records)]}
+            datatype, values = tensors.OUTPUTS[name], inference_protocol.output_values(name, answers)
+            output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(answers.ids)]}
             if raw:
                 contents.append(tensors.raw_output(datatype, values))
             else:
                 output["contents"] = {CONTENTS[datatype]: [value.encode() for value in values] if datatype == "BYTES" else values}
             described.append(output)
         return {
-            "model_name": served.name, "model_version": records[0].bundle, "id": request.id, "outputs": described, "raw_output_contents": contents,
+            "model_name": served.name, "model_version": answers.bundles[0], "id": request.id, "outputs": described, "raw_output_contents": contents,
         }  # fmt: skip
 
 
@@ -193,8 +193,8 @@ def _heading(context: grpc.aio.ServicerContext) -> Heading:
     return found
 
 
-def _rows(contract: Contract, request: Any) -> list[Row]:
-    """Checked rows of a ModelInferRequest. Raises Refusal."""
+def _columns(contract: Contract, request: Any) -> Columns:
+    """Checked columns of a ModelInferRequest. Raises Refusal."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise Refusal(422, "data", "raw_input_contents must hold the bytes of every input, in their order.", "raw_input_contents")
@@ -204,7 +204,7 @@ def _rows(contract: Contract, request: Any) -> list[Row]:
         if raw and tensor.HasField("contents"):
             raise Refusal(422, "data", "An input must have either contents or raw_input_contents.", f"inputs[{place}].contents")
         found.append(Tensor(tensor.name, tensor.datatype, list(tensor.shape), values))
-    return tensors.rows_of(contract, found)
+    return tensors.columns_of(contract, found)
 
 
 def _values(tensor: Any, place: int) -> list[Any]:

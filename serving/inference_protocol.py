@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from bundle.prediction_log import Record
-from serving.contract import Contract, Row, parse
+from serving.contract import Columns, Contract, parse
+from serving.predicting import Answers
 from serving.refusal import Refusal
-from serving.tensors import OUTPUTS, Tensor, raw_output, rows_of
+from serving.tensors import OUTPUTS, Tensor, columns_of, raw_output
 
 HEADER_LENGTH = b"inference-header-content-length"
 BINARY, BINARY_SIZE, BINARY_OUTPUT = "binary_data", "binary_data_size", "binary_data_output"
@@ -47,9 +47,9 @@ class Inference(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Asked:
-    """What an inference asks: checked rows, its own id, and the outputs wanted with whether each is to be raw bytes."""
+    """What an inference asks: checked columns, its own id, and the outputs wanted with whether each is to be raw bytes."""
 
-    rows: list[Row]
+    columns: Columns
     id: str | None
     outputs: dict[str, bool]
 
@@ -89,7 +89,7 @@ def decode(contract: Contract, body: bytes, header: bytes | None = None) -> Aske
     if place != len(body):
         raise Refusal(422, "size", "The body has more bytes than its JSON and its inputs say.")
     outputs = wanted([(output.name, output.parameters) for output in inference.outputs or ()], inference.parameters)
-    return Asked(rows_of(contract, tensors), inference.id, outputs)
+    return Asked(columns_of(contract, tensors), inference.id, outputs)
 
 
 def wanted(outputs: Sequence[tuple[str, dict[str, Parameter]]], parameters: dict[str, Parameter]) -> dict[str, bool]:
@@ -111,29 +111,29 @@ def check_id(given: str | None) -> None:
         raise Refusal(422, "id", f"id must have up to {ID_LIMIT} characters.", "id")
 
 
-def output_values(name: str, records: Sequence[Record]) -> list[Any]:
+def output_values(name: str, answers: Answers) -> list[Any]:
     """Values of one output: `ood` holds the names of the features outside, separated by commas."""
     match name:
         case "prediction":
-            return [record.output for record in records]
+            return answers.outputs
         case "prediction_id":
-            return [record.id for record in records]
-    return [",".join(record.ood) for record in records]
+            return answers.ids
+    return [",".join(features) for features in answers.ood]
 
 
-def encode(pipeline: str, records: Sequence[Record], asked: Asked) -> tuple[bytes, int | None]:
+def encode(pipeline: str, answers: Answers, asked: Asked) -> tuple[bytes, int | None]:
     """The body of the answer, and how many bytes of it are JSON where raw bytes follow."""
     outputs, raw = [], []
     for name, binary in asked.outputs.items():
-        output: dict[str, Any] = {"name": name, "shape": [len(records)], "datatype": OUTPUTS[name]}
-        values = output_values(name, records)
+        output: dict[str, Any] = {"name": name, "shape": [len(answers.ids)], "datatype": OUTPUTS[name]}
+        values = output_values(name, answers)
         if binary:
             raw.append(raw_output(OUTPUTS[name], values))
             output["parameters"] = {BINARY_SIZE: len(raw[-1])}
         else:
             output["data"] = values
         outputs.append(output)
-    answer: dict[str, Any] = {"model_name": pipeline, "model_version": records[0].bundle, "outputs": outputs}
+    answer: dict[str, Any] = {"model_name": pipeline, "model_version": answers.bundles[0], "outputs": outputs}
     if asked.id is not None:
         answer["id"] = asked.id
     header = msgspec.json.encode(answer)

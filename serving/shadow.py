@@ -47,13 +47,19 @@ class Trials:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def offer(self, view: View, rows: Sequence[Row], records: Sequence[Record]) -> None:
-        """Have the shadows of a view score the rows that its champion answered; what there is no room for is dropped."""
+    @property
+    def room(self) -> int:
+        """Rows that may be offered now."""
+        return max(WAITING_ROWS - len(self._jobs), 0)
+
+    def offer(self, view: View, rows: Sequence[Row], records: Sequence[Record], missed: int = 0) -> None:
+        """Have the shadows of a view score the rows that its champion answered; what there is no room for is dropped, as are those
+        that were `missed` out for want of it."""
         champion = view.arms[0].bundle.digest
-        room = WAITING_ROWS - len(self._jobs)
+        room = self.room
         mine = [(view, row, record, None) for row, record in zip(rows, records, strict=True) if record.bundle == champion]
-        self._jobs.extend(mine[: max(room, 0)])
-        self._counts["dropped"] += max(len(mine) - max(room, 0), 0) * len(view.shadows)
+        self._jobs.extend(mine[:room])
+        self._counts["dropped"] += (len(mine[room:]) + missed) * len(view.shadows)
         self._start()
 
     def failed(self, view: View, rows: Sequence[Row], records: Sequence[Record], failures: Sequence[Failure]) -> None:

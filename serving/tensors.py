@@ -7,16 +7,23 @@ Source: https://github.com/kserve/open-inference-protocol, and for raw bytes Tri
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
+from bundle.columns import Column, Texts
 from bundle.manifest import Manifest
-from serving.contract import Contract, Row, parse_place
+from serving.contract import Columns, Contract, parse_place
 from serving.refusal import Refusal
+
+if TYPE_CHECKING:
+    from bundle.columns import Array
 
 INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 DATATYPES: dict[str, tuple[str, ...]] = {
@@ -24,6 +31,7 @@ DATATYPES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 OUTPUTS = {"prediction": "FP64", "prediction_id": "BYTES", "ood": "BYTES"}
 IS_NULL = ".is_null"
+_LENGTH = struct.Struct("<I")
 _NUMPY = {
     "FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2", "INT8": "<i1",
     "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1", "BOOL": "<u1",
@@ -40,8 +48,8 @@ class Tensor:
     values: list[Any] | bytes
 
 
-def rows_of(contract: Contract, tensors: Sequence[Tensor]) -> list[Row]:
-    """Checked rows of a request's input tensors. Raises Refusal."""
+def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
+    """Checked columns of a request's input tensors. Raises Refusal."""
     found: dict[str, Tensor] = {}
     for place, tensor in enumerate(tensors):
         base = tensor.name.removesuffix(IS_NULL)
@@ -55,22 +63,22 @@ def rows_of(contract: Contract, tensors: Sequence[Tensor]) -> list[Row]:
             raise Refusal(422, "missing_field", f"The input {name} is missing.", name)
     count = _length(found[contract.entity])
     contract.check_count(count)
-    columns = {}
+    columns: dict[str, Column | list[Any]] = {}
     for name in contract.names:
-        column = _values(found[name], DATATYPES[contract.fields[name].kind], count)
+        kind = contract.fields[name].kind
+        values = _values(found[name], DATATYPES[kind], count)
+        null = None
         if name + IS_NULL in found:
             nulls = _values(found[name + IS_NULL], ("BOOL",), count)
-            column = [
-                None if null is True else value for value, null in zip(column, _checked(nulls, list[bool], name + IS_NULL), strict=True)
-            ]
-        columns[name] = column
-    return rows_of_columns(contract, columns)
-
-
-def rows_of_columns(contract: Contract, columns: Mapping[str, list[Any]]) -> list[Row]:
-    """Rows of columns of equal lengths, each checked as a whole by the rules of its field. Raises Refusal."""
-    checked = [contract.check_column(name, columns[name]) for name in contract.names]
-    return [dict(zip(contract.names, values, strict=True)) for values in zip(*checked, strict=True)]
+            null = np.array(_checked(nulls, list[bool], name + IS_NULL)) if isinstance(nulls, list) else nulls
+        if isinstance(values, list):
+            # Plain values are not what their datatype says before they are checked.
+            known = values if null is None else [None if missing else value for value, missing in zip(values, null.tolist(), strict=True)]
+            raw = kind == "string" and isinstance(found[name].values, bytes)
+            columns[name] = Column(kind, (texts := Texts(known)), texts.null) if raw else known
+        else:
+            columns[name] = Column(kind, values.astype(np.float64) if kind == "float" else values, null)
+    return contract.check_columns(columns)
 
 
 def packed(texts: Sequence[str]) -> bytes:
@@ -102,25 +110,23 @@ def _length(tensor: Tensor) -> int:
     return shape[0]
 
 
-def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any]:
-    """`count` values of a tensor that has one of the `allowed` datatypes."""
+def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any] | Array:
+    """`count` values of a tensor that has one of the `allowed` datatypes: an array where numbers came as raw bytes."""
     if tensor.datatype not in allowed:
         raise Refusal(422, "datatype", f"The input {tensor.name} must have the datatype {' or '.join(allowed)}.", tensor.name)
     if _length(tensor) != count:
         raise _shape(tensor.name)
     values = tensor.values
     if isinstance(values, bytes):
-        values = _unpacked(tensor.name, values, count) if tensor.datatype == "BYTES" else _numbers(tensor, values, count)
-    elif len(tensor.shape) == 2 and values and all(isinstance(item, list) and len(item) == 1 for item in values):
+        return _unpacked(tensor.name, values, count) if tensor.datatype == "BYTES" else _numbers(tensor, values, count)
+    if len(tensor.shape) == 2 and values and all(isinstance(item, list) and len(item) == 1 for item in values):
         values = [item[0] for item in values]
     if len(values) != count:
         raise _shape(tensor.name)
     return values
 
 
-def _numbers(tensor: Tensor, raw: bytes, count: int) -> list[Any]:
-    import numpy as np
-
+def _numbers(tensor: Tensor, raw: bytes, count: int) -> Array:
     kind = np.dtype(_NUMPY[tensor.datatype])
     if len(raw) != count * kind.itemsize:
         raise Refusal(422, "size", f"The raw bytes of the input {tensor.name} do not fit its datatype and shape.", tensor.name)
@@ -128,28 +134,35 @@ def _numbers(tensor: Tensor, raw: bytes, count: int) -> list[Any]:
     if tensor.datatype == "BOOL":
         if (array > 1).any():
             raise Refusal(422, "boolean", f"{tensor.name} must be true or false: one byte, 1 or 0.", tensor.name)
-        array = array.astype(bool)
-    values: list[Any] = array.tolist()
-    return values
+        return array.astype(np.bool_)
+    return array
 
 
 def _unpacked(name: str, raw: bytes, count: int) -> list[Any]:
     """Texts of a raw BYTES tensor."""
-    texts, place, size = [], 0, len(raw)
-    for index in range(count):
-        end = place + 4
-        if end > size:
-            raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
-        place = end + int.from_bytes(raw[end - 4 : end], "little")
-        if place > size:
-            raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
-        try:
-            texts.append(raw[end:place].decode())
-        except UnicodeDecodeError:
-            raise Refusal(422, "utf-8", f"{name} must be UTF-8 text.", f"{name}[{index}]") from None
-    if place != size:
+    ends, place = [0], 0
+    length_at = _LENGTH.unpack_from
+    with contextlib.suppress(struct.error):
+        for _ in range(count):
+            place += 4 + length_at(raw, place)[0]
+            ends.append(place)
+    found = [raw[start + 4 : end] for start, end in pairwise(ends) if end <= len(raw)]
+    try:
+        texts = [text.decode() for text in found]
+    except UnicodeDecodeError:
+        index = next(index for index, text in enumerate(found) if not _is_text(text))
+        raise Refusal(422, "utf-8", f"{name} must be UTF-8 text.", f"{name}[{index}]") from None
+    if len(texts) != count or place != len(raw):
         raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
     return texts
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _checked(values: list[Any], kind: Any, name: str) -> list[Any]:

@@ -1,0 +1,137 @@
+"""Many rows at once: computed as columns, by the arms that their keys fall to, logged as batches, answered without an object for each.
+
+Few rows are computed one by one (`App._compute`); both give the same answers and the same records.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+
+from bundle.column_compiler import DAY, local
+from bundle.manifest import EVENT_TIME
+from bundle.prediction_batches import Batch, day_text
+from bundle.prediction_log import Record
+from serving.arms import Failure, Part, divided_columns
+from serving.contract import Columns, Row, rows_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from serving.state import Served, View
+
+_json = msgspec.json.Encoder().encode
+
+
+class Answers(NamedTuple):
+    """What the rows of a request are answered, in their order; `ood` are the features outside of each row."""
+
+    ids: list[str]
+    outputs: list[float]
+    bundles: list[str]
+    arms: list[str]
+    ood: Sequence[tuple[str, ...]]
+    online_as_of: str | None
+
+    @staticmethod
+    def of(records: Sequence[Record]) -> Answers:
+        return Answers(
+            [record.id for record in records], [record.output for record in records], [record.bundle for record in records],
+            [record.arm for record in records], [record.ood for record in records], records[0].online_as_of,
+        )  # fmt: skip
+
+    def json(self) -> bytes:
+        """`{"predictions": [...]}`, each with id, prediction, bundle, arm, online_as_of and ood."""
+        # What follows a prediction is the same for nearly all of them.
+        as_of, tails = _json(self.online_as_of), dict[tuple[str, str, tuple[str, ...]], bytes]()
+        for key in set(zip(self.bundles, self.arms, self.ood, strict=True)):
+            bundle, arm, ood = (_json(part) for part in key)
+            tails[key] = b',"bundle":%b,"arm":%b,"online_as_of":%b,"ood":%b}' % (bundle, arm, as_of, ood)
+        # Ids are hexadecimal; no number holds a comma.
+        outputs = _json(self.outputs)[1:-1].split(b",")
+        ids = ",".join(self.ids).encode().split(b",")
+        ends = map(tails.__getitem__, zip(self.bundles, self.arms, self.ood, strict=True))
+        parts = zip(itertools.repeat(b',{"id":"'), ids, itertools.repeat(b'","prediction":'), outputs, ends)
+        return b'{"predictions":[' + b"".join(itertools.chain.from_iterable(parts))[1:] + b"]}"
+
+
+def predict(served: Served, view: View, columns: Columns, start: float, prefix: str, numbers: Iterator[int]) -> Answers:
+    """Answers of many rows; when this returns, they are in the log. `start` is the monotonic time at which the request came.
+
+    Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be written."""
+    count = len(columns[EVENT_TIME])
+    parts, failures = divided_columns(view, columns, count)
+    now = datetime.now(UTC)
+    latency_us = int((time.monotonic() - start) * 1e6)
+    taken = np.fromiter(itertools.islice(numbers, count), np.int64, count)
+    days = local(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone)) // DAY
+    batches = [
+        Batch(
+            prefix=prefix, numbers=part.of(taken), at=now, pipeline=served.name, bundle=part.arm.bundle.digest, arm=part.arm.name,
+            entity=view.manifest.entity, event_time=EVENT_TIME, days=part.of(days), columns=part.columns,
+            request=part.arm.bundle.logged_columns(columns), matrix=part.matrix, withheld=part.arm.bundle.withheld, outputs=part.outputs,
+            online_as_of=view.online_as_of, latency_us=latency_us, ood=part.arm.bundle.bounds.many(part.matrix, part.arm.bundle.program.names),
+        )
+        for part in parts
+    ]  # fmt: skip
+    served.log.append_batches(batches)
+    answers = _answers(parts, batches, [f"{prefix}{number:012x}" for number in taken.tolist()], view)
+    if view.shadows or failures:
+        _try_out(served, view, columns, answers, days, now, latency_us, failures)
+    return answers
+
+
+def _answers(parts: Sequence[Part], batches: Sequence[Batch], ids: list[str], view: View) -> Answers:
+    """The answers of all arms in the order of the request."""
+    count = len(ids)
+    ood: list[tuple[str, ...]] = [()] * count
+    if len(parts) == 1 and parts[0].places is None:
+        [(part, batch)] = zip(parts, batches, strict=True)
+        for place, features in batch.ood.items():
+            ood[place] = features
+        return Answers(ids, part.outputs.tolist(), [batch.bundle] * count, [batch.arm] * count, ood, view.online_as_of)
+    outputs, bundles, arms = [0.0] * count, [""] * count, [""] * count
+    for part, batch in zip(parts, batches, strict=True):
+        assert part.places is not None
+        places = part.places.tolist()
+        for place, output in zip(places, part.outputs.tolist(), strict=True):
+            outputs[place], bundles[place], arms[place] = output, batch.bundle, batch.arm
+        for place, features in batch.ood.items():
+            ood[places[place]] = features
+    return Answers(ids, outputs, bundles, arms, ood, view.online_as_of)
+
+
+def _try_out(
+    served: Served, view: View, columns: Columns, answers: Answers, days: NDArray[np.int64], now: datetime, latency_us: int,
+    failures: Sequence[Failure],
+) -> None:  # fmt: skip
+    """Have the shadows score what there is room for, and note what arms could not answer; only these become rows and records."""
+    champion = view.arms[0].bundle.digest
+    answered = [place for place, bundle in enumerate(answers.bundles) if bundle == champion] if view.shadows else []
+    room = served.trials.room
+
+    def made(places: list[int]) -> tuple[list[Row], list[Record]]:
+        chosen = np.array(places, dtype=np.int64)
+        rows = rows_of({name: column.taken(chosen) for name, column in columns.items()})
+        records = [
+            Record(
+                day=day_text(int(days[place])), id=answers.ids[place], at=now, event_time=row[EVENT_TIME], pipeline=served.name,
+                bundle=answers.bundles[place], arm=answers.arms[place], entity=row[view.manifest.entity], request={}, row=(),
+                output=answers.outputs[place], online_as_of=view.online_as_of, latency_us=latency_us, ood=answers.ood[place],
+            )
+            for place, row in zip(places, rows, strict=True)
+        ]  # fmt: skip
+        return rows, records
+
+    if answered:
+        served.trials.offer(view, *made(answered[:room]), missed=len(answered[room:]))
+    if failures:
+        rows, records = made([failure.place for failure in failures])
+        served.trials.failed(view, rows, records, [failure._replace(place=place) for place, failure in enumerate(failures)])
