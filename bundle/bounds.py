@@ -89,10 +89,24 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         import numpy as np
 
         ranges = [self.features.get(name, Range(-np.inf, np.inf, True)) for name in names]
-        low, high = (np.array([getattr(found, end) for found in ranges]) for end in ("low", "high"))
-        missing = np.array([found.missing for found in ranges])
-        outside: NDArray[np.bool_] = (matrix < low) | (matrix > high) | (np.isnan(matrix) & ~missing)
+        low = _float32([found.low for found in ranges], np.inf)
+        high = _float32([found.high for found in ranges], -np.inf)
+        # Missing values compare false.
+        outside: NDArray[np.bool_] = ~((matrix >= low) & (matrix <= high))
+        if outside.any():
+            outside &= ~(np.isnan(matrix) & np.array([found.missing for found in ranges]))
         return outside
+
+
+def _float32(limits: Sequence[float], inwards: float) -> NDArray[np.float32]:
+    """The float32 values that divide float32 numbers as these limits do: none of them is outside the range."""
+    import numpy as np
+
+    wanted = np.array(limits, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        found = wanted.astype(np.float32)
+    beyond = found < wanted if inwards > 0 else found > wanted
+    return np.where(beyond, np.nextafter(found, np.float32(inwards)), found)
 
 
 def learn(matrix: Matrix, names: Sequence[str], categorical: Sequence[bool]) -> Bounds:

@@ -405,7 +405,7 @@ class App:
             self.metrics.add("out_of_distribution_total", (served.name, feature))
 
     def _count(self, served: Served, answers: Answers, call: Call) -> None:
-        call.rows = len(answers.ids)
+        call.rows = len(answers)
         counts = self.metrics.of(served.name)
         arms = set(answers.arms)
         call.arm = answers.arms[0] if len(arms) == 1 else "several"

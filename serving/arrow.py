@@ -43,7 +43,7 @@ def encode(answers: Answers) -> bytes:
             "prediction": pa.array(answers.outputs, pa.float64()),
             "bundle": pa.array(answers.bundles, pa.string()),
             "arm": pa.array(answers.arms, pa.string()),
-            "online_as_of": pa.repeat(pa.scalar(answers.online_as_of, pa.string()), len(answers.ids)),
+            "online_as_of": pa.repeat(pa.scalar(answers.online_as_of, pa.string()), len(answers)),
             "ood": pa.array(answers.ood, pa.list_(pa.string())),
         }
     )

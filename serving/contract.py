@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from bundle.columns import Column, Texts, column, moment
+from bundle.columns import DTYPES, Column, Texts, column, moment
 from bundle.manifest import EVENT_TIME, Manifest, RequestField
 from serving.refusal import Refusal, shown
 
@@ -37,8 +38,10 @@ EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)
 # What a datetime can hold.
 _LEAST, _GREATEST = moment(datetime.min.replace(tzinfo=UTC)), moment(datetime.max.replace(tzinfo=UTC))
-# Integers up to here are exact as floats.
-_EXACT = 2**53
+# Kinds of numbers, as the module `struct` writes them.
+_PACKED = {"float": "d", "integer": "q"}
+# Enough of a body to see whether it has many rows.
+_BEGINNING = 1 << 16
 _BATCH = re.compile(rb'\s*\{\s*"instances"\s*:')
 _PATH = re.compile(r" - at `(key in )?\$?(.*?)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`( - at `.*`)?$", re.DOTALL)
@@ -79,11 +82,13 @@ class Contract:
             rename=slots, forbid_unknown_fields=True, kw_only=True, gc=False,
         )  # fmt: skip
         self._loose = msgspec.json.Decoder(msgspec.defstruct("LooseBatch", [("instances", list[loose])], forbid_unknown_fields=True)).decode  # type: ignore[valid-type]
-        # Numbers that are always there and exact as floats are read row by row into one matrix, which is kind to the processor's caches.
-        exact = {slot: name for slot, name in slots.items() if _is_exact(self.fields[name])}
-        self._in_matrix = tuple(exact.values()) if len(exact) > 1 else ()
-        self._matrix_row = attrgetter(*exact) if self._in_matrix else None
-        self._by_column = [(attrgetter(slot), name) for slot, name in slots.items() if name not in self._in_matrix]
+        # Numbers that are always there are read row by row, which is kind to the processor's caches.
+        packed = {slot: name for slot, name in slots.items() if self.fields[name].kind in _PACKED and not self.fields[name].nullable}
+        self._packed = tuple(packed.values()) if len(packed) > 1 else ()
+        self._numbers_of = attrgetter(*packed) if self._packed else None
+        self._pack = struct.Struct("=" + "".join(_PACKED[self.fields[name].kind] for name in self._packed)).pack
+        self._layout = np.dtype([(name, DTYPES[self.fields[name].kind]) for name in self._packed])
+        self._by_column = [(attrgetter(slot), name) for slot, name in slots.items() if name not in self._packed]
 
     def decode(self, body: bytes) -> tuple[list[Row], bool]:
         """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
@@ -115,12 +120,12 @@ class Contract:
     def decode_many(self, body: bytes) -> list[Row] | Columns:
         """What `decode` finds in the body of a batch; many rows as columns. Raises Refusal."""
         # A body of columns has no escapes, so that duplicate fields can be counted; whatever is wrong is said by `decode`.
-        if body.count(b"{") > MANY_ROWS and b"\\" not in body:
+        if body.count(b"{", 0, _BEGINNING) > MANY_ROWS and b"\\" not in body:
             try:
                 found = self._loose(body).instances  # type: ignore[attr-defined]
             except (msgspec.DecodeError, ValueError, RecursionError):
                 found = []
-            if MANY_ROWS <= len(found) <= self.row_limit and (columns := self._columns_of(found, body.count(b'"'))) is not None:
+            if MANY_ROWS <= len(found) <= self.row_limit and (columns := self._columns_of(found, _quotes(body))) is not None:
                 return columns
         return self.decode(body)[0]
 
@@ -129,15 +134,11 @@ class Contract:
         count = len(found)
         columns: dict[str, Column] = {}
         try:
-            if self._matrix_row is not None:
-                width = len(self._in_matrix)
-                matrix = np.fromiter(chain.from_iterable(map(self._matrix_row, found)), np.float64, count * width).reshape(count, width)
-                for name, values in zip(self._in_matrix, np.ascontiguousarray(matrix.T), strict=True):
-                    columns[name] = (
-                        Column("integer", values.astype(np.int64)) if self.fields[name].kind == "integer" else Column("float", values)
-                    )
+            if self._numbers_of is not None:
+                numbers = np.frombuffer(b"".join(starmap(self._pack, map(self._numbers_of, found))), self._layout)
+                columns = {name: Column(self.fields[name].kind, np.ascontiguousarray(numbers[name])) for name in self._packed}
             columns |= {name: column(self.fields[name].kind, list(map(get, found))) for get, name in self._by_column}
-        except OverflowError:
+        except (OverflowError, struct.error):
             return None
         expected = 2 + count * self._quotes
         for place in self._maybe_texts:
@@ -237,6 +238,10 @@ def is_batch(body: bytes) -> bool:
     return b'"instances"' in body and _BATCH.match(body) is not None
 
 
+def _quotes(body: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord('"')))
+
+
 def rows_of(columns: Columns) -> list[Row]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*(found.plain() for found in columns.values()), strict=True)]
 
@@ -263,12 +268,6 @@ def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
     return ", ".join(rules), ", ".join(says)
 
 
-def _is_exact(field: RequestField) -> bool:
-    """Whether every value that a field allows is a number that a float holds exactly."""
-    bounded = field.ge is not None and field.le is not None and field.ge > -_EXACT and field.le < _EXACT
-    return not field.nullable and (field.kind == "float" or (field.kind == "integer" and bounded))
-
-
 Wrong = tuple["Mask | None", "Mask | None"]
 """Rows of a column that break a limit, and rows that are no finite number or too far in time, which is asked of those that break none."""
 
@@ -290,8 +289,9 @@ def _check(field: RequestField, text_limit: int) -> Callable[[Column], Wrong]:
 
 
 def _beyond(values: Array, low: float | None, high: float | None) -> Mask | None:
-    below = None if low is None else _some(values < low)
-    above = None if high is None else _some(values > high)
+    # NaN keeps no limit.
+    below = None if low is None else _some(~(values >= low))
+    above = None if high is None else _some(~(values <= high))
     return above if below is None else below if above is None else below | above
 
 

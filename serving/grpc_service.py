@@ -166,7 +166,7 @@ class GrpcServer:
         described, contents = [], []
         for name in outputs:
             datatype, values = tensors.OUTPUTS[name], inference_protocol.output_values(name, answers)
-            output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(answers.ids)]}
+            output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(answers)]}
             if raw:
                 contents.append(tensors.raw_output(datatype, values))
             else:

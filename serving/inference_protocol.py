@@ -125,7 +125,7 @@ def encode(pipeline: str, answers: Answers, asked: Asked) -> tuple[bytes, int | 
     """The body of the answer, and how many bytes of it are JSON where raw bytes follow."""
     outputs, raw = [], []
     for name, binary in asked.outputs.items():
-        output: dict[str, Any] = {"name": name, "shape": [len(answers.ids)], "datatype": OUTPUTS[name]}
+        output: dict[str, Any] = {"name": name, "shape": [len(answers)], "datatype": OUTPUTS[name]}
         values = output_values(name, answers)
         if binary:
             raw.append(raw_output(OUTPUTS[name], values))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -30,21 +32,34 @@ if TYPE_CHECKING:
 _json = msgspec.json.Encoder().encode
 
 
-class Answers(NamedTuple):
-    """What the rows of a request are answered, in their order; `ood` are the features outside of each row."""
+@dataclass(frozen=True)
+class Answers:
+    """What the rows of a request are answered, in their order; `ood` are the features outside of each row. An id is `prefix` and a
+    number."""
 
-    ids: list[str]
+    prefix: str
+    numbers: NDArray[np.int64]
     outputs: list[float]
     bundles: list[str]
     arms: list[str]
     ood: Sequence[tuple[str, ...]]
     online_as_of: str | None
 
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        # Half the time of formatting each.
+        digits, prefix = self.numbers.astype(">i8").tobytes().hex(), self.prefix
+        return [prefix + digits[end - 12 : end] for end in range(16, len(digits) + 1, 16)]
+
     @staticmethod
     def of(records: Sequence[Record]) -> Answers:
         return Answers(
-            [record.id for record in records], [record.output for record in records], [record.bundle for record in records],
-            [record.arm for record in records], [record.ood for record in records], records[0].online_as_of,
+            records[0].id[:-12], np.array([int(record.id[-12:], 16) for record in records], dtype=np.int64),
+            [record.output for record in records], [record.bundle for record in records], [record.arm for record in records],
+            [record.ood for record in records], records[0].online_as_of,
         )  # fmt: skip
 
     def json(self) -> bytes:
@@ -82,21 +97,21 @@ def predict(served: Served, view: View, columns: Columns, start: float, prefix: 
         for part in parts
     ]  # fmt: skip
     served.log.append_batches(batches)
-    answers = _answers(parts, batches, [f"{prefix}{number:012x}" for number in taken.tolist()], view)
+    answers = _answers(parts, batches, prefix, taken, view)
     if view.shadows or failures:
         _try_out(served, view, columns, answers, days, now, latency_us, failures)
     return answers
 
 
-def _answers(parts: Sequence[Part], batches: Sequence[Batch], ids: list[str], view: View) -> Answers:
+def _answers(parts: Sequence[Part], batches: Sequence[Batch], prefix: str, numbers: NDArray[np.int64], view: View) -> Answers:
     """The answers of all arms in the order of the request."""
-    count = len(ids)
+    count = len(numbers)
     ood: list[tuple[str, ...]] = [()] * count
     if len(parts) == 1 and parts[0].places is None:
         [(part, batch)] = zip(parts, batches, strict=True)
         for place, features in batch.ood.items():
             ood[place] = features
-        return Answers(ids, part.outputs.tolist(), [batch.bundle] * count, [batch.arm] * count, ood, view.online_as_of)
+        return Answers(prefix, numbers, part.outputs.tolist(), [batch.bundle] * count, [batch.arm] * count, ood, view.online_as_of)
     outputs, bundles, arms = [0.0] * count, [""] * count, [""] * count
     for part, batch in zip(parts, batches, strict=True):
         assert part.places is not None
@@ -105,7 +120,7 @@ def _answers(parts: Sequence[Part], batches: Sequence[Batch], ids: list[str], vi
             outputs[place], bundles[place], arms[place] = output, batch.bundle, batch.arm
         for place, features in batch.ood.items():
             ood[places[place]] = features
-    return Answers(ids, outputs, bundles, arms, ood, view.online_as_of)
+    return Answers(prefix, numbers, outputs, bundles, arms, ood, view.online_as_of)
 
 
 def _try_out(

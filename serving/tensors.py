@@ -140,21 +140,44 @@ def _numbers(tensor: Tensor, raw: bytes, count: int) -> Array:
 
 def _unpacked(name: str, raw: bytes, count: int) -> list[Any]:
     """Texts of a raw BYTES tensor."""
-    ends, place = [0], 0
-    length_at = _LENGTH.unpack_from
-    with contextlib.suppress(struct.error):
-        for _ in range(count):
-            place += 4 + length_at(raw, place)[0]
-            ends.append(place)
-    found = [raw[start + 4 : end] for start, end in pairwise(ends) if end <= len(raw)]
-    try:
-        texts = [text.decode() for text in found]
-    except UnicodeDecodeError:
-        index = next(index for index, text in enumerate(found) if not _is_text(text))
-        raise Refusal(422, "utf-8", f"{name} must be UTF-8 text.", f"{name}[{index}]") from None
-    if len(texts) != count or place != len(raw):
+    starts = _starts(raw, count)
+    if raw.isascii():
+        # One text for all of them is cut faster than each is decoded.
+        whole = raw.decode()
+        texts = [whole[start + 4 : end] for start, end in pairwise(starts) if end <= len(raw)]
+    else:
+        found = [raw[start + 4 : end] for start, end in pairwise(starts) if end <= len(raw)]
+        try:
+            texts = [text.decode() for text in found]
+        except UnicodeDecodeError:
+            index = next(index for index, text in enumerate(found) if not _is_text(text))
+            raise Refusal(422, "utf-8", f"{name} must be UTF-8 text.", f"{name}[{index}]") from None
+    if len(texts) != count or starts[-1] != len(raw):
         raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
     return texts
+
+
+def _starts(raw: bytes, count: int) -> list[int]:
+    """Where each text of a raw BYTES tensor begins, with its length, and where the last one ends; fewer where the bytes are too few."""
+    starts, place = [0], 0
+    try:
+        # Nearly all texts are shorter than 256 bytes, and then one byte is their length.
+        for _ in range(count):
+            place += 4 + raw[place]
+            starts.append(place)
+    except IndexError:
+        pass
+    else:
+        lengths = np.array(starts[:-1], dtype=np.int64)
+        content = np.frombuffer(raw, dtype=np.uint8)
+        if place == len(raw) and not any(content[lengths + byte].any() for byte in (1, 2, 3)):
+            return starts
+    starts, place = [0], 0
+    with contextlib.suppress(struct.error):
+        for _ in range(count):
+            place += 4 + _LENGTH.unpack_from(raw, place)[0]
+            starts.append(place)
+    return starts
 
 
 def _is_text(raw: bytes) -> bool:

@@ -94,6 +94,42 @@ def test_where_a_challenger_fails_the_champion_answers(tmp_path: Path, fault: st
     assert {(trial.bundle, trial.arm, trial.output, trial.failure) for trial in failed} == {(candidate, "challenger", None, why)}
 
 
+@pytest.mark.parametrize("fault", ["none", "nan", "raise"])
+def test_many_rows_are_divided_between_the_arms_as_single_ones_are(tmp_path: Path, fault: str) -> None:
+    place = Place.new(tmp_path)
+    champion, candidate = place.release(seed=0), place.install(seed=1)
+    rows = [request(number) for number in range(120)]
+    with place.server(variables=sabotaged(**{candidate: fault})) as server:
+        desired = place.desire((champion, 0.5), (candidate, 0.5))
+        place.wait_for_serial()
+        answer = server.client.post(URL, json={"instances": rows})
+        assert answer.status_code == 200, answer.text
+        answers = answer.json()["predictions"]
+        expected = [desired.arms[desired.arm(row["order_id"]) if fault == "none" else 0][0] for row in rows]
+        assert [found["bundle"] for found in answers] == expected
+        single = [server.client.post(URL, json=row).json() for row in rows]
+        assert [(found["arm"], found["ood"]) for found in answers] == [(found["arm"], found["ood"]) for found in single]
+        assert [found["prediction"] for found in answers] == pytest.approx([found["prediction"] for found in single], abs=1e-6)
+        metrics = server.admin.get("/metrics").text
+        counted = {
+            line.split('arm="')[1].split('"')[0]: int(line.split()[-1])
+            for line in metrics.splitlines()
+            if line.startswith("evergreen_predictions_total")
+        }
+        assert counted == {found["arm"]: 2 * sum(other["arm"] == found["arm"] for other in answers) for found in answers}
+        theirs = sum(desired.arm(row["order_id"]) for row in rows)
+        if fault != "none":
+            failed = trials(place, lambda found: len(found) >= 2 * theirs)
+            assert len(failed) == 2 * theirs
+            assert {trial.id for trial in failed[:theirs]} < {found["id"] for found in answers}
+    logged = {record.id: record for record in prediction_log.read(place.predictions, DAY).records}
+    assert len(logged) == 240
+    for sent, found in zip(rows, answers, strict=True):
+        record = logged[found["id"]]
+        stored = (record.entity, record.output, record.bundle, record.arm, record.request["amount"])
+        assert stored == (sent["order_id"], found["prediction"], found["bundle"], found["arm"], sent["amount"])
+
+
 def test_a_candidate_that_ends_the_process_that_loads_it_ends_no_worker(tmp_path: Path) -> None:
     place = Place.new(tmp_path)
     champion, candidate = place.release(seed=0), place.install(seed=1)

@@ -11,12 +11,17 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bundle import manifest
+from bundle.columns import Column
 from bundle.online import Snapshot
 
 FAULTS: dict[str, str] = json.loads(os.environ["SABOTAGE"])
 
 from_files, predict_rows = manifest.from_files, manifest.Bundle.predict_rows
+predict_columns = manifest.Bundle.predict_columns
 
 
 def crashing(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> manifest.Bundle:
@@ -25,15 +30,29 @@ def crashing(files: Mapping[str, bytes], public_key: bytes, digest: str | None =
     return from_files(files, public_key, digest)
 
 
-def failing(self: manifest.Bundle, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
-    fault = FAULTS.get(self.digest)
+def fault_of(bundle: manifest.Bundle) -> str | None:
+    fault = FAULTS.get(bundle.digest)
     if fault == "raise":
         raise RuntimeError("sabotage")
     if fault == "slow":
         time.sleep(0.02)
+    return fault
+
+
+def failing(self: manifest.Bundle, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
+    fault = fault_of(self)
     rows, outputs = predict_rows(self, requests, online)
     return rows, [float("nan")] * len(outputs) if fault == "nan" else outputs
 
 
+def failing_columns(
+    self: manifest.Bundle, columns: Mapping[str, Column], online: Snapshot
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    fault = fault_of(self)
+    matrix, outputs = predict_columns(self, columns, online)
+    return matrix, np.full_like(outputs, np.nan) if fault == "nan" else outputs
+
+
 manifest.from_files = crashing
 manifest.Bundle.predict_rows = failing  # type: ignore[method-assign]
+manifest.Bundle.predict_columns = failing_columns  # type: ignore[method-assign]
