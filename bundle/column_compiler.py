@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 SECOND, DAY = 1_000_000, 86_400_000_000
+# Days of a request that are looked up in a table rather than sorted.
+_FEW_DAYS = 100
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)
 # What Python's datetimes can hold in every time zone.
 _LEAST, _GREATEST = moment(datetime(1, 1, 3, tzinfo=UTC)), moment(datetime(9999, 12, 29, tzinfo=UTC))
@@ -46,6 +48,7 @@ class Value(NamedTuple):
 
 
 Step = Callable[["Frame"], Value]
+_MOMENT: Type = "datetime"
 
 
 class Frame:
@@ -81,24 +84,27 @@ class ColumnFunction:
             for step in self._compiler.steps:
                 frame.found.append(step(frame))
             # Column by column, hence in this order.
-            matrix = np.empty((len(self._features), rows), dtype=np.float32)
+            wide = np.empty((len(self._features), rows))
             for place, feature in enumerate(self._features):
-                matrix[place] = feature(frame)
-        return np.ascontiguousarray(matrix.T)
+                feature(frame, wide[place])
+            # What does not fit a float32 is missing, and adding zero makes 0.0 of -0.0.
+            wide[np.abs(wide) > FLOAT32_MAX] = np.nan
+            wide += 0.0
+        return np.ascontiguousarray(wide.T, dtype=np.float32)
 
-    def _feature(self, index: int) -> Callable[[Frame], Array]:
-        """A feature as the model sees it: NaN for missing, a code for a category."""
+    def _feature(self, index: int) -> Callable[[Frame, Array], None]:
+        """Writes a feature: NaN for missing, a code for a category."""
         program, compiler = self._program, self._compiler
         name, root = program.names[index], fold(program.features[index].expression)
         if isinstance(root, Category):
             return _coded(root.operand, compiler, {word: float(place + 1) for place, word in enumerate(program.vocabularies.get(name, ()))})
         place = compiler.value(root, "number")
 
-        def number(frame: Frame) -> Array:
+        def number(frame: Frame, into: Array) -> None:
             values, null = frame.found[place]
-            # Adding zero makes 0.0 of -0.0.
-            seen = np.where(np.abs(values) <= FLOAT32_MAX, values, np.nan) + 0.0
-            return seen if null is None else np.where(null, np.nan, seen)
+            into[:] = values
+            if null is not None:
+                into[np.broadcast_to(null, into.shape)] = np.nan
 
         return number
 
@@ -132,6 +138,15 @@ class _Compiler:
         if identity not in self._known:
             step = self._cast(node, found, wanted)
             self.steps.append(step)
+            self._known[identity] = len(self.steps) - 1
+        return self._known[identity]
+
+    def _local(self, node: Expression) -> int:
+        """The step that computes a moment as the clock of the program's time zone shows it."""
+        identity = (f"local {msgspec.json.encode(node).decode()}", _MOMENT)
+        if identity not in self._known:
+            place, zone = self.value(node, _MOMENT), self._zone
+            self.steps.append(lambda frame: Value(local(frame.found[place].values, zone), frame.found[place].null))
             self._known[identity] = len(self.steps) - 1
         return self._known[identity]
 
@@ -191,13 +206,8 @@ class _Compiler:
             a, b = (self.value(operand, found) for operand in operands)
             return lambda frame: _chosen(_false_if_none(frame.found[a].null), frame.found[b], frame.found[a])
         if name in _DATE_PARTS:
-            place, zone, part = self.value(operands[0], "datetime"), self._zone, _DATE_PARTS[name]
-
-            def date_part(frame: Frame) -> Value:
-                values, null = frame.found[place]
-                return Value(part(local(values, zone)).astype(np.float64), null)
-
-            return date_part
+            place, part = self._local(operands[0]), _DATE_PARTS[name]
+            return lambda frame: Value(part(frame.found[place].values).astype(np.float64), frame.found[place].null)
         simple = _SIMPLE[name]
         places = [self.value(operand, "boolean" if name == "not" else "number") for operand in operands]
 
@@ -208,22 +218,23 @@ class _Compiler:
         return computed
 
 
-def _coded(node: Expression, compiler: _Compiler, codes: Mapping[str, float]) -> Callable[[Frame], Array]:
-    """The codes of a category: 0 for a text never seen in training, NaN for none."""
+def _coded(node: Expression, compiler: _Compiler, codes: Mapping[str, float]) -> Callable[[Frame, Array], None]:
+    """Writes the codes of a category: 0 for a text never seen in training, NaN for none."""
     code = codes.get
     if isinstance(node, Column):
         # Each of the column's words once, instead of each row.
-        def of_column(frame: Frame) -> Array:
+        def of_column(frame: Frame, into: Array) -> None:
             places, words = frame.columns[node.name].texts.coded
-            return np.array([*(code(word, 0.0) for word in words), np.nan])[places]
+            into[:] = np.array([*(code(word, 0.0) for word in words), np.nan])[places]
 
         return of_column
     place = compiler.value(node, "text")
 
-    def of_texts(frame: Frame) -> Array:
+    def of_texts(frame: Frame, into: Array) -> None:
         texts, null = frame.found[place]
-        found = np.array([code(text, 0.0) for text in np.atleast_1d(texts).tolist()]).reshape(texts.shape)
-        return found if null is None else np.where(null, np.nan, found)
+        into[:] = np.array([code(text, 0.0) for text in np.atleast_1d(texts).tolist()]).reshape(texts.shape)
+        if null is not None:
+            into[np.broadcast_to(null, into.shape)] = np.nan
 
     return of_texts
 
@@ -365,12 +376,18 @@ def local(moments: Array, zone: ZoneInfo) -> Array:
     """
     # What is null may be any number.
     moments = np.atleast_1d(np.clip(moments, _LEAST, _GREATEST))
-    days, places = np.unique(moments // DAY, return_inverse=True)
-    offsets = [_offset_of_day(zone, day) for day in days.tolist()]
-    found: Array = moments + np.array([0 if offset is None else offset for offset in offsets])[places]
+    days = moments // DAY
+    first = int(days.min(initial=_GREATEST))
+    if len(days) and int(days.max()) - first < _FEW_DAYS:
+        asked, places = range(first, int(days.max()) + 1), days - first
+    else:
+        found_days, places = np.unique(days, return_inverse=True)
+        asked = found_days.tolist()
+    offsets = [_offset_of_day(zone, day) for day in asked]
+    found: Array = moments + np.array([0 if offset is None else offset for offset in offsets], dtype=np.int64)[places]
     if None in offsets:
         changing = np.flatnonzero(np.array([offset is None for offset in offsets])[places])
-        found[changing] = moments[changing] + np.array([_offset(zone, at) for at in moments[changing].tolist()])
+        found[changing] = moments[changing] + np.array([_offset(zone, at) for at in moments[changing].tolist()], dtype=np.int64)
     return found
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EPOCH_DAY = EPOCH.date()
 _REQUEST, _ROW = "request ", "row "
+_MANY = 1_000
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,12 +89,8 @@ class Batch(NamedTuple):
         held = dict.fromkeys((self.entity, self.event_time, *self.request))
         arrays |= {_REQUEST + name: _array(self.columns[name]) for name in held}
         # Values of one feature side by side compress best.
-        turned = np.ascontiguousarray(self.matrix.T)
-        arrays |= {
-            f"{_ROW}{index}": pa.array(values)
-            for index, (values, withheld) in enumerate(zip(turned, self.withheld, strict=True))
-            if not withheld
-        }
+        count, flat = len(self.outputs), pa.array(self.matrix.T.ravel())
+        arrays |= {f"{_ROW}{index}": flat.slice(index * count, count) for index, withheld in enumerate(self.withheld) if not withheld}
         outside = {features: place + 1 for place, features in enumerate(dict.fromkeys(self.ood.values()))}
         if outside:
             which = np.zeros(len(self.outputs), dtype=np.int64)
@@ -155,10 +152,10 @@ def day_text(day: int) -> str:
 
 
 def _narrow(values: NDArray[np.int64]) -> NDArray[Any]:
-    """Integers in the fewest bytes that hold them all."""
+    """Integers in the fewest bytes that hold them all, where there are enough of them."""
     import numpy as np
 
-    if not len(values):
+    if len(values) < _MANY:
         return values
     return values.astype(np.promote_types(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
 

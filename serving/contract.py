@@ -276,7 +276,13 @@ def _check(field: RequestField, text_limit: int) -> Callable[[Column], Wrong]:
     """What a field demands of a column, but for nulls; what stands in their place may be called wrong."""
     match field.kind:
         case "float":
-            return lambda values: (_beyond(values.array, field.ge, field.le), _some(~np.isfinite(values.array)))
+            bounded = field.ge is not None and field.le is not None
+
+            def floats(values: Column) -> Wrong:
+                beyond = _beyond(values.array, field.ge, field.le)
+                return beyond, None if bounded and beyond is None else _some(~np.isfinite(values.array))
+
+            return floats
         case "integer":
             low, high = _integer_limits(field)
             return lambda values: (_beyond(values.array, low, high), None)
@@ -289,10 +295,15 @@ def _check(field: RequestField, text_limit: int) -> Callable[[Column], Wrong]:
 
 
 def _beyond(values: Array, low: float | None, high: float | None) -> Mask | None:
-    # NaN keeps no limit.
-    below = None if low is None else _some(~(values >= low))
-    above = None if high is None else _some(~(values <= high))
-    return above if below is None else below if above is None else below | above
+    # NaN keeps no limit, and is the least and the greatest where there is one.
+    if (low is None or values.min() >= low) and (high is None or values.max() <= high):
+        return None
+    wrong: Mask = np.zeros(len(values), dtype=np.bool_)
+    if low is not None:
+        wrong |= ~(values >= low)
+    if high is not None:
+        wrong |= ~(values <= high)
+    return _some(wrong)
 
 
 def _some(mask: Mask) -> Mask | None:
