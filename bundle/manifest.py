@@ -121,7 +121,7 @@ class GoldenResult(msgspec.Struct, frozen=True):
 
 class Bundle:
     """A verified bundle: manifest, feature program and model, ready to predict. `outside` names the features of a row that lie out
-    of the range of the training set; a bundle without bounds names none."""
+    of the range of the training set; a bundle without bounds names none. `same` are the features that are columns of the request."""
 
     def __init__(
         self,
@@ -133,6 +133,7 @@ class Bundle:
         golden_online: Snapshot | None,
         bounds: Bounds | None = None,
     ) -> None:
+        from bundle.expression import Column as ColumnNode
         from bundle.program import compile_columns, compile_row
 
         self.digest = digest
@@ -146,6 +147,11 @@ class Bundle:
         self.bounds = bounds or Bounds({}, 0, 0.0)
         self.outside = self.bounds.one(program.names)
         self._unlogged = program.unlogged
+        self.same = {
+            place: feature.expression.name
+            for place, feature in enumerate(program.features)
+            if isinstance(feature.expression, ColumnNode) and program.request[feature.expression.name].kind in ("float", "integer")
+        }
         self.withheld = [name in program.withheld for name in program.names]
 
     def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:

@@ -46,6 +46,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     kinds: dict[str, Kind]
     request: tuple[str, ...]
     width: int
+    copied: dict[int, str]
     online_as_of: str | None
     latency_us: int
     ood: tuple[tuple[str, ...], ...]
@@ -56,7 +57,7 @@ class Batch(NamedTuple):
 
     `numbers` are those of the ids, `days` the events' local days since 1970, `columns` those of the request, of which `entity`,
     `event_time` and those in `request` are logged. `matrix` is (n, k), NaN for missing; `withheld` tells which of its columns are
-    not logged. `ood` are the features outside, of each row that has any by its place.
+    not logged, `same` which are columns of the request as they are (numbers without nulls), which need not be stored twice. `ood` are the features outside, of each row that has any by its place.
     """
 
     prefix: str
@@ -72,6 +73,7 @@ class Batch(NamedTuple):
     request: Sequence[str]
     matrix: NDArray[np.float32]
     withheld: Sequence[bool]
+    same: Mapping[int, str]
     outputs: NDArray[np.float64]
     online_as_of: str | None
     latency_us: int
@@ -90,7 +92,9 @@ class Batch(NamedTuple):
         arrays |= {_REQUEST + name: _array(self.columns[name]) for name in held}
         # Values of one feature side by side compress best.
         count, flat = len(self.outputs), pa.array(self.matrix.T.ravel())
-        arrays |= {f"{_ROW}{index}": flat.slice(index * count, count) for index, withheld in enumerate(self.withheld) if not withheld}
+        copied = {index: name for index, name in self.same.items() if name in self.request and self._is_copied(index, name)}
+        kept = [index for index, withheld in enumerate(self.withheld) if not withheld and index not in copied]
+        arrays |= {f"{_ROW}{index}": flat.slice(index * count, count) for index in kept}
         outside = {features: place + 1 for place, features in enumerate(dict.fromkeys(self.ood.values()))}
         if outside:
             which = np.zeros(len(self.outputs), dtype=np.int64)
@@ -105,13 +109,21 @@ class Batch(NamedTuple):
             days={day_text(day): count for day, count in zip(days.tolist(), counts.tolist(), strict=True)},
             bytes=len(content), crc=crc32(content), prefix=self.prefix, at=self.at, pipeline=self.pipeline, bundle=self.bundle, arm=self.arm,
             entity=self.entity, event_time=self.event_time, kinds={name: self.columns[name].kind for name in held}, request=tuple(self.request),
-            width=self.matrix.shape[1], online_as_of=self.online_as_of, latency_us=self.latency_us, ood=tuple(outside),
+            width=self.matrix.shape[1], copied=copied, online_as_of=self.online_as_of, latency_us=self.latency_us, ood=tuple(outside),
         )  # fmt: skip
         return head, content
+
+    def _is_copied(self, index: int, name: str) -> bool:
+        import numpy as np
+
+        column = self.columns[name]
+        with np.errstate(over="ignore"):
+            return column.null is None and np.array_equal(self.matrix[:, index], column.array.astype(np.float32))
 
 
 def unpacked(head: Head, content: bytes) -> list[Stored]:
     """The records of an entry, in the order of the request."""
+    import numpy as np
     import pyarrow as pa
 
     from bundle.prediction_log import Stored
@@ -130,6 +142,8 @@ def unpacked(head: Head, content: bytes) -> list[Stored]:
             columns[name] = [msgspec.to_builtins(moment) for moment in written]
     nothing = [None] * count
     features = [table[f"{_ROW}{index}"].to_numpy() if f"{_ROW}{index}" in table.column_names else None for index in range(head.width)]
+    for index, name in head.copied.items():
+        features[index] = table[_REQUEST + name].to_numpy().astype(np.float32) + np.float32(0)
     plain = [nothing if values is None else [None if value != value else value for value in values.tolist()] for values in features]
     rows = list(zip(*plain, strict=True)) if plain else [()] * count
     requests = list(zip(*(columns[name] for name in head.request), strict=True)) if head.request else [()] * count
@@ -171,4 +185,5 @@ def _array(column: Column) -> Any:
     if not column.values.is_coded:
         return pa.array(column.values.values, pa.string())
     codes, words = column.values.coded
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes < 0), pa.array(words, pa.string()))
+    kind = np.int8 if len(words) < 1 << 7 else np.int32
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(kind), mask=codes < 0), pa.array(words, pa.string()))

@@ -91,7 +91,8 @@ def predict(served: Served, view: View, columns: Columns, start: float, prefix: 
         Batch(
             prefix=prefix, numbers=part.of(taken), at=now, pipeline=served.name, bundle=part.arm.bundle.digest, arm=part.arm.name,
             entity=view.manifest.entity, event_time=EVENT_TIME, days=part.of(days), columns=part.columns,
-            request=part.arm.bundle.logged_columns(columns), matrix=part.matrix, withheld=part.arm.bundle.withheld, outputs=part.outputs,
+            request=part.arm.bundle.logged_columns(columns), matrix=part.matrix, withheld=part.arm.bundle.withheld,
+            same=part.arm.bundle.same, outputs=part.outputs,
             online_as_of=view.online_as_of, latency_us=latency_us, ood=part.arm.bundle.bounds.many(part.matrix, part.arm.bundle.program.names),
         )
         for part in parts

@@ -46,12 +46,13 @@ COLUMNS: dict[str, tuple[Any, list[Any]]] = {
 
 def batch(first: int, days: tuple[int, ...] = (0, 0, 1, 0)) -> Batch:
     """Four predictions, about events on days after `DAY`."""
-    matrix = np.array([[1.0, math.nan, 3.5], [0.1, 2.0, 0.0], [math.nan] * 3, [4.0, 5.0, 6.0]], dtype=np.float32)
+    # The last feature is a column of the request, the first is not although it might be.
+    matrix = np.array([[1.0, math.nan, 1.0], [0.1, 2.0, 2.0**62], [math.nan, math.nan, -5.0], [4.0, 5.0, 0.0]], dtype=np.float32)
     return Batch(
         prefix="p", numbers=np.arange(first, first + 4), at=datetime(2024, 1, 10, 12, tzinfo=UTC), pipeline="toy", bundle="b" * 64, arm="champion",
         entity="e", event_time="t", days=np.array(days) + (DAY - date(1970, 1, 1)).days,
         columns={name: column(kind, values) for name, (kind, values) in COLUMNS.items()}, request=[name for name in COLUMNS if name != "secret"],
-        matrix=matrix, withheld=[False, True, False], outputs=np.array([0.25, 0.5, 0.0, 1.0]), online_as_of=None, latency_us=10,
+        matrix=matrix, withheld=[False, True, False], same={0: "x", 2: "i"}, outputs=np.array([0.25, 0.5, 0.0, 1.0]), online_as_of=None, latency_us=10,
         ood={1: ("a",), 3: ("a", "b")},
     )  # fmt: skip
 
