@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Columns = Mapping[str, Column]
 
-# From so many rows on they are computed as columns: a row costs 20 µs less then, and a request 300 µs more.
-MANY_ROWS = 16
+# From so many rows on they are computed as columns: a row costs about 15 µs less then, and a request about 1 ms more.
+MANY_ROWS = 64
 
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)

@@ -64,7 +64,7 @@ def body(changes: list[tuple[int, str, str]], extra: str = "") -> bytes:
     return ('{"instances":[' + ",".join(texts) + extra + "]}").encode()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, COUNT - 1), st.sampled_from(NAMES), st.sampled_from(TOKENS)), max_size=2),
     st.sampled_from(["", "", "", "", ",{}", ',{"shop":"west","shop":"west"}', ",1", " ", "]"]),
@@ -96,7 +96,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_column_is_refused_where_its_values_one_by_one_are(data: st.DataObject) -> None:
     columns: dict[str, Column | list[Any]] = {name: [request(number)[name] for number in range(COUNT)] for name in NAMES}

@@ -95,7 +95,11 @@ def test_closed_segments_are_compressed_beside_the_requests(tmp_path: Path) -> N
     digest = place.release()
     with place.server("--segment-bytes", "20000") as server:
         place.wait(digest)
-        answers = [server.client.post(URL, json={"instances": [request(number + k) for k in range(20)]}) for number in range(20)]
+        # Every other request is large enough to be logged as one batch.
+        answers = [
+            server.client.post(URL, json={"instances": [request(number + k) for k in range(20 if number % 2 else 80)]})
+            for number in range(20)
+        ]
         until(lambda: len(list(place.predictions.glob("*.log.zst"))) > 3)
         assert server.stop() == 0
     assert list(place.predictions.glob("*.log")) == []
