@@ -179,7 +179,7 @@ class Writer:
         self._wake, self._stopping = threading.Event(), False
         folder.mkdir(parents=True, exist_ok=True)
         self.full = self._is_full()
-        self._packer = ThreadPoolExecutor(1, thread_name_prefix="prediction log")
+        self._packer = ThreadPoolExecutor(1, thread_name_prefix="prediction log", initializer=_step_back)
         self._packer.submit(self._seal_abandoned)
         self._thread = threading.Thread(target=self._keep_syncing, name="prediction log", daemon=True)
         self._thread.start()
@@ -325,6 +325,12 @@ class Writer:
         self._wake.set()
         self._thread.join()
         self._packer.shutdown()
+
+
+def _step_back() -> None:
+    """Give way to the requests, whose core compressing would take for milliseconds (Linux: niceness is a thread's own)."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def read(folder: Path | str, first: date, last: date | None = None) -> Reading:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
     header_limit = 32 << 10
     request_seconds = 10.0
     idle_seconds = 65.0
-    heads: dict[bytes, Head] = {}
+    heads: ClassVar[dict[bytes, Head]] = {}
 
     def __init__(
         self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
