@@ -121,7 +121,8 @@ class GoldenResult(msgspec.Struct, frozen=True):
 
 class Bundle:
     """A verified bundle: manifest, feature program and model, ready to predict. `outside` names the features of a row that lie out
-    of the range of the training set; a bundle without bounds names none. `same` are the features that are columns of the request."""
+    of the range of the training set; a bundle without bounds names none. `same` are the features that are columns of the request;
+    `withholds` says that not all of a request may be logged."""
 
     def __init__(
         self,
@@ -147,6 +148,7 @@ class Bundle:
         self.bounds = bounds or Bounds({}, 0, 0.0)
         self.outside = self.bounds.one(program.names)
         self._unlogged = program.unlogged
+        self.withholds = bool(program.unlogged)
         self.same = {
             place: feature.expression.name
             for place, feature in enumerate(program.features)
@@ -164,11 +166,6 @@ class Bundle:
         outputs: list[float] = self.model.predict(np.array(rows, dtype=np.float32)).tolist()
         return rows, outputs
 
-    def predict_one(self, request: Mapping[str, Any], online: Snapshot) -> tuple[list[float], float]:
-        """`predict_rows` for one request."""
-        row = self.row(request, online)
-        return row, self.model.predict_row(row)
-
     def predict_columns(self, columns: Mapping[str, Column], online: Snapshot) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Model rows (n, k) and probabilities (n,) of many requests as columns, which `predict_rows` would give one by one."""
         matrix = self.rows(columns, online)
@@ -176,8 +173,6 @@ class Bundle:
 
     def logged(self, request: Mapping[str, Any], row: Sequence[float | None]) -> tuple[Mapping[str, Any], Sequence[float | None]]:
         """What of a request and of the model's row for it may be written to the prediction log."""
-        if not self._unlogged:
-            return request, row
         kept = {name: value for name, value in request.items() if name not in self._unlogged}
         return kept, [None if withheld else value for value, withheld in zip(row, self.withheld, strict=True)]
 

@@ -7,12 +7,10 @@ import contextlib
 import itertools
 import logging
 import math
-import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,19 +21,19 @@ from bundle.manifest import EVENT_TIME, BundleError
 from bundle.prediction_log import Record, Writer
 from serving import arrow, inference_protocol, openapi, tensors
 from serving.access import Access
-from serving.arms import Failure, divided, is_probability
 from serving.calls import Call, Heading
 from serving.contract import MANY_ROWS, Columns, Row, is_batch, rows_of
 from serving.describe import describe
 from serving.explain import explain
-from serving.http1 import Answer, BodyTooLargeError, GoneError, Head, Headers, Request, Turn
+from serving.http1 import Answer, BodyTooLargeError, GoneError, Head, Headers, Request
 from serving.inference_protocol import HEADER_LENGTH
 from serving.limits import RateLimits
 from serving.metrics import Metrics, Value
 from serving.options import Options
-from serving.predicting import Answers, predict
+from serving.predicting import Answers, Numbering, predict_columns, predict_rows
 from serving.refusal import Refusal
-from serving.state import Arm, Served, View
+from serving.state import Served, View, unlogged
+from serving.turns import Turns
 
 if TYPE_CHECKING:
     from serving.traces import Traces
@@ -77,23 +75,6 @@ TIMEOUT_HEADER = b"x-request-timeout-ms"
 _json = msgspec.json.Encoder().encode
 
 
-class Asked(Turn):
-    """One row that is to be predicted and logged in this turn of the loop, and in its end its record or what went wrong."""
-
-    __slots__ = ("call", "error", "record", "row", "served", "view")
-
-    def __init__(self, served: Served, view: View, row: Row, call: Call) -> None:
-        self.served, self.view, self.row, self.call = served, view, row, call
-        self.record: Record | None = None
-        self.error: Exception | None = None
-
-    def result(self) -> Record:
-        """Raises what went wrong."""
-        if self.record is None:
-            raise self.error or RuntimeError("a turn ended without an answer")
-        return self.record
-
-
 class App:
     """One worker's application. `pipelines` is filled by the watcher; `draining` makes it say that it is not ready.
 
@@ -109,10 +90,9 @@ class App:
         self.pipelines: dict[str, Served] = {}
         self.draining = False
         self.queued: Callable[[], int] = lambda: 0
-        self._turn: list[Asked] = []
         self.traces: Traces | None = None
-        self._numbers = itertools.count(1)
-        self._prefix = secrets.token_hex(10)
+        self._ids = Numbering()
+        self._turns = Turns(metrics, self._ids)
         self._checked_hosts: set[bytes] = set()
         # Explanations are slow: with a thread of their own they hold up neither each other's predictions nor the watcher.
         self._explainer = ThreadPoolExecutor(1, "explanations")
@@ -138,14 +118,19 @@ class App:
             if path.startswith("/predict/"):
                 served = self.served(path[9:], method, "POST", call, "predict")
                 if heading.kind == arrow.KIND:
-                    content, headers = await self._predict_arrow(served, await self._body(request, heading, ARROW_BODY), call), ARROW
+                    self._accept(heading, ARROW_BODY)
+                    content, headers = await self._predict_arrow(served, await self._body(request), call), ARROW
                 else:
-                    content = await self._predict(served, await self._body(request, heading), call)
+                    self._accept(heading)
+                    # Nearly always it is there already, with the length that was accepted.
+                    body = request.content if heading.length else None
+                    content = await self._predict(served, await self._body(request) if body is None else body, call)
             elif path.startswith("/v2/models/"):
                 content, headers = await self._model_route(path[11:], request, heading, call)
             elif path.startswith("/explain/"):
                 served = self.served(path[9:], method, "POST", call, "explain")
-                content = await self._explain(served, await self._body(request, heading), call)
+                self._accept(heading)
+                content = await self._explain(served, await self._body(request), call)
             elif path.startswith("/models/"):
                 content = _json(describe(self.view(self.served(path[8:], method, "GET", call, "metadata")), admin))
             else:
@@ -212,7 +197,7 @@ class App:
             if wait > 0:
                 self.metrics.add("rate_limited_total", (caller.label,))
                 raise Refusal(429, "rate", "This key asks too often; wait as long as Retry-After says.", wait=wait)
-        if self.metrics.in_flight(self.queued() + len(self._turn) + counted) > self.options.concurrency:
+        if self.metrics.in_flight(self.queued() + len(self._turns.waiting) + counted) > self.options.concurrency:
             self.metrics.add("shed_total", ("concurrency",))
             raise Refusal(503, "concurrency", "Too many requests are being answered at once; try again.", wait=1.0)
         limit, asked = self.options.answer_seconds, heading.seconds
@@ -242,16 +227,19 @@ class App:
             call.pipeline = name
         return served
 
-    async def _body(self, request: Request, heading: Heading, kinds: frozenset[bytes] = JSON_BODY) -> bytes:
-        kind, limit = heading.kind, self.options.body_limit
+    def _accept(self, heading: Heading, kinds: frozenset[bytes] = JSON_BODY) -> None:
+        """Raises Refusal for a body of another kind, or of more bytes than are taken."""
+        kind, length = heading.kind, heading.length
         if kind not in kinds and kind.split(b";")[0].strip().lower() not in kinds:
             raise Refusal(415, "content_type", f"The body must be {' or '.join(sorted(found.decode() for found in kinds if found))}.")
+        if length is not None and length > self.options.body_limit:
+            raise _too_large(self.options.body_limit)
+
+    async def _body(self, request: Request) -> bytes:
         try:
-            if heading.length is not None and heading.length > limit:
-                raise BodyTooLargeError
-            return await request.read(limit)
+            return await request.read(self.options.body_limit)
         except BodyTooLargeError:
-            raise Refusal(413, "body_size", f"The body has more than {limit} bytes, the most for one request; send several.") from None
+            raise _too_large(self.options.body_limit) from None
 
     def _refused(self, refusal: Refusal, admin: bool) -> tuple[int, Headers, bytes]:
         headers = JSON
@@ -275,7 +263,12 @@ class App:
             asked = await off_loop(len(body), view.contract.decode_many, body)
             answers = await self.answer(served, view, asked, call)
             return await off_loop(len(body), answers.json)
-        record = await self._in_turn(served, view, view.contract.decode(body)[0][0], call)
+        turn = self._turns.ask(served, view, view.contract.decode_one(body), call)
+        await turn
+        record = turn.result()
+        if served.log.commits_each:
+            await _flushed(served.log)
+        self._count_one(served, record, call)
         return _json(
             {
                 "id": record.id,
@@ -320,83 +313,25 @@ class App:
 
     async def answer(self, served: Served, view: View, asked: list[Row] | Columns, call: Call) -> Answers:
         """Predict and log; when this returns, every prediction is in the log. Raises OSError where it cannot be."""
-        self._check_room(served)
         count = len(asked) if isinstance(asked, list) else len(asked[EVENT_TIME])
 
         def computed() -> Answers:
             call.in_time()
             if not isinstance(asked, list) and count >= MANY_ROWS:
-                return predict(served, view, asked, call.start, self._prefix, self._numbers)
+                return predict_columns(served, view, asked, call.start, self._ids)
             rows = asked if isinstance(asked, list) else rows_of(asked)
-            return Answers.of(self._compute(served, view, rows, itertools.repeat(call)))
+            return Answers.of(predict_rows(served, view, rows, itertools.repeat(call), self._ids))
 
         try:
+            served.check_room()
             answers = computed() if count < LARGE_BATCH else await asyncio.to_thread(computed)
         except Refusal as refusal:
-            if refusal.status == 504:
-                self.metrics.add("shed_total", (refusal.rule,))
+            self.metrics.add("shed_total", (refusal.rule,))
             raise
         if served.log.commits_each:
             await _flushed(served.log)
         self._count(served, answers, call)
         return answers
-
-    async def _in_turn(self, served: Served, view: View, row: Row, call: Call) -> Record:
-        """`answer` for one row, computed and logged together with those of the requests that arrived in the same turn of the loop.
-
-        No request waits for another: a turn holds what was there when it began. Together they need one write of the log, and the
-        processor runs the same code for all of them before it goes on to other code, which halves what each costs.
-        """
-        turn = Asked(served, view, row, call)
-        if not self._turn:
-            asyncio.get_running_loop().call_soon(self._take_turn)
-        self._turn.append(turn)
-        await turn
-        record = turn.result()
-        if served.log.commits_each:
-            await _flushed(served.log)
-        self._count_one(served, record, call)
-        return record
-
-    def _take_turn(self) -> None:
-        """Answer all that was asked in this turn, and let each request go on."""
-        asked, self._turn = self._turn, []
-        groups: dict[int, list[Asked]] = {}
-        for turn in asked:
-            try:
-                self._check_room(turn.served)
-                turn.call.in_time()
-            except Refusal as refusal:
-                if refusal.status == 504:
-                    self.metrics.add("shed_total", (refusal.rule,))
-                turn.error = refusal
-            else:
-                groups.setdefault(id(turn.view), []).append(turn)
-        for group in groups.values():
-            self._answer_group(group)
-        for turn in asked:
-            turn.then()
-
-    def _answer_group(self, group: list[Asked]) -> None:
-        first = group[0]
-        try:
-            records = self._compute(first.served, first.view, [turn.row for turn in group], [turn.call for turn in group])
-        except Exception as error:  # noqa: BLE001  it is raised again for the request that it belongs to
-            if len(group) == 1:
-                first.error = error
-                return
-            # Whatever is wrong with one of them must not be the others' failure.
-            for turn in group:
-                self._answer_group([turn])
-        else:
-            for turn, record in zip(group, records, strict=True):
-                turn.record = record
-
-    def _check_room(self, served: Served) -> None:
-        """Raises Refusal where the log has no room left."""
-        if served.log.full:
-            self.metrics.add("shed_total", ("log",))
-            raise unlogged()
 
     def _count_one(self, served: Served, record: Record, call: Call) -> None:
         call.rows, call.arm = 1, record.arm
@@ -419,41 +354,6 @@ class App:
         for feature, rows in Counter(itertools.chain.from_iterable(answers.ood)).items():
             self.metrics.add("out_of_distribution_total", (served.name, feature), rows)
 
-    def _compute(self, served: Served, view: View, rows: list[Row], calls: Iterable[Call]) -> list[Record]:
-        """Records of rows, of which each belongs to a call; when this returns, they are in the log."""
-        entity = view.manifest.entity
-        results: Iterable[tuple[Arm, list[float], float]]
-        failures: list[Failure] = []
-        if len(view.arms) == 1:
-            arm = view.arms[0]
-            if len(rows) == 1:
-                results = ((arm, *arm.bundle.predict_one(rows[0], view.online)),)
-            else:
-                results = zip(itertools.repeat(arm), *arm.bundle.predict_rows(rows, view.online), strict=False)
-        else:
-            results, failures = divided(view, rows)
-        now = datetime.now(UTC)
-        moment = time.monotonic()
-        records = []
-        for row, (arm, values, output), call in zip(rows, results, calls, strict=False):
-            if not is_probability(output):
-                raise ArithmeticError(f"bundle {arm.bundle.digest} predicted {output}, which is no probability")
-            event_time: datetime = row[EVENT_TIME]
-            request, used = arm.bundle.logged(row, values)
-            records.append(
-                Record(
-                    day=view.day(event_time), id=f"{self._prefix}{next(self._numbers):012x}", at=now,
-                    event_time=event_time, pipeline=served.name, bundle=arm.bundle.digest, arm=arm.name, entity=row[entity], request=request,
-                    row=used, output=output, online_as_of=view.online_as_of, latency_us=int((moment - call.start) * 1e6), ood=arm.bundle.outside(values),
-                )
-            )  # fmt: skip
-        served.log.append(records)
-        if view.shadows:
-            served.trials.offer(view, rows, records)
-        if failures:
-            served.trials.failed(view, rows, records, failures)
-        return records
-
     # -- routes --------------------------------------------------------------------------------------------------------
 
     def model_ready(self, served: Served, version: str | None) -> bool:
@@ -472,8 +372,8 @@ class App:
             served = self.served(name, request.head.method, "POST", call, "predict")
             named = dict(request.head.headers)
             # A web page from elsewhere can send a body without a kind, too, but not without saying where it is from.
-            body = await self._body(request, heading, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
-            return await self._infer(served, body, named.get(HEADER_LENGTH), call, version)
+            self._accept(heading, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
+            return await self._infer(served, await self._body(request), named.get(HEADER_LENGTH), call, version)
         return self._model(name, version, what, self.served(name, request.head.method, "GET", call, "metadata")), JSON
 
     def _model(self, name: str, version: str | None, what: str | None, served: Served) -> bytes:
@@ -626,8 +526,8 @@ def _call_in(loop: asyncio.AbstractEventLoop, tell: Callable[[OSError | None], N
         loop.call_soon_threadsafe(tell, error)
 
 
-def unlogged() -> Refusal:
-    return Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, "body_size", f"The body has more than {limit} bytes, the most for one request; send several.")
 
 
 def _unknown_route() -> Refusal:

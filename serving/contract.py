@@ -92,30 +92,45 @@ class Contract:
 
     def decode(self, body: bytes) -> tuple[list[Row], bool]:
         """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
-        batch = is_batch(body)
+        if not is_batch(body):
+            return [self.decode_one(body)], False
+        found = self._decoded(self._many, body).instances
+        self.check_count(len(found))
+        rows, quotes = [], 2
+        for index, each in enumerate(found):
+            row, counted = self._checked(each, f"instances[{index}].")
+            rows.append(row)
+            quotes += counted
+        if b"\\" in body or body.count(b'"') != quotes:
+            refuse_duplicates(body)
+        return rows, True
+
+    def decode_one(self, body: bytes) -> Row:
+        """The row of a body that is one object. Raises Refusal."""
+        row, quotes = self._checked(self._decoded(self._one, body), "")
+        if b"\\" in body or body.count(b'"') != quotes:
+            refuse_duplicates(body)
+        return row
+
+    def _decoded(self, decode: Callable[[bytes], Any], body: bytes) -> Any:
         try:
-            found: Sequence[msgspec.Struct] = self._many(body).instances if batch else (self._one(body),)  # type: ignore[attr-defined]
+            return decode(body)
         except msgspec.ValidationError as error:
             raise self._refusal(str(error)) from None
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise malformed() from None
-        if batch:
-            self.check_count(len(found))
-        rows, quotes = [], 2 * batch
-        for index, row in enumerate(found):
-            values = msgspec.structs.astuple(row)
-            quotes += self._quotes
-            for place in self._maybe_texts:
-                if values[place] is not None:
-                    quotes += 2
-            for place in self._times:
-                moment = values[place]
-                if moment is not None and not EARLIEST <= moment < LATEST:
-                    raise self._out_of_contract(f"instances[{index}]." if batch else "", self.names[place])
-            rows.append(dict(zip(self.names, values, strict=True)))
-        if b"\\" in body or body.count(b'"') != quotes:
-            refuse_duplicates(body)
-        return rows, batch
+
+    def _checked(self, found: msgspec.Struct, where: str) -> tuple[Row, int]:
+        """A row, and the quotation marks that its fields and texts have. Raises Refusal for a time that is out of all reason."""
+        values, quotes = msgspec.structs.astuple(found), self._quotes
+        for place in self._maybe_texts:
+            if values[place] is not None:
+                quotes += 2
+        for place in self._times:
+            moment = values[place]
+            if moment is not None and not EARLIEST <= moment < LATEST:
+                raise self._out_of_contract(where, self.names[place])
+        return dict(zip(self.names, values, strict=True)), quotes
 
     def decode_many(self, body: bytes) -> list[Row] | Columns:
         """What `decode` finds in the body of a batch; many rows as columns. Raises Refusal."""

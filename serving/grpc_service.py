@@ -18,12 +18,13 @@ from google.protobuf.message import DecodeError
 
 from bundle.files import Stamp, stamp
 from serving import inference_protocol, openapi, tensors
-from serving.app import TIMEOUT_HEADER, App, check_version, off_loop, unlogged
+from serving.app import TIMEOUT_HEADER, App, check_version, off_loop
 from serving.calls import Call, Heading
 from serving.contract import Columns, Contract
 from serving.inference_messages import MESSAGES, SERVICE
 from serving.options import Options
 from serving.refusal import Refusal
+from serving.state import unlogged
 from serving.tensors import Tensor
 
 logger = logging.getLogger("serving")

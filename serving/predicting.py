@@ -1,13 +1,14 @@
-"""Many rows at once: computed as columns, by the arms that their keys fall to, logged as batches, answered without an object for each.
+"""Predicting and logging: few rows one by one, many as columns, each by the arm that its key falls to.
 
-Few rows are computed one by one (`App._compute`); both give the same answers and the same records.
+Many rows are logged as batches and answered without an object for each; both ways give the same answers and the same records.
 """
 
 from __future__ import annotations
 
 import itertools
+import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +22,8 @@ from bundle.column_compiler import DAY, local
 from bundle.manifest import EVENT_TIME
 from bundle.prediction_batches import Batch, day_text
 from bundle.prediction_log import Record
-from serving.arms import Failure, Part, divided_columns
+from serving.arms import Failure, Part, divided, divided_columns, is_probability
+from serving.calls import Call
 from serving.contract import Columns, Row, rows_of
 
 if TYPE_CHECKING:
@@ -77,7 +79,51 @@ class Answers:
         return b'{"predictions":[' + b"".join(itertools.chain.from_iterable(parts))[1:] + b"]}"
 
 
-def predict(served: Served, view: View, columns: Columns, start: float, prefix: str, numbers: Iterator[int]) -> Answers:
+class Numbering:
+    """Ids of predictions: what is this process's own, and a number."""
+
+    def __init__(self) -> None:
+        self.prefix = secrets.token_hex(10)
+        self.numbers = itertools.count(1)
+
+
+def predict_rows(served: Served, view: View, rows: list[Row], calls: Iterable[Call], ids: Numbering) -> list[Record]:
+    """Records of few rows, each of which belongs to a call; when this returns, they are in the log.
+
+    Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be written."""
+    failures: list[Failure] = []
+    if len(view.arms) == 1:
+        champion = view.arms[0]
+        results = zip(itertools.repeat(champion), *champion.bundle.predict_rows(rows, view.online), strict=False)
+    else:
+        answers, failures = divided(view, rows)
+        results = iter(answers)  # type: ignore[assignment]
+    entity, day_of, as_of = view.manifest.entity, view.day, view.online_as_of
+    pipeline, prefix, numbers = served.name, ids.prefix, ids.numbers
+    now, moment = datetime.now(UTC), time.monotonic()
+    records = []
+    for row, (arm, values, output), call in zip(rows, results, calls, strict=False):
+        bundle = arm.bundle
+        if not is_probability(output):
+            raise ArithmeticError(f"bundle {bundle.digest} predicted {output}, which is no probability")
+        event_time: datetime = row[EVENT_TIME]
+        request, used = bundle.logged(row, values) if bundle.withholds else (row, values)
+        records.append(
+            Record(
+                day=day_of(event_time), id=f"{prefix}{next(numbers):012x}", at=now, event_time=event_time, pipeline=pipeline, bundle=bundle.digest,
+                arm=arm.name, entity=row[entity], request=request, row=used, output=output, online_as_of=as_of,
+                latency_us=int((moment - call.start) * 1e6), ood=bundle.outside(values),
+            )
+        )  # fmt: skip
+    served.log.append(records)
+    if view.shadows:
+        served.trials.offer(view, rows, records)
+    if failures:
+        served.trials.failed(view, rows, records, failures)
+    return records
+
+
+def predict_columns(served: Served, view: View, columns: Columns, start: float, ids: Numbering) -> Answers:
     """Answers of many rows; when this returns, they are in the log. `start` is the monotonic time at which the request came.
 
     Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be written."""
@@ -85,7 +131,7 @@ def predict(served: Served, view: View, columns: Columns, start: float, prefix: 
     parts, failures = divided_columns(view, columns, count)
     now = datetime.now(UTC)
     latency_us = int((time.monotonic() - start) * 1e6)
-    taken = np.fromiter(itertools.islice(numbers, count), np.int64, count)
+    prefix, taken = ids.prefix, np.fromiter(itertools.islice(ids.numbers, count), np.int64, count)
     days = local(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone)) // DAY
     batches = [
         Batch(

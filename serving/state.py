@@ -29,6 +29,7 @@ from bundle.online import Snapshot
 from bundle.prediction_log import Writer
 from serving.contract import Contract
 from serving.options import Options
+from serving.refusal import Refusal
 from serving.rehearsal import rehearse, try_out
 from serving.shadow import Trials
 
@@ -109,6 +110,11 @@ class Served:
         self._error: str | None = "no desired state was seen yet"
         self._online_error: str | None = None
         self._written: Actual | None = None
+
+    def check_room(self) -> None:
+        """Raises Refusal where the prediction log has no room left."""
+        if self.log.full:
+            raise unlogged()
 
     def refresh(self) -> None:
         """Look for a new desired state and a new online snapshot, and take them over if they are sound."""
@@ -305,6 +311,10 @@ class Served:
         self.log.close()
         if self._options.workers > 1:
             (self.own / "workers" / f"{self._worker}.json").unlink(missing_ok=True)
+
+
+def unlogged() -> Refusal:
+    return Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
 
 
 def combined(folder: Path, own: Actual) -> Actual:
