@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 from dagster import RunsFilter
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.execute_in_process import core_execute_in_process, merge_run_tags
 from dagster._core.storage.tags import RUN_KEY_TAG
 
 TICKS = 50
@@ -46,12 +48,15 @@ class Driver:
         skip: tuple[str, ...] = (),
     ) -> None:
         self._repository = definitions.get_repository_def()
-        self._resources = self._repository.get_top_level_resources()
         self._instance = instance
+        resources = self._repository.get_top_level_resources()
+        # Made once: for each evaluation Dagster would read their whole declarations again. They hold nothing open.
+        with dg.build_resources(resources, instance) as made:
+            self._resources = {name: dg.ResourceDefinition.hardcoded_resource(getattr(made, name)) for name in resources}
         self._observe = observe or (lambda ran: None)
         self._cursors: dict[str, str | None] = {}
         self._sensors = [sensor for sensor in self._repository.sensor_defs if sensor.name not in skip]
-        self._jobs: dict[str, dg.JobDefinition] = {}
+        self._jobs: dict[tuple[str, frozenset[dg.AssetKey]], dg.JobDefinition] = {}
 
     def settle(self) -> list[Ran]:
         """Evaluate all sensors, execute what they request, and again until they request nothing. Raises RuntimeError when they
@@ -98,15 +103,16 @@ class Driver:
         if name is None:
             raise RuntimeError(f"sensor {sensor.name} requests a run but names no job; give it job_name=")
         tags = {**request.tags, "dagster/sensor_name": sensor.name, **({RUN_KEY_TAG: request.run_key} if request.run_key else {})}
-        if name not in self._jobs:
-            self._jobs[name] = self._repository.get_job(name)
-        result = self._jobs[name].execute_in_process(
+        selection = list(request.asset_selection or ())
+        job, run_config = self._job(name, frozenset(selection)), {**QUIET_LOGS, **(request.run_config or {})}
+        result = core_execute_in_process(
+            job=InMemoryJob(job),
+            run_config=run_config,
             instance=self._instance,
-            run_config={**QUIET_LOGS, **(request.run_config or {})},
-            tags=tags,
-            partition_key=request.partition_key,
-            asset_selection=list(request.asset_selection) if request.asset_selection is not None else None,
+            output_capturing_enabled=True,
             raise_on_error=False,
+            run_tags=merge_run_tags(job, request.partition_key, tags, selection, self._instance, run_config),
+            asset_selection=frozenset(selection),
         )
         failure = None
         if not result.success:
@@ -117,3 +123,11 @@ class Driver:
                 raise KeyboardInterrupt
             failure = (error.cause or error).message.strip() if error else "failed before its first step"
         return Ran(result.run_id, name, sensor.name, result.success, failure, tags)
+
+    def _job(self, name: str, selection: frozenset[dg.AssetKey]) -> dg.JobDefinition:
+        """A job, or its part with the selected assets, for this process: what `JobDefinition.execute_in_process` makes anew, with
+        its snapshot and all, for each run."""
+        if (name, selection) not in self._jobs:
+            job = self._repository.get_job(name)
+            self._jobs[name, selection] = job.as_ephemeral_job({}, {}, asset_selection=list(selection))
+        return self._jobs[name, selection]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
+from functools import lru_cache
 from typing import NamedTuple
 
 import dagster as dg
@@ -20,6 +20,7 @@ _sidecars: dict[tuple[str, object], bytes] = {}
 
 SUFFIXES = (".csv", ".parquet")
 SIDECAR = ".sha256"
+SIDECARS = tuple(suffix + SIDECAR for suffix in SUFFIXES)
 ONCE = "once"
 
 
@@ -117,14 +118,14 @@ class Landing(dg.ConfigurableResource):
 
 def _local(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, str, int, object]]:
     """Folder, name, size and stamp of the files below a local root: fsspec takes five times as long for the same."""
-    base = Path(files.filesystem(root)[1])
+    base = files.filesystem(root)[1]
     try:
         wanted = [entry.name for entry in os.scandir(base) if entry.is_dir()] if folders is None else folders
     except FileNotFoundError:
         return
     for folder in wanted:
         try:
-            entries = list(os.scandir(base / folder))
+            entries = list(os.scandir(f"{base}/{folder}"))
         except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
@@ -145,8 +146,11 @@ def _remote(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, s
 
 def _announced(entries: dict[str, Entry]) -> tuple[Delivery, ...]:
     """The deliveries of a folder, by name."""
-    sizes = {name: entry.size for name, entry in entries.items()}
-    return tuple(_delivery(_sidecar(entries[name]), name.removesuffix(SIDECAR), sizes) for name in sorted(entries) if _announces(name))
+    found = []
+    for sidecar in sorted(filter(_announces, entries)):
+        name = sidecar.removesuffix(SIDECAR)
+        found.append(_delivery(_sidecar(entries[sidecar]), name, entries[name].size if name in entries else None))
+    return tuple(found)
 
 
 def _sidecar(entry: Entry) -> bytes:
@@ -159,9 +163,10 @@ def _sidecar(entry: Entry) -> bytes:
     return _sidecars[key]
 
 
-def _delivery(sidecar: bytes, name: str, sizes: dict[str, int]) -> Delivery:
+@lru_cache(100_000)
+def _delivery(sidecar: bytes, name: str, size: int | None) -> Delivery:
+    """What a sidecar says of a file of `size` bytes (None: which is not there)."""
     digest, _, announced = sidecar.decode(errors="replace").rstrip("\n").partition("  ")
-    size = sizes.get(name)
     fault = None
     if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         fault = f"its sidecar {name}{SIDECAR} does not read '<sha256>  <name>'"
@@ -175,9 +180,10 @@ def _delivery(sidecar: bytes, name: str, sizes: dict[str, int]) -> Delivery:
 
 
 def _announces(name: str) -> bool:
-    return name.endswith(tuple(suffix + SIDECAR for suffix in SUFFIXES)) and not name.startswith(".")
+    return name.endswith(SIDECARS) and not name.startswith(".")
 
 
+@lru_cache(100_000)
 def _is_day(folder: str) -> bool:
     try:
         return date.fromisoformat(folder).isoformat() == folder

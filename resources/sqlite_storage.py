@@ -7,19 +7,19 @@ Tables, files and locking are Dagster's own; `infra/dagster.yaml` names this sto
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.util import LRUCache
 
 DATABASES = 32
@@ -67,6 +67,39 @@ class ScheduleStorage(SqliteScheduleStorage):
 
 class EventLogStorage(SqliteEventLogStorage):
     _empty: bytes | None = None
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._found: set[tuple[str, str]] = set()
+        super().__init__(base_dir, inst_data)
+
+    # Dagster asks at each event and each read what its schema has. What is there stays; what is not may yet come.
+
+    def has_table(self, table_name: str) -> bool:
+        """Whether the index has a table."""
+        return self._once("table", table_name, self._has_table)
+
+    def has_asset_key_col(self, column_name: str) -> bool:
+        """Whether the index keeps a column of assets."""
+        return self._once("column", column_name, super().has_asset_key_col)
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
+        return self._once("column", column_name, partial(super()._has_asset_key_col_on_connection, conn))
+
+    def has_secondary_index(self, name: str) -> bool:
+        """Whether a migration of data is done."""
+        return self._once("index", name, super().has_secondary_index)
+
+    def _once(self, kind: str, name: str, found: Callable[[str], bool]) -> bool:
+        if (kind, name) not in self._found:
+            if not found(name):
+                return False
+            self._found.add((kind, name))
+        return True
+
+    def _has_table(self, name: str) -> bool:
+        # A connection of its own: Dagster asks while it holds the one of the index.
+        with _engine(self.conn_string_for_shard(INDEX_SHARD_NAME)).connect() as connection:
+            return inspect(connection).has_table(name)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:

@@ -10,6 +10,8 @@ import copy
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.datasource.fluent.interfaces import Batch
     from great_expectations.expectations import Expectation
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
 DELIVERED_UNTIL = "_delivered_until"
 RULE = "rule"  # position of an expectation in its suite
@@ -155,8 +158,31 @@ def _number(result: ExpectationValidationResult) -> int:
     return int(result.expectation_config.meta[RULE])
 
 
+@contextmanager
+def _configured_once() -> Iterator[None]:
+    """Have each expectation's configuration derived once: Great Expectations does so some eighty times in a validation, which is most
+    of what judging a day costs. Nothing changes an expectation while it is judged. Call under `_LOCK`."""
+    from great_expectations.expectations.expectation import Expectation
+
+    derive = Expectation.configuration
+    # The expectation is kept too, so that no other one gets its identity meanwhile.
+    kept: dict[int, tuple[Expectation, ExpectationConfiguration]] = {}
+
+    def configuration(expectation: Expectation) -> ExpectationConfiguration:
+        if id(expectation) not in kept:
+            kept[id(expectation)] = expectation, derive.__get__(expectation)
+        return kept[id(expectation)][1]
+
+    Expectation.configuration = property(configuration)
+    try:
+        yield
+    finally:
+        Expectation.configuration = derive
+
+
 def _validate(batch: Batch, suite: ExpectationSuite, result_format: dict[str, Any]) -> ExpectationSuiteValidationResult:
-    result = batch.validate(suite, result_format=result_format)
+    with _configured_once():
+        result = batch.validate(suite, result_format=result_format)
     for one in result.results:
         # Great Expectations reports what it could not evaluate instead of raising.
         if one.exception_info and (one.exception_info.get("raised_exception") or "raised_exception" not in one.exception_info):

@@ -269,3 +269,13 @@ def test_pages_show_the_result_and_load_nothing_from_elsewhere() -> None:
         for outside in ("<script", "<link", 'src="http', "url(http"):
             assert outside not in page.decode(), (name, outside)
     assert "town is none of Bonn, Köln | 1 |" in docs.markdown(result)
+
+
+def test_judging_leaves_great_expectations_as_it_was() -> None:
+    import great_expectations.expectations as gx
+
+    rule = gx.ExpectColumnValuesToNotBeNull(column="town")
+    assert examined(good(1)).judgement.rules
+    assert rule.configuration.kwargs["column"] == "town"
+    rule.column = "size"
+    assert rule.configuration.kwargs["column"] == "size"

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dagster as dg
 import pytest
 from dagster._core.instance.ref import InstanceRef
+from sqlalchemy import event
 
 from resources import instance as platform
 from resources.settings import settings
@@ -68,3 +69,23 @@ def test_a_wipe_leaves_no_open_file_behind(instance: dg.DagsterInstance) -> None
         assert len(instance.all_logs(run.run_id)) > 5
         instance.wipe()
     assert stored(instance) == 0
+
+
+def test_a_table_that_comes_later_is_seen_and_one_that_is_there_is_not_asked_for_again(instance: dg.DagsterInstance) -> None:
+    storage = instance.event_log_storage
+    assert isinstance(storage, EventLogStorage)
+    assert storage.has_table("asset_keys")
+    assert storage.has_asset_key_col("wipe_timestamp")
+    assert not storage.has_table("made_later")
+    assert not storage.has_asset_key_col("made_later")
+    with storage.index_connection() as connection:
+        connection.exec_driver_sql("CREATE TABLE made_later (n INTEGER)")
+        connection.exec_driver_sql("ALTER TABLE asset_keys ADD COLUMN made_later INTEGER")
+    assert storage.has_table("made_later")
+    assert storage.has_asset_key_col("made_later")
+    with storage.index_connection() as connection:
+        asked: list[str] = []
+        event.listen(connection.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+        # Dagster asks while it holds the connection.
+        assert storage.has_table("made_later")
+    assert asked == []
