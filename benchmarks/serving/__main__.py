@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.serving import report
 from benchmarks.serving.bodies import Body, Encoding
 from benchmarks.serving.load import Figures, find, load
-from benchmarks.serving.servers import ENDPOINT, FLOOR, SERVERS, Running, Server, UnavailableError, environment, launch_of, started
+from benchmarks.serving.servers import ENDPOINT, FLOORS, SERVERS, Running, Server, UnavailableError, environment, launch_of, started
 from benchmarks.serving.task import NAME, ROWS, Task, prepared
 from bundle import prediction_log
 from bundle.files import write_atomically
@@ -117,7 +117,7 @@ def all_cases(server: Server, running: Running, task: Task, seconds: int) -> Ite
         most = max(most, figures.a_second)
         yield f"1 row, c={connections}", figures
     yield "half load", half_load(running, server.json, task, seconds, most)
-    if server is FLOOR:
+    if server in FLOORS:
         return
     for rows in (100, ROWS):
         yield f"{rows:,} rows JSON", case(running, server.json, task, rows, seconds, CONNECTIONS[rows])

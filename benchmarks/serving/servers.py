@@ -111,6 +111,10 @@ def _hello(launch: Launch) -> Sequence[str]:
     return str(launch.python), "-m", "benchmarks.hello", str(launch.ports[0])
 
 
+def _uvicorn(launch: Launch) -> Sequence[str]:
+    return str(launch.python), "-m", "uvicorn", "benchmarks.hello_asgi:app", "--port", str(launch.ports[0]), "--no-access-log", "--loop", "uvloop", "--http", "httptools"  # fmt: skip
+
+
 def _mlserver(launch: Launch) -> Sequence[str]:
     settings = {
         "host": "127.0.0.1", "http_port": launch.ports[0], "grpc_port": launch.ports[1], "metrics_port": launch.ports[2],
@@ -156,8 +160,11 @@ ENDPOINT = Server(
     headers=lambda task: {"authorization": f"Bearer {task.key}"},
 )  # fmt: skip
 FLOOR = Server("hello", "the endpoint's HTTP server, five bytes for an answer", _hello, bodies.ENDPOINT_JSON, locked=False)
+# Most peers stand on this.
+USUAL_FLOOR = Server("hello, uvicorn", "uvicorn's own HTTP, five bytes for an answer", _uvicorn, bodies.ENDPOINT_JSON, locked=False)
+FLOORS = (FLOOR, USUAL_FLOOR)
 SERVERS = (
-    FLOOR,
+    *FLOORS,
     ENDPOINT,
     Server("mlserver", "in-process, no metrics, no compression", _mlserver, bodies.MLSERVER_JSON),
     Server("bentoml", "one worker, no access log, no metrics", _bentoml, bodies.BENTOML_JSON, variables=lambda launch: {"BENTOML_HOME": str(launch.folder / "bentoml")}),
@@ -240,7 +247,7 @@ def started(server: Server, launch: Launch, cores: set[int]) -> Iterator[Running
                     raise UnavailableError(f"it does not answer: {said[-1] if said else 'it said nothing'}")
                 time.sleep(0.02)
         running.start_seconds = time.monotonic() - begun
-        if server is not FLOOR:
+        if server not in FLOORS:
             agree(server, running, task)
         yield running
     finally:
