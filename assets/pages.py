@@ -90,6 +90,8 @@ def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     """A number for people; an en dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
+    if digits >= 4 and value == int(value):
+        return f"{value:{'+' if sign else ''},.0f}"  # a count, or nothing at all
     # Where digits are shown to tell small numbers apart, one that is not zero must not look like zero.
     form = "e" if value and digits >= 4 and abs(value) < 0.5 * 10.0**-digits else "f"
     return f"{value:{'+' if sign else ''}.{1 if form == 'e' else digits}{form}}"

@@ -42,7 +42,7 @@ def test_gates_show_number_limit_n_and_what_was_not_judged() -> None:
 
 def test_numbers_for_people() -> None:
     assert pages.number(None) == pages.number(float("nan")) == "–"
-    assert pages.number(0.0) == "0.0000"
+    assert (pages.number(0.0), pages.number(1403.0), pages.number(0.5)) == ("0", "1,403", "0.5000")
     assert pages.number(2.1e-6) == "2.1e-06"
     assert pages.number(0.1234567, 2, sign=True) == "+0.12"
     assert pages.estimate(0.5, 0.4, 0.6, 2) == "0.50 (0.40 to 0.60)"
