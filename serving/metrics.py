@@ -64,8 +64,8 @@ FAMILIES: dict[str, Family] = {
 """Without their prefix `evergreen_`."""
 
 OUTPUT_BOUNDS: tuple[float, ...] = tuple(round(step / 10, 1) for step in range(1, 11))
-# The service log's bounds are 15 % apart, finer than a dashboard needs; every sixth is shown.
-_SHOWN_BOUNDS = tuple(range(11, len(BOUNDS), 6))
+# The service log's bounds are 15 % apart, finer than a dashboard needs; every third is shown.
+_SHOWN_BOUNDS = tuple(range(2, len(BOUNDS), 3))
 
 CELLS = 1 << 14
 """Numbers of a region: about a hundred histograms and thousands of counts."""
