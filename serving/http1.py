@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
         except StopIteration as returned:
             self._answer(request, returned.value)
         except Exception as error:  # noqa: BLE001  it is logged, and the client is told
-            self._failed(request, error)
+            self._failed(error)
         else:
             if isinstance(awaited, Turn):
                 awaited.then = partial(self._step, request, coroutine)
@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
         try:
             answer = await _resumed(coroutine, awaited)
         except BaseException as error:
-            self._failed(request, error)
+            self._failed(error)
             if not isinstance(error, Exception):
                 raise
         else:
@@ -349,12 +349,13 @@ class Connection(asyncio.Protocol):
         elif self._unread_since is None:
             self._next()
 
-    def _failed(self, request: Request, error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> None:
         """The application gave no answer."""
         self._current = None
         if isinstance(error, GoneError):
             return
-        logger.error("the application failed", exc_info=error)
+        if isinstance(error, Exception):  # and no cancellation
+            logger.error("the application failed", exc_info=error)
         self._end_with(500, "server", "The server failed; its log says why.")
 
     def write(self, content: bytes) -> None:
