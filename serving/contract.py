@@ -78,7 +78,7 @@ class Contract:
         self._checks = {name: _check(field, text_limit) for name, field in self.fields.items()}
         # For many rows: types alone, since limits are checked a column at a time, and nothing for the garbage collector to look at.
         loose = msgspec.defstruct(
-            "LooseRow", [(slot, _type(msgspec.structs.replace(self.fields[name], ge=None, le=None, pattern=None), None)) for slot, name in slots.items()],
+            "LooseRow", [(slot, _loose(self.fields[name])) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True, gc=False,
         )  # fmt: skip
         self._loose = msgspec.json.Decoder(msgspec.defstruct("LooseBatch", [("instances", list[loose])], forbid_unknown_fields=True)).decode  # type: ignore[valid-type]
@@ -88,6 +88,10 @@ class Contract:
         self._numbers_of = attrgetter(*packed) if self._packed else None
         self._pack = struct.Struct("=" + "".join(_PACKED[self.fields[name].kind] for name in self._packed)).pack
         self._layout = np.dtype([(name, DTYPES[self.fields[name].kind]) for name in self._packed])
+        self._lists = {
+            name: msgspec.json.Decoder(list[_loose(field)]).decode  # type: ignore[misc]
+            for name, field in self.fields.items()
+        }
         self._by_column = [(attrgetter(slot), name) for slot, name in slots.items() if name not in self._packed]
 
     def decode(self, body: bytes) -> tuple[list[Row], bool]:
@@ -140,7 +144,7 @@ class Contract:
                 found = self._loose(body).instances  # type: ignore[attr-defined]
             except (msgspec.DecodeError, ValueError, RecursionError):
                 found = []
-            if MANY_ROWS <= len(found) <= self.row_limit and (columns := self._columns_of(found, _quotes(body))) is not None:
+            if MANY_ROWS <= len(found) <= self.row_limit and (columns := self._columns_of(found, count_quotes(body))) is not None:
                 return columns
         return self.decode(body)[0]
 
@@ -162,6 +166,11 @@ class Contract:
         if quotes != expected or any(self._wrong(name, columns[name]) is not None for name in self.names):
             return None
         return {name: columns[name] for name in self.names}
+
+    def json_column(self, name: str, content: msgspec.Raw) -> Column:
+        """The column of a JSON list, of which only the type is checked. Raises KeyError, msgspec.DecodeError, ValueError and
+        OverflowError."""
+        return column(self.fields[name].kind, self._lists[name](content))
 
     def check_columns(self, found: Mapping[str, Column | list[Any]]) -> Columns:
         """Columns of another protocol, checked by the same rules; lists hold plain values of whatever type. Raises Refusal, which names
@@ -253,7 +262,7 @@ def is_batch(body: bytes) -> bool:
     return b'"instances"' in body and _BATCH.match(body) is not None
 
 
-def _quotes(body: bytes) -> int:
+def count_quotes(body: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord('"')))
 
 
@@ -421,6 +430,11 @@ def _type(field: RequestField, text_limit: int | None) -> Any:
         case "datetime":
             kind = Annotated[datetime, Meta(tz=True)]
     return kind | None if field.nullable else kind
+
+
+def _loose(field: RequestField) -> Any:
+    """The msgspec type of a field without its limits."""
+    return _type(msgspec.structs.replace(field, ge=None, le=None, pattern=None), None)
 
 
 def _to_the_end(pattern: str) -> str:

@@ -40,12 +40,12 @@ _NUMPY = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input: its values flat, as a list of plain Python values or as raw little-endian bytes."""
+    """One input: its values flat, as a list of plain Python values, as raw little-endian bytes, or decoded already."""
 
     name: str
     datatype: str
     shape: Sequence[int]
-    values: list[Any] | bytes
+    values: list[Any] | bytes | Column
 
 
 def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
@@ -70,8 +70,11 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
         null = None
         if name + IS_NULL in found:
             nulls = _values(found[name + IS_NULL], ("BOOL",), count)
+            assert not isinstance(nulls, Column), "no column is a mask"
             null = np.array(_checked(nulls, list[bool], name + IS_NULL)) if isinstance(nulls, list) else nulls
-        if isinstance(values, list):
+        if isinstance(values, Column):
+            columns[name] = values
+        elif isinstance(values, list):
             # Plain values are not what their datatype says before they are checked.
             known = values if null is None else [None if missing else value for value, missing in zip(values, null.tolist(), strict=True)]
             raw = kind == "string" and isinstance(found[name].values, bytes)
@@ -110,7 +113,7 @@ def _length(tensor: Tensor) -> int:
     return shape[0]
 
 
-def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any] | Array:
+def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any] | Array | Column:
     """`count` values of a tensor that has one of the `allowed` datatypes: an array where numbers came as raw bytes."""
     if tensor.datatype not in allowed:
         raise Refusal(422, "datatype", f"The input {tensor.name} must have the datatype {' or '.join(allowed)}.", tensor.name)
@@ -119,6 +122,10 @@ def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any] | A
     values = tensor.values
     if isinstance(values, bytes):
         return _unpacked(tensor.name, values, count) if tensor.datatype == "BYTES" else _numbers(tensor, values, count)
+    if isinstance(values, Column):
+        if len(values) != count:
+            raise _shape(tensor.name)
+        return values
     if len(tensor.shape) == 2 and values and all(isinstance(item, list) and len(item) == 1 for item in values):
         values = [item[0] for item in values]
     if len(values) != count:

@@ -121,6 +121,8 @@ def all_cases(server: Server, running: Running, task: Task, seconds: int) -> Ite
         return
     for rows in (100, ROWS):
         yield f"{rows:,} rows JSON", case(running, server.json, task, rows, seconds, CONNECTIONS[rows])
+        for encoding in server.other_json:
+            yield f"{rows:,} rows JSON: {encoding.named}", case(running, encoding, task, rows, seconds, CONNECTIONS[rows])
         for encoding in server.binary:
             yield f"{rows:,} rows binary: {encoding.named}", case(running, encoding, task, rows, seconds, CONNECTIONS[rows])
 

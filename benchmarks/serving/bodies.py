@@ -102,6 +102,22 @@ def _tensors(task: Task, numbers: Sequence[int]) -> Body:
     return Body(content, {"inference-header-content-length": str(length)})
 
 
+def _columns(task: Task, numbers: Sequence[int]) -> Body:
+    """The Open Inference Protocol's JSON, a tensor for each column; MLServer is asked in it, too."""
+    kinds = {"string": "BYTES", "datetime": "BYTES", "integer": "INT64", "float": "FP64"}
+    inputs = [
+        {"name": name, "shape": [len(numbers)], "datatype": kinds[declared.kind], "data": [task.requests[number][name] for number in numbers]}
+        for name, declared in CONTRACT.items()
+    ]
+    return _json({"inputs": inputs, "outputs": [{"name": "prediction"}]})
+
+
+def _columns_answer(content: bytes, _: Mapping[str, str]) -> list[float]:
+    [output] = json.loads(content)["outputs"]
+    found: list[float] = output["data"]
+    return found
+
+
 def _tensors_answer(content: bytes, headers: Mapping[str, str]) -> list[float]:
     from tritonclient.http import InferenceServerClient
 
@@ -113,6 +129,7 @@ def _tensors_answer(content: bytes, headers: Mapping[str, str]) -> list[float]:
 
 ENDPOINT_JSON = Encoding(f"/predict/{NAME}", "application/json", _plain, _plain_answer)
 ENDPOINT_ARROW = Encoding(f"/predict/{NAME}", "application/vnd.apache.arrow.stream", _arrow, _arrow_answer, "Arrow IPC")
+ENDPOINT_COLUMNS = Encoding(f"/v2/models/{NAME}/infer", "application/json", _columns, _columns_answer, "V2 tensors")
 ENDPOINT_TENSORS = Encoding(f"/v2/models/{NAME}/infer", "application/octet-stream", _tensors, _tensors_answer, "V2 binary tensors")
 
 

@@ -51,13 +51,14 @@ class Launch:
 @dataclass(frozen=True)
 class Server:
     """`command` may write files into the launch's folder first; `variables` are more environment variables. Without `locked` it runs
-    in this repository's own environment."""
+    in this repository's own environment. Batches are also sent in `other_json`."""
 
     name: str
     says: str
     command: Callable[[Launch], Sequence[str]]
     json: Encoding
     binary: tuple[Encoding, ...] = ()
+    other_json: tuple[Encoding, ...] = ()
     locked: bool = True
     headers: Callable[[Task], Mapping[str, str]] = lambda _: {}
     variables: Callable[[Launch], Mapping[str, str]] = lambda _: {}
@@ -156,7 +157,7 @@ def _script(launch: Launch, name: str) -> str:
 
 ENDPOINT = Server(
     "evergreen", "validation, online features, durable log, API key",
-    _evergreen, bodies.ENDPOINT_JSON, (bodies.ENDPOINT_ARROW, bodies.ENDPOINT_TENSORS), locked=False,
+    _evergreen, bodies.ENDPOINT_JSON, (bodies.ENDPOINT_ARROW, bodies.ENDPOINT_TENSORS), (bodies.ENDPOINT_COLUMNS,), locked=False,
     headers=lambda task: {"authorization": f"Bearer {task.key}"},
 )  # fmt: skip
 FLOOR = Server("hello", "the endpoint's HTTP server, five bytes for an answer", _hello, bodies.ENDPOINT_JSON, locked=False)
@@ -262,7 +263,7 @@ def ask(client: httpx.Client, running: Running, encoding: Encoding, body: Body) 
 def agree(server: Server, running: Running, task: Task) -> None:
     """Raises UnavailableError where an answer is not what the model predicts: one row, and a hundred in each encoding."""
     with httpx.Client(base_url=running.url, timeout=60, trust_env=False) as client:
-        for encoding, rows in ((server.json, 1), *((found, 100) for found in (server.json, *server.binary))):
+        for encoding, rows in ((server.json, 1), *((found, 100) for found in (server.json, *server.other_json, *server.binary))):
             answer = ask(client, running, encoding, encoding.encode(task, range(rows)))
             if answer.status_code != 200:
                 raise UnavailableError(f"it answers {rows} rows of {encoding.named} with {answer.status_code}: {answer.text[:200]}")

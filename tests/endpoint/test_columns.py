@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from bundle import signing
@@ -18,9 +19,11 @@ from bundle.bounds import learn
 from bundle.columns import Column, Texts, column
 from bundle.manifest import Bundle, from_files
 from bundle.model import TOLERANCE
+from serving import inference_protocol
 from serving.contract import EARLIEST, LATEST, MANY_ROWS, Columns, Contract, Row, rows_of
 from serving.predicting import Answers
 from serving.refusal import Refusal
+from serving.tensors import DATATYPES
 from tests.support.endpoint import CONTRACT, files, request, snapshot
 
 COUNT = MANY_ROWS + 4
@@ -149,3 +152,56 @@ def test_answers_are_written_as_json_is(rows: list[tuple[float, str, tuple[str, 
         for place, (output, arm, outside) in enumerate(rows)
     ]
     assert answers.json() == msgspec.json.encode({"predictions": expected})
+
+
+def tensors(changes: list[tuple[int, str, str]], extra: str) -> bytes:
+    """The rows of `body` as input tensors."""
+    tokens: dict[str, list[str]] = {name: [json.dumps(request(number)[name]) for number in range(COUNT)] for name in NAMES}
+    for place, name, token in changes:
+        tokens[name][place] = token
+    inputs = [
+        f'{{"name":"{name}","shape":[{COUNT}],"datatype":"{DATATYPES[CONTRACT[name].kind][0]}","data":[{",".join(values)}]}}'
+        for name, values in tokens.items()
+    ]
+    return ('{"inputs":[' + ",".join(inputs) + "]" + extra + "}").encode()
+
+
+def inferred(decode: Callable[[], inference_protocol.Asked]) -> Any:
+    """What was understood of an inference, or refused."""
+    try:
+        asked = decode()
+    except Refusal as refusal:
+        return (refusal.status, refusal.field, refusal.rule, refusal.error)
+    return outcome(lambda: asked.columns), asked.id, asked.outputs
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, COUNT - 1), st.sampled_from(NAMES), st.sampled_from(TOKENS)), max_size=2),
+    st.sampled_from(
+        [
+            "", "", "", ',"id":"mine"', ',"id":""', ',"id":null', ',"id":"a","id":"b"', ',"outputs":[]', ',"outputs":[{"name":"prediction"}]',
+            ',"outputs":[{"name":"x"}]', ',"outputs":[{"name":"ood","name":"ood"}]', ',"parameters":{"binary_data_output":true}', ',"inputs":[]',
+            ',"parameters":{"a":1,"a":1}', ',"more":1', "]",
+        ]
+    ),
+)  # fmt: skip
+def test_columns_of_json_are_understood_or_refused_as_value_by_value(changes: list[tuple[int, str, str]], extra: str) -> None:
+    sent = tensors(changes, extra)
+    found = inferred(lambda: inference_protocol.decode(contract(), sent))
+    assert found == inferred(lambda: inference_protocol.decode_any(contract(), sent, None))
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [
+        (b'"name":"shop"', b'"name":"x","name":"shop"'), (b'"name":"shop"', b'"name":"items"'), (b'"name":"shop"', b'"name":"promised.is_null"'),
+        (b'"data":["', b'"data":[],"data":["'), (b"[%d]" % COUNT, b"[%d.0]" % COUNT), (b"[%d]" % COUNT, b"[%d,2]" % COUNT), (b"INT64", b"FP64"),
+        (b'"datatype"', b'"parameters":{"binary_data_size":1},"datatype"'), (b'"datatype"', b'"parameters":{"content_type":"x"},"datatype"'),
+        (b"INT64", b"INT8"), (b'"data":', b'"values":'), (b"", b" "), (b"", b"\xef\xbb\xbf"), (b'"name"', b'"n\\u0061me"'), (b"shop", b"sh\xffp"),
+    ],
+)  # fmt: skip
+def test_inferences_of_columns_are_understood_or_refused_as_value_by_value(there: bytes, instead: bytes) -> None:
+    sent = tensors([], "").replace(there, instead, 1)
+    found = inferred(lambda: inference_protocol.decode(contract(), sent))
+    assert found == inferred(lambda: inference_protocol.decode_any(contract(), sent, None))
