@@ -25,6 +25,7 @@ TAIL, WIDENED = 0.001, 0.25
 ROUNDING = 1e-6
 
 Outside = Callable[[Sequence[float]], tuple[str, ...]]
+OutsideOfMany = Callable[["Matrix"], dict[int, tuple[str, ...]]]
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,27 +76,37 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         compiled: Outside = eval(source, {"__builtins__": {}, "inf": float("inf")})  # noqa: S307  made of numbers and of names that are quoted
         return compiled
 
-    def many(self, matrix: Matrix, names: Sequence[str]) -> dict[int, tuple[str, ...]]:
-        """The features outside, of those rows of a matrix (n, k; float32, NaN for missing) that have any, by their place."""
-        import numpy as np
+    def many(self, names: Sequence[str]) -> OutsideOfMany:
+        """A function from a matrix (n, k; float32, NaN for missing) to the features outside, of those rows that have any, by their place."""
+        mask = self._mask(names)
 
-        found: dict[int, tuple[str, ...]] = {}
-        rows, places = np.nonzero(self._mask(matrix, names))
-        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            found[row] = (*found.get(row, ()), names[place])
-        return found
+        def outside(matrix: Matrix) -> dict[int, tuple[str, ...]]:
+            found: dict[int, tuple[str, ...]] = {}
+            wrong = mask(matrix)
+            if wrong.any():
+                rows, places = wrong.nonzero()
+                for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+                    found[row] = (*found.get(row, ()), names[place])
+            return found
 
-    def _mask(self, matrix: Matrix, names: Sequence[str]) -> NDArray[np.bool_]:
+        return outside
+
+    def _mask(self, names: Sequence[str]) -> Callable[[Matrix], NDArray[np.bool_]]:
         import numpy as np
 
         ranges = [self.features.get(name, Range(-np.inf, np.inf, True)) for name in names]
         low = _float32([found.low for found in ranges], np.inf)
         high = _float32([found.high for found in ranges], -np.inf)
-        # Missing values compare false.
-        outside: NDArray[np.bool_] = ~((matrix >= low) & (matrix <= high))
-        if outside.any():
-            outside &= ~(np.isnan(matrix) & np.array([found.missing for found in ranges]))
-        return outside
+        missing = np.array([found.missing for found in ranges])
+
+        def mask(matrix: Matrix) -> NDArray[np.bool_]:
+            # Missing values compare false.
+            outside: NDArray[np.bool_] = ~((matrix >= low) & (matrix <= high))
+            if outside.any():
+                outside &= ~(np.isnan(matrix) & missing)
+            return outside
+
+        return mask
 
 
 def _float32(limits: Sequence[float], inwards: float) -> NDArray[np.float32]:
@@ -132,5 +143,5 @@ def learn(matrix: Matrix, names: Sequence[str], categorical: Sequence[bool]) -> 
         margin = WIDENED * (high - low)
         features[name] = Range(low - margin - ROUNDING * abs(low), high + margin + ROUNDING * abs(high), missing)
     bounds = Bounds(features, len(matrix), 0.0)
-    outside = float(bounds._mask(matrix, names).any(axis=1).mean()) if len(matrix) else 0.0
+    outside = float(bounds._mask(names)(matrix).any(axis=1).mean()) if len(matrix) else 0.0
     return msgspec.structs.replace(bounds, outside=outside)

@@ -121,8 +121,8 @@ class GoldenResult(msgspec.Struct, frozen=True):
 
 class Bundle:
     """A verified bundle: manifest, feature program and model, ready to predict. `outside` names the features of a row that lie out
-    of the range of the training set; a bundle without bounds names none. `same` are the features that are columns of the request;
-    `withholds` says that not all of a request may be logged."""
+    of the range of the training set, `outside_of_many` those of the rows of a matrix; a bundle without bounds names none. `same` are the
+    features that are columns of the request; `withholds` says that not all of a request may be logged."""
 
     def __init__(
         self,
@@ -147,6 +147,7 @@ class Bundle:
         self.rows = compile_columns(program)
         self.bounds = bounds or Bounds({}, 0, 0.0)
         self.outside = self.bounds.one(program.names)
+        self.outside_of_many = self.bounds.many(program.names)
         self._unlogged = program.unlogged
         self.withholds = bool(program.unlogged)
         self.same = {

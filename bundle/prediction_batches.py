@@ -1,5 +1,5 @@
-"""Predictions of one request by one arm as one entry of the prediction log: what they have in common as JSON, and their columns as an
-Arrow IPC stream. That is written and compressed many times faster than a line for each row; readers get the same records.
+"""Predictions of one request by one arm as one entry of the prediction log: what they have in common as JSON, and the bytes of their
+columns one behind the other. That is written and compressed many times faster than a line for each row; readers get the same records.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from bundle.prediction_log import Stored
 
 EPOCH_DAY = EPOCH.date()
-_REQUEST, _ROW = "request ", "row "
+_REQUEST, _CODES, _NULL = "request ", "codes ", "null "
+_JSON = "json"
 _MANY = 1_000
+_encode = msgspec.json.Encoder().encode
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What the predictions of a batch have in common, and how many `bytes` of columns, of which checksum, follow.
 
     `days` counts them by event day (first in the line: readers tell it by that from a record). A prediction's id is `prefix` and its
-    number as 12 hexadecimal digits. `request` are the logged columns of the request with their kinds, `width` is the number of
-    values of the model's row (a withheld one has no column), `ood` holds each set of features that lies outside in some row.
+    number as 12 hexadecimal digits. `layout` says of each column in turn its name, what its bytes are (NumPy's name of a type, or
+    "json" for texts), and how many. `request` are the logged columns of the request, `kinds` theirs and those of entity and event
+    time, `width` is the number of values of the model's row, of which the columns of `kept` lie in "rows", one behind the other, and
+    those of `copied` are columns of the request; `ood` holds each set of features that lies outside in some row.
     """
 
     days: dict[str, int]
@@ -45,7 +49,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     event_time: str
     kinds: dict[str, Kind]
     request: tuple[str, ...]
+    layout: tuple[tuple[str, str, int], ...]
     width: int
+    kept: tuple[int, ...]
     copied: dict[int, str]
     online_as_of: str | None
     latency_us: int
@@ -82,72 +88,108 @@ class Batch(NamedTuple):
     def packed(self) -> tuple[Head, bytes]:
         """The entry: its head, and the bytes of its columns."""
         import numpy as np
-        import pyarrow as pa
 
-        days, places, counts = np.unique(self.days, return_inverse=True, return_counts=True)
-        arrays = {"number": pa.array(_narrow(self.numbers)), "output": pa.array(self.outputs)}
+        days, places, counts = _counted(self.days)
+        parts: list[tuple[str, str, bytes]] = []
+
+        def add(name: str, values: NDArray[Any]) -> None:
+            parts.append((name, values.dtype.str, values.tobytes()))
+
+        add("number", _narrow(self.numbers))
+        add("output", self.outputs)
         if len(days) > 1:
-            arrays["day"] = pa.array(_narrow(places))
+            add("day", _narrow(places))
         held = dict.fromkeys((self.entity, self.event_time, *self.request))
-        arrays |= {_REQUEST + name: _array(self.columns[name]) for name in held}
+        for name in held:
+            column = self.columns[name]
+            if isinstance(column.values, Texts):
+                words: Sequence[str | None] = column.values.values
+                if column.values.is_coded:
+                    codes, words = column.values.coded
+                    add(_CODES + name, codes.astype(np.int8 if len(words) < 1 << 7 else np.int32))
+                parts.append((_REQUEST + name, _JSON, _encode(words)))
+                continue
+            add(_REQUEST + name, _narrow(column.values) if column.kind == "integer" and column.null is None else column.values)
+            if column.null is not None:
+                add(_NULL + name, column.null)
         # Values of one feature side by side compress best.
-        count, flat = len(self.outputs), pa.array(self.matrix.T.ravel())
-        copied = {index: name for index, name in self.same.items() if name in self.request and self._is_copied(index, name)}
+        rows = self.matrix.T
+        copied = self._copied(rows)
         kept = [index for index, withheld in enumerate(self.withheld) if not withheld and index not in copied]
-        arrays |= {f"{_ROW}{index}": flat.slice(index * count, count) for index in kept}
+        add("rows", rows[kept])
         outside = {features: place + 1 for place, features in enumerate(dict.fromkeys(self.ood.values()))}
         if outside:
             which = np.zeros(len(self.outputs), dtype=np.int64)
             which[list(self.ood)] = [outside[features] for features in self.ood.values()]
-            arrays["ood"] = pa.array(_narrow(which))
-        table = pa.record_batch(list(arrays.values()), names=list(arrays))
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_batch(table)
-        content: bytes = sink.getvalue().to_pybytes()
+            add("ood", _narrow(which))
+        content = b"".join([part for _, _, part in parts])
         head = Head(
-            days={day_text(day): count for day, count in zip(days.tolist(), counts.tolist(), strict=True)},
+            days={day_text(day): count for day, count in zip(days, counts, strict=True)},
             bytes=len(content), crc=crc32(content), prefix=self.prefix, at=self.at, pipeline=self.pipeline, bundle=self.bundle, arm=self.arm,
             entity=self.entity, event_time=self.event_time, kinds={name: self.columns[name].kind for name in held}, request=tuple(self.request),
-            width=self.matrix.shape[1], copied=copied, online_as_of=self.online_as_of, latency_us=self.latency_us, ood=tuple(outside),
+            layout=tuple((name, kind, len(part)) for name, kind, part in parts), width=len(rows), kept=tuple(kept), copied=copied,
+            online_as_of=self.online_as_of, latency_us=self.latency_us, ood=tuple(outside),
         )  # fmt: skip
         return head, content
 
-    def _is_copied(self, index: int, name: str) -> bool:
+    def _copied(self, rows: NDArray[np.float32]) -> dict[int, str]:
+        """Features that are to be read from the logged columns of the request, by their places."""
         import numpy as np
 
-        column = self.columns[name]
+        maybe = {place: name for place, name in self.same.items() if name in self.request and self.columns[name].null is None}
+        found = np.empty((len(maybe), rows.shape[1]), dtype=np.float32)
         with np.errstate(over="ignore"):
-            return column.null is None and np.array_equal(self.matrix[:, index], column.array.astype(np.float32))
+            for index, name in enumerate(maybe.values()):
+                found[index] = self.columns[name].array
+        equal = (found == rows[list(maybe)]).all(axis=1)
+        return {place: name for (place, name), same in zip(maybe.items(), equal.tolist(), strict=True) if same}
 
 
 def unpacked(head: Head, content: bytes) -> list[Stored]:
     """The records of an entry, in the order of the request."""
     import numpy as np
-    import pyarrow as pa
 
     from bundle.prediction_log import Stored
 
-    table = pa.ipc.open_stream(content).read_all()
-    count = table.num_rows
+    found, start = dict[str, Any](), 0
+    for name, kind, size in head.layout:
+        part = content[start : start + size]
+        found[name] = msgspec.json.decode(part) if kind == _JSON else np.frombuffer(part, kind)
+        start += size
+    count = len(found["number"])
     texts = list(head.days)
-    days = [texts[place] for place in table["day"].to_pylist()] if "day" in table.column_names else texts * count
+    days = [texts[place] for place in found["day"].tolist()] if "day" in found else texts * count
     sets = ((), *head.ood)
-    outside = [sets[place] for place in table["ood"].to_pylist()] if "ood" in table.column_names else [()] * count
-    columns = {name: table[_REQUEST + name].to_pylist() for name in head.kinds}
-    moments = [EPOCH + timedelta(microseconds=value) for value in columns[head.event_time]]
+    outside = [sets[place] for place in found["ood"].tolist()] if "ood" in found else [()] * count
+    columns: dict[str, list[Any]] = {}
     for name, kind in head.kinds.items():
+        values = found[_REQUEST + name]
+        if kind == "string":
+            if _CODES + name in found:
+                # The last of these is what -1 means.
+                words = [*values, None]
+                values = [words[code] for code in found[_CODES + name].tolist()]
+            columns[name] = values
+            continue
+        plain: list[Any] = values.tolist()
         if kind == "datetime":
-            written = (None if value is None else EPOCH + timedelta(microseconds=value) for value in columns[name])
-            columns[name] = [msgspec.to_builtins(moment) for moment in written]
-    nothing = [None] * count
-    features = [table[f"{_ROW}{index}"].to_numpy() if f"{_ROW}{index}" in table.column_names else None for index in range(head.width)]
+            plain = [EPOCH + timedelta(microseconds=value) for value in plain]
+        if name == head.event_time:
+            moments = plain
+        if kind == "datetime":
+            plain = [msgspec.to_builtins(moment) for moment in plain]
+        null = found.get(_NULL + name)
+        columns[name] = plain if null is None else [None if missing else value for value, missing in zip(plain, null.tolist(), strict=True)]
+    features: list[NDArray[np.float32] | None] = [None] * head.width
+    for index, values in zip(head.kept, found["rows"].reshape(len(head.kept), count), strict=True):
+        features[index] = values
     for index, name in head.copied.items():
-        features[index] = table[_REQUEST + name].to_numpy().astype(np.float32) + np.float32(0)
-    plain = [nothing if values is None else [None if value != value else value for value in values.tolist()] for values in features]
-    rows = list(zip(*plain, strict=True)) if plain else [()] * count
+        features[index] = found[_REQUEST + name].astype(np.float32) + np.float32(0)
+    nothing = [None] * count
+    used = [nothing if values is None else [None if value != value else value for value in values.tolist()] for values in features]
+    rows = list(zip(*used, strict=True)) if used else [()] * count
     requests = list(zip(*(columns[name] for name in head.request), strict=True)) if head.request else [()] * count
-    numbers, outputs, entities = table["number"].to_pylist(), table["output"].to_pylist(), columns[head.entity]
+    numbers, outputs, entities = found["number"].tolist(), found["output"].tolist(), columns[head.entity]
     return [
         Stored(
             day=day, id=f"{head.prefix}{number:012x}", at=head.at, event_time=moment, pipeline=head.pipeline, bundle=head.bundle, arm=head.arm,
@@ -165,6 +207,16 @@ def day_text(day: int) -> str:
     return (EPOCH_DAY + timedelta(days=day)).isoformat()
 
 
+def _counted(days: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64], list[int]]:
+    """Different days in order, the place of each row's day among them, and how many rows each has."""
+    import numpy as np
+
+    if (days == days[0]).all():
+        return [int(days[0])], np.zeros(len(days), dtype=np.int64), [len(days)]
+    found, places, counts = np.unique(days, return_inverse=True, return_counts=True)
+    return found.tolist(), places, counts.tolist()
+
+
 def _narrow(values: NDArray[np.int64]) -> NDArray[Any]:
     """Integers in the fewest bytes that hold them all, where there are enough of them."""
     import numpy as np
@@ -172,18 +224,3 @@ def _narrow(values: NDArray[np.int64]) -> NDArray[Any]:
     if len(values) < _MANY:
         return values
     return values.astype(np.promote_types(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
-
-
-def _array(column: Column) -> Any:
-    """A column as an Arrow array; datetimes as microseconds since 1970."""
-    import numpy as np
-    import pyarrow as pa
-
-    if not isinstance(column.values, Texts):
-        values = _narrow(column.values) if column.kind == "integer" and column.null is None else column.values
-        return pa.array(values, mask=column.null)
-    if not column.values.is_coded:
-        return pa.array(column.values.values, pa.string())
-    codes, words = column.values.coded
-    kind = np.int8 if len(words) < 1 << 7 else np.int32
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(kind), mask=codes < 0), pa.array(words, pa.string()))

@@ -139,7 +139,7 @@ def predict_columns(served: Served, view: View, columns: Columns, start: float, 
             entity=view.manifest.entity, event_time=EVENT_TIME, days=part.of(days), columns=part.columns,
             request=part.arm.bundle.logged_columns(columns), matrix=part.matrix, withheld=part.arm.bundle.withheld,
             same=part.arm.bundle.same, outputs=part.outputs,
-            online_as_of=view.online_as_of, latency_us=latency_us, ood=part.arm.bundle.bounds.many(part.matrix, part.arm.bundle.program.names),
+            online_as_of=view.online_as_of, latency_us=latency_us, ood=part.arm.bundle.outside_of_many(part.matrix),
         )
         for part in parts
     ]  # fmt: skip

@@ -106,7 +106,12 @@ def _columns(task: Task, numbers: Sequence[int]) -> Body:
     """The Open Inference Protocol's JSON, a tensor for each column; MLServer is asked in it, too."""
     kinds = {"string": "BYTES", "datetime": "BYTES", "integer": "INT64", "float": "FP64"}
     inputs = [
-        {"name": name, "shape": [len(numbers)], "datatype": kinds[declared.kind], "data": [task.requests[number][name] for number in numbers]}
+        {
+            "name": name,
+            "shape": [len(numbers)],
+            "datatype": kinds[declared.kind],
+            "data": [task.requests[number][name] for number in numbers],
+        }
         for name, declared in CONTRACT.items()
     ]
     return _json({"inputs": inputs, "outputs": [{"name": "prediction"}]})

@@ -45,7 +45,7 @@ def test_what_was_trained_on_is_inside_and_what_was_not_is_outside() -> None:
 @given(st.lists(st.lists(st.floats(width=32, allow_infinity=False), min_size=6, max_size=6), min_size=1, max_size=20))
 def test_one_row_and_many_rows_agree(rows: list[list[float]]) -> None:
     outside = BOUNDS.one(NAMES)
-    found = BOUNDS.many(np.array(rows, dtype=np.float32), NAMES)
+    found = BOUNDS.many(NAMES)(np.array(rows, dtype=np.float32))
     assert found == {place: outside(row) for place, row in enumerate(rows) if outside(row)}
 
 

@@ -133,7 +133,7 @@ def test_predictions_and_what_lies_outside_are_those_of_the_rows() -> None:
     assert np.allclose(outputs, expected, atol=TOLERANCE)
     narrow = learn(matrix[:50], found.program.names, found.program.categorical)
     outside = narrow.one(found.program.names)
-    assert narrow.many(matrix, found.program.names) == {place: outside(row) for place, row in enumerate(values) if outside(row)}
+    assert narrow.many(found.program.names)(matrix) == {place: outside(row) for place, row in enumerate(values) if outside(row)}
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["a", 'b"']), st.sampled_from([(), ("x",), ('"', "y,z")])), min_size=1))
