@@ -6,6 +6,7 @@ value is missing, and what stands in its place means nothing.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 _PARTS = (attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds"))
+# Kinds of numbers, as the module `struct` writes them.
+PACKED = {"float": "d", "integer": "q"}
+# Of 2013-02-01T14:15:00Z: what is no digit, and where the pairs of digits begin (century, year, month, day, hour, minute, second).
+_SIGNS, _PAIRS = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":", 19: "Z"}, (0, 2, 5, 8, 11, 14, 17)
 DTYPES: dict[str, type[np.generic]] = {"float": np.float64, "integer": np.int64, "boolean": np.bool_, "datetime": np.int64}
 
 
@@ -129,6 +134,12 @@ def column(kind: Kind, values: Sequence[Any]) -> Column:
     if kind == "string":
         texts = Texts(list(values))
         return Column(kind, texts, texts.null)
+    if kind in PACKED:
+        try:
+            # A third of the time that NumPy takes, and it refuses None.
+            return Column(kind, np.frombuffer(struct.pack(f"{len(values)}{PACKED[kind]}", *values), DTYPES[kind]))
+        except struct.error:
+            pass
     null = None
     if None in values:
         null = np.array([value is None for value in values])
@@ -144,6 +155,33 @@ def moments(values: Sequence[datetime]) -> NDArray[np.int64]:
     since = [value - EPOCH for value in values]
     days, seconds, microseconds = (np.fromiter(map(part, since), np.int64, len(since)) for part in _PARTS)
     return (days * 86_400 + seconds) * 1_000_000 + microseconds
+
+
+def plain_moments(texts: Sequence[str | None]) -> NDArray[np.int64] | None:
+    """`moment` of times that are all written like 2013-02-01T14:15:00Z; None where one is not, or does not exist."""
+    try:
+        content = "".join(texts).encode()  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    if set(map(len, texts)) != {20} or len(content) != 20 * len(texts):  # type: ignore[arg-type]
+        return None
+    letters = np.ascontiguousarray(np.frombuffer(content, dtype=np.uint8).reshape(-1, 20).T)
+    if any((letters[place] != ord(sign)).any() for place, sign in _SIGNS.items()):
+        return None
+    # What stands before 0 becomes a large number.
+    tens, ones = letters[list(_PAIRS)] - np.uint8(ord("0")), letters[[place + 1 for place in _PAIRS]] - np.uint8(ord("0"))
+    if tens.max() > 9 or ones.max() > 9:
+        return None
+    century, year, month, day, hour, minute, second = (tens * np.uint8(10) + ones).astype(np.int64)
+    year += 100 * century
+    if year.min() < 1 or month.min() < 1 or month.max() > 12 or hour.max() > 23 or minute.max() > 59 or second.max() > 59:
+        return None
+    months = (12 * (year - 1970) + month - 1).view("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    if (days.astype("datetime64[M]") != months).any():
+        return None
+    found: NDArray[np.int64] = ((days.astype(np.int64) * 24 + hour) * 3600 + minute * 60 + second) * 1_000_000
+    return found
 
 
 def moment(value: datetime) -> int:

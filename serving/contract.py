@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from bundle.columns import DTYPES, Column, Texts, column, moment
+from bundle.columns import DTYPES, PACKED, Column, Texts, column, moment, plain_moments
 from bundle.manifest import EVENT_TIME, Manifest, RequestField
 from serving.refusal import Refusal, shown
 
@@ -38,8 +38,6 @@ EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)
 # What a datetime can hold.
 _LEAST, _GREATEST = moment(datetime.min.replace(tzinfo=UTC)), moment(datetime.max.replace(tzinfo=UTC))
-# Kinds of numbers, as the module `struct` writes them.
-_PACKED = {"float": "d", "integer": "q"}
 # Enough of a body to see whether it has many rows.
 _BEGINNING = 1 << 16
 _BATCH = re.compile(rb'\s*\{\s*"instances"\s*:')
@@ -83,10 +81,10 @@ class Contract:
         )  # fmt: skip
         self._loose = msgspec.json.Decoder(msgspec.defstruct("LooseBatch", [("instances", list[loose])], forbid_unknown_fields=True)).decode  # type: ignore[valid-type]
         # Numbers that are always there are read row by row, which is kind to the processor's caches.
-        packed = {slot: name for slot, name in slots.items() if self.fields[name].kind in _PACKED and not self.fields[name].nullable}
+        packed = {slot: name for slot, name in slots.items() if self.fields[name].kind in PACKED and not self.fields[name].nullable}
         self._packed = tuple(packed.values()) if len(packed) > 1 else ()
         self._numbers_of = attrgetter(*packed) if self._packed else None
-        self._pack = struct.Struct("=" + "".join(_PACKED[self.fields[name].kind] for name in self._packed)).pack
+        self._pack = struct.Struct("=" + "".join(PACKED[self.fields[name].kind] for name in self._packed)).pack
         self._layout = np.dtype([(name, DTYPES[self.fields[name].kind]) for name in self._packed])
         self._lists = {
             name: msgspec.json.Decoder(list[_loose(field)]).decode  # type: ignore[misc]
@@ -156,8 +154,8 @@ class Contract:
             if self._numbers_of is not None:
                 numbers = np.frombuffer(b"".join(starmap(self._pack, map(self._numbers_of, found))), self._layout)
                 columns = {name: Column(self.fields[name].kind, np.ascontiguousarray(numbers[name])) for name in self._packed}
-            columns |= {name: column(self.fields[name].kind, list(map(get, found))) for get, name in self._by_column}
-        except (OverflowError, struct.error):
+            columns |= {name: self._column(name, list(map(get, found))) for get, name in self._by_column}
+        except (OverflowError, struct.error, msgspec.ValidationError):
             return None
         expected = 2 + count * self._quotes
         for place in self._maybe_texts:
@@ -170,7 +168,15 @@ class Contract:
     def json_column(self, name: str, content: msgspec.Raw) -> Column:
         """The column of a JSON list, of which only the type is checked. Raises KeyError, msgspec.DecodeError, ValueError and
         OverflowError."""
-        return column(self.fields[name].kind, self._lists[name](content))
+        return self._column(name, self._lists[name](content))
+
+    def _column(self, name: str, values: list[Any]) -> Column:
+        """The column of values of their type, of times still as text. Raises msgspec.ValidationError and OverflowError."""
+        kind = self.fields[name].kind
+        if kind != "datetime":
+            return column(kind, values)
+        found = plain_moments(values)
+        return column(kind, msgspec.convert(values, self._columns[name])) if found is None else Column(kind, found)
 
     def check_columns(self, found: Mapping[str, Column | list[Any]]) -> Columns:
         """Columns of another protocol, checked by the same rules; lists hold plain values of whatever type. Raises Refusal, which names
@@ -433,7 +439,9 @@ def _type(field: RequestField, text_limit: int | None) -> Any:
 
 
 def _loose(field: RequestField) -> Any:
-    """The msgspec type of a field without its limits."""
+    """The msgspec type of a field without its limits; times are still text."""
+    if field.kind == "datetime":
+        return str | None if field.nullable else str
     return _type(msgspec.structs.replace(field, ge=None, le=None, pattern=None), None)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bundle.columns import Column, Texts
+from bundle.columns import Column, Texts, plain_moments
 from bundle.manifest import Manifest
 from serving.contract import Columns, Contract, parse_place
 from serving.refusal import Refusal
@@ -77,8 +77,13 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
         elif isinstance(values, list):
             # Plain values are not what their datatype says before they are checked.
             known = values if null is None else [None if missing else value for value, missing in zip(values, null.tolist(), strict=True)]
-            raw = kind == "string" and isinstance(found[name].values, bytes)
-            columns[name] = Column(kind, (texts := Texts(known)), texts.null) if raw else known
+            raw = isinstance(found[name].values, bytes)
+            if raw and kind == "string":
+                columns[name] = Column(kind, (texts := Texts(known)), texts.null)
+            elif raw and (moments := plain_moments(known)) is not None:
+                columns[name] = Column(kind, moments)
+            else:
+                columns[name] = known
         else:
             columns[name] = Column(kind, values.astype(np.float64) if kind == "float" else values, null)
     return contract.check_columns(columns)

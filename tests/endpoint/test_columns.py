@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 from bundle import signing
 from bundle.bounds import learn
-from bundle.columns import Column, Texts, column
+from bundle.columns import Column, Texts, column, moment, plain_moments
 from bundle.manifest import Bundle, from_files
 from bundle.model import TOLERANCE
 from serving import inference_protocol
@@ -205,3 +205,26 @@ def test_inferences_of_columns_are_understood_or_refused_as_value_by_value(there
     sent = tensors([], "").replace(there, instead, 1)
     found = inferred(lambda: inference_protocol.decode(contract(), sent))
     assert found == inferred(lambda: inference_protocol.decode_any(contract(), sent, None))
+
+
+PARTS = ("0000", "0001", "1969", "1900", "2024", "2100", "9999"), ("00", "01", "02", "12", "13"), ("00", "01", "28", "29", "30", "31", "32")
+CLOCK = ("T", "t", " "), ("00", "23", "24"), ("00", "59", "60"), ("00", "59", "60"), ("Z", "z", "+", "ZZ", "é")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.tuples(*map(st.sampled_from, PARTS)), st.tuples(*map(st.sampled_from, CLOCK)), st.integers(0, 19), st.sampled_from([*"/:x- \0", ""])
+)
+def test_times_read_together_are_those_read_one_by_one(day: tuple[str, ...], clock: tuple[str, ...], place: int, other: str) -> None:
+    right = "2024-02-29T23:59:58Z"
+    sign, *numbers, end = clock
+    for text in ("-".join(day) + sign + ":".join(numbers) + end, right[:place] + other + right[place + 1 :]):
+        try:
+            expected = moment(msgspec.convert(text, datetime))
+        except (msgspec.ValidationError, TypeError):
+            expected = None
+        found = plain_moments([right, text])
+        assert found is None or found.tolist() == [moment(datetime.fromisoformat(right)), expected]
+        if expected is not None and text[10] == "T" and text[-1] == "Z":
+            assert found is not None
+    assert plain_moments([right, None]) is plain_moments([right[:-1], "Z" + right]) is None
