@@ -256,8 +256,9 @@ def _leaf(column: RequestColumn, kind: Kind) -> Value:
         return _texts(column.values.values)
     values, null = column.values, column.null
     if kind in ("float", "integer"):
-        number = values.astype(np.float64, copy=False)
-        return Value(number, _either(null, _any(~np.isfinite(number))))
+        if values.dtype.kind != "f":
+            return Value(values.astype(np.float64), null)
+        return Value(values, _either(null, _any(~np.isfinite(values))))
     if kind == "datetime":
         return Value(values, _either(null, _any((values < _FIRST) | (values >= _LAST))))
     return Value(values, null)
@@ -374,12 +375,21 @@ def local(moments: Array, zone: ZoneInfo) -> Array:
 
     The zone is asked once for each day that begins and ends with one offset, and for each moment of the few days that do not.
     """
-    # What is null may be any number.
-    moments = np.atleast_1d(np.clip(moments, _LEAST, _GREATEST))
+    moments = np.atleast_1d(moments)
+    if not len(moments):
+        return moments
+    earliest, latest = int(moments.min()), int(moments.max())
+    if earliest < _LEAST or latest > _GREATEST:
+        # What is null may be any number.
+        moments = np.clip(moments, _LEAST, _GREATEST)
+        earliest, latest = max(earliest, _LEAST), min(latest, _GREATEST)
+    first, last = earliest // DAY, latest // DAY
+    if first == last and (offset := _offset_of_day(zone, first)) is not None:
+        shifted: Array = moments + offset
+        return shifted
     days = moments // DAY
-    first = int(days.min(initial=_GREATEST))
-    if len(days) and int(days.max()) - first < _FEW_DAYS:
-        asked, places = range(first, int(days.max()) + 1), days - first
+    if last - first < _FEW_DAYS:
+        asked, places = range(first, last + 1), days - first
     else:
         found_days, places = np.unique(days, return_inverse=True)
         asked = found_days.tolist()

@@ -8,6 +8,7 @@ Source: https://arrow.apache.org/docs/format/Columnar.html, format/Message.fbs.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,12 @@ def encode(answers: Answers) -> bytes:
 
     table = pa.table(
         {
-            "id": pa.array(answers.ids, pa.string()),
+            "id": _ids(answers),
             "prediction": pa.array(answers.outputs, pa.float64()),
-            "bundle": pa.array(answers.bundles, pa.string()),
-            "arm": pa.array(answers.arms, pa.string()),
+            "bundle": _often_one(answers.bundles, pa.string()),
+            "arm": _often_one(answers.arms, pa.string()),
             "online_as_of": pa.repeat(pa.scalar(answers.online_as_of, pa.string()), len(answers)),
-            "ood": pa.array(answers.ood, pa.list_(pa.string())),
+            "ood": _often_one(answers.ood, pa.list_(pa.string())),
         }
     )
     sink = pa.BufferOutputStream()
@@ -52,6 +53,25 @@ def encode(answers: Answers) -> bytes:
         writer.write_table(table)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def _ids(answers: Answers) -> Any:
+    """`answers.ids`, without an object for each."""
+    import pyarrow as pa
+
+    prefix, count = answers.prefix.encode(), len(answers)
+    digits = np.frombuffer(answers.numbers.astype(">i8").tobytes().hex().encode(), dtype=np.uint8).reshape(count, 16)
+    ids = np.empty((count, len(prefix) + 12), dtype=np.uint8)
+    ids[:, : len(prefix)], ids[:, len(prefix) :] = np.frombuffer(prefix, dtype=np.uint8), digits[:, 4:]
+    ends = np.arange(count + 1, dtype=np.int32) * np.int32(ids.shape[1])
+    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(ids))
+
+
+def _often_one(values: Sequence[Any], kind: Any) -> Any:
+    """An array of values that are mostly all equal."""
+    import pyarrow as pa
+
+    return pa.repeat(pa.scalar(values[0], kind), len(values)) if len(set(values)) == 1 else pa.array(values, kind)
 
 
 def _columns(body: bytes, contract: Contract) -> dict[str, Column | list[Any]]:

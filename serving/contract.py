@@ -34,6 +34,9 @@ Columns = Mapping[str, Column]
 # From so many rows on they are computed as columns: a row costs about 15 µs less then, and a request about 1 ms more.
 MANY_ROWS = 64
 
+# From so many on, times are read faster together than one by one.
+_MANY_TIMES = 300
+
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)
 # What a datetime can hold.
@@ -175,7 +178,7 @@ class Contract:
         kind = self.fields[name].kind
         if kind != "datetime":
             return column(kind, values)
-        found = plain_moments(values)
+        found = plain_moments(values) if len(values) >= _MANY_TIMES else None
         return column(kind, msgspec.convert(values, self._columns[name])) if found is None else Column(kind, found)
 
     def check_columns(self, found: Mapping[str, Column | list[Any]]) -> Columns:
