@@ -20,11 +20,9 @@ PALETTE = ("#15803d", "#d97706", "#2563eb", "#be185d", "#64748b", "#0e7490", "#7
 
 def figure(columns: int = 1, width: float = 5.6, height: float = 3.2) -> tuple[Figure, list[Axes]]:
     """A new figure with `columns` axes side by side, each `width` by `height` inches, in the project's style."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(width * columns, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(drawn)
     axes = [drawn.add_subplot(1, columns, index + 1) for index in range(columns)]
     for each in axes:
         style(each)
@@ -45,7 +43,8 @@ def style(axes: Axes) -> None:
 
 def label(axes: Axes, title: str, x: str = "", y: str = "", legend: bool = False) -> None:
     """Title, axis labels and, where there is more than one thing to tell apart, the legend."""
-    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    # A title whose height is given is not placed anew, by measuring every tick, each time that the figure is drawn.
+    axes.set_title(title, fontsize=10, color=INK, loc="left", y=1.0)
     axes.set_xlabel(x, fontsize=8.5, color=INK)
     axes.set_ylabel(y, fontsize=8.5, color=INK)
     if legend:
@@ -73,14 +72,16 @@ def bars(values: Mapping[str, float], title: str, x: str, limit: int = 15) -> Fi
 
 def png(figure: Figure, dpi: int = 80) -> bytes:
     """The figure as a PNG of at most 48 colours (a few kilobytes); equal figures give equal bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
-    drawn.seek(0)
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    # Not `savefig`, which draws twice where a layout is computed, and encodes a PNG of all colours.
+    canvas.draw()
+    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
     reduced = io.BytesIO()
-    with Image.open(drawn) as image:
-        image.convert("RGB").quantize(colors=48, dither=Image.Dither.NONE).save(reduced, format="png", optimize=True)
+    image.convert("RGB").quantize(colors=48, dither=Image.Dither.NONE).save(reduced, format="png", optimize=True)
     return reduced.getvalue()
 
 
