@@ -7,6 +7,9 @@ verdicts come from `assets.monitoring.drift` alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from assets.monitoring.drift import NumberReference, Reference, sampled_rows
@@ -77,9 +80,23 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
         "cat_stattest_threshold": jensen_shannon,
     }
     preset = Table(num_method="psi", num_threshold=psi, cat_method="jensenshannon", cat_threshold=jensen_shannon)
-    snapshot = Report([preset]).run(
-        Dataset.from_pandas(now[shown], data_definition=definition), Dataset.from_pandas(reference[shown], data_definition=definition)
-    )
+    with _paths_parsed_once():
+        snapshot = Report([preset]).run(
+            Dataset.from_pandas(now[shown], data_definition=definition), Dataset.from_pandas(reference[shown], data_definition=definition)
+        )
     (count,) = snapshot.dict()["metrics"]
     html = snapshot.get_html_str(as_iframe=False).encode()
     return Rendered(html, found, float(count["value"]["share"]), len(now), len(reference))
+
+
+@contextmanager
+def _paths_parsed_once() -> Iterator[None]:
+    """Have Plotly parse each name of a property once: it parses the same few dozen ten thousand times for a page, a fifth of its cost."""
+    from plotly import basedatatypes
+
+    parse = basedatatypes._str_to_dict_path_full
+    basedatatypes._str_to_dict_path_full = cache(parse)
+    try:
+        yield
+    finally:
+        basedatatypes._str_to_dict_path_full = parse
