@@ -98,8 +98,10 @@ class Model:
             raise ValueError(f"the trees read {self.booster.num_features()} features, but {len(self.names)} are named")
 
     @classmethod
-    def from_booster(cls, booster: xgboost.Booster, names: Sequence[str], calibration: Calibration | None = None) -> Model:
-        return cls(bytes(booster.save_raw("ubj")), names, calibration)
+    def from_booster(
+        cls, booster: xgboost.Booster, names: Sequence[str], calibration: Calibration | None = None, *, threads: int = 1
+    ) -> Model:
+        return cls(bytes(booster.save_raw("ubj")), names, calibration, threads=threads)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], *, threads: int = 1) -> Model:

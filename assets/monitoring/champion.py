@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from assets.monitoring.drift import Reference, reference
 from assets.release.decisions import candidate_of
 from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
+from assets.training.cpus import threads
 from bundle.desired import CHAMPION
 from bundle.manifest import REFERENCE
 from bundle.program import FeatureProgram
@@ -106,7 +107,8 @@ def compute_reference(pipeline: Pipeline, served: Served, artifacts: Artifacts, 
 
     manifest = TrainingManifest.decode(artifacts.get("training_sets", served.facts.training_set)[FILE])
     rows = load_rows(pipeline, manifest, lake)
-    return candidate_reference(rows.frame, served.program, Model.from_files(artifacts.get("candidates", served.candidate)))
+    model = Model.from_files(artifacts.get("candidates", served.candidate), threads=threads())
+    return candidate_reference(rows.frame, served.program, model)
 
 
 def candidate_reference(frame: pl.DataFrame, program: FeatureProgram, model: Model) -> bytes:

@@ -13,6 +13,7 @@ from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
 from assets.features.moments import refresh
 from assets.monitoring.champion import candidate_reference
 from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
+from assets.training.cpus import threads
 from assets.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
 from bundle.bounds import learn
 from bundle.compiled_trees import Compiled, NotCompiledError
@@ -77,7 +78,7 @@ def assemble(
         )
     facts = CandidateFacts.decode(candidate[FACTS])
     program = FeatureProgram.decode(candidate[PROGRAM])
-    model = Model.from_files(candidate)
+    model = Model.from_files(candidate, threads=threads())
     rows = load_rows(pipeline, TrainingManifest.decode(artifacts.get("training_sets", facts.training_set)[FILE]), lake)
     golden = golden_of(pipeline, program, model, rows, raw.reader(lake, pipeline.name))
     return bundle_files(

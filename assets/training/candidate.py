@@ -162,7 +162,7 @@ def train(
     booster, curves = boost(parameters, fitted, pipeline.model.rounds, judged, pipeline.model.early_stopping)
 
     line = calibration.worthwhile(margins(booster, judged), labels["validation"]) if pipeline.model.calibrate else None
-    model = Model.from_booster(booster, program.names, Calibration(*line) if line else Calibration())
+    model = Model.from_booster(booster, program.names, Calibration(*line) if line else Calibration(), threads=threads())
     facts = CandidateFacts(
         pipeline=pipeline.name, as_of=rows.manifest.as_of.isoformat(), training_set=training_set, study=study,
         program_digest=declared.digest, label=pipeline.label.name, features=program.names, parameters=parameters,
