@@ -242,13 +242,23 @@ class Writer:
 
     def _rotate(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Names sort by time of creation; the process's own part keeps workers apart.
-        path = self.folder / f"{datetime.now().astimezone().timestamp():017.6f}-{self._name}-{self._number + 1:05d}{SUFFIX}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        path, descriptor = self._opened_segment()
         self._retire()
         self._path, self._descriptor, self._size, self._days = path, descriptor, 0, Counter()
-        self._number, self._made, self._opened = self._number + 1, True, time.monotonic()
+        self._made, self._opened = True, time.monotonic()
+
+    def _opened_segment(self) -> tuple[Path, int]:
+        """A new segment, locked. Until it is, another process may take it for one that was left, and seal it: then it is another's turn."""
+        while True:
+            self._number += 1
+            # Names sort by time of creation; the process's own part keeps workers apart.
+            path = self.folder / f"{datetime.now().astimezone().timestamp():017.6f}-{self._name}-{self._number:05d}{SUFFIX}"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return path, descriptor
+            os.close(descriptor)
+            remove(path.with_name(_stem(path) + PACKED_SUFFIX))
 
     def _retire(self) -> None:
         """Leave the open segment to the log's threads: flushing and compressing it must not hold up a request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import threading
@@ -150,6 +151,23 @@ def test_a_torn_or_altered_batch_is_lost_alone(tmp_path_factory: pytest.TempPath
     # The line feed behind a batch says nothing.
     assert found == left or (place + 1 in ends and len(found) == 9)
     writer.close()
+
+
+def test_a_segment_that_another_process_seals_before_it_is_locked_takes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(tmp_path)
+    lock, early = fcntl.flock, [True, True]
+
+    def flock(file: int, how: int) -> None:
+        if how == fcntl.LOCK_EX and early and early.pop():
+            # A worker that starts looks for what killed ones left.
+            log.seal_abandoned(tmp_path)
+        lock(file, how)
+
+    monkeypatch.setattr(log.fcntl, "flock", flock)
+    writer.append([record(1)])
+    writer.close()
+    assert not early
+    assert [found.id for found in log.read(tmp_path, DAY).records] == ["000001"]
 
 
 @settings(max_examples=60, deadline=None)
