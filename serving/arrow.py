@@ -45,7 +45,7 @@ def encode(answers: Answers) -> bytes:
             "bundle": _often_one(answers.bundles, pa.string()),
             "arm": _often_one(answers.arms, pa.string()),
             "online_as_of": pa.repeat(pa.scalar(answers.online_as_of, pa.string()), len(answers)),
-            "ood": _often_one(answers.ood, pa.list_(pa.string())),
+            "ood": pa.array(answers.ood, pa.list_(pa.string())) if any(answers.ood) else _nothing(len(answers)),
         }
     )
     sink = pa.BufferOutputStream()
@@ -72,6 +72,13 @@ def _often_one(values: Sequence[Any], kind: Any) -> Any:
     import pyarrow as pa
 
     return pa.repeat(pa.scalar(values[0], kind), len(values)) if len(set(values)) == 1 else pa.array(values, kind)
+
+
+def _nothing(count: int) -> Any:
+    """Empty lists of texts."""
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, dtype=np.int32)), pa.array([], pa.string()))
 
 
 def _columns(body: bytes, contract: Contract) -> dict[str, Column | list[Any]]:
