@@ -12,7 +12,7 @@ from resources.landing import Landing
 from resources.ledger import Ledger
 from sensors import jobs
 from sensors.due import Due, due
-from sensors.requests import AS_OF, CAUSE, RANGE_END, RANGE_START, run_request
+from sensors.requests import AS_OF, CAUSE, RANGE_END, RANGE_START, overlapping, run_request
 
 
 def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinition]:
@@ -86,6 +86,8 @@ def next_request(
     )
     if work is None:
         return dg.SkipReason("everything delivered is processed")
+    if (doing := overlapping(instance, jobs.nightly(pipeline), f"{pipeline.name}:{work.stage}:", work.first, work.last)) is not None:
+        return dg.SkipReason(f"{doing} is under way")
     selection = jobs.monitored(pipeline) if work.stage == "monitor" else jobs.ingested(pipeline)
     if work.stage == "ingest":
         selection = [key for key in jobs.landed_once(pipeline) if instance.get_latest_materialization_event(key) is None] + selection

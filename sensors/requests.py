@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
 from dagster import RunsFilter
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 # Tags of every run that a sensor or schedule requests.
 REQUEST = "evergreen/request"
@@ -15,6 +17,9 @@ REQUESTED_BY = "evergreen/requested_by"
 AS_OF = "evergreen/as_of"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
+
+RECENT = 50
+"""Newest unfinished and failed runs of a job that are looked at: far more than are under way at once."""
 
 RETRY_SECONDS = 120.0
 """How long after a run died its retry by Dagster's daemon is waited for: it looks every five seconds, once it has started."""
@@ -51,6 +56,25 @@ def run_request(
         tags={**(tags or {}), REQUEST: request, ATTEMPT: attempt},
         asset_selection=list(selection) if selection is not None else None,
     )
+
+
+def overlapping(instance: dg.DagsterInstance, job: str, kind: str, first: date, last: date) -> str | None:
+    """The request of a run of `job` that is under way and does days from `first` to `last`, of requests whose names begin with `kind`.
+
+    Such a run tells what it has done one day after the other: what then still seems to be due is its work already."""
+    for record in instance.get_run_records(
+        RunsFilter(job_name=job, statuses=[*NOT_FINISHED_STATUSES, dg.DagsterRunStatus.FAILURE]), limit=RECENT
+    ):
+        tags = record.dagster_run.tags
+        if record.dagster_run.is_finished and not _about_to_be_retried(record):
+            continue
+        if (
+            tags.get(REQUEST, "").startswith(kind)
+            and tags.get(RANGE_START, "~") <= last.isoformat()
+            and tags.get(RANGE_END, "") >= first.isoformat()
+        ):
+            return tags[REQUEST]
+    return None
 
 
 def _about_to_be_retried(record: dg.RunRecord) -> bool:

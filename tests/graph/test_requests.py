@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from sensors import requests
-from sensors.requests import ATTEMPT, REQUEST, run_request
+from sensors.requests import ATTEMPT, RANGE_END, RANGE_START, REQUEST, overlapping, run_request
 
 
 @pytest.fixture
@@ -70,3 +72,32 @@ def test_a_run_that_dagster_is_about_to_retry_is_under_way(instance: dg.DagsterI
     again = recorded(instance, DagsterRunStatus.FAILURE, parent=died)
     instance.add_run_tags(died, {AUTO_RETRY_RUN_ID_TAG: again})
     assert isinstance(run_request(instance, "work", "r"), dg.RunRequest)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "first", "last", "found"),
+    [
+        # It has told of its first two weeks, and is about to tell of the rest.
+        (DagsterRunStatus.STARTED, "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10), True),
+        (DagsterRunStatus.QUEUED, "toy:ingest:", date(2024, 3, 10), date(2024, 3, 12), True),
+        (DagsterRunStatus.STARTED, "toy:ingest:", date(2024, 3, 11), date(2024, 3, 11), False),
+        (DagsterRunStatus.STARTED, "toy:monitor:", date(2024, 1, 15), date(2024, 3, 10), False),
+        (DagsterRunStatus.SUCCESS, "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10), False),
+        (DagsterRunStatus.FAILURE, "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10), False),
+    ],
+)
+def test_days_that_a_run_is_doing_are_not_due(
+    instance: dg.DagsterInstance, status: DagsterRunStatus, kind: str, first: date, last: date, found: bool
+) -> None:
+    tags = {REQUEST: "toy:ingest:2024-01-01:2024-03-10:abc", RANGE_START: "2024-01-01", RANGE_END: "2024-03-10"}
+    instance.add_run(dg.DagsterRun(job_name="work", tags=tags, status=status))
+    assert overlapping(instance, "work", kind, first, last) == (tags[REQUEST] if found else None)
+    assert overlapping(instance, "other", kind, first, last) is None
+
+
+def test_days_of_a_run_that_dagster_is_about_to_retry_are_not_due(instance: dg.DagsterInstance) -> None:
+    tags = {REQUEST: "toy:ingest:2024-01-01:2024-03-10:abc", RANGE_START: "2024-01-01", RANGE_END: "2024-03-10"}
+    died = instance.add_run(dg.DagsterRun(job_name="work", tags=tags, status=DagsterRunStatus.STARTED))
+    instance.report_run_failed(died)
+    instance.add_run_tags(died.run_id, {WILL_RETRY_TAG: "true"})
+    assert overlapping(instance, "work", "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10)) == tags[REQUEST]
