@@ -1,4 +1,4 @@
-"""The soak test in short: the same code as `make soak`, for less long."""
+"""The soak test in short: two minutes of what `make soak` does for ten."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from tests.support.endpoint import TREE
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(360)
 def test_a_short_soak_breaks_no_promise() -> None:
-    command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "30", "--json"]
-    result = subprocess.run(command, cwd=TREE, env={**os.environ, "PYTHONPATH": str(TREE)}, capture_output=True, text=True, timeout=180)
+    command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "120", "--json"]
+    result = subprocess.run(command, cwd=TREE, env={**os.environ, "PYTHONPATH": str(TREE)}, capture_output=True, text=True, timeout=340)
     assert result.returncode == 0, result.stderr + result.stdout
     found = json.loads(result.stdout)
     assert (found["problems"], found["failed"], found["missing"], found["twice"], found["not_allowed"]) == ([], 0, 0, 0, 0), result.stderr
     # It was a soak: something happened, under load.
-    assert found["killed_workers"] >= 5
-    assert (found["moves"]["release"], found["moves"]["rollout"], found["moves"]["rollback"]) == (3, 2, 3)
+    assert found["killed_workers"] >= 20
+    assert min(found["moves"][kind] for kind in ("release", "rollout", "rollback")) >= 4
     assert found["acknowledged"] > 1_000
     assert found["bundles"] >= 2

@@ -79,7 +79,7 @@ def test_a_run_that_dagster_is_about_to_retry_is_under_way(instance: dg.DagsterI
     [
         # It has told of its first two weeks, and is about to tell of the rest.
         (DagsterRunStatus.STARTED, "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10), True),
-        (DagsterRunStatus.QUEUED, "toy:ingest:", date(2024, 3, 10), date(2024, 3, 12), True),
+        (DagsterRunStatus.STARTING, "toy:ingest:", date(2024, 3, 10), date(2024, 3, 12), True),
         (DagsterRunStatus.STARTED, "toy:ingest:", date(2024, 3, 11), date(2024, 3, 11), False),
         (DagsterRunStatus.STARTED, "toy:monitor:", date(2024, 1, 15), date(2024, 3, 10), False),
         (DagsterRunStatus.SUCCESS, "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10), False),
