@@ -225,6 +225,12 @@ class Served:
             local_day(ZoneInfo(manifest.timezone)),
             online, self._online.as_of.isoformat() if self._online else None, bundles[desired.arms[0][0]][1],
         )  # fmt: skip
+        # A restart falls back to what was served last, so that is stored before anyone is answered by it or told of it; that it could
+        # not be stored does not keep it from being served.
+        try:
+            write_atomically(self.own / "served.json", content)
+        except OSError as error:
+            logger.error("%s: served.json could not be written: %s", self.name, error)
         # Whoever sees the new view must not see the error of the state before.
         self._error = None
         self.view = view
@@ -232,11 +238,6 @@ class Served:
         self._since = _now()
         told = [f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms] + [f"{arm.bundle.digest[:12]} in the shadow" for arm in shadows]
         logger.info("%s: serving serial %d: %s", self.name, desired.serial, ", ".join(told))
-        # What is served now is what a restart may fall back to; that it could not be stored does not undo it.
-        try:
-            write_atomically(self.own / "served.json", content)
-        except OSError as error:
-            logger.error("%s: served.json could not be written: %s", self.name, error)
 
     def _load(self, digest: str) -> tuple[Bundle, float]:
         folder = self._options.root / "bundles" / digest

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from bundle import prediction_log, service_log, signing
 from bundle.desired import arm_name
+from bundle.files import write_atomically
+from serving.options import Options
+from serving.state import Served
 from tests.support.endpoint import DAY, NAME, Place, Running, request, snapshot
 
 URL = f"/predict/{NAME}"
@@ -164,6 +168,29 @@ def test_only_sound_signed_and_newer_states_are_served(tmp_path: Path) -> None:
         assert server.client.post(URL, json=request(1)).status_code == 503
         assert server.client.get("/readyz").status_code == 503
         assert server.client.get(f"/v2/models/{NAME}/ready").status_code == 503
+
+
+def test_what_a_restart_goes_on_with_is_stored_before_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place.new(tmp_path)
+    served = Served(NAME, Options(root=place.root, public_key=place.public_key_path), place.public_key_path.read_bytes(), "worker")
+    answering: list[tuple[str, ...]] = []
+
+    def stored(file: Path, content: bytes, *arguments: Any, **options: Any) -> None:
+        if file.name == "served.json":
+            answering.append(served.actual().bundles)
+        write_atomically(file, content, *arguments, **options)
+
+    monkeypatch.setattr("serving.state.write_atomically", stored)
+    try:
+        first = place.release(seed=0)
+        served.refresh()
+        second = place.release(seed=1)
+        served.refresh()
+        # A kill right after either write leaves the one that answered before, or none, and the new one to go on with.
+        assert answering == [(), (first,)]
+        assert served.actual().bundles == (second,)
+    finally:
+        served.close()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
