@@ -15,7 +15,7 @@ from assets.declared import DeclarationError, Declared
 from assets.monitoring.options import LogPolicy, Monitors
 from assets.release.options import Experiment, ReleasePolicy
 from assets.retraining.options import RetrainingPolicy
-from assets.training.options import LogisticRegression, Split, XGBoost
+from assets.training.options import AnyModel, Directed, LogisticRegression, Split, XGBoost
 from assets.validation.options import Fairness, Gates
 from bundle.expression import Category, Column, Expression, Feature, Join, Rolling, natural_name, walk
 
@@ -60,7 +60,7 @@ class Pipeline(Declared):
     refresh: timedelta = timedelta(hours=4)
     label: Label
     features: tuple[Feature, ...] = Field(min_length=1)
-    model: XGBoost = XGBoost()
+    model: AnyModel = XGBoost()
     baseline: LogisticRegression = LogisticRegression()
     split: Split = Split()
     slices: tuple[str, ...] = ()
@@ -101,6 +101,11 @@ class Pipeline(Declared):
             if source.name == name:
                 return source
         raise ValueError(f"{name!r} is no source of pipeline {self.name!r}; sources are {', '.join(s.name for s in self.sources)}")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a study searches the model's parameters; else those declared are used."""
+        return isinstance(self.model, XGBoost)
 
     @property
     def request_source(self) -> Source:
@@ -262,6 +267,8 @@ class Pipeline(Declared):
                 )
 
     def _check_directions(self) -> None:
+        if not isinstance(self.model, Directed):
+            return
         numeric = [feature.name for feature in self.features if not isinstance(feature.expression, Category)]
         for field, names in (("model.increasing", self.model.increasing), ("model.decreasing", self.model.decreasing)):
             for name in names:

@@ -3,8 +3,8 @@
     manifest.json   what the bundle is, and the SHA-256 of every other file
     manifest.sig    Ed25519 signature over the manifest (base64)
     program.json    feature program with its vocabularies
-    model.ubj       trees; model.json their names and calibration
-    trees.so        the trees as machine code, for the platform that the manifest states (optional; model.ubj says the same)
+    model.ubj       XGBoost's trees, or else model.skops, an estimator of scikit-learn; model.json names and calibration
+    trees.so        the trees as machine code, for the platform that the manifest states (optional; the model says the same)
     golden.json     rows with the outputs expected of them
     golden.online   the online snapshot that the golden rows were computed with (optional)
     bounds.json     the range of each feature in training: rows outside are answered as such (optional)
@@ -30,7 +30,7 @@ from bundle.bounds import Bounds
 from bundle.compiled_trees import LIBRARY, Compiled, Statement
 from bundle.digests import folder_digest, sha256, sums
 from bundle.files import check_name, read_folder
-from bundle.model import FACTS, MODEL, TOLERANCE, Model
+from bundle.model import FACTS, FILES, TOLERANCE, Model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,11 +44,11 @@ FORMAT = 1
 MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest.sig", "program.json", "golden.json", "golden.online"
 REFERENCE, BOUNDS = "reference.json", "bounds.json"
 SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
-REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, MODEL, FACTS, GOLDEN})
-OPTIONAL = frozenset({LIBRARY, GOLDEN_ONLINE, REFERENCE, BOUNDS})
+REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, FACTS, GOLDEN})
+OPTIONAL = frozenset({*FILES.values(), LIBRARY, GOLDEN_ONLINE, REFERENCE, BOUNDS})
 SIZE_LIMIT = 1 << 30
 EVENT_TIME = "event_time"
-PACKAGES = ("msgspec", "numpy", "polars", "treelite", "xgboost")
+PACKAGES = ("msgspec", "numpy", "polars", "scikit-learn", "skops", "treelite", "xgboost")
 
 Kind = Literal["string", "float", "integer", "boolean", "datetime"]
 Scalar = bool | int | float | str | None
@@ -411,6 +411,8 @@ def _fits(bundle: Bundle) -> None:
     for what, (said, found) in checks.items():
         if said != found:
             raise BundleError(f"bundle {bundle.digest}: its manifest says {what} {said!r}, but it holds {found!r}")
+    if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.model.kind]}:
+        raise BundleError(f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.model.kind} alone")
     if (manifest.compiled is None) != (LIBRARY not in manifest.files):
         raise BundleError(f"bundle {bundle.digest}: its manifest must say for which platform {LIBRARY} is, where there is one")
     if unknown := sorted({*bundle.row.inputs, manifest.entity} - set(manifest.request)):

@@ -1,18 +1,19 @@
-"""The model that travels: gradient-boosted trees as UBJ, and the calibration of their margin. No pickle.
+"""The model that travels: a probability for rows of numbers, with the calibration of its margin. No pickle.
 
-Three engines compute the same function. Compiled trees (`bundle.compiled_trees`), where a bundle has them for this platform, or else
-treelite's tree interpreter take few rows; XGBoost takes many. From which number on is measured when a bundle is loaded. They
-agree within `TOLERANCE`, not always to the last bit: the interpreter adds in another order.
+A model has two engines that compute the same function: one for few rows and one for many. From which number on the second is faster
+is measured when a bundle is loaded. They agree within `TOLERANCE`, not always to the last bit: they add in another order.
+`bundle.boosted_trees` holds XGBoost's models, `bundle.scikit_learn` those of scikit-learn.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -20,14 +21,16 @@ from bundle.compiled_trees import Compiled, CompiledTrees, NotCompiledError, Sta
 
 if TYPE_CHECKING:
     import numpy as np
-    import xgboost
     from numpy.typing import NDArray
 
     Matrix = NDArray[np.float32]
     Array = NDArray[np.float64]
 
-MODEL, FACTS = "model.ubj", "model.json"
+FACTS = "model.json"
 FORMAT = 1
+Kind = Literal["xgboost", "scikit-learn"]
+# The file that holds the model, by its kind.
+FILES: Mapping[Kind, str] = {"xgboost": "model.ubj", "scikit-learn": "model.skops"}
 # Rows up to which few-row engines are used before that was measured. With 200 trees of depth 6, one core: treelite about 40 µs and
 # 25 µs a row, XGBoost about 300 µs and 2 µs a row.
 SMALL_BATCH = 8
@@ -36,6 +39,8 @@ ONE_BY_ONE = 16
 # A batch has no more rows than this; an engine that wins up to here always does.
 ALWAYS = 1 << 20
 TOLERANCE = 1e-5
+# Probabilities are kept this far from 0 and 1 where log odds are taken of them.
+CERTAIN = 1e-6
 
 logger = logging.getLogger("bundle")
 
@@ -63,84 +68,125 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """model.json: what the bytes of the trees do not say."""
+    """model.json: what the bytes of the model do not say. `background` of a linear model is what each term adds on average over the
+    training rows."""
 
     names: tuple[str, ...]
     calibration: Calibration
     objective: Literal["binary:logistic"] = "binary:logistic"
     format: int = FORMAT
+    kind: Kind = "xgboost"
+    background: tuple[float, ...] = ()
 
 
 class Engine(msgspec.Struct, frozen=True):
-    """What computes few rows, and up to how many (`crossover`) before XGBoost is faster; `because` says why not compiled trees."""
+    """What computes few rows, and up to how many (`crossover`) before the library that trained the model is faster; `because` says why
+    not compiled trees."""
 
-    name: Literal["compiled", "interpreted"]
+    name: Literal["compiled", "interpreted", "linear"]
     crossover: int
     because: str | None = None
 
 
-class Model:
-    """Trees with the names of their inputs and their calibration. `threads` is the CPU quota that XGBoost may use. Up to `one_by_one`
-    rows are faster with `predict_row` than as a matrix.
+class FewRows(Protocol):
+    """An engine for few rows of k float32 numbers, NaN for missing: `margin` of one, `margins` of a matrix (n, k)."""
 
-    Raises ValueError for bytes that are no such model, or that do not fit the names.
+    def margin(self, row: Sequence[float], /) -> float: ...
+
+    def margins(self, matrix: Matrix, /) -> NDArray[Any]: ...
+
+
+class Model(ABC):
+    """A model with the names of its inputs and its calibration. Up to `one_by_one` rows are faster with `predict_row` than as a matrix.
+
+    What its parts add up to, and its engines compute, is in `unit`: log odds, or a probability for a forest, whose margin is that
+    probability's log odds.
     """
 
-    def __init__(self, ubj: bytes, names: Sequence[str], calibration: Calibration | None = None, *, threads: int = 1) -> None:
-        self.ubj = ubj
+    kind: ClassVar[Kind]
+    unit: Literal["log odds", "probability"] = "log odds"
+    explained_by: Literal["TreeSHAP", "linear SHAP"] = "TreeSHAP"
+    background: tuple[float, ...] = ()
+
+    def __init__(self, names: Sequence[str], calibration: Calibration | None = None) -> None:
         self.names = tuple(names)
         self.calibration = calibration or Calibration()
-        self._threads = threads
         self._compiled: CompiledTrees | None = None
         self.engine = Engine("interpreted", SMALL_BATCH, "the bundle has no compiled trees")
         self.one_by_one = 1
-        if self.booster.num_features() != len(self.names):
-            raise ValueError(f"the trees read {self.booster.num_features()} features, but {len(self.names)} are named")
 
-    @classmethod
-    def from_booster(
-        cls, booster: xgboost.Booster, names: Sequence[str], calibration: Calibration | None = None, *, threads: int = 1
-    ) -> Model:
-        return cls(bytes(booster.save_raw("ubj")), names, calibration, threads=threads)
+    @staticmethod
+    def from_files(files: Mapping[str, bytes], *, threads: int = 1) -> Model:
+        """The model of `model.json` and of the file that belongs to its kind; `threads` is the CPU quota that it may use.
 
-    @classmethod
-    def from_files(cls, files: Mapping[str, bytes], *, threads: int = 1) -> Model:
-        """The model of `model.ubj` and `model.json`. Raises ValueError for missing or malformed ones."""
-        for name in (MODEL, FACTS):
-            if name not in files:
-                raise ValueError(f"a model needs the file {name!r}, which is missing")
+        Raises ValueError for missing or malformed files, and for a model that does not fit its names.
+        """
+        content = _file(files, FACTS)
         try:
-            facts = msgspec.json.decode(files[FACTS], type=Facts)
+            facts = msgspec.json.decode(content, type=Facts)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{FACTS} does not describe a model: {error}") from error
         if facts.format != FORMAT:
             raise ValueError(f"{FACTS} has format {facts.format}; this release reads format {FORMAT}")
         if not (math.isfinite(facts.calibration.a) and math.isfinite(facts.calibration.b)):
             raise ValueError(f"{FACTS} has a calibration that is not finite")
-        return cls(files[MODEL], facts.names, facts.calibration, threads=threads)
+        held = _file(files, FILES[facts.kind])
+        # scikit-learn takes a second to load, and most endpoints need none of it.
+        if facts.kind == "xgboost":
+            from bundle.boosted_trees import BoostedTrees
+
+            return BoostedTrees(held, facts.names, facts.calibration, threads=threads)
+        from bundle.scikit_learn import EstimatorModel
+
+        return EstimatorModel(held, facts.names, facts.calibration, facts.background)
+
+    @property
+    @abstractmethod
+    def trees(self) -> Any:
+        """The trees as treelite reads them, None where there are none. Raises ValueError for trees that it cannot read."""
+
+    @property
+    @abstractmethod
+    def portable(self) -> FewRows:
+        """The engine for few rows that needs no compiler."""
+
+    @abstractmethod
+    def compute(self, matrix: Matrix) -> Array:
+        """What the library that trained the model says of rows (n, k), n > 0, in `unit`."""
+
+    @abstractmethod
+    def contributions(self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1) -> tuple[Array, Array]:
+        """Exact SHAP values of rows (n, k), as (n, k + 1) with the bias last, and what those of a row add up to, (n,); in `unit`.
+
+        Raises ValueError for rows of another width.
+        """
+
+    @property
+    @abstractmethod
+    def content(self) -> bytes:
+        """The bytes of the file that holds the model."""
 
     def to_files(self) -> dict[str, bytes]:
-        facts = Facts(self.names, self.calibration)
-        return {MODEL: self.ubj, FACTS: msgspec.json.encode(facts, order="sorted")}
+        facts = Facts(self.names, self.calibration, kind=self.kind, background=self.background)
+        return {FILES[self.kind]: self.content, FACTS: msgspec.json.encode(facts, order="sorted")}
 
     def compiled(self) -> Compiled:
-        """These trees as a shared library, to travel in a bundle. Raises NotCompiledError."""
-        return compile_trees(self._trees, len(self.names))
+        """The trees as a shared library, to travel in a bundle. Raises NotCompiledError."""
+        if self.trees is None:
+            raise NotCompiledError("the model has no trees")
+        return compile_trees(self.trees, len(self.names))
 
     def adopt(self, library: bytes, statement: Statement, sample: Matrix) -> None:
-        """Use compiled trees, from bytes that were verified, if they can be used here and agree with XGBoost on sample rows (n, k); else
-        `engine` says why not."""
+        """Use compiled trees, from bytes that were verified, if they can be used here and agree with the library that trained them on
+        sample rows (n, k); else `engine` says why not."""
         import numpy as np
 
         try:
             found = CompiledTrees(library, statement, len(self.names))
-            expected, computed = (
-                self.calibration.apply(np.asarray(margins, dtype=np.float64))
-                for margins in (self.margin_of_many(sample), found.margins(sample))
-            )
+            expected, computed = (self.probability(np.asarray(raw)) for raw in (self.compute(sample), found.margins(sample)))
             worst = float(np.max(np.abs(expected - computed), initial=0.0))
             if not worst <= TOLERANCE:
-                raise NotCompiledError(f"they differ by {worst:.2g} from XGBoost; the limit is {TOLERANCE:g}")
+                raise NotCompiledError(f"they differ by {worst:.2g} from the model; the limit is {TOLERANCE:g}")
         except NotCompiledError as error:
             logger.warning("compiled trees are not used: %s", error)
             self.engine = Engine("interpreted", self.engine.crossover, str(error))
@@ -150,7 +196,8 @@ class Model:
         self.engine = Engine("compiled", self.engine.crossover)
 
     def measure(self, sample: Matrix) -> None:
-        """Find the number of rows from which XGBoost is faster, by timing both on sample rows; takes 20 ms with compiled trees.
+        """Find the number of rows from which the other engine is faster, by timing both on sample rows; takes 20 ms with compiled
+        trees and XGBoost.
 
         Either costs a start and so much a row, hence two sizes tell where the lines cross.
         """
@@ -163,92 +210,64 @@ class Model:
         crossover = ALWAYS if gain <= 0 else int(min(max((many_start - few_start) / gain, 1.0), ALWAYS))
         self.engine = msgspec.structs.replace(self.engine, crossover=crossover)
 
-    @cached_property
-    def booster(self) -> xgboost.Booster:
-        import xgboost
-
-        try:
-            booster = xgboost.Booster(model_file=bytearray(self.ubj))
-        except xgboost.core.XGBoostError as error:
-            raise ValueError(f"{MODEL} is no XGBoost model; build the bundle again") from error
-        booster.set_param({"nthread": self._threads})
-        return booster
-
-    @cached_property
-    def _trees(self) -> Any:
-        import treelite
-
-        # treelite reports whatever it cannot read as its own error; what matters is that the model is refused.
-        try:
-            return treelite.frontend.from_xgboost_ubjson(self.ubj)
-        except treelite.TreeliteError as error:
-            raise ValueError(f"{MODEL} cannot be read by treelite (train on numbers and integer codes): {error}") from error
-
-    @cached_property
-    def _small(self) -> Any:
-        from treelite.gtil.gtil import GTILConfig
-
-        return GTILConfig(predict_type="raw", nthread=1)
-
     def margin(self, matrix: Matrix) -> Array:
         """Raw margins (log odds), shape (n,), of rows of shape (n, k): float32, NaN for missing."""
-        if matrix.ndim != 2 or matrix.shape[1] != len(self.names):
-            raise ValueError(f"the model takes rows of {len(self.names)} features, not a matrix of shape {matrix.shape}")
+        self.check_width(matrix)
         if 0 < len(matrix) <= self.engine.crossover:
             return self.margin_of_few(matrix)
         return self.margin_of_many(matrix)
 
+    def check_width(self, matrix: Matrix) -> None:
+        """Raises ValueError for anything but rows of the model's features."""
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.names):
+            raise ValueError(f"the model takes rows of {len(self.names)} features, not a matrix of shape {matrix.shape}")
+
     def margin_of_few(self, matrix: Matrix) -> Array:
         import numpy as np
 
-        if self._compiled is not None:
-            return np.asarray(self._compiled.margins(matrix), dtype=np.float64)
-        from treelite.gtil.gtil import _predict_impl
-
-        # The public function builds its configuration anew for each call, which costs as much as the prediction.
-        return np.asarray(_predict_impl(self._trees, matrix, config=self._small), dtype=np.float64).reshape(len(matrix))
+        return self._log_odds(np.asarray(self._few.margins(matrix), dtype=np.float64))
 
     def margin_of_many(self, matrix: Matrix) -> Array:
         import numpy as np
 
-        if len(matrix) == 0:
-            return np.empty(0)
-        margins = self.booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
-        return np.asarray(margins, dtype=np.float64)
+        return self._log_odds(self.compute(matrix)) if len(matrix) else np.empty(0)
 
     def predict(self, matrix: Matrix) -> Array:
         """Calibrated probabilities, shape (n,), of rows of shape (n, k): float32, NaN for missing."""
         return self.calibration.apply(self.margin(matrix))
 
+    def probability(self, raw: Array) -> Array:
+        """Calibrated probabilities of what the parts of rows add up to, any shape, in `unit`."""
+        return self.calibration.apply(self._log_odds(raw))
+
     def predict_row(self, row: Sequence[float]) -> float:
         """The probability of one row of k numbers."""
         return self.calibration.apply_one(self._margin_of_one(row))
 
+    @property
+    def _few(self) -> FewRows:
+        return self._compiled or self.portable
+
     @cached_property
     def _margin_of_one(self) -> Callable[[Sequence[float]], float]:
-        """The compiled trees', or else treelite's prediction of one row without its checks of types and shapes, which cost more
-        than small trees do."""
-        if self._compiled is not None:
-            return self._compiled.margin
-        from ctypes import byref, c_char_p, c_float, c_uint64
-
-        import numpy as np
-        from treelite.core import _LIB, _check_call
-
-        trees, configuration, width = self._trees, self._small, len(self.names)
-        if trees.input_type != "float32" or trees.output_type != "float32":
-            return lambda row: float(self.margin_of_few(np.array([row], dtype=np.float32))[0])
-        values, predict, kind, one = c_float * width, _LIB.TreeliteGTILPredict, c_char_p(b"float32"), c_uint64(1)
+        raw = self._few.margin
+        if self.unit == "log odds":
+            return raw
 
         def margin(row: Sequence[float]) -> float:
-            if len(row) != width:
-                raise ValueError(f"the model takes rows of {width} features, not of {len(row)}")
-            # Buffers of its own for each call: several threads may predict at once.
-            result = c_float()
-            _check_call(predict(trees.handle, values(*row), kind, one, byref(result), configuration.handle))
-            return result.value
+            share = min(max(raw(row), CERTAIN), 1 - CERTAIN)
+            return math.log(share / (1 - share))
 
         return margin
+
+    def _log_odds(self, raw: Array) -> Array:
+        import numpy as np
+
+        raw = raw.astype(np.float64, copy=False)
+        if self.unit == "log odds":
+            return raw
+        share = np.clip(raw, CERTAIN, 1 - CERTAIN)
+        return np.log(share / (1 - share))
 
     def check_engines(self, matrix: Matrix) -> None:
         """Raises ValueError where the engines differ by more than `TOLERANCE` on these rows."""
@@ -259,8 +278,14 @@ class Model:
             worst = float(np.max(np.abs(few - many)))
             if not worst <= TOLERANCE:
                 raise ValueError(
-                    f"the {self.engine.name} trees and XGBoost differ by {worst:.2g} on the same rows; the limit is {TOLERANCE:g}"
+                    f"the {self.engine.name} model and the one that was trained differ by {worst:.2g} on the same rows; the limit is {TOLERANCE:g}"
                 )
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise ValueError(f"a model needs the file {name!r}, which is missing")
+    return files[name]
 
 
 # Enough rows to tell what each costs from what a call costs, on a busy machine too.

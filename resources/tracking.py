@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ import dagster as dg
 from resources.environment import QUIET
 
 if TYPE_CHECKING:
-    import xgboost
     from mlflow import MlflowClient
+
+    from bundle.model import Model
 
 SQLITE = "sqlite:///"
 CANDIDATE, TRAINING_SET, DAGSTER_RUN, DAGSTER_URL = "candidate", "training_set", "dagster_run_id", "dagster_run_url"
@@ -51,7 +53,7 @@ class TrackedCandidate:
     run_name: str
     dagster_run_id: str
     dagster_run_url: str
-    booster: "xgboost.Booster"
+    model: "Model"
     features: tuple[str, ...]
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]
@@ -239,9 +241,7 @@ class Tracking(dg.ConfigurableResource):
     def _log_model(
         client: "MlflowClient", experiment: str, run_id: str, tracked: TrackedCandidate, tags: Mapping[str, str]
     ) -> tuple[str, str]:
-        """A logged model of MLflow's XGBoost flavour (UBJ and YAML, no pickle). Returns its id and where its files lie."""
-        import mlflow.xgboost
-        import xgboost
+        """A logged model of MLflow's flavour for its library (UBJ or skops, and YAML; no pickle). Returns its id and where its files lie."""
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, DataType, Schema
@@ -252,24 +252,43 @@ class Tracking(dg.ConfigurableResource):
         )
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "model"
-            # Requirements are given: to infer them MLflow would load the model in another process.
-            mlflow.xgboost.save_model(
-                tracked.booster, place, signature=signature, pip_requirements=[f"xgboost=={xgboost.__version__}"], model_format="ubj",
-                metadata={"candidate": tracked.candidate},
-            )  # fmt: skip
+            _save_model(tracked.model, place, signature=signature, metadata={"candidate": tracked.candidate})
             logged = client.create_logged_model(
                 experiment,
                 name=tracked.pipeline,
                 source_run_id=run_id,
                 tags=dict(tags),
                 params=dict(tracked.parameters),
-                model_type="xgboost",
+                model_type=tracked.model.kind,
             )
             client.log_model_artifacts(logged.model_id, str(place))
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         # Not `models:/<id>`: MLflow's SQL registry resolves that through the process-wide default store.
         return str(logged.model_id), str(logged.artifact_location)
+
+
+def _save_model(model: "Model", place: Path, **described: Any) -> None:
+    """Write a model as MLflow lays it out. Requirements are given: to infer them MLflow would load the model in another process."""
+    from bundle.boosted_trees import BoostedTrees
+
+    if isinstance(model, BoostedTrees):
+        import mlflow.xgboost
+
+        requirements = [f"xgboost=={version('xgboost')}"]
+        mlflow.xgboost.save_model(model.booster, place, model_format="ubj", pip_requirements=requirements, **described)
+        return
+    import mlflow.sklearn
+
+    from bundle.scikit_learn import EstimatorModel
+    from bundle.skops_files import trusted
+
+    assert isinstance(model, EstimatorModel)
+    requirements = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
+    mlflow.sklearn.save_model(
+        model.estimator, place, serialization_format="skops", skops_trusted_types=trusted(), pyfunc_predict_fn="predict_proba",
+        pip_requirements=requirements, **described,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def released(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 def retrained(pipeline: Pipeline) -> list[dg.AssetKey]:
     """From training set to served endpoint."""
-    training = ("training_set", "tuning_study", "baseline", "candidate")
+    training = ("training_set", *(("tuning_study",) if pipeline.tuned else ()), "baseline", "candidate")
     validation = ("performance", "slices", "fairness", "explainability", "robustness")
     return [
         *(dg.AssetKey([pipeline.name, name]) for name in training),

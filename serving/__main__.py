@@ -219,17 +219,17 @@ def supervise(arguments: Sequence[str], inherited: Inherited, options: Options) 
 
 
 def stay_lean() -> None:
-    """XGBoost and pyarrow import scikit-learn and pandas where they are installed: seconds and 100 MB for what no endpoint uses.
-    To this process they are not installed."""
+    """XGBoost and pyarrow import scikit-learn and pandas where they are installed: seconds and 100 MB for what few endpoints use.
+    To this process they are not installed, but for scikit-learn where a bundle holds an estimator of it."""
     sys.meta_path.insert(0, Absent())
 
 
 class Absent(importlib.abc.MetaPathFinder):
-    """Finds no scikit-learn and no pandas."""
+    """Finds no pandas, and no scikit-learn until `bundle.scikit_learn` was needed."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname in ("sklearn", "pandas"):
-            raise ModuleNotFoundError(f"{fullname} is of no use to an endpoint", name=fullname)
+        if fullname == "pandas" or (fullname == "sklearn" and "bundle.scikit_learn" not in sys.modules):
+            raise ModuleNotFoundError(f"{fullname} is of no use to this endpoint", name=fullname)
 
 
 if __name__ == "__main__":

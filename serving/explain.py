@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bundle.contributions import contributions
 from serving.contract import Row
 from serving.refusal import Refusal
 from serving.state import Arm, View
@@ -20,8 +19,8 @@ TOLERANCE = 1e-3
 def explain(view: View, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """An explanation of each row, by the bundle that would answer it.
 
-    `base_value` and all `contributions` add up to `margin`, the log odds before calibration; `probability` is what a prediction
-    would say. Contributions come largest first, each with the feature's value as the model sees it (texts of categories,
+    `base_value` and all `contributions` add up to `margin`, in `unit`: the log odds before calibration, or for a forest the probability
+    before it; `probability` is what a prediction would say. Contributions come largest first, each with the feature's value as the model sees it (texts of categories,
     null for missing). Raises Refusal for too many rows.
     """
     if len(rows) > ROW_LIMIT:
@@ -43,16 +42,16 @@ def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[dict[str, Any]
     bundle = arm.bundle
     program, model = bundle.program, bundle.model
     values = [bundle.row(row, view.online) for row in rows]
-    parts, margins = contributions(model.booster, np.array(values, dtype=np.float32), program.categorical)
-    error = float(np.abs(parts.sum(axis=1) - margins).max())
+    parts, sums = model.contributions(np.array(values, dtype=np.float32), program.categorical)
+    error = float(np.abs(parts.sum(axis=1) - sums).max())
     if not error <= TOLERANCE:
         raise ArithmeticError(
             f"bundle {bundle.digest}: contributions differ by {error:.2g} from the margin they explain; the limit is {TOLERANCE:g}"
         )
-    probabilities = model.calibration.apply(margins)
+    probabilities = model.probability(sums)
     words = [program.vocabularies.get(name) for name in program.names]
     explanations = []
-    for row, part, margin, probability in zip(values, parts.tolist(), margins.tolist(), probabilities.tolist(), strict=True):
+    for row, part, margin, probability in zip(values, parts.tolist(), sums.tolist(), probabilities.tolist(), strict=True):
         features = [
             {"feature": name, "value": _shown(value, vocabulary), "contribution": amount}
             for name, value, vocabulary, amount in zip(program.names, row, words, part[:-1], strict=True)
@@ -60,7 +59,7 @@ def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[dict[str, Any]
         features.sort(key=lambda feature: -abs(feature["contribution"]))
         explanations.append(
             {
-                "bundle": bundle.digest, "arm": arm.name, "probability": probability, "margin": margin, "base_value": part[-1],
+                "bundle": bundle.digest, "arm": arm.name, "probability": probability, "margin": margin, "unit": model.unit, "base_value": part[-1],
                 "contributions": features, "ood": bundle.outside(row), "online_as_of": view.online_as_of,
             }
         )  # fmt: skip

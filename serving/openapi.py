@@ -196,12 +196,13 @@ _SCHEMAS: Schema = {
     "Explanation": _object({
         "bundle": _PREDICTION["bundle"], "arm": _PREDICTION["arm"],
         "probability": {"type": "number", "minimum": 0, "maximum": 1, "description": "what a prediction of this row would say"},
-        "margin": _number("log odds before calibration: base_value and all contributions added up"),
+        "margin": _number("base_value and all contributions added up, in unit, before calibration"),
+        "unit": {"type": "string", "enum": ["log odds", "probability"], "description": "of margin, base_value and contributions; probability for a forest"},
         "base_value": _number("margin that the model gives on average over its training rows"),
         "contributions": _array(_object({
             "feature": {"type": "string"},
             "value": {"type": ["number", "string", "null"], "description": "as the model sees it; null for missing or never seen in training"},
-            "contribution": _number("how much this value moved the margin (TreeSHAP)"),
+            "contribution": _number("how much this value moved the margin (SHAP value)"),
         })) | {"description": "every feature, the largest contribution first"},
         "ood": _PREDICTION["ood"], "online_as_of": _PREDICTION["online_as_of"],
     }),

@@ -12,6 +12,7 @@ from assets.declaration import Pipeline
 from assets.features.declared_program import program
 from assets.training import manifest as manifests
 from assets.training.manifest import Finding, TrainingManifest
+from assets.training.options import XGBoost
 from assets.training.split import PARTS
 from resources import files
 from resources.artifacts import Artifacts
@@ -70,37 +71,6 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         )
 
     @dg.asset(
-        key=[pipeline.name, STUDY],
-        deps=[dg.AssetKey([pipeline.name, TRAINING_SET])],
-        group_name=GROUP,
-        kinds={"optuna", "xgboost"},
-        pool=POOL,
-        description=f"The best parameters of the trees, searched over time-ordered folds; reused for {pipeline.model.study_age_days} days.",
-    )
-    def tuning_study(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult[None]:
-        from assets.training import tuning
-
-        digest, manifest = newest_training_set(pipeline, artifacts)
-        last = artifacts.pointed(pipeline.name, "study")
-        study = tuning.Study.decode(artifacts.get("studies", last)[tuning.FILE]) if last else None
-        reason = tuning.reusable(study, pipeline, manifest) if study else "there is none yet"
-        if study is not None and last is not None and reason is None:
-            context.log.info(f"reusing the study of {study.as_of}: it is {(manifest.as_of - study.as_of).days} days old")
-            return study_result(pipeline, study, last, manifest, reused=True, reason="young enough, same features and search space")
-        context.log.info(f"a new study of {pipeline.model.trials} trials: {reason}")
-        place = f"{artifacts.uri}/progress/{pipeline.name}/{tuning.progress_key(pipeline, digest)}.json"
-        finished = tuning.decode_trials(files.read(place)) if files.exists(place) else []
-        if finished:
-            context.log.info(f"going on after {len(finished)} finished trials")
-        rows = manifests.load_rows(pipeline, manifest, lake)
-        study = tuning.run(
-            pipeline, rows, digest, program(pipeline), finished, lambda trials: files.write_atomically(place, tuning.encode_trials(trials))
-        )
-        stored = artifacts.put("studies", {tuning.FILE: study.encode()})
-        artifacts.point(pipeline.name, "study", stored)
-        return study_result(pipeline, study, stored, manifest, reused=False, reason=reason or "")
-
-    @dg.asset(
         key=[pipeline.name, BASELINE],
         deps=[dg.AssetKey([pipeline.name, TRAINING_SET])],
         group_name=GROUP,
@@ -113,7 +83,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
         digest, manifest = newest_training_set(pipeline, artifacts)
         rows = manifests.load_rows(pipeline, manifest, lake)
-        fitted = train(rows, digest, program(pipeline), pipeline.baseline.regularisation, pipeline.model.seed)
+        fitted = train(rows, digest, program(pipeline), pipeline.baseline.regularisation)
         stored = artifacts.put("baselines", fitted.files)
         artifacts.point(pipeline.name, BASELINE, stored)
         return dg.MaterializeResult(
@@ -127,19 +97,19 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[pipeline.name, CANDIDATE],
-        deps=[dg.AssetKey([pipeline.name, TRAINING_SET]), dg.AssetKey([pipeline.name, STUDY])],
+        deps=[dg.AssetKey([pipeline.name, name]) for name in (TRAINING_SET, *((STUDY,) if pipeline.tuned else ()))],
         group_name=GROUP,
-        kinds={"xgboost", "mlflow"},
+        kinds={"xgboost" if pipeline.tuned else "scikitlearn", "mlflow"},
         pool=POOL,
-        description="Gradient-boosted trees on the training set, calibrated where that helps, tracked and registered in MLflow.",
+        description=f"The {type(pipeline.model).__name__} model of the training set, calibrated where that helps, tracked and registered in MLflow.",
     )
     def candidate(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, tracking: Tracking) -> dg.MaterializeResult[None]:
         from assets.training.candidate import train
 
         digest, manifest = newest_training_set(pipeline, artifacts)
-        study, tuned = parameters_for(pipeline, artifacts, manifest, context.log.warning)
+        study, parameters = parameters_for(pipeline, artifacts, manifest, context.log.warning) if pipeline.tuned else (None, {})
         rows = manifests.load_rows(pipeline, manifest, lake)
-        trained = train(pipeline, rows, digest, program(pipeline), tuned, study)
+        trained = train(pipeline, rows, digest, program(pipeline), parameters, study)
         stored = artifacts.put("candidates", trained.files)
         drawn = candidate_plots(trained)
         run = tracking.log_candidate(tracked_candidate(pipeline, trained, stored, drawn, context.run_id, lake, study))
@@ -158,7 +128,44 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(stored),
         )  # fmt: skip
 
-    return [training_set, tuning_study, baseline, candidate]
+    return [training_set, *([build_study(pipeline, pipeline.model)] if isinstance(pipeline.model, XGBoost) else []), baseline, candidate]
+
+
+def build_study(pipeline: Pipeline, model: XGBoost) -> dg.AssetsDefinition:
+    """The tuning study of XGBoost's trees; other models are trained with the parameters that are declared."""
+
+    @dg.asset(
+        key=[pipeline.name, STUDY],
+        deps=[dg.AssetKey([pipeline.name, TRAINING_SET])],
+        group_name=GROUP,
+        kinds={"optuna", "xgboost"},
+        pool=POOL,
+        description=f"The best parameters of the trees, searched over time-ordered folds; reused for {model.study_age_days} days.",
+    )
+    def tuning_study(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult[None]:
+        from assets.training import tuning
+
+        digest, manifest = newest_training_set(pipeline, artifacts)
+        last = artifacts.pointed(pipeline.name, "study")
+        study = tuning.Study.decode(artifacts.get("studies", last)[tuning.FILE]) if last else None
+        reason = tuning.reusable(study, pipeline, manifest) if study else "there is none yet"
+        if study is not None and last is not None and reason is None:
+            context.log.info(f"reusing the study of {study.as_of}: it is {(manifest.as_of - study.as_of).days} days old")
+            return study_result(pipeline, study, last, manifest, reused=True, reason="young enough, same features and search space")
+        context.log.info(f"a new study of {model.trials} trials: {reason}")
+        place = f"{artifacts.uri}/progress/{pipeline.name}/{tuning.progress_key(pipeline, digest)}.json"
+        finished = tuning.decode_trials(files.read(place)) if files.exists(place) else []
+        if finished:
+            context.log.info(f"going on after {len(finished)} finished trials")
+        rows = manifests.load_rows(pipeline, manifest, lake)
+        study = tuning.run(
+            pipeline, rows, digest, program(pipeline), finished, lambda trials: files.write_atomically(place, tuning.encode_trials(trials))
+        )
+        stored = artifacts.put("studies", {tuning.FILE: study.encode()})
+        artifacts.point(pipeline.name, "study", stored)
+        return study_result(pipeline, study, stored, manifest, reused=False, reason=reason or "")
+
+    return tuning_study
 
 
 def newest_training_set(pipeline: Pipeline, artifacts: Artifacts) -> tuple[str, TrainingManifest]:
@@ -248,12 +255,12 @@ def parameters_table(parameters: Mapping[str, object]) -> dg.MarkdownMetadataVal
 
 
 def candidate_plots(trained: "Trained") -> dict[str, bytes]:
-    """The candidate's plots as PNG: loss per round, and the features that brought most."""
+    """The candidate's plots as PNG: loss per round, where it was trained in rounds, and the features that brought most."""
     curves: Mapping[str, Sequence[float]] = trained.curves
-    return {
-        "loss_curve": plots.png(plots.lines(curves, f"Log loss per round (best: {trained.facts.rounds})", "round", "log loss")),
-        "feature_importance": plots.png(plots.bars(trained.gain, "Share of the gain", "share")),
-    }
+    drawn = {"feature_importance": plots.bars(trained.gain, "Share in what was learned", "share")}
+    if curves:
+        drawn["loss_curve"] = plots.lines(curves, f"Log loss per round (best: {trained.facts.rounds})", "round", "log loss")
+    return {name: plots.png(figure) for name, figure in drawn.items()}
 
 
 def tracked_candidate(
@@ -264,7 +271,7 @@ def tracked_candidate(
     return TrackedCandidate(
         pipeline=pipeline.name, candidate=digest, training_set=facts.training_set, run_name=f"{pipeline.name} as of {facts.as_of}",
         dagster_run_id=run_id, dagster_run_url=f"{settings().dagster_url}/runs/{run_id}",
-        booster=trained.model.booster, features=facts.features,
+        model=trained.model, features=facts.features,
         parameters={
             **{name: str(value) for name, value in facts.parameters.items()}, "as_of": facts.as_of, "rounds": str(facts.rounds),
             "calibration": json.dumps(facts.calibration), "program_digest": facts.program_digest, "study": str(study),

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from assets.training.boosting import Parameters, base_parameters, boost, boosted_trees, data, margins
 from assets.training.calibration import mean_log_loss
-from assets.training.candidate import Parameters, base_parameters, boost, data, environment, margins
+from assets.training.candidate import environment
 from assets.training.split import Days, folds
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ Progress = Callable[[Sequence[Trial]], None]
 
 def space_digest(pipeline: Pipeline) -> str:
     """Names everything but data and features that a study depends on: search space and the model's declaration."""
-    model = pipeline.model
+    model = boosted_trees(pipeline)
     declared = [base_parameters(pipeline), model.trials, model.tuning_rows, ROUNDS, FASTER, FASTEST, FOLDS, FOLD_SHARE]
     return hashlib.sha256(msgspec.json.encode([SPACE, declared], order="sorted")).hexdigest()
 
@@ -111,7 +112,7 @@ def first_parameters(pipeline: Pipeline, rows: int) -> dict[str, float | int]:
     """The parameters of the first trial, and those used without a study: the declared depth and, for that many training
     rows, cautious values. A study recommends nothing that is worse than them on its folds."""
     return {
-        "max_depth": int(SPACE["max_depth"].clip(pipeline.model.max_depth)), "min_child_weight": SPACE["min_child_weight"].clip(min(rows / 500, 100)),
+        "max_depth": int(SPACE["max_depth"].clip(boosted_trees(pipeline).max_depth)), "min_child_weight": SPACE["min_child_weight"].clip(min(rows / 500, 100)),
         "subsample": 0.7, "colsample_bytree": 0.5, "reg_lambda": 10.0,
     }  # fmt: skip
 
@@ -122,7 +123,7 @@ def reusable(study: Study, pipeline: Pipeline, manifest: TrainingManifest) -> st
     It must be of the same features and space, and younger than the declared age in data time; a study of a later day
     knows the future and is never used.
     """
-    age, limit = manifest.as_of - study.as_of, pipeline.model.study_age_days
+    age, limit = manifest.as_of - study.as_of, boosted_trees(pipeline).study_age_days
     if study.program_digest != manifest.program_digest:
         return "the features changed"
     if study.space_digest != space_digest(pipeline):
@@ -148,16 +149,16 @@ def run(
     trials after each one. At most `tuning_rows` rows, evenly spread over time, take part."""
     trials = list(finished)
     first = first_parameters(pipeline, rows.manifest.rows["train"])
-    ranges = tuple(_folds(rows)) if pipeline.model.trials else ()
-    pairs = _prepare(pipeline, rows, declared) if len(trials) < pipeline.model.trials else []
-    while len(trials) < pipeline.model.trials:
+    ranges = tuple(_folds(rows)) if boosted_trees(pipeline).trials else ()
+    pairs = _prepare(pipeline, rows, declared) if len(trials) < boosted_trees(pipeline).trials else []
+    while len(trials) < boosted_trees(pipeline).trials:
         parameters = suggest(pipeline, trials, first)
         losses = tuple(round(_loss(pipeline, parameters, train, validation), 9) for train, validation in pairs)
         trials.append(Trial(len(trials), parameters, float(np.mean(losses)), losses))
         progress(trials)
     return Study(
         pipeline=pipeline.name, as_of=rows.manifest.as_of, training_set=training_set, program_digest=declared.digest,
-        space_digest=space_digest(pipeline), seed=pipeline.model.seed, rows=min(rows.manifest.rows["train"], pipeline.model.tuning_rows),
+        space_digest=space_digest(pipeline), seed=boosted_trees(pipeline).seed, rows=min(rows.manifest.rows["train"], boosted_trees(pipeline).tuning_rows),
         rounds=ROUNDS, folds=ranges, trials=tuple(trials), first=first, best=best(trials),
         environment=environment(),
     )  # fmt: skip
@@ -186,7 +187,7 @@ def replay(pipeline: Pipeline, trials: Sequence[Trial]) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=pipeline.model.seed + len(trials), n_startup_trials=6)
+    sampler = optuna.samplers.TPESampler(seed=boosted_trees(pipeline).seed + len(trials), n_startup_trials=6)
     study = optuna.create_study(direction="minimize", sampler=sampler, study_name=pipeline.name)
     study.add_trials([
         optuna.trial.create_trial(params=dict(trial.parameters), distributions=distributions(), value=trial.value) for trial in trials
@@ -217,7 +218,7 @@ def _folds(rows: TrainingRows) -> list[tuple[Days, Days]]:
 def _prepare(pipeline: Pipeline, rows: TrainingRows, declared: FeatureProgram) -> list[tuple[Any, tuple[Any, Any]]]:
     """For each fold its training data, and its validation data with labels."""
     train = rows.part("train")
-    every = -(-train.height // pipeline.model.tuning_rows)
+    every = -(-train.height // boosted_trees(pipeline).tuning_rows)
     sample = train.gather_every(every)
     days, y = sample.get_column("date"), sample.get_column(rows.manifest.label).to_numpy().astype(np.float64)
     pairs = []
@@ -234,8 +235,8 @@ def _prepare(pipeline: Pipeline, rows: TrainingRows, declared: FeatureProgram) -
 
 def _loss(pipeline: Pipeline, parameters: Parameters, train: Any, validation: tuple[Any, Any]) -> float:
     """Mean log loss of one fold after a fixed number of rounds."""
-    rounds = min(ROUNDS, pipeline.model.rounds)
-    rate = max(pipeline.model.learning_rate, min(pipeline.model.learning_rate * FASTER, FASTEST))
+    rounds = min(ROUNDS, boosted_trees(pipeline).rounds)
+    rate = max(boosted_trees(pipeline).learning_rate, min(boosted_trees(pipeline).learning_rate * FASTER, FASTEST))
     booster, _ = boost({**base_parameters(pipeline), **parameters, "learning_rate": rate}, train, rounds)
     after, y = validation
     return mean_log_loss(margins(booster, after), y)

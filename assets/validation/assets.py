@@ -23,7 +23,7 @@ ABOUT = {
     gates.PERFORMANCE: "How good the candidate is against the baseline and the champion on the same test rows, with intervals.",
     gates.SLICES: "Where the candidate does worse than overall.",
     gates.FAIRNESS: "Whether the candidate treats the declared groups alike.",
-    gates.EXPLAINABILITY: "Which features move the candidate's predictions: exact TreeSHAP on a stated sample.",
+    gates.EXPLAINABILITY: "Which features move the candidate's predictions: exact SHAP values on a stated sample.",
     gates.ROBUSTNESS: "What happens to predictions when inputs are missing, noisy, unseen or absurd.",
 }
 MORE_KINDS = {gates.EXPLAINABILITY: {"xgboost"}, gates.ROBUSTNESS: {"xgboost"}}

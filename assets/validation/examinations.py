@@ -24,7 +24,6 @@ from assets.validation import (
 )  # fmt: skip
 from assets.validation.evidence import Evidence
 from assets.validation.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
-from bundle.contributions import contributions
 from resources.reports import Measure, Report
 
 if TYPE_CHECKING:
@@ -191,20 +190,20 @@ def fairness(evidence: Evidence) -> Examined:
 
 
 def explainability(evidence: Evidence) -> Examined:
-    """TreeSHAP contributions on a seeded sample of the test rows."""
+    """SHAP contributions on a seeded sample of the test rows."""
     rows = explaining.sample_rows(evidence.n)
     values, program = evidence.matrix[rows], evidence.program
-    parts, margins = contributions(evidence.model.booster, values, program.categorical, threads())
-    found = explaining.explain(parts, margins, values, program.names, evidence.n)
-    # The margin explained must be that of the model that answers: the calibrated margin gives its probability again.
-    again = evidence.model.calibration.apply(margins)
+    parts, sums = evidence.model.contributions(values, program.categorical, threads())
+    found = explaining.explain(parts, sums, values, program.names, evidence.n, evidence.model.unit)
+    # What is explained must be what the model answers: calibrated, it gives the probability again.
+    again = evidence.model.probability(sums)
     difference = float(np.abs(again - evidence.p[rows]).max()) if found.n else np.nan
     measures = [*explaining.measures(found), slicing.measure("prediction_difference", difference, found.n)]
     notes = [
-        f"Exact TreeSHAP on a seeded sample of {found.n:,} of {found.of:,} test rows, in log odds before calibration.",
-        "Calibrated, the explained margins are exactly the model's probabilities."
+        f"Exact {evidence.model.explained_by} on a seeded sample of {found.n:,} of {found.of:,} test rows, in {found.unit} before calibration.",
+        "Calibrated, what is explained is exactly the model's probabilities."
         if difference == 0
-        else f"Calibrated, the explained margins are the model's probabilities within {difference:.1g}.",
+        else f"Calibrated, what is explained is the model's probabilities within {difference:.1g}.",
         "Contributions describe the model, not the world: a cause cannot be read from them.",
     ]
     report = _report(evidence, gates.EXPLAINABILITY, measures, notes)

@@ -1,7 +1,7 @@
-"""Why the model predicts what it does: TreeSHAP contributions (`bundle.contributions`) on a stated sample.
+"""Why the model predicts what it does: SHAP contributions (`Model.contributions`) on a stated sample.
 
-Contributions are in units of the margin (log odds before calibration). For every row they add up, with the bias, to the
-model's margin; that is checked, not assumed.
+Contributions are in the model's unit before calibration: log odds, or a probability for a forest. For every row they add up, with the
+bias, to what the model says; that is checked, not assumed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ROWS = 500  # TreeSHAP costs milliseconds a row: a sample, never the whole test 
 
 
 class Explanation(NamedTuple):
-    """Contributions (n, k) in margin units of `n` of `of` rows with their feature values (n, k), most important feature first
-    in `ranking`; `additivity_error` is the greatest |sum of contributions + bias - margin|."""
+    """Contributions (n, k) in `unit` of `n` of `of` rows with their feature values (n, k), most important feature first in `ranking`;
+    `additivity_error` is the greatest |sum of contributions + bias - what the model says|."""
 
     n: int
     of: int
@@ -34,6 +34,7 @@ class Explanation(NamedTuple):
     ranking: tuple[int, ...]
     bias: float
     additivity_error: float
+    unit: str
 
 
 def sample_rows(n: int, rows: int = ROWS, seed: int = bootstrap.SEED) -> NDArray[np.int64]:
@@ -41,11 +42,13 @@ def sample_rows(n: int, rows: int = ROWS, seed: int = bootstrap.SEED) -> NDArray
     return np.sort(np.random.default_rng(seed).permutation(n)[:rows])
 
 
-def explain(contributions: Array, margins: Array, values: NDArray[np.float32], names: tuple[str, ...], of: int) -> Explanation:
-    """Summarise contributions (n, k + 1; the last column is the bias) of rows with the given margins (n,) and values (n, k)."""
-    if contributions.shape != (len(margins), len(names) + 1):
+def explain(
+    contributions: Array, said: Array, values: NDArray[np.float32], names: tuple[str, ...], of: int, unit: str = "log odds"
+) -> Explanation:
+    """Summarise contributions (n, k + 1; the last column is the bias) of rows of which the model says `said` (n,), with values (n, k)."""
+    if contributions.shape != (len(said), len(names) + 1):
         raise ValueError(
-            f"contributions have shape {contributions.shape}; {len(margins)} rows of {len(names)} features and a bias were expected"
+            f"contributions have shape {contributions.shape}; {len(said)} rows of {len(names)} features and a bias were expected"
         )
     parts = np.asarray(contributions[:, :-1], dtype=np.float64)
     sums = np.asarray(contributions, dtype=np.float64).sum(axis=1)
@@ -54,7 +57,7 @@ def explain(contributions: Array, margins: Array, values: NDArray[np.float32], n
     importance = size.mean(axis=0) if len(size) else np.full(len(names), np.nan)
     ranking = tuple(int(index) for index in np.lexsort((np.array(names), -importance)))
     return Explanation(
-        n=len(margins),
+        n=len(said),
         of=of,
         names=names,
         values=values,
@@ -63,7 +66,8 @@ def explain(contributions: Array, margins: Array, values: NDArray[np.float32], n
         intervals=tuple(Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)),
         ranking=ranking,
         bias=float(contributions[:, -1].mean()) if len(size) else np.nan,
-        additivity_error=float(np.abs(sums - margins).max()) if len(size) else np.nan,
+        additivity_error=float(np.abs(sums - said).max()) if len(size) else np.nan,
+        unit=unit,
     )
 
 

@@ -145,8 +145,8 @@ def shap_summary(found: Explanation, most: int = 15) -> Figure:
         axes.set_ylim(-0.7, max(len(shown), 2) - 0.3)
         axes.grid(False, axis="y")
     swarm.axvline(0, color=INK, lw=0.8)
-    label(bars, f"Importance ({found.n:,} rows)", "mean |SHAP|, log odds")
-    label(swarm, "Contributions (blue low, red high value)", "SHAP, log odds")
+    label(bars, f"Importance ({found.n:,} rows)", f"mean |SHAP|, {found.unit}")
+    label(swarm, "Contributions (blue low, red high value)", f"SHAP, {found.unit}")
     return drawn
 
 
@@ -161,7 +161,7 @@ def dependence(found: Explanation, most: int = 4) -> Figure:
         axes.axhline(0, color=INK, lw=0.7)
         axes.locator_params(axis="x", nbins=4)
         missing = f"  ({int((~known).sum())} missing)" if not known.all() else ""
-        label(axes, f"{_short(found.names[index])}{missing}", "value", "SHAP, log odds" if index == shown[0] else "")
+        label(axes, f"{_short(found.names[index])}{missing}", "value", f"SHAP, {found.unit}" if index == shown[0] else "")
     return drawn
 
 

@@ -19,13 +19,13 @@ import numpy as np
 import xgboost
 
 from bundle import api_keys, signing
+from bundle.boosted_trees import BoostedTrees
 from bundle.bounds import learn
 from bundle.desired import Desired
 from bundle.digests import folder_digest
 from bundle.expression import category, col, days, join, rate
 from bundle.files import write_atomically
 from bundle.manifest import RequestField, bundle_files, environment, golden_rows
-from bundle.model import Model
 from bundle.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
 from bundle.program import FeatureProgram, Lookup, RequestColumn, aggregate_name, aggregate_table, compile_row, latest_table
 from resources.endpoint import LocalEndpoint
@@ -164,7 +164,7 @@ def _make(folder: Path, requests: tuple[dict[str, Any], ...], matrix: tuple[tupl
     # No names of features in the trees: some peers predict arrays, others frames.
     parameters = {"objective": "binary:logistic", "max_depth": DEPTH, "eta": 0.1, "nthread": 1, "seed": 0}
     booster = xgboost.train(parameters, xgboost.QuantileDMatrix(features, label=late.astype(float)), TREES)
-    model = Model.from_booster(booster, program.names)
+    model = BoostedTrees.from_booster(booster, program.names)
     private = signing.new_key()
     files = bundle_files(
         pipeline=NAME, created_as_of=DAY.isoformat(), program=program, model=model, label="late", risk="minimal", request=CONTRACT,

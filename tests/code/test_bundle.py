@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from bundle import manifest, signing
+from bundle.boosted_trees import BoostedTrees
 from bundle.desired import Desired, check, seal, signed, unseal
 from bundle.digests import folder_digest, sha256, sums
 from bundle.manifest import Bundle, BundleError, from_files, load
@@ -146,7 +147,7 @@ def test_both_engines_agree_on_missing_values_and_unseen_codes() -> None:
     with pytest.raises(ValueError, match="9 features"):
         found.predict_row([1.0])
     with pytest.raises(ValueError, match="2 are named"):
-        Model(found.ubj, ["a", "b"])
+        BoostedTrees(found.ubj, ["a", "b"])
 
 
 def test_calibration_is_finite_for_any_margin() -> None:
@@ -190,6 +191,6 @@ def test_growing_a_challenger_moves_entities_to_it_alone() -> None:
 
 
 def test_a_program_and_model_that_do_not_fit_are_not_bundled() -> None:
-    other = Model(model().ubj, [f"other {name}" for name in program().names])
+    other = BoostedTrees(model().ubj, [f"other {name}" for name in program().names])
     with pytest.raises(ValueError, match="the model reads other amount"):
         files(KEY, model=other)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from bundle import compiled_trees, signing
+from bundle.boosted_trees import BoostedTrees
 from bundle.compiled_trees import LIBRARY, CompiledTrees, NotCompiledError, compile_trees
 from bundle.manifest import Bundle, BundleError, from_files
-from bundle.model import TOLERANCE, Calibration, Model
+from bundle.model import TOLERANCE, Calibration
 from tests.support.endpoint import TREE, compiled, files, model, request, snapshot
 
 KEY = signing.new_key()
@@ -34,7 +35,7 @@ def loaded(**changes: object) -> Bundle:
     return from_files(files(KEY, **changes), PUBLIC)
 
 
-def trained(width: int, rounds: int, depth: int, categorical: tuple[int, ...], codes: int = 300) -> Model:
+def trained(width: int, rounds: int, depth: int, categorical: tuple[int, ...], codes: int = 300) -> BoostedTrees:
     """Trees over random rows; the columns `categorical` hold codes."""
     import xgboost
 
@@ -47,7 +48,7 @@ def trained(width: int, rounds: int, depth: int, categorical: tuple[int, ...], c
     types = ["c" if column in categorical else "q" for column in range(width)]
     data = xgboost.DMatrix(rows, label=label, feature_types=types, enable_categorical=True)
     options = {"objective": "binary:logistic", "max_depth": depth, "max_cat_to_onehot": 2, "nthread": 1}
-    return Model.from_booster(xgboost.train(options, data, rounds), [f"f{index}" for index in range(width)], Calibration())
+    return BoostedTrees.from_booster(xgboost.train(options, data, rounds), [f"f{index}" for index in range(width)], Calibration())
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_bundle_answers_with_its_compiled_trees() -> None:
         (None, {"platform": "plan9-vax"}, "compiled for plan9-vax"),
         (None, {"interface": 99}, "interface 99"),
         (b"\x7fELF and nothing more", {}, "cannot be loaded"),
-        (compiled(1).library, {}, "differ by .* from XGBoost"),
+        (compiled(1).library, {}, "differ by .* from the model"),
         (trained(4, 2, 2, ()).compiled().library, {}, "reads 4 features, not 9"),
     ],
     ids=["another platform", "another interface", "no library", "another model's", "another width"],
@@ -161,6 +162,7 @@ def test_libraries_loaded_side_by_side_do_not_mix_and_let_go() -> None:
     import gc
 
     rows = matrix(20)
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         held = [CompiledTrees(*compiled(seed), 9) for seed in (0, 1, 2)]

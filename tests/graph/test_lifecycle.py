@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from assets.retraining.decide import load_decision
+from assets.training.options import RandomForest
 from resources.driver import Ran
 from tests.support.object_storage import bucket
 from tests.support.platform import Platform, platform
@@ -63,6 +64,25 @@ def test_the_lifecycle_lives_on_object_storage_by_setting_alone(stored_remotely:
     assert {answer.status_code for answer in running.post("tiny", requests(day)[:5])} == {200}
     assert running.lake.days("tiny/features")[-1] == day
     assert not (running.settings.home / "lake").exists() or not any((running.settings.home / "lake").iterdir())
+
+
+def test_a_forest_lives_the_whole_lifecycle(home: Path) -> None:
+    forest = tiny.model_copy(update={"model": RandomForest(trees=30, min_samples_leaf=5)})
+    with platform(home, [forest]) as running:
+        champion = first_champion(running)
+        held = running.artifacts.get("bundles", champion)
+        assert {"model.skops", "trees.so"} <= set(held)
+        day = HISTORY + DAY
+        land(running.landing, day, day)
+        assert [run.failure for run in running.driver.settle() if not run.success] == []
+        answers = running.post("tiny", requests(day))
+        assert {answer.status_code for answer in answers} == {200}
+        land(running.landing, day + DAY, day + DAY)
+        assert [run.failure for run in running.driver.settle() if not run.success] == []
+        assert running.reports.load("tiny", "monitoring/performance", day, champion) is not None
+        skew = running.reports.load("tiny", "monitoring/skew", day, champion)
+        assert skew is not None
+        assert skew.passed
 
 
 def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:

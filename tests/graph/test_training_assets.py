@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
+import skops.io
+import yaml
 
 from assets.declaration import Pipeline
 from assets.training import assets as stage, manifest as manifests, tuning
 from assets.training.candidate import CandidateFacts
-from assets.training.options import Split
+from assets.training.options import RandomForest, Split
+from bundle import skops_files
+from bundle.model import Model
+from bundle.program import FeatureProgram
 from resources import files
 from resources.artifacts import Artifacts
 from resources.lake import Lake
@@ -204,3 +210,30 @@ def test_the_stage_is_in_its_group_and_pool() -> None:
     pools = {asset.op.pool for asset in stage.build(tiny) if asset.key.path[-1] != "training_set"}
     assert pools == {"training"}
     assert manifests.FILE == "manifest.json"
+
+
+def test_a_model_of_scikit_learn_is_trained_without_a_study_and_registered_without_pickle(world: World) -> None:
+    forest = tiny.model_copy(update={"model": RandomForest(trees=20, min_samples_leaf=5)})
+    keys = {asset.key.path[-1]: asset for asset in stage.build(forest)}
+    assert set(keys) == {"training_set", "baseline", "candidate"}
+    run = world.run("training_set", "baseline", "candidate", pipeline=forest)
+    assert run.success
+    made = world.metadata(run, "candidate")
+    assert "loss_curve" not in made
+    assert made["feature_importance"].startswith("![")
+    contents = world.artifacts.get("candidates", made["digest"])
+    assert set(contents) == {"model.skops", "model.json", "program.json", "candidate.json"}
+
+    (version,) = world.tracking.client().search_model_versions("name = 'tiny'")
+    place = Path(version.source.removeprefix("file://"))
+    described = yaml.safe_load((place / "MLmodel").read_text())["flavors"]["sklearn"]
+    assert described["serialization_format"] == "skops"
+    assert not list(place.rglob("*.pkl"))
+    # What is registered is what is released.
+    registered = skops.io.load(place / described["pickled_model"], trusted=skops_files.trusted())
+    matrix = FeatureProgram.decode(contents["program.json"]).matrix(manifests.load_rows(forest, newest(world), world.lake).part("test"))
+    assert np.array_equal(registered.predict_proba(matrix)[:, 1], Model.from_files(contents).compute(matrix))
+
+
+def newest(world: World) -> manifests.TrainingManifest:
+    return stage.newest_training_set(tiny, world.artifacts)[1]

@@ -78,7 +78,7 @@ class World:
             pipeline, rows, digest, program(pipeline), tuning.first_parameters(pipeline, rows.manifest.rows["train"]), None
         ).files
         if point:
-            fitted = baseline.train(rows, digest, program(pipeline), 1.0, 0)
+            fitted = baseline.train(rows, digest, program(pipeline), 1.0)
             self.artifacts.point(NAME, "baseline", self.artifacts.put("baselines", fitted.files))
             self.artifacts.point(NAME, "candidate", self.artifacts.put("candidates", files))
         return files

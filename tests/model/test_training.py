@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from assets.features.declared_program import program
-from assets.training import baseline as baselines, calibration, candidate as candidates, cpus, tuning
+from assets.training import baseline as baselines, calibration, candidate as candidates, cpus, directions, tuning
 from assets.training.manifest import TrainingManifest, TrainingRows, assemble
 from resources.lake import Lake
 from resources.settings import settings
@@ -117,8 +117,8 @@ def test_a_baseline_refuses_rows_of_other_features() -> None:
 
 
 def test_the_baseline_of_a_training_set_is_judged_on_every_part(rows: TrainingRows) -> None:
-    made = baselines.train(rows, "digest", program(tiny), 1.0, 0)
-    again = baselines.train(rows, "digest", program(tiny), 1.0, 0)
+    made = baselines.train(rows, "digest", program(tiny), 1.0)
+    again = baselines.train(rows, "digest", program(tiny), 1.0)
     assert made.files == again.files
     assert set(made.files) == {baselines.FILE, baselines.PROGRAM, baselines.FACTS}
     assert 0.4 < made.facts.metrics["test"]["log_loss"] < 0.7  # type: ignore[operator]
@@ -127,7 +127,7 @@ def test_the_baseline_of_a_training_set_is_judged_on_every_part(rows: TrainingRo
 
 def test_directions_hold_in_the_trained_model(rows: TrainingRows) -> None:
     directed = tiny.model_copy(update={"model": tiny.model.model_copy(update={"increasing": ("load",), "decreasing": ("hour",)})})
-    signs = {feature.name: candidates.direction(directed, feature) for feature in directed.features}
+    signs = {feature.name: directions.direction(directed, feature) for feature in directed.features}
     assert signs["load"] == 1
     assert signs["hour"] == -1
     assert signs["fails_rate_by_machine_7d"] == 1

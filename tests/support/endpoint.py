@@ -27,6 +27,7 @@ import httpx
 import numpy as np
 
 from bundle import signing
+from bundle.boosted_trees import BoostedTrees
 from bundle.bounds import learn
 from bundle.compiled_trees import Compiled
 from bundle.desired import Actual, Desired
@@ -117,7 +118,7 @@ def model(seed: int = 0, rounds: int = 40) -> Model:
     types = ["c" if categorical else "q" for categorical in program().categorical]
     data = xgboost.QuantileDMatrix(matrix, label=y, feature_names=list(program().names), feature_types=types, enable_categorical=True)
     booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1, "seed": seed}, data, rounds)
-    return Model.from_booster(booster, program().names, Calibration(1.1, -0.2))
+    return BoostedTrees.from_booster(booster, program().names, Calibration(1.1, -0.2))
 
 
 def training_matrix(seed: int = 0) -> np.ndarray:

@@ -1,0 +1,95 @@
+"""Linear models over the columns of a feature program's matrix, as plain numbers: one term for each feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+    Matrix = NDArray[np.float32]
+
+
+class NumberTerm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="number"):
+    """A numeric feature: missing values become `fill` (the median); `weight` is per standard deviation (`scale`) around `mean`;
+    `missing` is added where the value was missing (0 where training never saw that)."""
+
+    fill: float
+    mean: float
+    scale: float
+    weight: float
+    missing: float
+
+    def many(self, values: Array, missing: NDArray[np.bool_]) -> Array:
+        import numpy as np
+
+        found = (np.where(missing, self.fill, values) - self.mean) / self.scale * self.weight
+        return found + np.where(missing, self.missing, 0.0)
+
+    def one(self) -> Callable[[float], float]:
+        weight, mean, scale = self.weight, self.mean, self.scale
+        unknown = (self.fill - mean) / scale * weight + self.missing
+        return lambda value: (value - mean) / scale * weight if value == value else unknown
+
+
+class CategoryTerm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="category"):
+    """A categorical feature: the weight of each code seen in training, ascending; missing values have the weight `missing`, codes never
+    seen have none."""
+
+    codes: tuple[float, ...]
+    weights: tuple[float, ...]
+    missing: float
+
+    def many(self, values: Array, missing: NDArray[np.bool_]) -> Array:
+        import numpy as np
+
+        found = np.where(missing, self.missing, 0.0)
+        if self.codes:
+            codes, weights = np.asarray(self.codes), np.asarray(self.weights)
+            place = np.minimum(np.searchsorted(codes, values), len(codes) - 1)
+            found += np.where(codes[place] == values, weights[place], 0.0)
+        return found
+
+    def one(self) -> Callable[[float], float]:
+        weights, unknown = dict(zip(self.codes, self.weights, strict=True)), self.missing
+        return lambda value: weights.get(value, 0.0) if value == value else unknown
+
+
+class Linear:
+    """Log odds = intercept + the sum of all terms. `margin(row)` is that of one row of k numbers, NaN for missing, `margins(matrix)` those
+    of rows (n, k), `parts(matrix)` what each term adds, (n, k). Raises ValueError for rows of another width."""
+
+    def __init__(self, terms: Sequence[NumberTerm | CategoryTerm], intercept: float) -> None:
+        self.terms = tuple(terms)
+        self.intercept = intercept
+
+    @cached_property
+    def _ones(self) -> list[Callable[[float], float]]:
+        return [term.one() for term in self.terms]
+
+    def margin(self, row: Sequence[float]) -> float:
+        try:
+            return self.intercept + sum([one(value) for one, value in zip(self._ones, row, strict=True)])
+        except ValueError:
+            raise ValueError(f"the model takes rows of {len(self.terms)} features, not of {len(row)}") from None
+
+    def margins(self, matrix: Matrix) -> Array:
+        found: Array = self.intercept + self.parts(matrix).sum(axis=1)
+        return found
+
+    def parts(self, matrix: Matrix) -> Array:
+        import numpy as np
+
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.terms):
+            raise ValueError(f"the model takes rows of {len(self.terms)} features, not an array of shape {matrix.shape}")
+        found = np.empty(matrix.shape)
+        for column, term in enumerate(self.terms):
+            values = matrix[:, column].astype(np.float64)
+            found[:, column] = term.many(values, np.isnan(values))
+        return found
