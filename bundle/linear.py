@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -93,3 +93,31 @@ class Linear:
             values = matrix[:, column].astype(np.float64)
             found[:, column] = term.many(values, np.isnan(values))
         return found
+
+
+def linear(pipeline: Any) -> Linear:
+    """The terms of a logistic regression over the columns that training makes: numbers filled with their median, standardised, with indicators
+    of what was missing, and one-hot categories. Raises ValueError for another pipeline of scikit-learn."""
+    try:
+        regression, columns = pipeline.named_steps["regression"], pipeline.named_steps["columns"]
+        numbers, categories = (list(chosen) for _, _, chosen in columns.transformers_)
+        weights = iter(regression.coef_[0].tolist())
+        terms: dict[int, NumberTerm | CategoryTerm] = {}
+        if numbers:
+            union = dict(columns.named_transformers_["numbers"].transformer_list)
+            fills, scaler = union["values"].named_steps["fill"].statistics_, union["values"].named_steps["scale"]
+            steps = [
+                (float(fill), float(mean), float(scale), next(weights))
+                for fill, mean, scale in zip(fills, scaler.mean_, scaler.scale_, strict=True)
+            ]
+            terms = {column: NumberTerm(*step, missing=next(weights)) for column, step in zip(numbers, steps, strict=True)}
+        seen = columns.named_transformers_["categories"].categories_ if categories else []
+        for column, codes in zip(categories, seen, strict=True):
+            own = dict(zip((float(code) for code in codes), weights, strict=False))
+            known = sorted(code for code in own if code == code)
+            terms[column] = CategoryTerm(
+                tuple(known), tuple(own[code] for code in known), next((own[code] for code in own if code != code), 0.0)
+            )
+        return Linear([terms[column] for column in range(len(terms))], float(regression.intercept_[0]))
+    except (AttributeError, KeyError, StopIteration) as error:
+        raise ValueError(f"the estimator is a pipeline of another form than those that this platform trains: {error}") from error

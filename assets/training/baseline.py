@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from assets.training.calibration import sigmoid
 from assets.training.estimators import logistic_regression
-from bundle.linear import CategoryTerm, Linear, NumberTerm
-from bundle.scikit_learn import linear
+from bundle.linear import CategoryTerm, Linear, NumberTerm, linear
 
 if TYPE_CHECKING:
     from assets.training.manifest import TrainingRows

@@ -17,6 +17,7 @@ from assets.training.options import HistGradientBoosting, LogisticRegression, Ra
 if TYPE_CHECKING:
     from assets.declaration import Pipeline
     from bundle.program import FeatureProgram
+    from bundle.scikit_learn import EstimatorModel
 
 Matrix = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -128,11 +129,12 @@ def categories(program: FeatureProgram) -> list[bool]:
     ]
 
 
-def shares(model: Any, matrix: Matrix) -> dict[str, float]:
+def shares(model: EstimatorModel, matrix: Matrix) -> dict[str, float]:
     """The share of each feature: in the gain of all splits of an ensemble, or in the spread of a linear model's terms over rows (n, k)."""
     from assets.training.boosting import gain
 
-    if model.booster is not None:
+    if model.linear is None:
+        assert model.booster is not None
         return gain(model.booster, model.names)
     spread = model.linear.parts(matrix).std(axis=0)
     total = float(spread.sum()) or 1.0

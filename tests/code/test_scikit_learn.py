@@ -21,7 +21,8 @@ from bundle import signing, skops_files
 from bundle.digests import sha256
 from bundle.manifest import BundleError, from_files, golden_rows
 from bundle.model import FILES, TOLERANCE, Model
-from bundle.scikit_learn import EstimatorModel, booster
+from bundle.scikit_learn import EstimatorModel
+from bundle.translated_trees import booster
 from tests.support.endpoint import files, model, program, request, snapshot, training_matrix
 from tests.support.estimators import KINDS, Kind, estimator_model, fitted, fitted_matrix, labels, odd_matrix
 
