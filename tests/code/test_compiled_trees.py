@@ -47,13 +47,14 @@ def trained(width: int, rounds: int, depth: int, categorical: tuple[int, ...], c
     label = np.nan_to_num(rows[:, 0]) + (np.nan_to_num(rows[:, -1]) % 3 == 1) + random.normal(size=3000) > 0.5
     types = ["c" if column in categorical else "q" for column in range(width)]
     data = xgboost.DMatrix(rows, label=label, feature_types=types, enable_categorical=True)
-    options = {"objective": "binary:logistic", "max_depth": depth, "max_cat_to_onehot": 2, "nthread": 1}
+    # More thresholds of a feature than a byte can tell apart.
+    options = {"objective": "binary:logistic", "max_depth": depth, "max_cat_to_onehot": 2, "max_bin": 1500, "nthread": 1}
     return BoostedTrees.from_booster(xgboost.train(options, data, rounds), [f"f{index}" for index in range(width)], Calibration())
 
 
 @pytest.mark.parametrize(
     ("width", "rounds", "depth", "categorical"),
-    [(1, 3, 2, ()), (5, 9, 1, (4,)), (12, 30, 9, (0, 7)), (3, 8, 4, (0, 1, 2)), (40, 16, 6, ())],
+    [(1, 3, 2, ()), (5, 9, 1, (4,)), (12, 30, 9, (0, 7)), (3, 8, 4, (0, 1, 2)), (40, 16, 6, ()), (2, 60, 8, ()), (4, 20, 8, (1,))],
 )
 def test_compiled_trees_give_the_margins_of_xgboost(width: int, rounds: int, depth: int, categorical: tuple[int, ...]) -> None:
     found = trained(width, rounds, depth, categorical)
@@ -69,6 +70,9 @@ def test_compiled_trees_give_the_margins_of_xgboost(width: int, rounds: int, dep
     found_margins = trees.margins(rows)
     assert np.allclose(found_margins, expected, rtol=0, atol=ROUNDING)
     assert [trees.margin(row) for row in rows[:200].tolist()] == found_margins[:200].tolist()
+    # However many rows are computed together.
+    for count in (1, 31, 33, 257):
+        assert np.array_equal(trees.margins(rows[:count]), found_margins[:count])
     # A view with gaps between its values is no row after row.
     assert np.array_equal(trees.margins(np.repeat(rows, 2, axis=0)[::2]), found_margins)
     with pytest.raises(ValueError, match=f"rows of {width} features"):
