@@ -318,7 +318,7 @@ class App:
         def computed() -> Answers:
             call.in_time()
             if not isinstance(asked, list) and count >= MANY_ROWS:
-                return predict_columns(served, view, asked, call.start, self._ids)
+                return predict_columns(served, view, asked, call.start)
             rows = asked if isinstance(asked, list) else rows_of(asked)
             return Answers.of(predict_rows(served, view, rows, itertools.repeat(call), self._ids))
 

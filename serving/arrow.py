@@ -20,6 +20,8 @@ from serving.predicting import Answers
 from serving.refusal import Refusal
 
 KIND = b"application/vnd.apache.arrow.stream"
+# So many texts of a column tell whether most of them differ.
+_SAMPLE = 256
 
 
 def decode(contract: Contract, body: bytes) -> Columns:
@@ -145,9 +147,11 @@ def _column(arrays: list[Any], field: RequestField, contract: Contract) -> Colum
         return Column("string", texts, texts.null)
     elif field.kind in ("string", "datetime") or types.is_null(kind) or types.is_float16(kind):
         return [value for array in arrays for value in _values(array, contract)]
-    nulls = [array.is_null() for array in arrays] if any(array.null_count for array in arrays) else None
-    numbers = [array.fill_null(False if types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False) for array in arrays]
-    values, null = _joined(numbers), None if nulls is None else _joined([each.to_numpy(zero_copy_only=False) for each in nulls])
+    null = None
+    if any(array.null_count for array in arrays):
+        null = _joined([array.is_null().to_numpy(zero_copy_only=False) for array in arrays])
+        arrays = [array.fill_null(False if types.is_boolean(kind) else 0) for array in arrays]
+    values = _joined([array.to_numpy(zero_copy_only=False) for array in arrays])
     return Column(field.kind, values.astype(np.float64, copy=False) if field.kind == "float" else values, null)
 
 
@@ -160,10 +164,14 @@ def _texts(array: Any, contract: Contract) -> Texts:
 
     if types.is_string_view(array.type):
         return Texts(_values(array, contract))
-    coded = array if types.is_dictionary(array.type) else array.dictionary_encode()
-    words = _values(coded.dictionary, contract)
+    coded = array if types.is_dictionary(array.type) else array[:_SAMPLE].dictionary_encode()
     # Many different texts cost less as they are, and a word that is null is none.
-    if len(words) > len(array) // 2 or None in words:
+    if len(coded.dictionary) > len(coded) // 2:
+        return Texts(_values(array, contract))
+    if len(coded) < len(array):
+        coded = array.dictionary_encode()
+    words = _values(coded.dictionary, contract)
+    if None in words:
         return Texts(_values(array, contract))
     return Texts(codes=coded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False), words=words)
 

@@ -79,11 +79,16 @@ class Answers:
         return b'{"predictions":[' + b"".join(itertools.chain.from_iterable(parts))[1:] + b"]}"
 
 
+def _prefix() -> str:
+    """80 random bits as text: whose numbers are counted here is counted nowhere else."""
+    return secrets.token_hex(10)
+
+
 class Numbering:
-    """Ids of predictions: what is this process's own, and a number."""
+    """Ids of predictions of few rows: what is this process's own, and a number. Many rows have ids of their own."""
 
     def __init__(self) -> None:
-        self.prefix = secrets.token_hex(10)
+        self.prefix = _prefix()
         self.numbers = itertools.count(1)
 
 
@@ -123,7 +128,7 @@ def predict_rows(served: Served, view: View, rows: list[Row], calls: Iterable[Ca
     return records
 
 
-def predict_columns(served: Served, view: View, columns: Columns, start: float, ids: Numbering) -> Answers:
+def predict_columns(served: Served, view: View, columns: Columns, start: float) -> Answers:
     """Answers of many rows; when this returns, they are in the log. `start` is the monotonic time at which the request came.
 
     Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be written."""
@@ -131,7 +136,7 @@ def predict_columns(served: Served, view: View, columns: Columns, start: float, 
     parts, failures = divided_columns(view, columns, count)
     now = datetime.now(UTC)
     latency_us = int((time.monotonic() - start) * 1e6)
-    prefix, taken = ids.prefix, np.fromiter(itertools.islice(ids.numbers, count), np.int64, count)
+    prefix, taken = _prefix(), np.arange(1, count + 1)
     days = local(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone)) // DAY
     batches = [
         Batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -19,8 +21,8 @@ from bundle.bounds import learn
 from bundle.columns import Column, Texts, column, moment, plain_moments
 from bundle.manifest import Bundle, from_files
 from bundle.model import TOLERANCE
-from serving import inference_protocol
-from serving.contract import EARLIEST, LATEST, MANY_ROWS, Columns, Contract, Row, rows_of
+from serving import arrow, inference_protocol
+from serving.contract import EARLIEST, LATEST, MANY_ROWS, Columns, Contract, Row, matching, rows_of
 from serving.predicting import Answers
 from serving.refusal import Refusal
 from serving.tensors import DATATYPES
@@ -119,6 +121,45 @@ def test_a_column_is_refused_where_its_values_one_by_one_are(data: st.DataObject
             made = Column("string", coded, coded.null)
         columns[name] = made
     assert outcome(lambda: contract().check_columns(columns)) == outcome(lambda: contract().check_columns(plain))
+
+
+PATTERNS = [r"^a+$", r"^a*$", r"^[a-c]{1,2}\d?$", r"^[a-z]*[a-z]*1$", r"^\w+-\d{2}$", r"^a|1$", r"^[^a]+$", "a$", "^a.1$", r"^a\$"]
+
+
+@given(st.sampled_from(PATTERNS), st.lists(st.text("ab1-\n$", max_size=4), max_size=6))
+def test_texts_match_a_pattern_together_where_each_of_them_does(pattern: str, texts: list[str]) -> None:
+    # A final $ is the end of the text, before which no line may end.
+    alone = re.compile(pattern.removesuffix("$") + r"\Z" if pattern != r"^a\$" else pattern)
+    assert matching(pattern)(texts) == all(alone.search(text) for text in texts)
+
+
+def test_a_pattern_that_matches_in_many_ways_is_refused_in_time() -> None:
+    assert not matching("^[a-z]*[a-z]*[a-z]*$")(["a" * 30] * 300 + ["!"])
+
+
+@pytest.mark.parametrize("first", ["many alike, then others", "others, then many alike", "all alike"])
+def test_texts_of_arrow_are_read_however_many_differ(first: str) -> None:
+    alike, others = ["order-1"] * 270, [f"order-{number}" for number in range(30)]
+    ids = {"m": [*alike, *others], "o": [*others, *alike], "a": alike}[first[0]]
+    rows = [{**request(number), "order_id": text} for number, text in enumerate(ids)]
+    kinds = {
+        "string": pa.string(),
+        "integer": pa.int64(),
+        "float": pa.float64(),
+        "boolean": pa.bool_(),
+        "datetime": pa.timestamp("us", "UTC"),
+    }
+    columns = {}
+    for name, field in CONTRACT.items():
+        values = [row[name] for row in rows]
+        if field.kind == "datetime":
+            values = [value and datetime.fromisoformat(value) for value in values]
+        columns[name] = pa.array(values, kinds[field.kind])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.table(columns).schema) as writer:
+        writer.write_table(pa.table(columns))
+    sent = json.dumps({"instances": rows}).encode()
+    assert rows_of(arrow.decode(contract(), sink.getvalue().to_pybytes())) == contract().decode(sent)[0]
 
 
 def test_predictions_and_what_lies_outside_are_those_of_the_rows() -> None:
