@@ -143,7 +143,7 @@ def test_a_candidate_that_ends_the_process_that_loads_it_ends_no_worker(tmp_path
         server.kill()
     # Nothing is left to go on with, so the first process tries it and ends; the next one knows better, and waits for what works.
     (place.root / NAME / "served.json").unlink()
-    with pytest.raises(AssertionError, match="the server is not ready"), place.server(variables=sabotaged(**{candidate: "crash"})):
+    with pytest.raises(AssertionError, match=r"not ready \(ended: -11\)"), place.server(variables=sabotaged(**{candidate: "crash"})):
         pass
     with place.server(ready=False, variables=sabotaged(**{candidate: "crash"})) as server:
         place.wait_for_error("ends the process that loads it")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import ssl
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -41,6 +42,7 @@ from bundle.program import FeatureProgram, Lookup, RequestColumn, aggregate_name
 from resources.endpoint import LocalEndpoint
 
 TREE = Path(__file__).resolve().parent.parent.parent
+PORTS = random.SystemRandom()
 NAME = "toy"
 DAY = date(2024, 1, 10)
 SHOPS = ("east", "north", "west")
@@ -334,11 +336,15 @@ class Place:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
+    """Ports that nobody listens on now, all different, and below those that the kernel gives to connections of its choice: nobody
+    takes them before they are used."""
     with ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
-            probe.bind(("127.0.0.1", 0))
+            while True:
+                with suppress(OSError):
+                    probe.bind(("127.0.0.1", PORTS.choice(range(15_000, 32_000))))
+                    break
         return [probe.getsockname()[1] for probe in probes]
 
 
@@ -351,7 +357,7 @@ def _wait_ready(running: Running, path: str, timeout: float = 30) -> None:
         except httpx.TransportError:
             pass
         if running.process.poll() is not None or time.monotonic() > end:
-            raise AssertionError(f"the server is not ready: {running.log.read_text()[-3000:]}")
+            raise AssertionError(f"the server is not ready (ended: {running.process.returncode}): {running.log.read_text()[-3000:]}")
         time.sleep(0.05)
 
 
