@@ -27,7 +27,7 @@ from cli.installation import compiler, disk, packages, python_version
 from cli.output import UNFIT, CommandError, console
 from cli.processes import endpoint_command
 from cli.quality import Arm, Comparison, Facts, Retrain, Rollout, Served, compare, document, problems
-from cli.replay import Options, default_start, described, open_feed
+from cli.replay import Options, Platform, default_start, described, open_feed
 from cli.traffic import send
 from resources import environment, files
 from resources.settings import Settings, settings as read_settings
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from resources.driver import Ran
+    from resources.driver import Ran, Runs
     from resources.ledger import Entry, Ledger
 
 DAY = timedelta(days=1)
@@ -55,8 +55,7 @@ def demo(settings: Settings, end: date | None, *, quiet: bool = False) -> int:
         raise CommandError("\nevergreen: ".join(unfit), UNFIT)
     # Dagster gives SIGTERM the handler of SIGINT, which a shell's background job ignores: such a demo could not be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Ten libraries' millions of objects stay for good; looking through them as often as Python does costs a twentieth of the time.
-    gc.set_threshold(50_000, 50, 1_000)
+    _collect_rarely()
     began = time.monotonic()
     local = _fresh(settings)
     screen = console(stderr=True)
@@ -78,6 +77,25 @@ def demo(settings: Settings, end: date | None, *, quiet: bool = False) -> int:
     return 1 if wrong else 0
 
 
+def _collect_rarely() -> None:
+    """Ten libraries' millions of objects stay for good; looking through them as often as Python does costs a twentieth of the time."""
+    gc.set_threshold(50_000, 50, 1_000)
+
+
+@contextmanager
+def _beside() -> Iterator[Runs]:
+    """What the demo's second process executes runs with: the monitors of a day, while its first one ingests the next."""
+    from pipelines.definitions import defs
+    from resources import instance
+    from resources.driver import Runs
+
+    _collect_rarely()
+    local = read_settings()
+    environment.apply(local)
+    with instance.opened(local, compute_logs=False) as opened:
+        yield Runs(defs, opened)
+
+
 def _fresh(settings: Settings) -> Settings:
     """Settings of an empty home of the demo's own, on this disk, with a free port; made this process's."""
     home = settings.home.absolute() / "demo"
@@ -93,6 +111,8 @@ def _fresh(settings: Settings) -> Settings:
     read_settings.cache_clear()
     local = read_settings()
     environment.apply(local)
+    # Two processes share two processors, and a day is few rows: what their threads tell each other costs more than they save.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     return local
 
 
@@ -146,28 +166,33 @@ def _live(local: Settings, end: date | None, say: Callable[[str], None], progres
     from cli.decide import ledger_of
     from pipelines.definitions import defs
     from resources import instance
-    from resources.driver import Driver
+    from resources.driver import Driver, second_process
 
     feed = open_feed(local, Options(PIPELINE))
     start = default_start(feed)
     last = min(end or date(2013, 9, 30), feed.last - DAY)
     days = [start + DAY * offset for offset in range((last - start).days + 1)]
     ledger = ledger_of(local)
-    diary = Diary(local, ledger, say)
+    diary, platform = Diary(local, ledger, say), Platform(local, PIPELINE)
     requests = failed = done = 0
     feed.land_once()
     for offset in range((start - feed.first).days):
         feed.land(feed.first + DAY * offset)
     say(f"landed {feed.first} to {start - DAY}")
-    with instance.opened(local, compute_logs=False) as opened:
-        driver = Driver(defs, opened, observe=diary.note)
+    with instance.opened(local, compute_logs=False) as opened, second_process(_beside) as beside:
+        driver = Driver(defs, opened, observe=diary.note, beside=beside)
         driver.settle()
         with progress:
             bar = progress.add_task("replaying", total=len(days))
             for day in days:
                 feed.land(day)
                 driver.settle()
-                sent = send(local.endpoint_url, PIPELINE, feed.requests(day))
+                asked = feed.requests(day)
+                if not platform.wait_for(day, SERVER_SECONDS, _pause):
+                    raise CommandError(
+                        f"the endpoint took none of {day}'s aggregates into use within {SERVER_SECONDS:.0f} s; its log is {local.home / 'endpoint.log'}"
+                    )
+                sent = send(local.endpoint_url, PIPELINE, asked)
                 requests, failed, done = requests + sent.requests, failed + sent.failed, done + 1
                 if sent.failed or day.day == 1:
                     say(described(day, sent))
@@ -191,6 +216,11 @@ def _live(local: Settings, end: date | None, say: Callable[[str], None], progres
         "ledger_entries": entries,
         "ledger_verified": verified,
     }
+
+
+def _pause(_: float) -> None:
+    """The endpoint looks five times a second; nothing else waits for it here."""
+    time.sleep(0.02)
 
 
 class Diary:

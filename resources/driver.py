@@ -1,14 +1,20 @@
 """A daemon for one process: evaluates the real sensors against a real instance and executes what they request, in turn.
 
 The demo and the graph tests drive the lifecycle with it. What runs is what runs in production (the sensors, the jobs, the
-run keys, the event log); only Dagster's own processes are missing.
+run keys, the event log); only Dagster's own processes are missing. With a `SecondProcess` two runs go on at once, as they do in
+production.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import ctypes
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 from dagster import RunsFilter
@@ -25,6 +31,18 @@ QUIET_LOGS = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
 @dataclass(frozen=True)
+class Request:
+    """A run that a sensor asks for."""
+
+    job: str
+    sensor: str
+    selection: frozenset[dg.AssetKey]
+    partition_key: str | None
+    run_config: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Ran:
     """One executed run: `failure` the first line of what went wrong."""
 
@@ -36,9 +54,90 @@ class Ran:
     tags: dict[str, str]
 
 
+class Runs:
+    """Executes the jobs of `definitions` in this process, recorded by `instance`."""
+
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self._repository = definitions.get_repository_def()
+        self._instance = instance
+        self._jobs: dict[tuple[str, frozenset[dg.AssetKey]], dg.JobDefinition] = {}
+
+    def execute(self, request: Request) -> Ran:
+        """Execute a run to its end. What fails in it is told; raises KeyboardInterrupt when this process was told to stop."""
+        job, selection = self._job(request.job, request.selection), list(request.selection)
+        result = core_execute_in_process(
+            job=InMemoryJob(job),
+            run_config=dict(request.run_config),
+            instance=self._instance,
+            output_capturing_enabled=True,
+            raise_on_error=False,
+            run_tags=merge_run_tags(job, request.partition_key, dict(request.tags), selection, self._instance, dict(request.run_config)),
+            asset_selection=request.selection,
+        )
+        failure = None
+        if not result.success:
+            failed = [event.event_specific_data for event in result.all_events if event.is_step_failure]
+            error = getattr(failed[0], "error", None) if failed else None
+            if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
+                # Dagster takes Ctrl-C and SIGTERM for itself while it executes; here they mean this whole process.
+                raise KeyboardInterrupt
+            failure = (error.cause or error).message.strip() if error else "failed before its first step"
+        return Ran(result.run_id, request.job, request.sensor, result.success, failure, dict(request.tags))
+
+    def _job(self, name: str, selection: frozenset[dg.AssetKey]) -> dg.JobDefinition:
+        """A job, or its part with the selected assets, for this process: what `JobDefinition.execute_in_process` makes anew, with
+        its snapshot and all, for each run."""
+        if (name, selection) not in self._jobs:
+            job = self._repository.get_job(name)
+            self._jobs[name, selection] = job.as_ephemeral_job({}, {}, asset_selection=list(selection))
+        return self._jobs[name, selection]
+
+
+class SecondProcess:
+    """Executes runs beside this process. It starts at once, opens what it needs by calling `opened` (a function of a module: it is named to
+    the new process) and dies with this one; a run whose process dies raises BrokenProcessPool here."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
+
+    def submit(self, request: Request) -> Future[Ran]:
+        return self._pool.submit(_execute, request)
+
+
+@contextmanager
+def second_process(opened: Callable[[], AbstractContextManager[Runs]]) -> Iterator[SecondProcess]:
+    """A second process for the length of a `with`; at its end the run under way is finished."""
+    # Spawned, not forked: this process has threads (Polars, deltalake), whose locks a fork would copy as they stand.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _open, (opened,)) as pool:
+        pool.submit(_ready)
+        yield SecondProcess(pool)
+
+
+_beside = ExitStack()
+_runs: Runs | None = None
+
+
+def _open(opened: Callable[[], AbstractContextManager[Runs]]) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    global _runs
+    _runs = _beside.enter_context(opened())
+
+
+def _ready() -> None:
+    """Nothing to do: the process is started for its first task."""
+
+
+def _execute(request: Request) -> Ran:
+    if _runs is None:
+        raise RuntimeError("the second process was not opened")
+    return _runs.execute(request)
+
+
 class Driver:
     """Evaluates `definitions`' sensors against `instance`, and hands each run to `observe` when it ended. Cursors are kept for the length of the object; a sensor that has
-    no cursor must work without one, as after a reset in the UI."""
+    no cursor must work without one, as after a reset in the UI.
+
+    What one evaluation of a sensor requests may run at once: with a second process (`beside`) the first of it runs here and the others there."""
 
     def __init__(
         self,
@@ -46,9 +145,11 @@ class Driver:
         instance: dg.DagsterInstance,
         observe: Callable[[Ran], None] | None = None,
         skip: tuple[str, ...] = (),
+        beside: SecondProcess | None = None,
     ) -> None:
         self._repository = definitions.get_repository_def()
         self._instance = instance
+        self._runs, self._beside = Runs(definitions, instance), beside
         resources = self._repository.get_top_level_resources()
         # Made once: for each evaluation Dagster would read their whole declarations again. They hold nothing open.
         with dg.build_resources(resources, instance) as made:
@@ -56,7 +157,6 @@ class Driver:
         self._observe = observe or (lambda ran: None)
         self._cursors: dict[str, str | None] = {}
         self._sensors = [sensor for sensor in self._repository.sensor_defs if sensor.name not in skip]
-        self._jobs: dict[tuple[str, frozenset[dg.AssetKey]], dg.JobDefinition] = {}
 
     def settle(self) -> list[Ran]:
         """Evaluate all sensors, execute what they request, and again until they request nothing. Raises RuntimeError when they
@@ -70,14 +170,12 @@ class Driver:
         raise RuntimeError(f"the sensors requested runs in {TICKS} rounds one after the other: {', '.join(run.job for run in ran[-3:])}, …")
 
     def tick(self) -> list[Ran]:
-        """One evaluation of each sensor, with its requests executed at once."""
+        """One evaluation of each sensor, with its requests executed before the next one's."""
         ran: list[Ran] = []
         for sensor in self._sensors:
-            for request in self._evaluate(sensor):
-                made = self._execute(sensor, request)
-                if made is not None:
-                    self._observe(made)
-                    ran.append(made)
+            for made in self._execute([self._request(sensor, request) for request in self._evaluate(sensor)]):
+                self._observe(made)
+                ran.append(made)
         return ran
 
     def _evaluate(self, sensor: dg.SensorDefinition) -> list[dg.RunRequest]:
@@ -95,39 +193,24 @@ class Driver:
         self._cursors[sensor.name] = result.cursor
         return list(result.run_requests or [])
 
-    def _execute(self, sensor: dg.SensorDefinition, request: dg.RunRequest) -> Ran | None:
-        """Execute a request, unless its run key was used before: Dagster honours a key once."""
-        if request.run_key and self._instance.get_runs_count(RunsFilter(tags={RUN_KEY_TAG: request.run_key})):
-            return None
+    def _request(self, sensor: dg.SensorDefinition, request: dg.RunRequest) -> Request:
         name = request.job_name or sensor.job_name
         if name is None:
             raise RuntimeError(f"sensor {sensor.name} requests a run but names no job; give it job_name=")
         tags = {**request.tags, "dagster/sensor_name": sensor.name, **({RUN_KEY_TAG: request.run_key} if request.run_key else {})}
-        selection = list(request.asset_selection or ())
-        job, run_config = self._job(name, frozenset(selection)), {**QUIET_LOGS, **(request.run_config or {})}
-        result = core_execute_in_process(
-            job=InMemoryJob(job),
-            run_config=run_config,
-            instance=self._instance,
-            output_capturing_enabled=True,
-            raise_on_error=False,
-            run_tags=merge_run_tags(job, request.partition_key, tags, selection, self._instance, run_config),
-            asset_selection=frozenset(selection),
-        )
-        failure = None
-        if not result.success:
-            failed = [event.event_specific_data for event in result.all_events if event.is_step_failure]
-            error = getattr(failed[0], "error", None) if failed else None
-            if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
-                # Dagster takes Ctrl-C and SIGTERM for itself while it executes; here they mean this whole process.
-                raise KeyboardInterrupt
-            failure = (error.cause or error).message.strip() if error else "failed before its first step"
-        return Ran(result.run_id, name, sensor.name, result.success, failure, tags)
+        selection = frozenset(request.asset_selection or ())
+        return Request(name, sensor.name, selection, request.partition_key, {**QUIET_LOGS, **(request.run_config or {})}, tags)
 
-    def _job(self, name: str, selection: frozenset[dg.AssetKey]) -> dg.JobDefinition:
-        """A job, or its part with the selected assets, for this process: what `JobDefinition.execute_in_process` makes anew, with
-        its snapshot and all, for each run."""
-        if (name, selection) not in self._jobs:
-            job = self._repository.get_job(name)
-            self._jobs[name, selection] = job.as_ephemeral_job({}, {}, asset_selection=list(selection))
-        return self._jobs[name, selection]
+    def _execute(self, requests: list[Request]) -> list[Ran]:
+        """Execute requests, but for those whose run key was used before: Dagster honours a key once."""
+        keys: set[str] = set()
+        fresh = []
+        for request in requests:
+            key = request.tags.get(RUN_KEY_TAG)
+            if key is None or (key not in keys and not self._instance.get_runs_count(RunsFilter(tags={RUN_KEY_TAG: key}))):
+                fresh.append(request)
+                keys.update({key} if key else ())
+        if self._beside is None:
+            return [self._runs.execute(request) for request in fresh]
+        beside = [self._beside.submit(request) for request in fresh[1:]]
+        return [*map(self._runs.execute, fresh[:1]), *(each.result() for each in beside)]

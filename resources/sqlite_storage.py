@@ -1,18 +1,21 @@
-"""Dagster's SQLite storage with its database engines kept.
+"""Dagster's SQLite storage with its database engines kept, and one transaction for each event.
 
 Dagster makes an engine for every single connection, so each event compiles its SQL anew and opens its file anew: more than
-half of what storing an event costs. Here one engine a database stays, with its connections and its compiled statements.
+half of what storing an event costs. Here one engine a database stays, with its connections and its compiled statements, and what an
+event (or a batch of them, such as all that a run plans) writes to a database is committed once.
 Tables, files and locking are Dagster's own; `infra/dagster.yaml` names this storage, and `storage: sqlite` reads the same files.
 """
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
@@ -70,6 +73,7 @@ class EventLogStorage(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._found: set[tuple[str, str]] = set()
+        self._writing = threading.local()
         super().__init__(base_dir, inst_data)
 
     # Dagster asks at each event and each read what its schema has. What is there stays; what is not may yet come.
@@ -101,14 +105,51 @@ class EventLogStorage(SqliteEventLogStorage):
         with _engine(self.conn_string_for_shard(INDEX_SHARD_NAME)).connect() as connection:
             return inspect(connection).has_table(name)
 
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event in the log of its run and, where it speaks of an asset, a check or a run's status, in the index."""
+        with self._committed_once():
+            super().store_event(event)
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events together: all of them or, where one fails, none."""
+        with self._committed_once():
+            for each in events:
+                super().store_event(each)
+
+    @contextmanager
+    def _committed_once(self) -> Iterator[None]:
+        """What this thread writes in a `with` is one transaction for each database; committed in the order of their first use, so that the
+        index never tells of what its run's log does not."""
+        with self._db_lock:
+            opened: dict[str, Connection] = {}
+            self._writing.opened = opened
+            try:
+                yield
+                for connection in opened.values():
+                    connection.commit()
+            finally:
+                self._writing.opened = None
+                for connection in opened.values():
+                    connection.close()
+
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        with self._db_lock:
-            if shard not in self._initialized_dbs:
-                self._initialise(shard)
-                self._initialized_dbs.add(shard)
-            with _engine(self.conn_string_for_shard(shard)).begin() as connection:
-                yield connection
+        opened: dict[str, Connection] | None = getattr(self._writing, "opened", None)
+        if opened is not None:
+            if shard not in opened:
+                opened[shard] = self._database(shard).connect()
+                opened[shard].begin()
+            yield opened[shard]
+            return
+        with self._db_lock, self._database(shard).begin() as connection:
+            yield connection
+
+    def _database(self, shard: str) -> Engine:
+        """The engine of a database, which is made where it is not there. Call under the lock."""
+        if shard not in self._initialized_dbs:
+            self._initialise(shard)
+            self._initialized_dbs.add(shard)
+        return _engine(self.conn_string_for_shard(shard))
 
     def _initialise(self, shard: str) -> None:
         """Make the database of a run, unless it is there. The first one of a process goes through Dagster's migrations; the others

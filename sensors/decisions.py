@@ -15,12 +15,13 @@ from assets.endpoint import reconcile
 from assets.rollout import state
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget
+from resources.landing import Landing
 from resources.ledger import Entry, Ledger
 from resources.reports import Reports
 from sensors import jobs
-from sensors.due import DAY
-from sensors.nightly import materialized
-from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, run_request
+from sensors.due import DAY, data_day
+from sensors.nightly import deliveries, materialized
+from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, overlapping, run_request
 
 if TYPE_CHECKING:
     from assets.retraining.decide import Decision
@@ -39,12 +40,15 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Retrains once for each decision to retrain, with the cause as run tags.",
     )
-    def retraining(context: dg.SensorEvaluationContext, reports: Reports) -> dg.RunRequest | dg.SkipReason:
+    def retraining(context: dg.SensorEvaluationContext, reports: Reports, landing: Landing) -> dg.RunRequest | dg.SkipReason:
         decided = materialized(context.instance, dg.AssetKey([pipeline.name, "retraining_decision"]))
         decision = newest_retrain(pipeline, reports, decided)
         if decision is None:
             return dg.SkipReason("no recent decision to retrain")
-        return retrain_request(context.instance, pipeline, decision)
+        request = retrain_request(context.instance, pipeline, decision)
+        if isinstance(request, dg.RunRequest) and (missing := _not_ingested(context.instance, pipeline, landing, decision.day + DAY)):
+            return dg.SkipReason(missing)
+        return request
 
     @dg.sensor(
         name=f"{pipeline.name}_approvals",
@@ -99,6 +103,16 @@ def _acted_on(entries: Sequence[Entry], approval: Entry) -> bool:
     """Whether the traffic has moved because of an approved bundle since its approval."""
     later = [entry for entry in entries if entry.serial > approval.serial and entry.kind in state.MOVES]
     return any(approval.bundle in (entry.bundle, entry.payload.get("from")) for entry in later)
+
+
+def _not_ingested(instance: dg.DagsterInstance, pipeline: Pipeline, landing: Landing, as_of: date) -> str | None:
+    """What a model trained as of a day would miss: a delivery that is being processed, or is still to be."""
+    if (doing := overlapping(instance, jobs.nightly(pipeline), f"{pipeline.name}:ingest:", pipeline.start, as_of)) is not None:
+        return f"{doing} is under way; the training set waits for it"
+    today = data_day(deliveries(pipeline, landing))
+    if today is not None and as_of <= today and as_of not in materialized(instance, dg.AssetKey([pipeline.name, "features"])):
+        return f"{as_of} was delivered and has no features yet; the training set waits for them"
+    return None
 
 
 def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> "Decision | None":

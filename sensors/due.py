@@ -34,25 +34,26 @@ def due(
     start: date,
     redelivered: Collection[date] = (),
     reach: int = 0,
-) -> Due | None:
-    """The next range of days to process, None when everything is.
+) -> list[Due]:
+    """The next range of days to process of each stage that has any; both may be worked on at once.
 
-    Days up to today are ingested first: those without features, or, where a processed day was `redelivered`, that day and
+    Days up to today are ingested: those without features, or, where a processed day was `redelivered`, that day and
     the `reach` days after it, whose aggregates read it. A day is monitored once it is over, that is when the next day has
-    been delivered. Before anything has been served, only the newest finished day is: it asks for the first model.
+    been delivered, from what was known by then: it waits for its own features, not for those of the next day. Before anything has
+    been served, only the newest finished day is: it asks for the first model.
     """
     today = data_day(delivered)
     if today is None:
-        return None
+        return []
     first_delivery = max(start, min(min(days) for days in delivered.values()))
     stale = {day + DAY * offset for day in redelivered for offset in range(reach + 1)}
-    pending = [day for day in _days(first_delivery, today) if day not in featured or day in stale]
-    if pending:
-        return Due("ingest", *_first_run(pending))
+    ready = set(featured) - stale
+    pending = [day for day in _days(first_delivery, today) if day not in ready]
     yesterday = today - DAY
     finished = _days(max(served_since, start), yesterday) if served_since else [yesterday]
-    pending = [day for day in finished if day in featured and day not in monitored]
-    return Due("monitor", *_first_run(pending)) if pending else None
+    unseen = [day for day in finished if day in ready and day not in monitored]
+    stages: list[tuple[Literal["ingest", "monitor"], list[date]]] = [("ingest", pending), ("monitor", unseen)]
+    return [Due(stage, *_first_run(days)) for stage, days in stages if days]
 
 
 def _days(first: date, last: date) -> list[date]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from datetime import date
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -26,8 +27,9 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Each night: what was delivered and not yet processed, however many days that is.",
     )
-    def nightly(context: dg.ScheduleEvaluationContext, landing: Landing, ledger: Ledger) -> dg.RunRequest | dg.SkipReason:
-        return next_request(context.instance, pipeline, deliveries(pipeline, landing), ledger, cause="nightly")
+    def nightly(context: dg.ScheduleEvaluationContext, landing: Landing, ledger: Ledger) -> list[dg.RunRequest] | dg.SkipReason:
+        asked = next_requests(context.instance, pipeline, deliveries(pipeline, landing), ledger, cause="nightly")
+        return asked.requests or asked.skipped
 
     @dg.sensor(
         name=f"{pipeline.name}_arrivals",
@@ -42,11 +44,12 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         before = {date.fromisoformat(day): digest for day, digest in json.loads(context.cursor or "{}").items()}
         processed = materialized(context.instance, dg.AssetKey([pipeline.name, "features"]))
         changed = {day for day in processed if day in before and before[day] != now.get(day)}
-        request = next_request(context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed)
-        if isinstance(request, dg.SkipReason):
-            # A change counts as dealt with once a run for it has been requested; until then the old digest is remembered.
-            return dg.SensorResult(skip_reason=request, cursor=_cursor({**now, **{day: before[day] for day in changed}}))
-        return dg.SensorResult(run_requests=[request], cursor=_cursor(now))
+        asked = next_requests(context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed)
+        # A change counts as dealt with once a run for it has been requested; until then the old digest is remembered.
+        seen = now if asked.ingests else {**now, **{day: before[day] for day in changed}}
+        if asked.requests:
+            return dg.SensorResult(run_requests=asked.requests, cursor=_cursor(seen))
+        return dg.SensorResult(skip_reason=asked.skipped, cursor=_cursor(seen))
 
     return nightly, arrivals
 
@@ -65,7 +68,15 @@ def deliveries(pipeline: Pipeline, landing: Landing) -> Deliveries:
     }
 
 
-def next_request(
+class Asked(NamedTuple):
+    """Requests for what is due, and why there are none. `ingests` tells whether one of them ingests."""
+
+    requests: list[dg.RunRequest]
+    skipped: dg.SkipReason
+    ingests: bool
+
+
+def next_requests(
     instance: dg.DagsterInstance,
     pipeline: Pipeline,
     delivered: Deliveries,
@@ -73,9 +84,10 @@ def next_request(
     *,
     cause: str,
     redelivered: Collection[date] = (),
-) -> dg.RunRequest | dg.SkipReason:
-    """The request for the next days that are due, or the reason why there is none."""
-    work = due(
+) -> Asked:
+    """The requests for the next days that are due, at most one of each stage. They may run at once: a finished day is monitored from
+    what was known by its end, and what a newer delivery brings changes nothing of it."""
+    stages = due(
         delivered,
         materialized(instance, dg.AssetKey([pipeline.name, "features"])),
         materialized(instance, dg.AssetKey([pipeline.name, "retraining_decision"])),
@@ -84,15 +96,24 @@ def next_request(
         redelivered,
         reach=max((aggregate.days for aggregate in pipeline.aggregates), default=0),
     )
-    if work is None:
-        return dg.SkipReason("everything delivered is processed")
+    made = {
+        work.stage: _request(instance, pipeline, delivered, work, "redelivery" if redelivered and work.stage == "ingest" else cause)
+        for work in stages
+    }
+    requests = [request for request in made.values() if isinstance(request, dg.RunRequest)]
+    reasons = [str(request.skip_message) for request in made.values() if isinstance(request, dg.SkipReason)]
+    skipped = dg.SkipReason("; ".join(reasons) or "everything delivered is processed")
+    return Asked(requests, skipped, isinstance(made.get("ingest"), dg.RunRequest))
+
+
+def _request(
+    instance: dg.DagsterInstance, pipeline: Pipeline, delivered: Deliveries, work: Due, cause: str
+) -> dg.RunRequest | dg.SkipReason:
     if (doing := overlapping(instance, jobs.nightly(pipeline), f"{pipeline.name}:{work.stage}:", work.first, work.last)) is not None:
         return dg.SkipReason(f"{doing} is under way")
     selection = jobs.monitored(pipeline) if work.stage == "monitor" else jobs.ingested(pipeline)
     if work.stage == "ingest":
         selection = [key for key in jobs.landed_once(pipeline) if instance.get_latest_materialization_event(key) is None] + selection
-    if redelivered and work.stage == "ingest":
-        cause = "redelivery"
     return run_request(
         instance,
         jobs.nightly(pipeline),

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -22,7 +23,7 @@ from dagster._serdes.config_class import ConfigurableClassData
 
 from cli.home import initialise
 from resources import instance as platform
-from resources.driver import Driver
+from resources.driver import Driver, Runs, second_process
 from resources.settings import settings
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -147,6 +148,31 @@ def test_the_driver_tells_why_a_run_failed(instance: dg.DagsterInstance) -> None
     definitions = dg.Definitions(assets=[broken], jobs=[dg.define_asset_job("breaking", selection=[broken])], sensors=[once])
     (ran,) = Driver(definitions, instance).settle()
     assert (ran.success, ran.failure) == (False, "ValueError: no such file")
+
+
+@dg.sensor(jobs=[dg.define_asset_job(name, selection=[name]) for name in ("broken", "untouched")])
+def at_once(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=name, job_name=name) for name in ("untouched", "broken")])
+
+
+def definitions_of_both() -> dg.Definitions:
+    return dg.Definitions(assets=[broken, untouched], sensors=[at_once], executor=dg.in_process_executor)
+
+
+@contextmanager
+def runs_beside() -> Iterator[Runs]:
+    with platform.opened(settings(), compute_logs=False) as opened:
+        yield Runs(definitions_of_both(), opened)
+
+
+def test_a_second_process_executes_what_is_requested_beside_the_first(instance: dg.DagsterInstance) -> None:
+    with second_process(runs_beside) as beside:
+        first, second = Driver(definitions_of_both(), instance, beside=beside).settle()
+    assert (first.job, first.success) == ("untouched", True)
+    assert (second.job, second.success, second.failure) == ("broken", False, "ValueError: no such file")
+    recorded = {run.job_name: run for run in instance.get_runs()}
+    assert recorded["untouched"].is_success
+    assert recorded["broken"].is_failure
 
 
 # -- production --------------------------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 import pytest
+from dagster import DagsterEventType
 from dagster._core.instance.ref import InstanceRef
-from sqlalchemy import event
+from sqlalchemy import Connection, Engine, event
 
-from resources import instance as platform
+from resources import environment, instance as platform
 from resources.settings import settings
 from resources.sqlite_storage import EventLogStorage
 
@@ -60,6 +61,44 @@ def test_processes_write_it_while_threads_read(instance: dg.DagsterInstance) -> 
             assert min(threads.map(lambda _: stored(instance), range(8))) >= 1
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert stored(instance) == 3
+
+
+def test_what_a_run_plans_is_committed_at_once(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", environment.QUIET["DAGSTER_EVENT_BATCH_SIZE"])
+    checked = [dg.AssetCheckSpec(f"rule_{number}", asset="many") for number in range(5)]
+
+    @dg.asset(check_specs=checked)
+    def many() -> dg.MaterializeResult:
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(check_name=each.name, passed=True) for each in checked])
+
+    commits: list[Connection] = []
+
+    def planned(connection: Connection) -> None:
+        commits.append(connection)
+
+    job = dg.Definitions([many], jobs=[dg.define_asset_job("all_of_it")]).resolve_job_def("all_of_it")
+    event.listen(Engine, "commit", planned)
+    try:
+        run = instance.create_run_for_job(job)
+    finally:
+        event.remove(Engine, "commit", planned)
+    types = [record.dagster_event_type for record in instance.all_logs(run.run_id)]
+    assert types == [DagsterEventType.ASSET_MATERIALIZATION_PLANNED] + [DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED] * 5
+    assert sum("index" in str(connection.engine.url) for connection in commits) == 1
+
+
+def test_a_batch_of_which_one_event_fails_leaves_nothing(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = instance.event_log_storage
+    assert isinstance(storage, EventLogStorage)
+    run = dg.materialize([counted], instance=instance)
+    before = instance.all_logs(run.run_id)
+    monkeypatch.setattr(storage, "_store_asset_event", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        storage.store_event_batch([entry for entry in before if entry.is_dagster_event])
+    monkeypatch.undo()
+    assert instance.all_logs(run.run_id) == before
+    assert stored(instance) == 1
+    assert dg.materialize([counted], instance=instance).success
 
 
 def test_a_wipe_leaves_no_open_file_behind(instance: dg.DagsterInstance) -> None:
