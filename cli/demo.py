@@ -84,7 +84,7 @@ def _collect_rarely() -> None:
 
 @contextmanager
 def _beside() -> Iterator[Runs]:
-    """What the demo's second process executes runs with: the monitors of a day, while its first one ingests the next."""
+    """What the demo's second process executes runs with: the monitors of a day while the first one ingests the next, and pages."""
     from pipelines.definitions import defs
     from resources import instance
     from resources.driver import Runs
@@ -200,6 +200,7 @@ def _live(local: Settings, end: date | None, say: Callable[[str], None], progres
         # The day after is landed too: with it the last day is over, monitored, and its labels are known.
         feed.land(last + DAY)
         driver.settle()
+        driver.finish()
     entries, verified = _verified(ledger)
     return {
         "seconds": 0.0,

@@ -16,7 +16,7 @@ import assets.rollout.assets as rollout
 import assets.training.assets as training
 import assets.validation.assets as validation
 from assets.declaration import Pipeline
-from sensors import decisions, jobs, nightly
+from sensors import decisions, jobs, nightly, pages
 
 STAGES = (data, features, training, validation, release, endpoint, monitoring, rollout, retraining)
 DAILY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36))
@@ -30,7 +30,7 @@ def lifecycle(pipeline: Pipeline) -> dg.Definitions:
         assets=with_policies(pipeline, assets),
         jobs=jobs.build(pipeline),
         schedules=[schedule],
-        sensors=[arrivals, *decisions.build(pipeline)],
+        sensors=[arrivals, *decisions.build(pipeline), pages.build(pipeline)],
     )
 
 

@@ -20,7 +20,7 @@ import dagster as dg
 from dagster import RunsFilter
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.execute_in_process import core_execute_in_process, merge_run_tags
-from dagster._core.storage.tags import RUN_KEY_TAG
+from dagster._core.storage.tags import PRIORITY_TAG, RUN_KEY_TAG
 
 TICKS = 50
 """Rounds of `settle` after which something must be wrong: sensors that request for ever."""
@@ -137,7 +137,9 @@ class Driver:
     """Evaluates `definitions`' sensors against `instance`, and hands each run to `observe` when it ended. Cursors are kept for the length of the object; a sensor that has
     no cursor must work without one, as after a reset in the UI.
 
-    What one evaluation of a sensor requests may run at once: with a second process (`beside`) the first of it runs here and the others there."""
+    What one evaluation of a sensor requests may run at once: with a second process (`beside`) the first of it runs here and the others there.
+    Runs of a priority below 0, for which nothing waits, go on there while this process does other things; `finish` waits for them.
+    """
 
     def __init__(
         self,
@@ -156,6 +158,7 @@ class Driver:
             self._resources = {name: dg.ResourceDefinition.hardcoded_resource(getattr(made, name)) for name in resources}
         self._observe = observe or (lambda ran: None)
         self._cursors: dict[str, str | None] = {}
+        self._unhurried: list[Future[Ran]] = []
         self._sensors = [sensor for sensor in self._repository.sensor_defs if sensor.name not in skip]
 
     def settle(self) -> list[Ran]:
@@ -168,6 +171,14 @@ class Driver:
             if not made:
                 return ran
         raise RuntimeError(f"the sensors requested runs in {TICKS} rounds one after the other: {', '.join(run.job for run in ran[-3:])}, …")
+
+    def finish(self) -> list[Ran]:
+        """Wait for the runs that nothing waited for."""
+        ran = [each.result() for each in self._unhurried]
+        self._unhurried.clear()
+        for made in ran:
+            self._observe(made)
+        return ran
 
     def tick(self) -> list[Ran]:
         """One evaluation of each sensor, with its requests executed before the next one's."""
@@ -212,5 +223,7 @@ class Driver:
                 keys.update({key} if key else ())
         if self._beside is None:
             return [self._runs.execute(request) for request in fresh]
-        beside = [self._beside.submit(request) for request in fresh[1:]]
-        return [*map(self._runs.execute, fresh[:1]), *(each.result() for each in beside)]
+        hurried = [request for request in fresh if int(request.tags.get(PRIORITY_TAG, 0)) >= 0]
+        self._unhurried += [self._beside.submit(request) for request in fresh if request not in hurried]
+        beside = [self._beside.submit(request) for request in hurried[1:]]
+        return [*map(self._runs.execute, hurried[:1]), *(each.result() for each in beside)]

@@ -4,7 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.declaration import Pipeline
-from assets.monitoring.monitors import MONITORS
+from assets.monitoring.monitors import DRIFT_PAGE, MONITORS
 
 
 def nightly(pipeline: Pipeline) -> str:
@@ -17,6 +17,10 @@ def retrain(pipeline: Pipeline) -> str:
 
 def release(pipeline: Pipeline) -> str:
     return f"{pipeline.name}_release"
+
+
+def pages(pipeline: Pipeline) -> str:
+    return f"{pipeline.name}_pages"
 
 
 def ingested(pipeline: Pipeline) -> list[dg.AssetKey]:
@@ -76,6 +80,12 @@ def build(pipeline: Pipeline) -> list[UnresolvedAssetJobDefinition]:
             release(pipeline),
             selection=dg.AssetSelection.assets(*released(pipeline)),
             description="Release the newest bundle, if its gates and approvals allow it, and serve it.",
+            tags=tags,
+        ),
+        dg.define_asset_job(
+            pages(pipeline),
+            selection=dg.AssetSelection.assets([pipeline.name, *DRIFT_PAGE.split("/")]),
+            description="Draw what people look at on some days, once everything else is done.",
             tags=tags,
         ),
     ]

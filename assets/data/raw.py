@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,10 @@ class Scans(Protocol):
 
     def scan(self, table: str, first: date | None = None, last: date | None = None) -> pl.LazyFrame: ...
 
+    def place(self, table: str) -> str: ...
+
+    def version(self, table: str) -> int: ...
+
 
 def table(pipeline: str, source: str) -> str:
     """Lake table of a source's raw rows."""
@@ -28,13 +33,25 @@ def quarantine_table(pipeline: str, source: str) -> str:
     return f"{pipeline}/quarantine/{source}"
 
 
-def reader(lake: Scans, pipeline: str) -> Reader:
-    """`read(source, first, last)`: lazy raw rows of the delivery days `first` to `last` (both included, None: open).
+@dataclass(frozen=True)
+class RawRows:
+    """Raw rows of a pipeline. `rows(source, first, last)`: lazy rows of the delivery days `first` to `last` (both included, None: open).
 
     Sources that land once have no `date`; give None for both days. Raises FileNotFoundError for a source that is not stored.
     """
 
-    def read(source: str, first: date | None, last: date | None) -> pl.LazyFrame:
-        return lake.scan(table(pipeline, source), first, last)
+    lake: Scans
+    pipeline: str
 
-    return read
+    def __call__(self, source: str, first: date | None, last: date | None) -> pl.LazyFrame:
+        return self.lake.scan(table(self.pipeline, source), first, last)
+
+    def state(self, source: str) -> tuple[str, int]:
+        """What tells the source's stored rows from others: their place and the version of their table."""
+        place = table(self.pipeline, source)
+        return self.lake.place(place), self.lake.version(place)
+
+
+def reader(lake: Scans, pipeline: str) -> RawRows:
+    """Raw rows of a pipeline in a lake."""
+    return RawRows(lake, pipeline)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from assets.data.raw import RawRows
 from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
 from assets.declaration import Pipeline
 from assets.features.aggregates import REFRESH, Facts, aggregates, cells, facts
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 INPUTS_KNOWN_AT = "inputs_known_at"
+# Cells that this process computed last for a single day, by pipeline and source, with what they were computed from.
+_newest_cells: dict[tuple[str, str], tuple[Pipeline, object, pl.DataFrame]] = {}
 # Rows of requests that are computed at once.
 BLOCK_ROWS = 300_000
 # Rows of "latest" tables that a snapshot keeps: those known in the last days before its own, and one older per key.
@@ -83,7 +86,7 @@ def snapshot(pipeline: Pipeline, day: date, read: Reader) -> Snapshot:
     of the days after it until the next snapshot, need."""
     made = program(pipeline)
     first, last = _refreshes(pipeline, day, day)
-    summed = {what.source: (what, cells(pipeline, what, read, first, last)) for what in facts(made)}
+    summed = _cells(pipeline, made, read, day, day)
     tables: dict[str, LatestTable | AggregateTable] = {}
     for lookup in made.lookups:
         if lookup.kind == "aggregate":
@@ -149,7 +152,20 @@ def _refreshes(pipeline: Pipeline, first: date, last: date) -> tuple[date, date]
 
 def _cells(pipeline: Pipeline, made: FeatureProgram, read: Reader, first: date, last: date) -> dict[str, tuple[Facts, pl.DataFrame]]:
     refreshes = _refreshes(pipeline, first, last)
-    return {what.source: (what, cells(pipeline, what, read, *refreshes)) for what in facts(made)}
+    if first < last or not isinstance(read, RawRows):
+        return {what.source: (what, cells(pipeline, what, read, *refreshes)) for what in facts(made)}
+    # The features of a day and its snapshot sum the same facts, one after the other.
+    return {what.source: (what, _cells_of_a_day(pipeline, what, read, *refreshes)) for what in facts(made)}
+
+
+def _cells_of_a_day(pipeline: Pipeline, what: Facts, read: RawRows, first: date, last: date) -> pl.DataFrame:
+    # Their states are asked first: rows that come meanwhile are kept under a state that is never asked for again.
+    of = (read.state(what.source), read.state(pipeline.request), first, last)
+    kept = _newest_cells.get((pipeline.name, what.source))
+    # The same declaration, not an equal one: comparing expressions makes an expression.
+    if kept is None or kept[0] is not pipeline or kept[1] != of:
+        kept = _newest_cells[pipeline.name, what.source] = pipeline, of, cells(pipeline, what, read, first, last)
+    return kept[2]
 
 
 def _blocks(pipeline: Pipeline, read: Reader, first: date, last: date, rows: int) -> Iterator[tuple[date, date]]:

@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.declaration import Pipeline
 from assets.monitoring import pages
-from assets.monitoring.monitors import DATA_DRIFT, MONITORS, Monitor
+from assets.monitoring.monitors import DATA_DRIFT, DRIFT_PAGE, MONITORS, WORTH_A_LOOK, Monitor
 from assets.pages import PAGE
 from assets.partitions import days as partitions, keys_to_days
 from assets.plots import markdown_image
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class MonitorConfig(dg.Config):
-    """`drawn`: draw the newest day in full (for data drift with Evidently's report) whatever the weekday; takes some seconds."""
+    """`drawn`: draw the newest day in full (for data drift with Evidently's page to follow) whatever the weekday."""
 
     drawn: bool = False
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The assets of the stage."""
-    return [_predictions(pipeline), *(_monitor(pipeline, monitor) for monitor in MONITORS)]
+    return [_predictions(pipeline), *(_monitor(pipeline, monitor) for monitor in MONITORS), _drift_page(pipeline)]
 
 
 def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -94,7 +94,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         key=key,
         deps=[_dep(pipeline, monitor, name) for name in monitor.reads(pipeline)],
         group_name="monitoring",
-        kinds={"python", "evidently"} if monitor.name == DATA_DRIFT else {"python"},
+        kinds={"python"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[dg.AssetCheckSpec(rule, asset=key) for rule in rules],
@@ -125,6 +125,51 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
     return report
 
 
+def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
+    drift = dg.AssetKey([pipeline.name, *DATA_DRIFT.split("/")])
+
+    @dg.asset(
+        key=[pipeline.name, *DRIFT_PAGE.split("/")],
+        deps=[drift],
+        group_name="monitoring",
+        kinds={"evidently"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        description="Evidently's page of a day that is worth a look. Seconds of drawing, so it is made after the night's decisions.",
+    )
+    def drift_page(
+        context: dg.AssetExecutionContext,
+        lake: Lake,
+        artifacts: Artifacts,
+        ledger: Ledger,
+        reports: Reports,
+        endpoint: dg.ResourceParam[EndpointTarget],
+    ) -> dg.MaterializeResult[None]:
+        from assets.monitoring import daily
+
+        day = keys_to_days(context.partition_keys)[-1]
+        days = daily.Days(pipeline, day, day, lake, artifacts, ledger, reports, endpoint.samples(), windowed=False)
+        report = reports.load(pipeline.name, DATA_DRIFT, day, days.subject(day))
+        if report is None:
+            raise dg.Failure(f"{drift.to_user_string()} has no report of {day}; materialize it first, then its page", allow_retries=False)
+        rendered = daily.evidently(report, days)
+        if rendered is None:
+            return dg.MaterializeResult(
+                metadata={"told": f"There is nothing to compare on {day}."}, data_version=dg.DataVersion(report.digest)
+            )
+        link = reports.save(report, {daily.EVIDENTLY_PAGE: rendered.html})
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.digest),
+            metadata={
+                "page": dg.MetadataValue.url(f"{link}{daily.EVIDENTLY_PAGE}"),
+                "drifted_share": rendered.drifted_share,
+                "statistics": dg.MetadataValue.md(pages.evidently_table(rendered)),
+            },
+        )
+
+    return drift_page
+
+
 def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
     key = dg.AssetKey([pipeline.name, *name.split("/")])
     if monitor.windowed and name == "predictions":
@@ -141,19 +186,14 @@ def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg
 
     why = "on request" if config.drawn else daily.worth_a_look(report, days)
     images = daily.images(report, days) if why else []
-    files = {PAGE: pages.page(report, images)}
     told: dict[str, dg.MetadataValue] = {
         f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content)) for n, image in enumerate(images, 1)
     }
-    if why and report.name == DATA_DRIFT and (rendered := daily.evidently(report, days)) is not None:
-        files[daily.EVIDENTLY_PAGE] = rendered.html
-        told["evidently_drifted_share"] = dg.MetadataValue.float(rendered.drifted_share)
-        told["evidently_statistics"] = dg.MetadataValue.md(pages.evidently_table(rendered))
-    link = days.reports.save(report, files)
+    link = days.reports.save(report, {PAGE: pages.page(report, images)})
     told["report"] = dg.MetadataValue.url(f"{link}{PAGE}")
-    if daily.EVIDENTLY_PAGE in files:
-        told["evidently"] = dg.MetadataValue.url(f"{link}{daily.EVIDENTLY_PAGE}")
-        told["evidently_rendered"] = dg.MetadataValue.text(str(why))
+    if why:
+        told["drawn"] = dg.MetadataValue.text(why)
+        told[WORTH_A_LOOK] = dg.MetadataValue.text(report.day.isoformat())
     return told
 
 

@@ -176,6 +176,8 @@ def images(report: Report, days: Days) -> list[Image]:
 
 def evidently(report: Report, days: Days) -> evidently_report.Rendered | None:
     """Evidently's own report of the day of a data-drift report; None where it would have nothing to compare."""
+    if report.subject == NOBODY:
+        return None
     limits = days.pipeline.monitors
     served = days.served(report.subject)
     answered = days.answered(report.day, served)

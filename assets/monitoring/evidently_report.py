@@ -1,15 +1,12 @@
 """Evidently's own drift report of a day: the page that people look at weekly, on an alarm and on request.
 
-It costs three to four seconds a day for two dozen features, nearly all of it for drawing, so it is not for every day; the
-verdicts come from `assets.monitoring.drift` alone.
+It costs three to four seconds a day for two dozen features, nearly all of it for drawing, so it is not for every day, and it is drawn in
+a run of its own, after the decisions of the night; the verdicts come from `assets.monitoring.drift` alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from assets.monitoring.drift import NumberReference, Reference, sampled_rows
@@ -80,32 +77,9 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
         "cat_stattest_threshold": jensen_shannon,
     }
     preset = Table(num_method="psi", num_threshold=psi, cat_method="jensenshannon", cat_threshold=jensen_shannon)
-    with _done_once():
-        snapshot = Report([preset]).run(
-            Dataset.from_pandas(now[shown], data_definition=definition), Dataset.from_pandas(reference[shown], data_definition=definition)
-        )
+    snapshot = Report([preset]).run(
+        Dataset.from_pandas(now[shown], data_definition=definition), Dataset.from_pandas(reference[shown], data_definition=definition)
+    )
     (count,) = snapshot.dict()["metrics"]
     html = snapshot.get_html_str(as_iframe=False).encode()
     return Rendered(html, found, float(count["value"]["share"]), len(now), len(reference))
-
-
-@contextmanager
-def _done_once() -> Iterator[None]:
-    """Have each column compared once, not for the count of drifted columns and again for their table, and have Plotly parse each name of
-    a property once: it parses the same few dozen ten thousand times, a fifth of what a page costs. For one report of one day."""
-    from evidently.legacy.calculations import data_drift
-    from plotly import basedatatypes
-
-    compare, parse = data_drift.get_one_column_drift, basedatatypes._str_to_dict_path_full
-    compared: dict[str, object] = {}
-
-    def compare_once(*, column_name: str, **same: object) -> object:
-        if column_name not in compared:
-            compared[column_name] = compare(column_name=column_name, **same)
-        return compared[column_name]
-
-    data_drift.get_one_column_drift, basedatatypes._str_to_dict_path_full = compare_once, cache(parse)
-    try:
-        yield
-    finally:
-        data_drift.get_one_column_drift, basedatatypes._str_to_dict_path_full = compare, parse

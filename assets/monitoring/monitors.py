@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from assets.declaration import Pipeline
 
 DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE = "monitoring/data_drift", "monitoring/prediction_drift", "monitoring/performance"
+DRIFT_PAGE, WORTH_A_LOOK = "monitoring/drift_page", "worth_a_look"
+"""Evidently's page, and the metadata of the drift report that says of which day (ISO) it is to be drawn."""
 SKEW, FAIRNESS, SERVICE = "monitoring/skew", "monitoring/fairness", "monitoring/service"
 
 

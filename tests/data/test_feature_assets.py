@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from assets.data.raw import reader
 from assets.features import assets as stage
 from assets.features.bounds import Figures, from_the_future
 from assets.features.point_in_time import features, snapshot
@@ -103,6 +104,19 @@ def test_the_snapshot_is_of_the_newest_day_and_publishing_again_changes_nothing(
     assert metadata["as_of"].value == str(LAST)
     assert metadata["digest"].value == found.digest
     assert online.newest("elsewhere") is None
+
+
+def test_what_was_summed_for_a_day_is_summed_anew_once_its_facts_changed(resources: dict[str, Any]) -> None:
+    lake: Lake = resources["lake"]
+    assert run(resources, LAST, LAST).success
+    before = snapshot(orders, LAST, reader(lake, "orders"))
+    assert before.digest == snapshot(orders, LAST, reading(lake)).digest
+    day = LAST - 3 * DAY
+    delivered = lake.scan("orders/raw/results", day, day).collect()
+    lake.write("orders/raw/results", delivered.head(delivered.height // 2), [day])
+    after = snapshot(orders, LAST, reader(lake, "orders"))
+    assert after.digest == snapshot(orders, LAST, reading(lake)).digest
+    assert after.digest != before.digest
 
 
 def test_a_row_from_the_future_is_never_written(resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

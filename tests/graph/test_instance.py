@@ -175,6 +175,21 @@ def test_a_second_process_executes_what_is_requested_beside_the_first(instance: 
     assert recorded["broken"].is_failure
 
 
+@dg.sensor(jobs=[dg.define_asset_job("broken", selection=["broken"])])
+def unhurried(context: dg.SensorEvaluationContext) -> dg.RunRequest:
+    return dg.RunRequest(run_key="page", job_name="broken", tags={"dagster/priority": "-1"})
+
+
+def test_nothing_waits_for_a_run_of_low_priority_but_the_end(instance: dg.DagsterInstance) -> None:
+    definitions = dg.Definitions(assets=[broken, untouched], sensors=[unhurried], executor=dg.in_process_executor)
+    with second_process(runs_beside) as beside:
+        driver = Driver(definitions, instance, beside=beside)
+        assert driver.settle() == []
+        assert [(ran.job, ran.failure) for ran in driver.finish()] == [("broken", "ValueError: no such file")]
+        assert driver.finish() == []
+    assert Driver(definitions, instance).settle() == [], "its run key was used"
+
+
 # -- production --------------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
 from resources.reports import Report, Reports
+from sensors import pages
 from tests.support.tiny import FIRST, land, tiny
 
 DAY = timedelta(days=1)
@@ -249,30 +250,56 @@ def test_a_person_asks_by_the_ledger_or_with_the_run(world: World) -> None:
     assert world.decision(AS_OF + 3 * DAY).cause == "request"
 
 
-def test_evidently_is_asked_weekly_when_an_alarm_begins_and_on_request(world: World, rendered: list[str]) -> None:
+def test_a_page_is_asked_for_weekly_when_an_alarm_begins_and_on_request(world: World, rendered: list[str]) -> None:
+    asked_for: list[str] = []
+    sensor, cursor = pages.build(tiny), None
+
+    def drifted(day: date, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """Look for drift on a day, then let the sensor see that."""
+        nonlocal cursor
+        result = world.run(day, only="monitoring/data_drift", config=config)
+        ticked = sensor.evaluate_tick(dg.build_sensor_context(world.instance, cursor=cursor))
+        cursor = ticked.cursor
+        for request in ticked.run_requests or []:
+            assert (request.tags["dagster/asset_partition_range_start"], request.tags["dagster/priority"]) == (
+                request.tags["evergreen/as_of"],
+                "-1",
+            )
+            asked_for.append(request.tags["evergreen/as_of"])
+        return result
+
     monday = next(day for day in DAYS if day > AS_OF and day.isoweekday() == 1)
     world.run(monday - DAY, monday + 3 * DAY, only="predictions")
     for offset in (-1, 0, 1, 2):
-        world.run(monday + DAY * offset, only="monitoring/data_drift")
-    assert rendered == [str(monday)]
+        drifted(monday + DAY * offset)
+    assert asked_for == [str(monday)]
     asked = {"tiny__monitoring__data_drift": {"config": {"drawn": True}}}
-    result = world.run(monday + DAY, only="monitoring/data_drift", config=asked)
-    assert rendered[1:] == [str(monday + DAY)]
-    metadata = result.asset_materializations_for_node("tiny__monitoring__data_drift")[0].metadata
-    assert str(metadata["evidently"].value).endswith("/evidently.html")
+    drifted(monday + DAY, asked)
+    assert asked_for[1:] == [str(monday + DAY)]
+    assert rendered == [], "the night does not wait for a page"
+    result = world.run(monday + DAY, only="monitoring/drift_page")
+    assert rendered == [str(monday + DAY)]
+    link = str(result.asset_materializations_for_node("tiny__monitoring__drift_page")[0].metadata["page"].value)
+    assert link.endswith("/evidently.html")
+    assert (world.home / "reports" / link.removeprefix("http://reports/")).read_bytes() == b"<html></html>"
     # One feature of seven is enough here: the alarm begins on the first day of the other world, and holds on the second.
     world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=0.1, report_weekday=7)})
     for day in (DRIFT, DRIFT + DAY):
         world.run(day, only="predictions")
-        assert checks(world.run(day, only="monitoring/data_drift"))["drift_share"][0] is False
+        assert checks(drifted(day))["drift_share"][0] is False
     # After a quiet day the alarm is back within the week: it is the same one, and its page exists.
     calm, back = DRIFT + 2 * DAY, DRIFT + 3 * DAY
     for day, limit, alarm in ((calm, 1.0, False), (back, 0.1, True)):
         world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=limit, report_weekday=7)})
         world.run(day, only="predictions")
-        assert checks(world.run(day, only="monitoring/data_drift"))["drift_share"][0] is not alarm
+        assert checks(drifted(day))["drift_share"][0] is not alarm
     assert 7 not in {day.isoweekday() for day in (DRIFT, DRIFT + DAY, calm, back)}
-    assert rendered[2:] == [str(DRIFT)]
+    assert asked_for[2:] == [str(DRIFT)]
+
+
+def test_a_page_of_a_day_without_a_report_fails_and_says_what_to_do(world: World) -> None:
+    with pytest.raises(dg.Failure, match="materialize it first, then its page"):
+        world.run(AS_OF, only="monitoring/drift_page")
 
 
 def test_a_value_that_the_endpoint_computed_otherwise_is_skew(world: World) -> None:
