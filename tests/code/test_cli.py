@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import socket
 import sqlite3
 import subprocess
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from cli import replay as replaying
 from cli.installation import disk, packages, port
-from cli.main import app
+from cli.main import app, main
 from cli.quality import Facts, compare, document, problems
 from cli.traffic import send
 from resources.keys import Keys
@@ -330,6 +331,12 @@ def test_the_demo_succeeds_only_when_all_its_claims_came_true() -> None:
         {"rollouts": [rollout("x", 1, "full"), rollout("y", 3, "rolled_back")]},
     ):  # fmt: skip
         assert problems(facts(**changes)), changes
+
+
+def test_a_process_that_the_command_starts_does_not_run_the_command_again() -> None:
+    # What `multiprocessing` does with the main module of the process that starts another.
+    command = Path(sys.executable).with_name("evergreen")
+    assert runpy.run_path(str(command), run_name="__mp_main__")["main"] is main
 
 
 def free_port() -> int:
