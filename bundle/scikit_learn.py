@@ -42,7 +42,7 @@ class EstimatorModel(Model):
             raise ValueError(f"the estimator reads {read} features, but {len(self.names)} are named")
         if list(self.estimator.classes_) != [0, 1]:
             raise ValueError(f"the estimator tells classes {list(self.estimator.classes_)} apart, not 0 and 1")
-        self.linear = linear(self.estimator) if self._is("Pipeline") else None
+        self.linear = linear(self.estimator) if _is(self.estimator, "Pipeline") else None
         # Trees are checked here, before anything walks them.
         self.booster = None if self.linear is not None else booster(self.estimator, self.names)
         if self.linear is not None:
@@ -50,13 +50,13 @@ class EstimatorModel(Model):
             self.explained_by = "linear SHAP"
             if len(self.background) != len(self.names):
                 raise ValueError(f"a linear model of {len(self.names)} features needs as many averages, not {len(self.background)}")
-        elif self._is("RandomForestClassifier"):
+        elif _is(self.estimator, "RandomForestClassifier"):
             self.unit = "probability"
 
     @classmethod
     def from_estimator(cls, estimator: Any, names: Sequence[str], matrix: Matrix, calibration: Calibration | None = None) -> EstimatorModel:
         """The model of an estimator that was fitted on a matrix (n, k) of a feature program."""
-        background = linear(estimator).parts(matrix).mean(axis=0).tolist() if type(estimator).__name__ == "Pipeline" else ()
+        background = linear(estimator).parts(matrix).mean(axis=0).tolist() if _is(estimator, "Pipeline") else ()
         return cls(skops_files.dump(estimator), names, calibration, background)
 
     @cached_property
@@ -91,6 +91,7 @@ class EstimatorModel(Model):
     def content(self) -> bytes:
         return self.skops
 
-    def _is(self, name: str) -> bool:
-        # By its name: the class itself would have to be imported.
-        return type(self.estimator).__name__ == name
+
+def _is(estimator: Any, name: str) -> bool:
+    # By its name: the class itself would have to be imported.
+    return type(estimator).__name__ == name

@@ -80,7 +80,11 @@ def trusted() -> list[str]:
 def canonical(content: bytes) -> bytes:
     """A skops file without what differs from dump to dump. Raises ValueError for what is no skops file."""
     files = _files(content)
-    schema = _schema(files)
+    return _written(_schema(files), files)
+
+
+def _written(schema: Any, files: Mapping[str, bytes]) -> bytes:
+    """The canonical form of a schema, which loses its identities, and of the arrays that it names."""
     arrays: dict[str, bytes] = {}
     for node in _nodes(schema):
         # Identities are memory addresses; without them every object is built for itself.
@@ -97,7 +101,8 @@ def canonical(content: bytes) -> bytes:
 
 
 def _audit(content: bytes) -> None:
-    schema = _schema(_files(content))
+    files = _files(content)
+    schema = _schema(files)
     for node in _nodes(schema):
         loader, name = str(node["__loader__"]), f"{node.get('__module__')}.{node.get('__class__')}"
         if name not in TRUSTED.get(loader, ()):
@@ -109,7 +114,7 @@ def _audit(content: bytes) -> None:
                 f"the estimator was made by scikit-learn {made_by}, here is {here}, which may compute something else; train it again, or "
                 "serve it where it was made"
             )
-    if canonical(content) != content:
+    if _written(schema, files) != content:
         raise ValueError("the estimator's file is not in the form in which this platform writes them")
 
 
