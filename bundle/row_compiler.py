@@ -294,6 +294,8 @@ class Writer(Statements):
                 f"if {found} is None: {' = '.join(values)} = None",
                 f"else: {', '.join(values)}, = {found}",
             ]
+            moments = [name for name, kind in zip(values, lookup.kinds, strict=True) if kind == "datetime"]
+            self.lines += [f"if {name} is not None and not EARLIEST <= {name} < LATEST: {name} = None" for name in moments]
             variables |= {lookup.wide(value): variable for value, variable in zip(lookup.values, values, strict=True)}
         return variables
 

@@ -180,6 +180,14 @@ rolled = st.lists(
 @given(features, rows, found, rolled, st.sampled_from(ZONES), st.booleans())
 @example([col("f") / 49, col("f") % 49, col("f") // 49], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "f": 49.0}], [], [], "UTC", True)
 @example([if_else(col("b"), lit(1), lit(2)) + lit(0)], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}], [], [], "UTC", True)
+@example(
+    [JOINED["seen"].is_null()],
+    [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "s": "a"}],
+    [("a", 0, {"temp": None, "cover": None, "open": None, "seen": datetime(2100, 1, 1, tzinfo=UTC)})],
+    [],
+    "UTC",
+    True,
+)
 def test_batch_row_and_columns_give_the_same_matrix(
     trees: list[Expression], asked: list[dict[str, Any]], sky: list[Any], facts: list[Any], zone: str, all_seen: bool
 ) -> None:
