@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+# What a comparison is with its operands the other way round.
+_MIRRORED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+
+
 def compile_batch(program: FeatureProgram) -> list[pl.Expr]:
     """One expression per feature, named after it: Float64 for numbers, String for categories."""
     compiler = Compiler(program_types(program), program.timezone, program)
@@ -39,19 +43,19 @@ class Compiler:
         import polars as pl
 
         if isinstance(root, Category):
-            return self._full(self._as(fold(root.operand), "text"), fold(root.operand))
-        number = self._full(self._as(fold(root), "number"), fold(root))
+            return self._full(self._as(fold(root.operand), "text"))
+        number = self._full(self._as(fold(root), "number"))
         return pl.when(number.abs() <= FLOAT32_MAX).then(number)
 
     def value(self, root: Node) -> pl.Expr:
         return self._as(fold(root), self._types.of(root))
 
     @staticmethod
-    def _full(expression: pl.Expr, node: Node) -> pl.Expr:
-        """A constant as long as the frame: alone in a select it would have one row."""
+    def _full(expression: pl.Expr) -> pl.Expr:
+        """As long as the frame: what reads no column, literals or columns that can only be null, would have one row alone in a select."""
         import polars as pl
 
-        return pl.when(pl.int_range(pl.len()) >= 0).then(expression) if isinstance(node, Literal) else expression
+        return expression if expression.meta.root_names() else pl.when(pl.int_range(pl.len()) >= 0).then(expression)
 
     def _as(self, node: Expression, wanted: Type) -> pl.Expr:
         """The expression of a tree as one type; a literal null takes whatever type is wanted."""
@@ -98,10 +102,8 @@ class Compiler:
             return _finite(getattr(a, name)())
         if name == "clip":
             return _clip(self._numbers(operands), operands)
-        if name in ("eq", "ne", "lt", "le", "gt", "ge"):
-            a, b = self._alike(operands)
-            compared: pl.Expr = getattr(a, name)(b)
-            return compared
+        if name in _MIRRORED:
+            return _compared(name, *self._alike(operands))
         if name in ("and", "or", "not"):
             conditions = [self._as(operand, "boolean") for operand in operands]
             return ~conditions[0] if name == "not" else conditions[0] & conditions[1] if name == "and" else conditions[0] | conditions[1]
@@ -125,10 +127,11 @@ class Compiler:
     def _numbers(self, operands: tuple[Expression, ...]) -> list[pl.Expr]:
         return [self._as(operand, "number") for operand in operands]
 
-    def _alike(self, operands: tuple[Expression, ...]) -> list[pl.Expr]:
-        common = common_type(*(self._types.of(operand) for operand in operands))
+    def _alike(self, operands: tuple[Expression, ...]) -> tuple[pl.Expr, pl.Expr]:
+        a, b = operands
+        common = common_type(self._types.of(a), self._types.of(b))
         assert common is not None, "checked when the program was made"
-        return [self._as(operand, common) for operand in operands]
+        return self._as(a, common), self._as(b, common)
 
     def _divisor(self, node: Expression) -> pl.Expr:
         """A divisor that Polars does not take for a scalar: it would multiply by the reciprocal, and 49 / 49 be 0.99…9."""
@@ -166,6 +169,14 @@ def _leaf(column: pl.Expr, found: Type) -> pl.Expr:
 def _finite(number: pl.Expr) -> pl.Expr:
     # Not when(is_finite): that names the operand twice, and nested trees would grow exponentially.
     return number.replace([math.inf, -math.inf, math.nan], None)
+
+
+def _compared(name: str, a: pl.Expr, b: pl.Expr) -> pl.Expr:
+    # Polars 2.1 takes a column that it knows to be constant for one row when a literal stands on its left.
+    if not a.meta.root_names():
+        name, a, b = _MIRRORED[name], b, a
+    compared: pl.Expr = getattr(a, name)(b)
+    return compared
 
 
 def _clip(numbers: list[pl.Expr], operands: tuple[Expression, ...]) -> pl.Expr:

@@ -181,6 +181,10 @@ rolled = st.lists(
 @example([col("f") / 49, col("f") % 49, col("f") // 49], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "f": 49.0}], [], [], "UTC", True)
 @example([if_else(col("b"), lit(1), lit(2)) + lit(0)], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}], [], [], "UTC", True)
 @example(
+    [if_else(col("b"), lit(None), lit(None)) == lit(None)], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}] * 2, [], [], "UTC", True
+)
+@example([lit(False) < (lit(None) == col("f"))], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}] * 3, [], [], "UTC", True)
+@example(
     [JOINED["seen"].is_null()],
     [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "s": "a"}],
     [("a", 0, {"temp": None, "cover": None, "open": None, "seen": datetime(2100, 1, 1, tzinfo=UTC)})],
