@@ -157,6 +157,8 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
     """Build the training set of a pipeline as of a day (None: the newest day that has features)."""
     from assets.features.declared_program import program
 
+    global _loaded
+    read = _versions(pipeline, lake)
     stored = lake.days(features_table(pipeline.name))
     if as_of is None:
         if not stored:
@@ -176,11 +178,19 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
     counted = {part: rows.labels(part) for part in PARTS}
     rates = {part: float(y.mean()) if len(y) else 0.0 for part, y in counted.items()}
     manifest = msgspec.structs.replace(manifest, rows={part: len(y) for part, y in counted.items()}, base_rate=rates)
-    return TrainingRows(manifest, frame)
+    rows = TrainingRows(manifest, frame)
+    _loaded = ((lake.uri, manifest, read), rows)
+    return rows
 
 
-# The rows loaded last, by what they were read from: baseline, candidate and bundle of one run read the same ones.
+# The rows of the last training set, by what they were read from: study, baseline, candidate and bundle of one run read the same ones.
 _loaded: tuple[object, TrainingRows] | None = None
+
+
+def _versions(pipeline: Pipeline, lake: Lake) -> tuple[int, ...]:
+    """Versions of the lake tables that the rows of a training set are read from; -1 for one that is not there."""
+    tables = (features_table(pipeline.name), *(raw.table(pipeline.name, source.name) for source in pipeline.sources))
+    return tuple(lake.version(table) if lake.exists(table) else -1 for table in tables)
 
 
 def load_rows(pipeline: Pipeline, manifest: TrainingManifest, lake: Lake) -> TrainingRows:
@@ -189,8 +199,7 @@ def load_rows(pipeline: Pipeline, manifest: TrainingManifest, lake: Lake) -> Tra
     Raises ValueError naming the days whose rows are no longer those that the manifest speaks of.
     """
     global _loaded
-    tables = (features_table(pipeline.name), *(raw.table(pipeline.name, source.name) for source in pipeline.sources))
-    key = (lake.uri, manifest, tuple(lake.version(table) if lake.exists(table) else -1 for table in tables))
+    key = (lake.uri, manifest, _versions(pipeline, lake))
     if _loaded is not None and _loaded[0] == key:
         return _loaded[1]
     days = sorted(date.fromisoformat(day) for day in manifest.days)

@@ -61,9 +61,11 @@ def test_labels_are_mature_and_events_are_past(filled: Path) -> None:
     assert finding.numbers["immature"] == rows.frame.height
 
 
-def test_rows_are_rebuilt_exactly_in_canonical_order(filled: Path) -> None:
+def test_rows_are_rebuilt_exactly_in_canonical_order(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = Lake(uri=str(filled / "lake"))
     made = assemble(tiny, lake, AS_OF)
+    assert load_rows(tiny, made.manifest, lake) is made  # in the process that assembled them they are at hand
+    monkeypatch.setattr(manifests, "_loaded", None)
     again = load_rows(tiny, TrainingManifest.decode(made.manifest.encode()), lake)
     assert again.frame.equals(made.frame)
     assert again.frame.equals(again.frame.sort("event_time", tiny.entity))
@@ -101,7 +103,7 @@ def test_a_label_that_was_corrected_before_counts_in_its_newest_version(lake: La
     assert after.get_column("fails").item() == 1 - corrected["fails"]
 
 
-def test_an_event_moved_after_its_prediction_counts_on_the_day_it_was_moved_to(lake: Lake) -> None:
+def test_an_event_moved_after_its_prediction_counts_on_the_day_it_was_moved_to(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was predicted twice, so the feature table has it on both days; it happened once."""
     before = assemble(tiny, lake, AS_OF)
     job = before.frame.filter(pl.col("date") == DAYS[20]).row(3, named=True)["job_id"]
@@ -119,6 +121,7 @@ def test_an_event_moved_after_its_prediction_counts_on_the_day_it_was_moved_to(l
     made = assemble(tiny, lake, AS_OF)
     assert made.frame.filter(pl.col("job_id") == job).get_column("date").to_list() == [DAYS[21]]
     assert made.frame.height == before.frame.height
+    monkeypatch.setattr(manifests, "_loaded", None)
     assert load_rows(tiny, made.manifest, lake).frame.equals(made.frame)
     # As of the day between, nobody knows what became of it.
     assert assemble(tiny, lake, DAYS[21]).frame.filter(pl.col("job_id") == job).is_empty()
