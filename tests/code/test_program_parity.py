@@ -205,7 +205,7 @@ def test_batch_row_and_columns_give_the_same_matrix(
     online = Snapshot.decode(online.encode())
 
     wide = pl.DataFrame([[row[name] for row in asked] for name in REQUEST], schema={name: DTYPES[name] for name in REQUEST})
-    table = wide.hstack(looked_up(asked, online)).lazy().select(compile_batch(program)).collect()
+    table = wide.hstack(looked_up(asked, online)).select(compile_batch(program))
     fitted = program.fit(table if all_seen else table.head(1))
     batch = fitted.matrix(table)
     function = compile_row(fitted)
