@@ -84,7 +84,7 @@ def _collect_rarely() -> None:
 
 @contextmanager
 def _beside() -> Iterator[Runs]:
-    """What the demo's second process executes runs with: the monitors of a day while the first one ingests the next, and pages."""
+    """What the demo's other processes execute runs with: the monitors of a day while this one ingests the next, and pages."""
     from pipelines.definitions import defs
     from resources import instance
     from resources.driver import Runs
@@ -166,7 +166,7 @@ def _live(local: Settings, end: date | None, say: Callable[[str], None], progres
     from cli.decide import ledger_of
     from pipelines.definitions import defs
     from resources import instance
-    from resources.driver import Driver, second_process
+    from resources.driver import Driver, other_processes
 
     feed = open_feed(local, Options(PIPELINE))
     start = default_start(feed)
@@ -179,7 +179,7 @@ def _live(local: Settings, end: date | None, say: Callable[[str], None], progres
     for offset in range((start - feed.first).days):
         feed.land(feed.first + DAY * offset)
     say(f"landed {feed.first} to {start - DAY}")
-    with instance.opened(local, compute_logs=False) as opened, second_process(_beside) as beside:
+    with instance.opened(local, compute_logs=False) as opened, other_processes(_beside) as beside:
         driver = Driver(defs, opened, observe=diary.note, beside=beside)
         driver.settle()
         with progress:

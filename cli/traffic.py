@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-CONNECTIONS = 4
+CONNECTIONS = 8
 TIMEOUT = 10.0
 EXAMPLES = 3
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +22,9 @@ from dagster import RunsFilter
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.execute_in_process import core_execute_in_process, merge_run_tags
 from dagster._core.storage.tags import PRIORITY_TAG, RUN_KEY_TAG
+
+LOWEST = 19
+"""Niceness of a process that takes only the time that nobody else wants."""
 
 TICKS = 50
 """Rounds of `settle` after which something must be wrong: sensors that request for ever."""
@@ -40,6 +44,11 @@ class Request:
     partition_key: str | None
     run_config: Mapping[str, Any]
     tags: Mapping[str, str]
+
+    @property
+    def hurried(self) -> bool:
+        """Whether something may wait for it: nothing does for a priority below 0."""
+        return int(self.tags.get(PRIORITY_TAG, 0)) >= 0
 
 
 @dataclass(frozen=True)
@@ -93,32 +102,38 @@ class Runs:
         return self._jobs[name, selection]
 
 
-class SecondProcess:
-    """Executes runs beside this process. It starts at once, opens what it needs by calling `opened` (a function of a module: it is named to
-    the new process) and dies with this one; a run whose process dies raises BrokenProcessPool here."""
+class OtherProcesses:
+    """Execute runs beside this process: one those that are waited for, another, which takes only the time that nobody else wants, those
+    that are not. A run whose process dies raises BrokenProcessPool here."""
 
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
-        self._pool = pool
+    def __init__(self, hurried: ProcessPoolExecutor, unhurried: ProcessPoolExecutor) -> None:
+        self._hurried, self._unhurried = hurried, unhurried
 
     def submit(self, request: Request) -> Future[Ran]:
-        return self._pool.submit(_execute, request)
+        return (self._hurried if request.hurried else self._unhurried).submit(_execute, request)
 
 
 @contextmanager
-def second_process(opened: Callable[[], AbstractContextManager[Runs]]) -> Iterator[SecondProcess]:
-    """A second process for the length of a `with`; at its end the run under way is finished."""
+def other_processes(opened: Callable[[], AbstractContextManager[Runs]]) -> Iterator[OtherProcesses]:
+    """Processes for the length of a `with`, at whose end the runs under way are finished. Each opens what it needs by calling `opened` (a
+    function of a module: it is named to the new process) and dies with this one; the unhurried one starts with its first run."""
     # Spawned, not forked: this process has threads (Polars, deltalake), whose locks a fork would copy as they stand.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _open, (opened,)) as pool:
-        pool.submit(_ready)
-        yield SecondProcess(pool)
+    spawned = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, spawned, _open, (opened, 0)) as hurried,
+        ProcessPoolExecutor(1, spawned, _open, (opened, LOWEST)) as unhurried,
+    ):
+        hurried.submit(_ready)
+        yield OtherProcesses(hurried, unhurried)
 
 
 _beside = ExitStack()
 _runs: Runs | None = None
 
 
-def _open(opened: Callable[[], AbstractContextManager[Runs]]) -> None:
+def _open(opened: Callable[[], AbstractContextManager[Runs]], niceness: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    os.nice(niceness)
     global _runs
     _runs = _beside.enter_context(opened())
 
@@ -129,7 +144,7 @@ def _ready() -> None:
 
 def _execute(request: Request) -> Ran:
     if _runs is None:
-        raise RuntimeError("the second process was not opened")
+        raise RuntimeError("the process was not opened")
     return _runs.execute(request)
 
 
@@ -137,8 +152,8 @@ class Driver:
     """Evaluates `definitions`' sensors against `instance`, and hands each run to `observe` when it ended. Cursors are kept for the length of the object; a sensor that has
     no cursor must work without one, as after a reset in the UI.
 
-    What one evaluation of a sensor requests may run at once: with a second process (`beside`) the first of it runs here and the others there.
-    Runs of a priority below 0, for which nothing waits, go on there while this process does other things; `finish` waits for them.
+    What one evaluation of a sensor requests may run at once: with processes `beside` this one the first of it runs here and the others there.
+    Unhurried runs go on there while this process does other things; `finish` waits for them.
     """
 
     def __init__(
@@ -147,7 +162,7 @@ class Driver:
         instance: dg.DagsterInstance,
         observe: Callable[[Ran], None] | None = None,
         skip: tuple[str, ...] = (),
-        beside: SecondProcess | None = None,
+        beside: OtherProcesses | None = None,
     ) -> None:
         self._repository = definitions.get_repository_def()
         self._instance = instance
@@ -223,7 +238,7 @@ class Driver:
                 keys.update({key} if key else ())
         if self._beside is None:
             return [self._runs.execute(request) for request in fresh]
-        hurried = [request for request in fresh if int(request.tags.get(PRIORITY_TAG, 0)) >= 0]
-        self._unhurried += [self._beside.submit(request) for request in fresh if request not in hurried]
+        hurried = [request for request in fresh if request.hurried]
+        self._unhurried += [self._beside.submit(request) for request in fresh if not request.hurried]
         beside = [self._beside.submit(request) for request in hurried[1:]]
         return [*map(self._runs.execute, hurried[:1]), *(each.result() for each in beside)]

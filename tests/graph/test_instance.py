@@ -23,7 +23,7 @@ from dagster._serdes.config_class import ConfigurableClassData
 
 from cli.home import initialise
 from resources import instance as platform
-from resources.driver import Driver, Runs, second_process
+from resources.driver import Driver, Runs, other_processes
 from resources.settings import settings
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -165,8 +165,8 @@ def runs_beside() -> Iterator[Runs]:
         yield Runs(definitions_of_both(), opened)
 
 
-def test_a_second_process_executes_what_is_requested_beside_the_first(instance: dg.DagsterInstance) -> None:
-    with second_process(runs_beside) as beside:
+def test_another_process_executes_what_is_requested_beside_the_first(instance: dg.DagsterInstance) -> None:
+    with other_processes(runs_beside) as beside:
         first, second = Driver(definitions_of_both(), instance, beside=beside).settle()
     assert (first.job, first.success) == ("untouched", True)
     assert (second.job, second.success, second.failure) == ("broken", False, "ValueError: no such file")
@@ -182,7 +182,7 @@ def unhurried(context: dg.SensorEvaluationContext) -> dg.RunRequest:
 
 def test_nothing_waits_for_a_run_of_low_priority_but_the_end(instance: dg.DagsterInstance) -> None:
     definitions = dg.Definitions(assets=[broken, untouched], sensors=[unhurried], executor=dg.in_process_executor)
-    with second_process(runs_beside) as beside:
+    with other_processes(runs_beside) as beside:
         driver = Driver(definitions, instance, beside=beside)
         assert driver.settle() == []
         assert [(ran.job, ran.failure) for ran in driver.finish()] == [("broken", "ValueError: no such file")]
