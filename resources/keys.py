@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import uuid
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
@@ -95,8 +96,14 @@ class Verifier:
         self._public = public
 
     def valid(self, content: bytes, signature: bytes) -> bool:
-        try:
-            signing.verify(self._public, content, signature)
-        except signing.SignatureError:
-            return False
-        return True
+        return _valid(self._public, content, signature)
+
+
+# Who reads the ledger asks for every entry's signature, again and again.
+@lru_cache(maxsize=10_000)
+def _valid(public: bytes, content: bytes, signature: bytes) -> bool:
+    try:
+        signing.verify(public, content, signature)
+    except signing.SignatureError:
+        return False
+    return True
