@@ -115,16 +115,18 @@ class OtherProcesses:
 
 @contextmanager
 def other_processes(opened: Callable[[], AbstractContextManager[Runs]]) -> Iterator[OtherProcesses]:
-    """Processes for the length of a `with`, at whose end the runs under way are finished. Each opens what it needs by calling `opened` (a
-    function of a module: it is named to the new process) and dies with this one; the unhurried one starts with its first run."""
+    """Processes for the length of a `with`, at whose end the runs under way are finished and those that wait are forgotten. Each opens what it
+    needs by calling `opened` (a function of a module: it is named to the new process) and dies with this one; the unhurried one starts
+    with its first run."""
     # Spawned, not forked: this process has threads (Polars, deltalake), whose locks a fork would copy as they stand.
     spawned = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(1, spawned, _open, (opened, 0)) as hurried,
-        ProcessPoolExecutor(1, spawned, _open, (opened, LOWEST)) as unhurried,
-    ):
+    hurried, unhurried = (ProcessPoolExecutor(1, spawned, _open, (opened, niceness)) for niceness in (0, LOWEST))
+    try:
         hurried.submit(_ready)
         yield OtherProcesses(hurried, unhurried)
+    finally:
+        for pool in (hurried, unhurried):
+            pool.shutdown(cancel_futures=True)
 
 
 _beside = ExitStack()
