@@ -22,7 +22,8 @@ import psutil
 from benchmarks.serving import bodies
 from benchmarks.serving.bodies import Body, Encoding
 from benchmarks.serving.task import NAME, Task
-from tests.support.endpoint import TREE, free_ports
+from tests.support.endpoint import TREE
+from tests.support.ports import free_ports
 
 PEERS = Path(__file__).parent / "peers"
 START_SECONDS = 120.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Page, sync_playwright
+
+from tests.support.ports import free_ports
 
 FLAGS = [
     "--no-sandbox",
@@ -28,9 +29,7 @@ FLAGS = [
 @contextmanager
 def web_server(module: str, log: Path) -> Iterator[str]:
     """`dagster-webserver` on the current DAGSTER_HOME, loading `module`; yields its URL once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-m", module]
     with log.open("wb") as output:

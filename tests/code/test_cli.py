@@ -27,6 +27,7 @@ from cli.traffic import send
 from resources.keys import Keys
 from resources.ledger import Ledger
 from resources.settings import Settings, settings
+from tests.support.ports import free_ports
 
 BUNDLE = "ab" * 32
 
@@ -99,7 +100,7 @@ def test_status_of_an_uninitialised_home_says_what_to_do() -> None:
 
 
 def test_predict_says_when_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERGREEN_ENDPOINT_ADMIN_PORT", str(free_port()))
+    monkeypatch.setenv("EVERGREEN_ENDPOINT_ADMIN_PORT", str(free_ports(1)[0]))
     settings.cache_clear()
     result = invoke("predict", "{}")
     assert result.exit_code == 4
@@ -250,7 +251,7 @@ def test_every_request_that_fails_is_counted(endpoint: Settings) -> None:
     sent = send(endpoint.endpoint_url, "flight_delays", [{"flight_id": f"a-{number}"} for number in range(20)])
     assert (sent.requests, sent.failed) == (20, 2)
     assert sent.errors[0].startswith("422")
-    nowhere = send(f"http://127.0.0.1:{free_port()}", "flight_delays", [{"flight_id": "a"}])
+    nowhere = send(f"http://127.0.0.1:{free_ports(1)[0]}", "flight_delays", [{"flight_id": "a"}])
     assert nowhere.failed == 1
 
 
@@ -337,12 +338,6 @@ def test_a_process_that_the_command_starts_does_not_run_the_command_again() -> N
     # What `multiprocessing` does with the main module of the process that starts another.
     command = Path(sys.executable).with_name("evergreen")
     assert runpy.run_path(str(command), run_name="__mp_main__")["main"] is main
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_moment_needs_an_offset() -> None:

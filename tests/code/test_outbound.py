@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 from cli.health import get, services
 from cli.processes import ports, sweep
 from resources.settings import settings
+from tests.support.ports import free_ports
 
 SOURCE = Path(__file__).resolve().parents[1] / "support" / "outbound_guard.c"
 
@@ -97,7 +97,7 @@ def test_a_whole_lifecycle_dials_nobody(home: Path, log: Path) -> None:
 def test_the_running_platform_dials_nobody_and_stops_in_time(home: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All services of `evergreen up`, asked for their pages, and stopped by Ctrl-C."""
     for _, setting in ports(settings()).values():
-        monkeypatch.setenv(setting, str(free_port()))
+        monkeypatch.setenv(setting, str(free_ports(1)[0]))
     settings.cache_clear()
     output = open(home.parent / "up.log", "w")  # noqa: SIM115  the process writes to it
     platform = subprocess.Popen([sys.executable, "-m", "cli.main", "up", "--no-feed"], stdout=output, stderr=subprocess.STDOUT)
@@ -123,12 +123,6 @@ def test_the_running_platform_dials_nobody_and_stops_in_time(home: Path, log: Pa
         output.close()
     assert left == []
     assert log.read_text() == ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_every_child_is_told_to_be_quiet() -> None:

@@ -25,7 +25,8 @@ from bundle import api_keys
 from resources.endpoint import ReplicatedEndpoint
 from tests.endpoint.test_access import certified
 from tests.endpoint.test_replicas import wait
-from tests.support.endpoint import NAME, TREE, Place, free_ports, request
+from tests.support.endpoint import NAME, TREE, Place, request
+from tests.support.ports import free_ports
 
 CHART = TREE / "infra" / "helm" / "evergreen-endpoint"
 KUBERNETES = ("1.29", "1.33")

@@ -23,7 +23,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from tritonclient.grpc import service_pb2
 
-from tests.support.endpoint import CONTRACT, NAME, Place, free_ports, request
+from tests.support.endpoint import CONTRACT, NAME, Place, request
+from tests.support.ports import free_ports
 
 logger = logging.getLogger(__name__)
 

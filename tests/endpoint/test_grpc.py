@@ -17,7 +17,8 @@ from tritonclient.utils import InferenceServerException
 from bundle import prediction_log
 from serving.inference_messages import FIELDS, MESSAGES
 from tests.endpoint.test_access import bearer, certified, keyed
-from tests.support.endpoint import CONTRACT, DAY, NAME, Place, Running, free_ports, request
+from tests.support.endpoint import CONTRACT, DAY, NAME, Place, Running, request
+from tests.support.ports import free_ports
 
 REQUESTS = [request(number) for number in range(70)]
 KINDS = {"string": "BYTES", "datetime": "BYTES", "float": "FP64", "integer": "INT64", "boolean": "BOOL"}

@@ -20,7 +20,8 @@ from bundle import prediction_log, signing
 from bundle.desired import Actual, Desired
 from bundle.digests import folder_digest
 from resources.endpoint import EndpointError, ReplicatedEndpoint
-from tests.support.endpoint import DAY, NAME, TREE, Place, files, free_ports, request
+from tests.support.endpoint import DAY, NAME, TREE, Place, files, request
+from tests.support.ports import free_ports
 
 HOST = "replicas.test"
 ADDRESSES = ("127.0.0.2", "127.0.0.3")

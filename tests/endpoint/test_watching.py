@@ -27,7 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.metrics import FAMILIES
 from tests.endpoint.conftest import Shared
-from tests.support.endpoint import NAME, TREE, Place, Running, free_ports, request
+from tests.support.endpoint import NAME, TREE, Place, Running, request
+from tests.support.ports import free_ports
 
 URL = f"/predict/{NAME}"
 DASHBOARD = TREE / "infra/grafana/endpoint.json"

@@ -25,6 +25,7 @@ from cli.home import initialise
 from resources import instance as platform
 from resources.driver import Driver, Runs, other_processes
 from resources.settings import settings
+from tests.support.ports import free_ports
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 
@@ -212,7 +213,7 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         [*user, binaries / "initdb", "-D", place / "data", "-U", "evergreen", "--pwfile", password, "-A", "scram-sha-256"],
         check=True, capture_output=True, cwd="/",
     )  # fmt: skip
-    number = free_port()
+    number = free_ports(1)[0]
     server = subprocess.Popen(
         [*user, binaries / "postgres", "-D", place / "data", "-p", str(number), "-h", "127.0.0.1", "-k", place, "-F"],
         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/",
@@ -278,11 +279,3 @@ def test_the_s3_log_manager_is_made_from_the_environment(production: Path) -> No
     configured = yaml.safe_load((production / "dagster.yaml").read_text())["compute_logs"]
     data = ConfigurableClassData(configured["module"], configured["class"], yaml.safe_dump(configured["config"]))
     assert data.rehydrate(dg._core.storage.compute_log_manager.ComputeLogManager)._s3_bucket == "logs"
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

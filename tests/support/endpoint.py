@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -40,9 +38,9 @@ from bundle.model import Calibration, Model
 from bundle.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
 from bundle.program import FeatureProgram, Lookup, RequestColumn, aggregate_name, aggregate_table, latest_table
 from resources.endpoint import LocalEndpoint
+from tests.support.ports import free_ports
 
 TREE = Path(__file__).resolve().parent.parent.parent
-PORTS = random.SystemRandom()
 NAME = "toy"
 DAY = date(2024, 1, 10)
 SHOPS = ("east", "north", "west")
@@ -333,19 +331,6 @@ class Place:
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, all different, and below those that the kernel gives to connections of its choice: nobody
-    takes them before they are used."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            while True:
-                with suppress(OSError):
-                    probe.bind(("127.0.0.1", PORTS.choice(range(15_000, 32_000))))
-                    break
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def _wait_ready(running: Running, path: str, timeout: float = 30) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -40,6 +39,7 @@ from resources.ledger import Ledger
 from resources.settings import Settings
 from resources.tracking import CANDIDATE, Tracking
 from sensors.requests import REQUEST
+from tests.support.ports import free_ports
 from tests.support.tiny import DAY, FIRST, requests
 
 KILLER = Path(__file__).resolve().parent / "killer"
@@ -69,15 +69,6 @@ class Point(NamedTuple):
 
     def __str__(self) -> str:
         return " ".join((self.when, self.function.partition(":")[2], *self.given))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def killing(points: Sequence[Point], marks: Path) -> dict[str, str]:

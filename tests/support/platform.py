@@ -26,7 +26,7 @@ from pipelines.definitions import build_definitions, platform_resources
 from resources import environment, instance
 from resources.driver import Driver
 from resources.settings import Settings, settings
-from tests.support.endpoint import free_ports
+from tests.support.ports import free_ports
 
 
 @dataclass
