@@ -1,6 +1,6 @@
-"""`evergreen demo`: the whole lifecycle on a real year, headless and in one process, with the endpoint as a real server.
+"""`evergreen demo`: the whole lifecycle on a real year, headless, with the endpoint as a real server.
 
-The sensors decide what runs, as in production; `resources.driver` executes it in turn. A demo has a home of its own,
+The sensors decide what runs, as in production; `resources.driver` executes it. A demo has a home of its own,
 `<home>/demo`, made afresh each time, and a free port, so that it never touches a platform that runs.
 """
 
@@ -111,7 +111,7 @@ def _fresh(settings: Settings) -> Settings:
     read_settings.cache_clear()
     local = read_settings()
     environment.apply(local)
-    # Two processes share two processors, and a day is few rows: what their threads tell each other costs more than they save.
+    # Several processes share the processors, and a day is few rows: what their threads tell each other costs more than they save.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     return local
 

@@ -37,7 +37,7 @@ def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
     """Predictions, monitors, the rollout and the retraining decision: processed when a day is over."""
     return [
         dg.AssetKey([pipeline.name, "predictions"]),
-        *(dg.AssetKey([pipeline.name, *monitor.name.split("/")]) for monitor in MONITORS),
+        *(dg.AssetKey.from_user_string(f"{pipeline.name}/{monitor.name}") for monitor in MONITORS),
         dg.AssetKey([pipeline.name, "validation", "rollout"]),
         *([dg.AssetKey([pipeline.name, "validation", "experiment"])] if pipeline.experiments else []),
         dg.AssetKey([pipeline.name, "retraining_decision"]),
@@ -84,7 +84,7 @@ def build(pipeline: Pipeline) -> list[UnresolvedAssetJobDefinition]:
         ),
         dg.define_asset_job(
             pages(pipeline),
-            selection=dg.AssetSelection.assets([pipeline.name, *DRIFT_PAGE.split("/")]),
+            selection=dg.AssetSelection.assets(f"{pipeline.name}/{DRIFT_PAGE}"),
             description="Draw what people look at on some days, once everything else is done.",
             tags=tags,
         ),

@@ -13,7 +13,7 @@ REPORTS_A_TICK = 100
 
 def build(pipeline: Pipeline) -> dg.SensorDefinition:
     """The sensor that requests a pipeline's pages."""
-    drift = dg.AssetKey([pipeline.name, *DATA_DRIFT.split("/")])
+    drift = dg.AssetKey.from_user_string(f"{pipeline.name}/{DATA_DRIFT}")
 
     @dg.sensor(
         name=f"{pipeline.name}_pages",

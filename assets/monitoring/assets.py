@@ -86,7 +86,7 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
-    key = dg.AssetKey([pipeline.name, *monitor.name.split("/")])
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{monitor.name}")
     title, question = pages.TITLES[monitor.name]
     rules = monitor.rules(pipeline)
 
@@ -126,10 +126,10 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
 
 
 def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
-    drift = dg.AssetKey([pipeline.name, *DATA_DRIFT.split("/")])
+    drift = dg.AssetKey.from_user_string(f"{pipeline.name}/{DATA_DRIFT}")
 
     @dg.asset(
-        key=[pipeline.name, *DRIFT_PAGE.split("/")],
+        key=dg.AssetKey.from_user_string(f"{pipeline.name}/{DRIFT_PAGE}"),
         deps=[drift],
         group_name="monitoring",
         kinds={"evidently"},
@@ -171,7 +171,7 @@ def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
-    key = dg.AssetKey([pipeline.name, *name.split("/")])
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
     if monitor.windowed and name == "predictions":
         before = dg.TimeWindowPartitionMapping(
             start_offset=-pipeline.monitors.performance_days, end_offset=0, allow_nonexistent_upstream_partitions=True

@@ -31,7 +31,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=key[BUNDLE],
-        deps=[dg.AssetKey([pipeline.name, *name.split("/")]) for name in ("candidate", *gates.REPORTS)],
+        deps=[dg.AssetKey.from_user_string(f"{pipeline.name}/{name}") for name in ("candidate", *gates.REPORTS)],
         group_name=GROUP,
         kinds={"xgboost", "ed25519"},
         description="All that an endpoint needs, signed and named by its digest: features, model, golden rows, environment, evidence.",

@@ -25,7 +25,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[pipeline.name, "retraining_decision"],
-        deps=[dg.AssetKey([pipeline.name, *name.split("/")]) for name in (DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE, SKEW)],
+        deps=[dg.AssetKey.from_user_string(f"{pipeline.name}/{name}") for name in (DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE, SKEW)],
         group_name="retraining",
         kinds={"python"},
         partitions_def=partitions(pipeline),

@@ -25,7 +25,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
-    key = dg.AssetKey([pipeline.name, *ROLLOUT.split("/")])
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{ROLLOUT}")
 
     @dg.asset(
         key=key,
@@ -89,7 +89,7 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _experiment(pipeline: Pipeline) -> dg.AssetsDefinition:
-    key = dg.AssetKey([pipeline.name, *EXPERIMENT.split("/")])
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{EXPERIMENT}")
 
     @dg.asset(
         key=key,

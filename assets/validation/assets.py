@@ -60,7 +60,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
-    key = dg.AssetKey([pipeline.name, *name.split("/")])
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
     return dg.asset(
         key=key,
         deps=[dg.AssetKey([pipeline.name, upstream]) for upstream in ("candidate", *more)],
