@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from resources.ledger import Entry, Ledger
 
 ACTOR = "endpoint"
+
+Answer = TypeVar("Answer")
 
 
 class Limits(NamedTuple):
@@ -148,11 +150,11 @@ def _bring(pipeline: str, ledger: Ledger, endpoint: EndpointTarget, artifacts: A
             raise BundleError(f"bundle {digest} is one of pipeline {manifests[digest].pipeline!r}, not of {pipeline!r}")
         endpoint.install(digest, files)
     endpoint.desire(desired, keys.sign(desired.content))
-    _answers(pipeline, endpoint, limits.answers)
+    # That nobody is there is known sooner than that nobody serves what is desired.
+    _answered(endpoint.actual, pipeline, endpoint, limits.answers)
     actual = _follows(desired, endpoint, limits)
-    start = time.perf_counter()
-    golden = {found["bundle"]: found for found in endpoint.golden(pipeline)["bundles"]}
-    http_ms = (time.perf_counter() - start) * 1_000
+    answer, http_ms = _answered(endpoint.golden, pipeline, endpoint, limits.answers)
+    golden = {found["bundle"]: found for found in answer["bundles"]}
     for digest in manifests:
         found = golden.get(digest)
         if found is None or not found["difference"] <= TOLERANCE:
@@ -222,10 +224,15 @@ def _name(endpoint: EndpointTarget) -> str:
     return str(getattr(endpoint, "url", "the endpoint"))
 
 
-def _answers(pipeline: str, endpoint: EndpointTarget, seconds: float) -> None:
-    """Wait until the endpoint answers at all, which says sooner than the bundle's own time limit that nobody is there."""
+def _answered(ask: Callable[[str], Answer | None], pipeline: str, endpoint: EndpointTarget, seconds: float) -> tuple[Answer, float]:
+    """What the endpoint answers, and how many ms that took. It is asked again until it does: it may be starting, and a worker that is
+    killed while it answers is replaced."""
     end = time.monotonic() + seconds
-    while endpoint.actual(pipeline) is None:
+    while True:
+        start = time.perf_counter()
+        answer = ask(pipeline)
+        if answer is not None:
+            return answer, (time.perf_counter() - start) * 1_000
         if time.monotonic() >= end:
             raise EndpointError(
                 f"{_name(endpoint)} does not answer for {seconds:g} s; start it with `evergreen up`. "

@@ -1,4 +1,4 @@
-"""The soak test in short: two minutes of what `make soak` does for ten."""
+"""The soak test in short: two minutes of what `make soak` does for ten; and one of its moments, made to happen."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.support.endpoint import TREE
+from benchmarks.soak import Platform
+from tests.support.endpoint import NAME, TREE
 
 
 @pytest.mark.timeout(360)
@@ -24,3 +30,32 @@ def test_a_short_soak_breaks_no_promise() -> None:
     assert min(found["moves"][kind] for kind in ("release", "rollout", "rollback")) >= 4
     assert found["acknowledged"] > 1_000
     assert found["bundles"] >= 2
+
+
+def test_a_worker_that_dies_while_the_reconciler_asks_it_holds_up_nothing(tmp_path: Path) -> None:
+    """Between the reconciler and the server, a relay that ends the first connection of each route without an answer."""
+    platform = Platform(tmp_path, bundles=1)
+    platform.release(platform.bundles[0])
+    with platform.place.server(ready=False) as server:
+        asked: Counter[str] = Counter()
+
+        class Relay(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked[self.path] += 1
+                if asked[self.path] > 1:
+                    answer = httpx.get(server.url + self.path, trust_env=False)
+                    self.send_response(answer.status_code)
+                    self.end_headers()
+                    self.wfile.write(answer.content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as relay:
+            threading.Thread(target=relay.serve_forever, daemon=True).start()
+            platform.place.url = f"http://127.0.0.1:{relay.server_port}"
+            platform.reconcile()
+            relay.shutdown()
+    assert asked[f"/v2/models/{NAME}/golden"] == 2
+    assert asked[f"/v2/models/{NAME}/actual"] > 1
+    assert [entry.kind for entry in platform.ledger.entries(NAME)][-1] == "traffic"
