@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from bundle.manifest import Bundle, load
@@ -15,18 +17,26 @@ from bundle.manifest import Bundle, load
 SECONDS = 60.0
 
 
-def rehearse(folder: Path, public_key: Path, digest: str, seconds: float = SECONDS) -> None:
-    """Load a bundle in a child process. Raises ValueError where that fails, ends by a signal, or takes longer than `seconds`."""
+def rehearse(folder: Path, public_key: Path, digest: str, stopping: threading.Event, seconds: float = SECONDS) -> None:
+    """Load a bundle in a child process. Raises ValueError where that fails, ends by a signal, takes longer than `seconds`, or is still
+    going on when the server is `stopping`."""
     command = [sys.executable, "-m", "serving.rehearsal", str(folder), str(public_key), digest]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"bundle {digest} was not loaded within {seconds:g} s, so no worker loads it") from None
-    if done.returncode < 0:
-        raise ValueError(f"bundle {digest} ends the process that loads it (signal {-done.returncode}), so no worker loads it")
-    if done.returncode > 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(said[-1][:500] if said else f"bundle {digest} could not be loaded (exit {done.returncode})")
+    end = time.monotonic() + seconds
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        while True:
+            try:
+                _, errors = child.communicate(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if stopping.is_set() or time.monotonic() > end:
+                    child.kill()
+                    limit = "before the server stopped" if stopping.is_set() else f"within {seconds:g} s"
+                    raise ValueError(f"bundle {digest} was not loaded {limit}, so no worker loads it") from None
+    if child.returncode < 0:
+        raise ValueError(f"bundle {digest} ends the process that loads it (signal {-child.returncode}), so no worker loads it")
+    if child.returncode > 0:
+        said = errors.decode(errors="replace").strip().splitlines()
+        raise ValueError(said[-1][:500] if said else f"bundle {digest} could not be loaded (exit {child.returncode})")
 
 
 def try_out(bundle: Bundle) -> float:

@@ -195,21 +195,31 @@ async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event)
     go on meanwhile."""
     public_key = await _read_key(options.public_key, looked)
     await asyncio.to_thread(_load_engines)
-    # Twice: what the other workers were confirmed to serve while this one loaded and had not reported yet is seen now.
-    for _ in range(2):
-        await _look(app, options, public_key, worker)
+    await _discover(app, options, public_key, worker)
+    if not any(served.view for served in app.pipelines.values()):
+        # There is nothing that could be answered earlier. Twice, as `Served.resume` does.
+        for _ in range(2):
+            await _refresh(app)
     looked.set()
     while True:
+        await _refresh(app)
         await asyncio.sleep(options.poll_seconds)
-        await _look(app, options, public_key, worker)
+        await _discover(app, options, public_key, worker)
 
 
-async def _look(app: App, options: Options, public_key: bytes, worker: str) -> None:
+async def _discover(app: App, options: Options, public_key: bytes, worker: str) -> None:
+    """Add the pipelines that are new, with what was served of them last."""
     for name in discover(options, app.pipelines):
         try:
-            app.pipelines[name] = await asyncio.to_thread(Served, name, options, public_key, worker)
+            served = await asyncio.to_thread(Served, name, options, public_key, worker)
         except OSError as error:
             logger.error("%s: its prediction log cannot be opened: %s", name, error)
+        else:
+            await asyncio.to_thread(served.resume)
+            app.pipelines[name] = served
+
+
+async def _refresh(app: App) -> None:
     for served in list(app.pipelines.values()):
         await asyncio.to_thread(served.refresh)
 

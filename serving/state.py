@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ logger = logging.getLogger("serving")
 
 PIPELINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 NOT_PIPELINES = frozenset({"bundles", "replicas", "service"})
+UNSEEN: Stamp = (-1, -1, -1)
+"""No file's, and not that of a missing one."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Serial(msgspec.Struct, frozen=True):
 
 
 class Served:
-    """One pipeline. `refresh` runs in one thread at a time; `view` is read by the event loop."""
+    """One pipeline. `resume`, once, and `refresh` run in one thread at a time; `view` is read by the event loop."""
 
     def __init__(self, name: str, options: Options, public_key: bytes, worker: str) -> None:
         self.name = name
@@ -100,7 +103,8 @@ class Served:
         self.trials = Trials(self.own / "trials", options)
         self._options, self._key, self._worker = options, public_key, worker
         self._bundles: dict[str, tuple[Bundle, float]] = {}
-        self._desired_stamp: Stamp | None = None
+        self._stopping = threading.Event()
+        self._desired_stamp: Stamp | None = UNSEEN
         self._online_stamp: Stamp | None = None
         self._online: Snapshot | None = None
         self.online_published: float | None = None
@@ -116,13 +120,20 @@ class Served:
         if self.log.full:
             raise unlogged()
 
+    def resume(self) -> None:
+        """Serve what was served here last, if anything was: it has proven that it works, so nobody need wait for what is desired since.
+
+        Twice: what the other workers were confirmed to serve while this one loaded, and had not reported yet, is seen now."""
+        self._follow_online(retry=False)
+        for _ in range(2):
+            self._try(self.own / "served.json", remembered=True)
+            self._report()
+
     def refresh(self) -> None:
         """Look for a new desired state and a new online snapshot, and take them over if they are sound."""
         retry = (self._error is not None or self._online_error is not None) and time.monotonic() >= self._retry_at
-        desired, online = stamp(self.folder / "desired.json"), stamp(self.folder / "online.msgpack")
-        if online != self._online_stamp or (retry and self._online_error is not None):
-            self._online_stamp = online
-            self._take_online()
+        self._follow_online(retry)
+        desired = stamp(self.folder / "desired.json")
         if desired != self._desired_stamp or (retry and self._error is not None):
             self._desired_stamp = desired
             self._take_desired()
@@ -152,8 +163,7 @@ class Served:
         return own if self._options.workers == 1 else combined(self.own / "workers", own)
 
     def _take_desired(self) -> None:
-        """Serve the desired state, or keep what is served and say why. After a restart, what was served last comes first: it
-        has proven that it works."""
+        """Serve the desired state, or keep what is served and say why; where nothing is, what was served last."""
         if self.view is None and (served := self._try(self.own / "served.json", remembered=True)) is not None:
             logger.info("%s: nothing to go on with: %s", self.name, served)
         error = self._try(self.folder / "desired.json")
@@ -246,7 +256,7 @@ class Served:
                 files = folder_files(folder)
                 if self.view is not None or ended_a_worker:
                     verify(files, self._key, digest)
-                    rehearse(folder, self._options.public_key, digest)
+                    rehearse(folder, self._options.public_key, digest, self._stopping)
                 bundle = from_files(files, self._key, digest)
                 if bundle.manifest.pipeline != self.name:
                     raise ValueError(f"it is of pipeline {bundle.manifest.pipeline!r}, not of {self.name!r}")
@@ -269,6 +279,12 @@ class Served:
                 place.unlink(missing_ok=True)
         finally:
             mine.unlink(missing_ok=True)
+
+    def _follow_online(self, retry: bool) -> None:
+        online = stamp(self.folder / "online.msgpack")
+        if online != self._online_stamp or (retry and self._online_error is not None):
+            self._online_stamp = online
+            self._take_online()
 
     def _take_online(self) -> None:
         place = self.folder / "online.msgpack"
@@ -308,6 +324,7 @@ class Served:
         self._written = actual
 
     def close(self) -> None:
+        self._stopping.set()
         self.trials.close()
         self.log.close()
         if self._options.workers > 1:

@@ -152,6 +152,19 @@ def test_a_candidate_that_ends_the_process_that_loads_it_ends_no_worker(tmp_path
         assert ask(server, range(3))[0]["bundle"] == champion
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_neither_start_nor_stop_waits_for_a_candidate_that_hangs(tmp_path: Path, workers: str) -> None:
+    place = Place.new(tmp_path)
+    champion, candidate = place.release(seed=0), place.install(seed=1)
+    with place.server():
+        place.wait(champion)
+    place.desire((champion, 0.5), (candidate, 0.5))
+    with place.server("--workers", workers, variables=sabotaged(**{candidate: "hang"})) as server:
+        # Both have less time than a rehearsal.
+        assert {answer["bundle"] for answer in ask(server, range(20))} == {champion}
+        assert server.stop() == 0
+
+
 def test_callers_stay_on_their_arm_by_the_declared_key(tmp_path: Path) -> None:
     place = Place.new(tmp_path)
     champion, candidate = place.release(seed=0), place.install(seed=1)

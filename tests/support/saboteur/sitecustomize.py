@@ -1,7 +1,8 @@
 """Bundles that load well and do harm afterwards, in a real server: `SABOTAGE` is JSON, a bundle's digest to what it does.
 
 crash   ends the process that loads it      raise  raises for every request
-nan     answers with no number              slow   takes 20 ms a request
+hang    does not get loaded                 slow   takes 20 ms a request
+nan     answers with no number
 """
 
 import json
@@ -24,9 +25,11 @@ from_files, predict_rows = manifest.from_files, manifest.Bundle.predict_rows
 predict_columns = manifest.Bundle.predict_columns
 
 
-def crashing(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> manifest.Bundle:
+def failing_to_load(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> manifest.Bundle:
     if FAULTS.get(digest or "") == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if FAULTS.get(digest or "") == "hang":
+        time.sleep(600)
     return from_files(files, public_key, digest)
 
 
@@ -53,6 +56,6 @@ def failing_columns(
     return matrix, np.full_like(outputs, np.nan) if fault == "nan" else outputs
 
 
-manifest.from_files = crashing
+manifest.from_files = failing_to_load
 manifest.Bundle.predict_rows = failing  # type: ignore[method-assign]
 manifest.Bundle.predict_columns = failing_columns  # type: ignore[method-assign]
