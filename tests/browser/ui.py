@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.support.ports import free_ports
 
@@ -57,6 +57,7 @@ def browser_page(width: int = 1600, height: int = 1000) -> Iterator[Page]:
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
             page.set_default_timeout(60_000)
+            expect.set_options(timeout=60_000)
             # A first visit meets an invitation to Dagster's community, over everything else; this browser has declined it.
             page.add_init_script("localStorage.setItem('communityNux', '1')")
             yield page

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from bundle import prediction_log, service_log, signing
@@ -201,14 +202,15 @@ def test_a_kill_loses_no_acknowledged_prediction(tmp_path: Path, workers: int) -
     for _ in range(2 if workers == 1 else 1):
         with place.server("--segment-bytes", "60000", "--workers", str(workers)) as server:
             place.wait(digest)
+            children = psutil.Process(server.process.pid).children()
             with Load(server, clients=4).running() as load:
                 time.sleep(1.5)
                 server.kill()
             acknowledged |= {answer["id"] for answer in load.answers}
     assert len(acknowledged) > 50
     assert acknowledged <= set(logged(place))
-    if workers == 2:
-        time.sleep(1.5)  # workers notice that their supervisor died, and stop
+    # Workers notice that their supervisor died, and stop.
+    assert psutil.wait_procs(children, timeout=30)[1] == []
     assert prediction_log.seal_abandoned(place.predictions) >= 0
     reading = prediction_log.read(place.predictions, DAY)
     assert reading.segments > 2
