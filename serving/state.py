@@ -95,6 +95,7 @@ class Served:
     def __init__(self, name: str, options: Options, public_key: bytes, worker: str) -> None:
         self.name = name
         self.folder, self.own = options.root / name, options.own / name
+        self._serial_file, self._served_file = self.own / "serial.json", self.own / "served.json"
         self.view: View | None = None
         self.log = Writer(
             self.own / "predictions", segment_bytes=options.segment_bytes, segment_seconds=options.segment_seconds,
@@ -126,7 +127,7 @@ class Served:
         Twice: what the other workers were confirmed to serve while this one loaded, and had not reported yet, is seen now."""
         self._follow_online(retry=False)
         for _ in range(2):
-            self._try(self.own / "served.json", remembered=True)
+            self._try(self._served_file, remembered=True)
             self._report()
 
     def refresh(self) -> None:
@@ -164,7 +165,7 @@ class Served:
 
     def _take_desired(self) -> None:
         """Serve the desired state, or keep what is served and say why; where nothing is, what was served last."""
-        if self.view is None and (served := self._try(self.own / "served.json", remembered=True)) is not None:
+        if self.view is None and (served := self._try(self._served_file, remembered=True)) is not None:
             logger.info("%s: nothing to go on with: %s", self.name, served)
         error = self._try(self.folder / "desired.json")
         if error is not None and self.view is not None and error != self._error:
@@ -182,7 +183,7 @@ class Served:
             if not remembered:
                 self._check_serial(desired)
             if self.view is None or self.view.desired != desired:
-                self._publish(desired, content)
+                self._publish(desired, content, remembered)
         except FileNotFoundError as error:
             return f"{error.filename} is missing"
         except Exception as error:
@@ -191,17 +192,24 @@ class Served:
             return f"{place.name}: {error}"
         return None
 
-    def _check_serial(self, desired: Desired) -> None:
-        """Raises ValueError for a state older than one that was seen before, remembers newer ones."""
-        place = self.own / "serial.json"
+    @contextlib.contextmanager
+    def _newest_seen(self) -> Iterator[Serial]:
+        """The newest state that any worker has seen; none sees a newer one while this lasts."""
         with open(self.own / ".serial.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
-                seen = msgspec.json.decode(place.read_bytes(), type=Serial)
+                seen = msgspec.json.decode(self._serial_file.read_bytes(), type=Serial)
             except FileNotFoundError:
                 seen = Serial(0, "")
             except msgspec.DecodeError as error:
-                raise ValueError(f"{place} is malformed ({error}); restore it, or remove it to accept the present desired state") from error
+                raise ValueError(
+                    f"{self._serial_file} is malformed ({error}); restore it, or remove it to accept the present desired state"
+                ) from error
+            yield seen
+
+    def _check_serial(self, desired: Desired) -> None:
+        """Raises ValueError for a state older than one that was seen before, remembers newer ones."""
+        with self._newest_seen() as seen:
             self._seen_serial = max(self._seen_serial, seen.serial)
             payload = desired.payload.decode()
             if desired.serial < seen.serial:
@@ -211,10 +219,21 @@ class Served:
             if desired.serial == seen.serial and payload != seen.payload:
                 raise ValueError(f"serial {desired.serial} was seen before with another content; every change needs a serial of its own")
             if desired.serial > seen.serial:
-                write_atomically(place, msgspec.json.encode(Serial(desired.serial, payload)))
+                write_atomically(self._serial_file, msgspec.json.encode(Serial(desired.serial, payload)))
                 self._seen_serial = desired.serial
 
-    def _publish(self, desired: Desired, content: bytes) -> None:
+    def _store(self, desired: Desired, content: bytes) -> None:
+        """Store what is about to be served for a restart to go on with; that it cannot be does not keep it from being served. Raises
+        ValueError where another worker has seen a newer state meanwhile: what is stored never goes back."""
+        with self._newest_seen() as seen:
+            if desired.serial < seen.serial:
+                raise ValueError(f"serial {seen.serial} came while serial {desired.serial} was loaded")
+            try:
+                write_atomically(self._served_file, content)
+            except OSError as error:
+                logger.error("%s: %s could not be written: %s", self.name, self._served_file.name, error)
+
+    def _publish(self, desired: Desired, content: bytes, remembered: bool) -> None:
         """Verify, try out and serve. Raises whatever is wrong, with nothing changed."""
         bundles: dict[str, tuple[Bundle, float]] = {}
         for digest in (*(digest for digest, _ in desired.arms), *desired.shadows):
@@ -235,12 +254,9 @@ class Served:
             local_day(ZoneInfo(manifest.timezone)),
             online, self._online.as_of.isoformat() if self._online else None, bundles[desired.arms[0][0]][1],
         )  # fmt: skip
-        # A restart falls back to what was served last, so that is stored before anyone is answered by it or told of it; that it could
-        # not be stored does not keep it from being served.
-        try:
-            write_atomically(self.own / "served.json", content)
-        except OSError as error:
-            logger.error("%s: served.json could not be written: %s", self.name, error)
+        # Before anyone is answered by it or told of it.
+        if not remembered:
+            self._store(desired, content)
         # Whoever sees the new view must not see the error of the state before.
         self._error = None
         self.view = view

@@ -7,8 +7,8 @@ import resource
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import pytest
 from bundle import prediction_log, service_log, signing
 from bundle.desired import arm_name
 from bundle.files import write_atomically
+from bundle.manifest import Bundle
+from serving import state
 from serving.options import Options
 from serving.state import Served
 from tests.support.endpoint import DAY, NAME, Place, Running, request, snapshot
@@ -192,6 +194,34 @@ def test_what_a_restart_goes_on_with_is_stored_before_it_answers(tmp_path: Path,
         assert served.actual().bundles == (second,)
     finally:
         served.close()
+
+
+def test_what_a_restart_goes_on_with_never_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker loads for so long that the next state is desired, and served by another worker, before it is done."""
+    place = Place.new(tmp_path)
+    options, key = Options(root=place.root, public_key=place.public_key_path, workers=3), place.public_key_path.read_bytes()
+    with ExitStack() as stack:
+        slow, fast, restarted = (
+            stack.enter_context(closing(Served(NAME, options, key, worker))) for worker in ("slow", "fast", "restarted")
+        )
+        place.release(seed=0)
+        slow.refresh()
+        fast.refresh()
+        overtaken, newest = place.release(seed=1), place.install(seed=2)
+        load = state.from_files
+
+        def slowly(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Bundle:
+            if digest == overtaken:
+                place.desire((newest, 1.0))
+                fast.refresh()
+            return load(files, public_key, digest)
+
+        monkeypatch.setattr(state, "from_files", slowly)
+        slow.refresh()
+        restarted.resume()
+        assert restarted.actual().bundles == fast.actual().bundles == (newest,)
+        slow.refresh()
+        assert slow.actual().bundles == (newest,)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
