@@ -17,6 +17,7 @@ from assets.release.options import Experiment, ReleasePolicy
 from assets.retraining.options import RetrainingPolicy
 from assets.training.options import AnyModel, Directed, LogisticRegression, Split, XGBoost
 from assets.validation.options import Fairness, Gates
+from bundle.desired import NOT_PIPELINES
 from bundle.expression import Category, Column, Expression, Feature, Join, Rolling, natural_name, walk
 
 Risk = Literal["minimal", "limited", "high"]
@@ -137,6 +138,12 @@ class Pipeline(Declared):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Pipeline:
+        if self.name in NOT_PIPELINES:
+            raise DeclarationError(
+                "name",
+                self.name,
+                f"{self.name!r} is a folder of every endpoint; names that are taken so are {', '.join(sorted(NOT_PIPELINES))}",
+            )
         _unique("sources", "source", [source.name for source in self.sources])
         _unique("features", "feature", [feature.name for feature in self.features])
         _unique("slices", "slice", list(self.slices))

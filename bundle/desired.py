@@ -16,6 +16,8 @@ from bundle import signing
 
 FORMAT = 1
 CHAMPION, SHADOW = "champion", "shadow"
+NOT_PIPELINES = frozenset({"bundles", "replicas", "service", "workers"})
+"""Folders of an endpoint beside those of its pipelines; no pipeline may be called so."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -7,13 +7,11 @@ import contextlib
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -23,11 +21,12 @@ from bundle.files import Stamp, stamp
 from serving.access import Access
 from serving.app import App
 from serving.http1 import Connection
+from serving.identity import identity
 from serving.limits import RateLimits
 from serving.listening import Inherited, is_loopback, tls
 from serving.metrics import Metrics
 from serving.options import Options
-from serving.state import Served, discover
+from serving.state import Served, discover, enlist
 
 if TYPE_CHECKING:
     from serving.grpc_service import GrpcServer
@@ -113,7 +112,7 @@ def run(options: Options, inherited: Inherited) -> None:
 
 
 async def _run(options: Options, inherited: Inherited) -> None:
-    worker = f"{os.getpid()}-{secrets.token_hex(3)}"
+    worker = identity(os.getpid())
     metrics = Metrics(worker, inherited.metrics, inherited.place)
     access = await asyncio.to_thread(Access, options)
     app = App(options, metrics, access, RateLimits(inherited.limits))
@@ -193,13 +192,16 @@ def _pair(options: Options) -> list[Stamp | None]:
 async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event) -> None:
     """Follow the desired state of every pipeline; `looked` is set when requests may come. Loading happens in a thread: requests
     go on meanwhile."""
-    public_key = await _read_key(options.public_key, looked)
+    public_key = await _read_key(options, worker, looked)
     await asyncio.to_thread(_load_engines)
     await _discover(app, options, public_key, worker)
     if not any(served.view for served in app.pipelines.values()):
         # There is nothing that could be answered earlier. Twice, as `Served.resume` does.
         for _ in range(2):
             await _refresh(app)
+    enlist(options, worker)
+    # What the other workers were confirmed to serve before this one counted is seen now.
+    await _discover(app, options, public_key, worker)
     looked.set()
     while True:
         await _refresh(app)
@@ -275,16 +277,17 @@ def _must_not_end(server: Server) -> Callable[[asyncio.Task[None]], None]:
     return ended
 
 
-async def _read_key(place: Path, looked: asyncio.Event) -> bytes:
+async def _read_key(options: Options, worker: str, looked: asyncio.Event) -> bytes:
     """The platform's public key; waits until it exists, because a fresh platform may make it after this server started. While it
     waits, the server says that it lives and is not ready."""
     waiting = False
     while True:
         try:
-            return place.read_bytes()
+            return options.public_key.read_bytes()
         except FileNotFoundError:
             if not waiting:
-                logger.warning("waiting for the platform's public key %s", place)
+                logger.warning("waiting for the platform's public key %s", options.public_key)
+                enlist(options, worker)
+                looked.set()
             waiting = True
-            looked.set()
         await asyncio.sleep(0.5)

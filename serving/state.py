@@ -23,12 +23,13 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from bundle.desired import SHADOW, Actual, ArmState, Desired, arm_name, unseal
+from bundle.desired import NOT_PIPELINES, SHADOW, Actual, ArmState, Desired, arm_name, unseal
 from bundle.files import Stamp, stamp, write_atomically
 from bundle.manifest import Bundle, Manifest, folder_files, from_files, verify
 from bundle.online import Snapshot
 from bundle.prediction_log import Writer
 from serving.contract import Contract
+from serving.identity import alive
 from serving.options import Options
 from serving.refusal import Refusal
 from serving.rehearsal import rehearse, try_out
@@ -37,7 +38,6 @@ from serving.shadow import Trials
 logger = logging.getLogger("serving")
 
 PIPELINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
-NOT_PIPELINES = frozenset({"bundles", "replicas", "service"})
 UNSEEN: Stamp = (-1, -1, -1)
 """No file's, and not that of a missing one."""
 
@@ -161,7 +161,24 @@ class Served:
     def reported(self) -> Actual:
         """What all workers serve: the state of the one furthest behind."""
         own = self.actual()
-        return own if self._options.workers == 1 else combined(self.own / "workers", own)
+        return own if self._options.workers == 1 else self._combined(own)
+
+    def _combined(self, own: Actual) -> Actual:
+        """Of the states of all living workers, the one furthest behind. One that answers requests and has reported none is behind them all."""
+        states = {self._worker: own}
+        for place in (self.own / "workers").glob("*.json"):
+            if not alive(place.stem):
+                place.unlink(missing_ok=True)
+            elif place.stem != self._worker:
+                with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+                    states[place.stem] = msgspec.json.decode(place.read_bytes(), type=Actual)
+        for place in (self._options.own / "workers").glob("*"):
+            if not alive(place.name):
+                place.unlink(missing_ok=True)
+            elif place.name not in states:
+                unseen = f"worker {place.name} has not seen this pipeline yet"
+                states[place.name] = Actual(pipeline=self.name, ready=False, error=unseen, workers=self._options.workers)
+        return min(states.values(), key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""))
 
     def _take_desired(self) -> None:
         """Serve the desired state, or keep what is served and say why; where nothing is, what was served last."""
@@ -286,8 +303,9 @@ class Served:
     @contextlib.contextmanager
     def _loading(self, digest: str) -> Iterator[bool]:
         """While a bundle is loaded a file says so; one that a process left tells that the process ended over it."""
-        left = [place for place in self.own.glob(f".loading-{digest}-*") if not Path(f"/proc/{place.name.rsplit('-', 1)[1]}").exists()]
-        mine = self.own / f".loading-{digest}-{os.getpid()}"
+        named = f".loading-{digest}-"
+        left = [place for place in self.own.glob(f"{named}*") if not alive(place.name.removeprefix(named))]
+        mine = self.own / f"{named}{self._worker}"
         mine.touch()
         try:
             yield bool(left)
@@ -333,7 +351,7 @@ class Served:
             else:
                 workers = self.own / "workers"
                 write_atomically(workers / f"{self._worker}.json", msgspec.json.encode(actual), durable=False)
-                write_atomically(self.own / "actual.json", msgspec.json.encode(combined(workers, actual)), durable=False)
+                write_atomically(self.own / "actual.json", msgspec.json.encode(self._combined(actual)), durable=False)
         except OSError as error:
             logger.error("%s: actual.json could not be written: %s", self.name, error)
             return
@@ -351,19 +369,12 @@ def unlogged() -> Refusal:
     return Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
 
 
-def combined(folder: Path, own: Actual) -> Actual:
-    """Of the actual states of all living workers, the one furthest behind."""
-    states = [own]
-    for place in folder.glob("*.json"):
-        try:
-            state = msgspec.json.decode(place.read_bytes(), type=Actual)
-        except (FileNotFoundError, msgspec.DecodeError):
-            continue
-        if not Path(f"/proc/{state.pid}").exists():
-            place.unlink(missing_ok=True)
-        elif state.pid != own.pid:
-            states.append(state)
-    return min(states, key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""))
+def enlist(options: Options, worker: str) -> None:
+    """From now on, no pipeline counts as served until this worker serves it, too."""
+    if options.workers > 1:
+        place = options.own / "workers" / worker
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
 
 
 def discover(options: Options, known: Mapping[str, object]) -> list[str]:

@@ -64,6 +64,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "label of an unknown column": ({"label": Label("fails", col("broke"), source="results")}, "label.condition", "'broke'", "it has job_id, failed, minutes"),
     "label of an unknown source": ({"label": Label("fails", col("failed"), source="outcome")}, "label.source", "'outcome'", "sources are jobs"),
     "label over an aggregate": ({"label": Label("fails", rate("failed", over=days(7)) > 0.5, source="results")}, "label.condition", "rolling", "of its own source alone"),
+    "name of an endpoint's folder": ({"name": "service"}, "name", "'service'", "names that are taken so are bundles"),
     "unknown request": ({"request": "orders"}, "request", "'orders'", "sources are jobs"),
     "unknown entity": ({"entity": "order_id"}, "entity", "'order_id'", "its columns are job_id"),
     "negative lead": ({"lead": timedelta(hours=-1)}, "lead", "-1 day, 23:00:00", "zero or more"),
@@ -82,7 +83,7 @@ def test_a_wrong_declaration_names_file_pipeline_field_value_and_way_out(wrong: 
     with pytest.raises(ValidationError) as caught:
         Pipeline(**{**DECLARED, **changes})
     message = str(caught.value)
-    assert "Pipeline 'tiny'" in message
+    assert f"Pipeline {changes.get('name', 'tiny')!r}" in message
     assert "test_declaration.py:" in message
     assert f"\n{field}\n" in message
     assert value in message

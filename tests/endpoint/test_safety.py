@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,9 +25,10 @@ from bundle.desired import arm_name
 from bundle.files import write_atomically
 from bundle.manifest import Bundle
 from serving import state
+from serving.identity import identity
 from serving.options import Options
-from serving.state import Served
-from tests.support.endpoint import DAY, NAME, Place, Running, request, snapshot
+from serving.state import Served, enlist
+from tests.support.endpoint import DAY, NAME, TREE, Place, Running, request, snapshot
 
 URL = f"/predict/{NAME}"
 
@@ -62,6 +66,10 @@ class Load:
             self._stop.set()
             for thread in self._threads:
                 thread.join()
+
+
+def served_by(place: Place, options: Options, worker: str) -> Served:
+    return Served(NAME, options, place.public_key_path.read_bytes(), worker)
 
 
 def logged(place: Place) -> dict[str, prediction_log.Stored]:
@@ -175,7 +183,7 @@ def test_only_sound_signed_and_newer_states_are_served(tmp_path: Path) -> None:
 
 def test_what_a_restart_goes_on_with_is_stored_before_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place.new(tmp_path)
-    served = Served(NAME, Options(root=place.root, public_key=place.public_key_path), place.public_key_path.read_bytes(), "worker")
+    served = served_by(place, Options(root=place.root, public_key=place.public_key_path), "worker")
     answering: list[tuple[str, ...]] = []
 
     def stored(file: Path, content: bytes, *arguments: Any, **options: Any) -> None:
@@ -199,10 +207,10 @@ def test_what_a_restart_goes_on_with_is_stored_before_it_answers(tmp_path: Path,
 def test_what_a_restart_goes_on_with_never_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker loads for so long that the next state is desired, and served by another worker, before it is done."""
     place = Place.new(tmp_path)
-    options, key = Options(root=place.root, public_key=place.public_key_path, workers=3), place.public_key_path.read_bytes()
+    options = Options(root=place.root, public_key=place.public_key_path, workers=3)
     with ExitStack() as stack:
         slow, fast, restarted = (
-            stack.enter_context(closing(Served(NAME, options, key, worker))) for worker in ("slow", "fast", "restarted")
+            stack.enter_context(closing(served_by(place, options, worker))) for worker in ("slow", "fast", "restarted")
         )
         place.release(seed=0)
         slow.refresh()
@@ -222,6 +230,25 @@ def test_what_a_restart_goes_on_with_never_goes_back(tmp_path: Path, monkeypatch
         assert restarted.actual().bundles == fast.actual().bundles == (newest,)
         slow.refresh()
         assert slow.actual().bundles == (newest,)
+
+
+def test_nothing_counts_as_served_before_every_worker_serves_it(tmp_path: Path) -> None:
+    place = Place.new(tmp_path)
+    options = Options(root=place.root, public_key=place.public_key_path, workers=2)
+    place.release()
+    with subprocess.Popen(["sleep", "60"]) as other, closing(served_by(place, options, identity(os.getpid()))) as served:
+        enlist(options, identity(os.getpid()))
+        served.refresh()
+        assert served.reported().ready
+        enlist(options, identity(other.pid))
+        reported = served.reported()
+        assert (reported.ready, reported.error) == (False, f"worker {identity(other.pid)} has not seen this pipeline yet")
+        # A worker that is gone does not count, nor does one whose process id has become another's.
+        other.kill()
+        other.wait()
+        enlist(options, f"{os.getpid()}-1")
+        assert served.reported().ready
+        assert len([*(options.own / "workers").iterdir()]) == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -273,11 +300,6 @@ def test_a_full_disk_is_answered_with_503_and_recovers(tmp_path: Path) -> None:
 
 
 def test_a_used_port_says_so(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    from tests.support.endpoint import TREE
-
     def start(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "serving", "--root", str(tmp_path / "root"), *options]
         return subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=30)

@@ -1,4 +1,4 @@
-"""The soak test in short: two minutes of what `make soak` does for ten; and one of its moments, made to happen."""
+"""The soak test in short: two minutes of what `make soak` does for ten; and moments of it, made to happen."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from benchmarks.soak import Platform
-from tests.support.endpoint import NAME, TREE
+from tests.support.endpoint import NAME, TREE, request
 
 
 @pytest.mark.timeout(360)
@@ -59,3 +61,24 @@ def test_a_worker_that_dies_while_the_reconciler_asks_it_holds_up_nothing(tmp_pa
     assert asked[f"/v2/models/{NAME}/golden"] == 2
     assert asked[f"/v2/models/{NAME}/actual"] > 1
     assert [entry.kind for entry in platform.ledger.entries(NAME)][-1] == "traffic"
+
+
+def test_a_first_release_is_confirmed_when_every_worker_answers(tmp_path: Path) -> None:
+    platform = Platform(tmp_path, bundles=1)
+    with platform.place.server("--workers", "2", ready=False) as server:
+        while len([*platform.place.root.glob("workers/*")]) < 2:
+            time.sleep(0.05)
+        late = psutil.Process(server.process.pid).children()[0]
+        late.suspend()
+        platform.release(platform.bundles[0])
+        reconciling = threading.Thread(target=platform.reconcile)
+        reconciling.start()
+        while (actual := platform.endpoint.actual(NAME)) is None or "has not seen" not in str(actual.error):
+            time.sleep(0.05)
+        assert reconciling.is_alive()
+        late.resume()
+        reconciling.join()
+        assert platform.ledger.entries(NAME)[-1].kind == "traffic"
+        # Each over a connection of its own, which any worker may take.
+        answers = [httpx.post(f"{server.url}/predict/{NAME}", json=request(number), trust_env=False) for number in range(40)]
+        assert {answer.status_code for answer in answers} == {200}
