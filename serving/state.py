@@ -370,11 +370,15 @@ def unlogged() -> Refusal:
 
 
 def enlist(options: Options, worker: str) -> None:
-    """From now on, no pipeline counts as served until this worker serves it, too."""
+    """From now on, no pipeline counts as served until this worker serves it, too. It is not counted where there is no room for its file:
+    nothing is served there either."""
     if options.workers > 1:
         place = options.own / "workers" / worker
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        except OSError as error:
+            logger.error("%s could not be written: %s", place, error)
 
 
 def discover(options: Options, known: Mapping[str, object]) -> list[str]:
