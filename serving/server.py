@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("serving")
 
+PATIENCE_SECONDS = 5.0
+"""For which a restarting worker tries what is desired before it answers with what was served last; nearly always it takes two."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's server, which drains in steps: every answer asks its client to leave and the server says that it is not
@@ -195,14 +198,14 @@ async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event)
     public_key = await _read_key(options, worker, looked)
     await asyncio.to_thread(_load_engines)
     await _discover(app, options, public_key, worker)
-    if not any(served.view for served in app.pipelines.values()):
-        # There is nothing that could be answered earlier. Twice, as `Served.resume` does.
-        for _ in range(2):
-            await _refresh(app)
+    # What is desired comes before what was served last, unless it takes too long.
+    newest = asyncio.create_task(_settle(app))
+    await asyncio.wait([newest], timeout=PATIENCE_SECONDS if any(served.view for served in app.pipelines.values()) else None)
     enlist(options, worker)
     # What the other workers were confirmed to serve before this one counted is seen now.
     await _discover(app, options, public_key, worker)
     looked.set()
+    await newest
     while True:
         await _refresh(app)
         await asyncio.sleep(options.poll_seconds)
@@ -219,6 +222,12 @@ async def _discover(app: App, options: Options, public_key: bytes, worker: str) 
         else:
             await asyncio.to_thread(served.resume)
             app.pipelines[name] = served
+
+
+async def _settle(app: App) -> None:
+    """Twice: what the other workers were confirmed to serve while this one loaded, and had not reported yet, is seen now."""
+    for _ in range(2):
+        await _refresh(app)
 
 
 async def _refresh(app: App) -> None:

@@ -124,7 +124,7 @@ class Served:
     def resume(self) -> None:
         """Serve what was served here last, if anything was: it has proven that it works, so nobody need wait for what is desired since.
 
-        Twice: what the other workers were confirmed to serve while this one loaded, and had not reported yet, is seen now."""
+        Twice, for the reason that `server._settle` gives."""
         self._follow_online(retry=False)
         for _ in range(2):
             self._try(self._served_file, remembered=True)
