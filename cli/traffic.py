@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-CONNECTIONS = 8
+CONNECTIONS = 4
 TIMEOUT = 10.0
 EXAMPLES = 3
 
@@ -65,10 +66,29 @@ def send(
     return Sent(len(rows), len(failed), time.monotonic() - began, tuple(errors))
 
 
+class AtOnce(HTTPConnection):
+    """Sends head and body of a request together: `http.client` writes one after the other, which costs both sides a quarter of their
+    time."""
+
+    _held = b""
+
+    def send(self, data: Any) -> None:
+        self._held += data
+
+    def getresponse(self) -> HTTPResponse:
+        held, self._held = self._held, b""
+        super().send(held)
+        return super().getresponse()
+
+
+class SecureAtOnce(AtOnce, HTTPSConnection):
+    pass
+
+
 def _connection(place: SplitResult, trusted: Path | None) -> HTTPConnection:
     if place.scheme == "https":
-        return HTTPSConnection(place.hostname or "", place.port, timeout=TIMEOUT, context=ssl.create_default_context(cafile=trusted))
-    return HTTPConnection(place.hostname or "", place.port, timeout=TIMEOUT)
+        return SecureAtOnce(place.hostname or "", place.port, timeout=TIMEOUT, context=ssl.create_default_context(cafile=trusted))
+    return AtOnce(place.hostname or "", place.port, timeout=TIMEOUT)
 
 
 def _ask(connection: HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]) -> str | None:

@@ -35,6 +35,7 @@ from hypothesis import given, settings, strategies as st
 
 from bundle import api_keys, prediction_log
 from bundle.api_keys import SCOPES, KeyFile
+from cli import traffic
 from serving.app import ADMIN_ROUTES, OPEN, ROUTES
 from serving.limits import RateLimits
 from tests.support.endpoint import DAY, NAME, TREE, Place, Running, request
@@ -385,6 +386,8 @@ def test_tls_and_a_certificate_renewed_without_a_restart(tmp_path: Path) -> None
         assert answer.status_code == 200
         assert "max-age" in answer.headers["strict-transport-security"]
         assert server.admin.get("/metrics").status_code == 200
+        assert traffic.send(server.url, NAME, [request(number) for number in range(20)], trusted=certificate).failed == 0
+        assert traffic.send(server.url, NAME, [request(1)]).failed == 1
         url = httpx.URL(server.url)
         with pytest.raises(httpx.TransportError):
             httpx.get(str(url.copy_with(scheme="http")), trust_env=False)
