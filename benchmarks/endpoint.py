@@ -26,7 +26,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bundle import prediction_log
+from bundle.records import log
 from tests.support.endpoint import DAY, NAME, TREE, Place, request
 
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -62,7 +62,7 @@ def main() -> None:
         with place.server(cpu=SERVER_CORE) as server:
             endpoint = load(f"{server.url}/predict/{NAME}", bodies, found.seconds, found.connections, server.process.pid)
             memory = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-        logged = len(prediction_log.read(place.predictions, DAY).records)
+        logged = len(log.read(place.predictions, DAY).records)
     # Requests under way at the end are answered and logged, but no client counts them.
     missing = max(0, endpoint.answered - logged)
     result = {

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
-    from assets.declaration import Pipeline
-    from assets.features.versions import Reader
-    from bundle.online import Snapshot
+    from assets.tabular.features.versions import Reader
+    from bundle.features.online import Snapshot
+    from declare.pipeline import Pipeline
 
 DAY = timedelta(days=1)
 MINUTES_LIMIT, MEMORY_LIMIT, DAY_LIMIT = 3.0, 4.0, 0.3
@@ -133,7 +133,7 @@ def reader(*folders: Path) -> Reader:
 
 def year(place: Path) -> dict[str, Any]:
     """The year against the pandas reference, and one day alone."""
-    from assets.features.point_in_time import features, labels, snapshot
+    from assets.tabular.features.point_in_time import features, labels, snapshot
     from pipelines.flight_delays import pipeline
     from tests.support import features_reference
 
@@ -166,8 +166,8 @@ def year(place: Path) -> dict[str, Any]:
 
 def microseconds_a_row(pipeline: Pipeline, table: pl.DataFrame, online: Snapshot, read: Reader) -> float:
     """CPU time of one row of the model from one request, the fastest of 30 rounds."""
-    from assets.features.declared_program import program
-    from bundle.program import compile_row
+    from assets.tabular.features.declared_program import program
+    from bundle.features.program import compile_row
 
     function = compile_row(program(pipeline).fit(table))
     rows = read(pipeline.request, None, None).collect().tail(500).drop("date", "known_at").to_dicts()
@@ -186,7 +186,7 @@ def tiled(place: Path, tiles: int) -> dict[str, Any]:
     """The tiled year, block by block, each written to a Parquet file."""
     import polars as pl
 
-    from assets.features.point_in_time import feature_blocks
+    from assets.tabular.features.point_in_time import feature_blocks
     from pipelines.flight_delays import pipeline
 
     read = reader(place / f"tiles-{tiles}", place / "year")

@@ -7,7 +7,7 @@ import sys
 import uvicorn
 import uvloop
 
-from serving.http1 import Answer, Connection, Request
+from serving.http.http1 import Answer, Connection, Request
 from serving.listening import listen
 
 HEADERS = ((b"content-type", b"text/plain"),)

@@ -25,7 +25,7 @@ from assets.data import docs
 from assets.data.assets import build
 from assets.data.ingest import collect, ingest
 from assets.data.raw import table as raw_table
-from assets.partitions import day_range
+from assets.names import day_range
 from pipelines.flight_delays import pipeline
 from pipelines.flight_delays.feed import Feed
 from resources.lake import Lake

@@ -17,7 +17,7 @@ from typing import Any
 
 import dagster as dg
 
-from cli.traffic import send
+from cli.demo.requests import send
 from pipelines.flight_delays import pipeline
 from pipelines.flight_delays.feed import Feed
 from pipelines.lifecycle import STAGES

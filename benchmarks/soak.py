@@ -40,11 +40,10 @@ import msgspec
 import psutil
 
 from assets.endpoint import reconcile as reconciling
-from assets.release import decisions
-from assets.release.decisions import Proposal
-from assets.release.options import ReleasePolicy
-from assets.rollout import state
-from bundle import prediction_log
+from assets.traffic import decisions, rollouts
+from assets.traffic.decisions import Proposal
+from bundle.records import log
+from declare.release import ReleasePolicy
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.keys import Keys
@@ -215,11 +214,11 @@ class Platform:
     def begin_canary(self, bundle: str) -> None:
         """Shadow first, then a share of the traffic."""
         proposal = self.propose(bundle)
-        state.start(self.ledger, proposal, 0, CANARY, {})
+        rollouts.start(self.ledger, proposal, 0, CANARY, {})
         self.reconcile()
-        rollout = state.under_way(self.ledger.entries(NAME))
+        rollout = rollouts.under_way(self.ledger.entries(NAME))
         assert rollout is not None
-        state.advance(self.ledger, rollout, CANARY, DAY, {})
+        rollouts.advance(self.ledger, rollout, CANARY, DAY, {})
 
     def roll_back(self) -> None:
         decisions.rollback(self.ledger, NAME, PERSON, "the soak test goes back")
@@ -434,9 +433,9 @@ def compare_log(folder: Path, answers: Sequence[Acknowledged], failures: int) ->
     bundles = {answer.id: answer.bundle for answer in answers}
     seen: Counter[str] = Counter()
     different, altered, records = 0, 0, 0
-    segments = prediction_log.segments(folder)
+    segments = log.segments(folder)
     for path in segments:
-        reading = prediction_log.contents(path)
+        reading = log.contents(path)
         altered += sum(not damage.torn for damage in reading.damage)
         records += len(reading.records)
         seen.update(record.id for record in reading.records)

@@ -26,19 +26,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from bundle import signing
-from bundle.bounds import Bounds
-from bundle.compiled_trees import LIBRARY, Compiled, Statement
 from bundle.digests import folder_digest, sha256, sums
 from bundle.files import check_name, read_folder
-from bundle.model import FACTS, FILES, TOLERANCE, Model
+from bundle.models.bounds import Bounds
+from bundle.models.compiled_trees import LIBRARY, Compiled, Statement
+from bundle.models.model import FACTS, FILES, TOLERANCE, Model
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bundle.columns import Column
-    from bundle.online import Snapshot
-    from bundle.program import FeatureProgram
+    from bundle.features.columns import Column
+    from bundle.features.online import Snapshot
+    from bundle.features.program import FeatureProgram
 
 FORMAT = 1
 MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest.sig", "program.json", "golden.json", "golden.online"
@@ -134,8 +134,8 @@ class Bundle:
         golden_online: Snapshot | None,
         bounds: Bounds | None = None,
     ) -> None:
-        from bundle.expression import Column as ColumnNode
-        from bundle.program import compile_columns, compile_row
+        from bundle.features.expression import Column as ColumnNode
+        from bundle.features.program import compile_columns, compile_row
 
         self.digest = digest
         self.manifest = manifest
@@ -238,7 +238,7 @@ def golden_rows(program: FeatureProgram, model: Model, requests: Sequence[Mappin
     """Golden rows of some requests, computed by the very functions that the endpoint uses."""
     import numpy as np
 
-    from bundle.program import compile_row
+    from bundle.features.program import compile_row
 
     row_of = compile_row(program)
     rows = []
@@ -324,8 +324,8 @@ def folder_files(folder: Path | str) -> dict[str, bytes]:
 
 def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Bundle:
     """The bundle of these files, all of them verified (see `load`)."""
-    from bundle.online import Snapshot
-    from bundle.program import FeatureProgram
+    from bundle.features.online import Snapshot
+    from bundle.features.program import FeatureProgram
 
     manifest = verify(files, public_key, digest)
     contents = {name: content for name, content in files.items() if name != SUMS}
@@ -399,20 +399,20 @@ def _manifest(content: bytes) -> Manifest:
 
 def _fits(bundle: Bundle) -> None:
     """Raises BundleError where manifest, program and model speak of different things."""
-    manifest, program = bundle.manifest, bundle.program
+    manifest, program = bundle.manifest, bundle.features.program
     checks = {
         "pipeline": (manifest.pipeline, program.pipeline),
         "entity": (manifest.entity, program.entity),
         "timezone": (manifest.timezone, program.timezone),
         "features": (manifest.features, tuple(program.names)),
-        "model features": (manifest.features, bundle.model.names),
+        "model features": (manifest.features, bundle.models.model.names),
         "program digest": (manifest.program_digest, program.digest),
     }
     for what, (said, found) in checks.items():
         if said != found:
             raise BundleError(f"bundle {bundle.digest}: its manifest says {what} {said!r}, but it holds {found!r}")
-    if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.model.kind]}:
-        raise BundleError(f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.model.kind} alone")
+    if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.models.model.kind]}:
+        raise BundleError(f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.models.model.kind} alone")
     if (manifest.compiled is None) != (LIBRARY not in manifest.files):
         raise BundleError(f"bundle {bundle.digest}: its manifest must say for which platform {LIBRARY} is, where there is one")
     if unknown := sorted({*bundle.row.inputs, manifest.entity} - set(manifest.request)):

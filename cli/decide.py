@@ -1,4 +1,4 @@
-"""Decisions by people: thin commands onto `assets.release.decisions`; each is one signed ledger entry."""
+"""Decisions by people: thin commands onto `assets.traffic.decisions`; each is one signed ledger entry."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
-from cli.follow import entry_line
 from cli.output import REFUSED, WRONG_USE, CommandError, say
+from cli.platform.follow import entry_line
 from resources.settings import Settings
 
 if TYPE_CHECKING:
-    from assets.release.decisions import Proposal
+    from assets.traffic.decisions import Proposal
     from resources.ledger import Entry, Ledger
 
 
@@ -26,7 +26,7 @@ def judge(
     settings: Settings, pipeline: str, bundle: str, actor: str, reason: str, as_json: bool, verdict: Literal["approve", "reject"]
 ) -> None:
     """Approve or reject a bundle. Raises CommandError for an approval of any but the newest bundle: no release would follow it."""
-    from assets.release import decisions
+    from assets.traffic import decisions
 
     proposed, newest = proposal(settings, pipeline, bundle)
     if verdict == "approve" and not newest:
@@ -39,7 +39,7 @@ def judge(
 
 
 def rollback(settings: Settings, pipeline: str, to: str | None, actor: str, reason: str, as_json: bool) -> None:
-    from assets.release import decisions
+    from assets.traffic import decisions
 
     ledger = ledger_of(settings)
     target = _full(to, (entry.bundle for entry in ledger.entries(pipeline) if entry.bundle)) if to else None
@@ -48,7 +48,7 @@ def rollback(settings: Settings, pipeline: str, to: str | None, actor: str, reas
 
 def experiment(settings: Settings, pipeline: str, what: str, name: str, actor: str, reason: str, as_json: bool) -> None:
     """Start or stop a declared experiment. Raises CommandError for one that is not declared, does not run, or may not start."""
-    from assets.rollout import experiments
+    from assets.traffic import experiments
     from pipelines.definitions import declared_pipelines
     from resources.artifacts import Artifacts
 
@@ -85,7 +85,7 @@ def _next_day(settings: Settings, pipeline: str) -> date:
 
 
 def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json: bool) -> None:
-    from assets.release import decisions
+    from assets.traffic import decisions
     from resources import environment, instance
 
     environment.apply(settings)
@@ -101,7 +101,7 @@ def proposal(settings: Settings, pipeline: str, beginning: str) -> tuple[Proposa
     stored, was altered, or is of another pipeline."""
     import msgspec
 
-    from assets.release import decisions
+    from assets.traffic import decisions
     from bundle.manifest import MANIFEST, Manifest
     from resources.artifacts import Artifacts
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cli.installation import Check, compiler, disk, packages, python_version
 from cli.output import DONE, UNFIT, say, table
+from cli.platform.installation import Check, compiler, disk, packages, python_version
 from resources import environment
 from resources.settings import Settings
 

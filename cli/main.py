@@ -34,7 +34,7 @@ DEFAULT = "flight_delays"
 def init(as_json: Json = False) -> None:
     """Make the platform's home: folders, databases and keys. Does nothing when that is done."""
     with one_line_errors(as_json):
-        from cli.home import initialise
+        from cli.platform.home import initialise
         from resources import environment
         from resources.settings import settings
 
@@ -59,7 +59,7 @@ def up(
 ) -> None:
     """Run the whole platform in the foreground until Ctrl-C; started again it goes on where it stood."""
     with one_line_errors(as_json):
-        from cli.up import up as run
+        from cli.platform.up import up as run
         from resources.settings import settings
 
         options = ["--speed", str(speed), "--late", str(late), "--corrected", str(corrected), "--seed", str(seed)]
@@ -85,7 +85,7 @@ def replay(
 ) -> None:
     """Land a pipeline's recorded year as its systems would, day by day. Stopped, it goes on where it stood."""
     with one_line_errors(as_json):
-        from cli.replay import Options, replay as run
+        from cli.demo.replay import Options, replay as run
         from resources import environment
         from resources.settings import settings
 
@@ -106,7 +106,7 @@ def demo(
 ) -> None:
     """January to September headless: backfill, train, release, serve, then day by day. Ends with one line of JSON."""
     with one_line_errors(as_json):
-        from cli.demo import demo as run
+        from cli.demo.demo import demo as run
         from resources.settings import settings
 
         raise SystemExit(run(settings(), _day(end, "--to"), quiet=as_json))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bundle.api_keys import header
 from cli.decide import ledger_of
-from cli.health import get, services
 from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, say, table
-from cli.waiting import Waiting, waiting
+from cli.platform.health import get, services
+from cli.unreleased import Waiting, waiting
 from resources import environment
 from resources.settings import Settings
 

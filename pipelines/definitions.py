@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import SecretStr
 
 import pipelines
-from assets.declaration import Pipeline
+from declare.pipeline import Pipeline
 from pipelines.lifecycle import lifecycle
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget, LocalEndpoint, ReplicatedEndpoint

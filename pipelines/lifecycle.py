@@ -8,14 +8,14 @@ import dagster as dg
 
 import assets.data.assets as data
 import assets.endpoint.assets as endpoint
-import assets.features.assets as features
-import assets.monitoring.assets as monitoring
 import assets.release.assets as release
 import assets.retraining.assets as retraining
-import assets.rollout.assets as rollout
-import assets.training.assets as training
-import assets.validation.assets as validation
-from assets.declaration import Pipeline
+import assets.tabular.features.assets as features
+import assets.tabular.monitoring.assets as monitoring
+import assets.tabular.training.assets as training
+import assets.tabular.validation.assets as validation
+import assets.traffic.assets as rollout
+from declare.pipeline import Pipeline
 from sensors import decisions, jobs, nightly, pages
 
 STAGES = (data, features, training, validation, release, endpoint, monitoring, rollout, retraining)

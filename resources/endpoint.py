@@ -54,13 +54,13 @@ class EndpointTarget(Protocol):
         """Send requests and return one answer each. Raises EndpointError."""
 
     def predictions(self, pipeline: str) -> list[Path]:
-        """Folders of the prediction logs, one of each replica that ever served (`bundle.prediction_log.read`)."""
+        """Folders of the prediction logs, one of each replica that ever served (`bundle.records.log.read`)."""
 
     def trials(self, pipeline: str) -> list[Path]:
-        """Folders of what bundles on trial made of requests, likewise (`bundle.prediction_log.read_trials`)."""
+        """Folders of what bundles on trial made of requests, likewise (`bundle.records.log.read_trials`)."""
 
     def samples(self) -> list[Path]:
-        """Folders of the service samples, likewise (`bundle.service_log.read`)."""
+        """Folders of the service samples, likewise (`bundle.records.service.read`)."""
 
     def prune(self, pipeline: str, kept: Collection[str]) -> list[str]:
         """Remove installed bundles of a pipeline but those `kept` (digests); returns what went. They can be installed again."""

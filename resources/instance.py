@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterRunStatus, EventRecordsFilter, RunsFilter, RunStatusChangeRecordsFilter
+from dagster import (
+    DagsterEventType,
+    DagsterRunStatus,
+    EventRecordsFilter,
+    RunsFilter,
+    RunStatusChangeRecordsFilter,
+)
 
 from resources.settings import Settings
 

@@ -10,7 +10,7 @@ import dagster as dg
 from bundle.files import write_atomically
 
 if TYPE_CHECKING:
-    from bundle.online import Snapshot
+    from bundle.features.online import Snapshot
 
 FILE = "online.msgpack"
 
@@ -35,7 +35,7 @@ class OnlineStore(dg.ConfigurableResource[None]):
 
     def newest(self, pipeline: str) -> Snapshot | None:
         """The published snapshot, None where there is none yet. Raises ValueError for a file that is no snapshot."""
-        from bundle.online import Snapshot
+        from bundle.features.online import Snapshot
 
         try:
             return Snapshot.decode(self.place(pipeline).read_bytes())

@@ -23,7 +23,7 @@ from resources.environment import QUIET
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from bundle.model import Model
+    from bundle.models.model import Model
 
 SQLITE = "sqlite:///"
 CANDIDATE, TRAINING_SET, DAGSTER_RUN, DAGSTER_URL = "candidate", "training_set", "dagster_run_id", "dagster_run_url"
@@ -270,7 +270,7 @@ class Tracking(dg.ConfigurableResource):
 
 def _save_model(model: "Model", place: Path, **described: Any) -> None:
     """Write a model as MLflow lays it out. Requirements are given: to infer them MLflow would load the model in another process."""
-    from bundle.boosted_trees import BoostedTrees
+    from bundle.models.boosted_trees import BoostedTrees
 
     if isinstance(model, BoostedTrees):
         import mlflow.xgboost
@@ -280,8 +280,8 @@ def _save_model(model: "Model", place: Path, **described: Any) -> None:
         return
     import mlflow.sklearn
 
-    from bundle.scikit_learn import EstimatorModel
-    from bundle.skops_files import trusted
+    from bundle.models.scikit_learn import EstimatorModel
+    from bundle.models.skops_files import trusted
 
     assert isinstance(model, EstimatorModel)
     requirements = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]

@@ -10,9 +10,9 @@ import dagster as dg
 from dagster import RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from assets.declaration import Pipeline
 from assets.endpoint import reconcile
-from assets.rollout import state
+from assets.traffic import rollouts
+from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget
 from resources.landing import Landing
@@ -59,12 +59,12 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     )
     def approvals(context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger) -> dg.RunRequest | dg.SkipReason:
         entries = ledger.entries(pipeline.name)
-        moved = state.newest_move(entries)
+        moved = rollouts.newest_move(entries)
         retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=list(NOT_FINISHED_STATUSES))
         # What goes back does not wait for a retrain.
         if not (moved and moved.kind == "rollback") and context.instance.get_runs_count(retrains):
             return dg.SkipReason("a retrain is under way; it releases and serves by itself")
-        if moved and state.confirmation(entries, moved.serial) is None:
+        if moved and rollouts.confirmation(entries, moved.serial) is None:
             request, selection = f"{pipeline.name}:serve:{moved.serial}", [dg.AssetKey([pipeline.name, "endpoint"])]
             return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: moved.kind}, selection=selection)
         bundle = artifacts.pointed(pipeline.name, "bundle")
@@ -101,7 +101,7 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
 
 def _acted_on(entries: Sequence[Entry], approval: Entry) -> bool:
     """Whether the traffic has moved because of an approved bundle since its approval."""
-    later = [entry for entry in entries if entry.serial > approval.serial and entry.kind in state.MOVES]
+    later = [entry for entry in entries if entry.serial > approval.serial and entry.kind in rollouts.MOVES]
     return any(approval.bundle in (entry.bundle, entry.payload.get("from")) for entry in later)
 
 

@@ -3,8 +3,8 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.declaration import Pipeline
-from assets.monitoring.monitors import DRIFT_PAGE, MONITORS
+from assets.tabular.monitoring.monitors import DRIFT_PAGE, MONITORS
+from declare.pipeline import Pipeline
 
 
 def nightly(pipeline: Pipeline) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from assets.declaration import Pipeline
+from declare.pipeline import Pipeline
 from resources.landing import Landing
 from resources.ledger import Ledger
 from sensors import jobs

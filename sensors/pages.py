@@ -3,8 +3,8 @@
 import dagster as dg
 from dagster import AssetRecordsFilter
 
-from assets.declaration import Pipeline
-from assets.monitoring.monitors import DATA_DRIFT, WORTH_A_LOOK
+from assets.tabular.monitoring.monitors import DATA_DRIFT, WORTH_A_LOOK
+from declare.pipeline import Pipeline
 from sensors import jobs
 from sensors.requests import AS_OF, CAUSE, PRIORITY, RANGE_END, RANGE_START, run_request
 

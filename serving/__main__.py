@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundle.api_keys import FILE
-from serving import logs
-from serving.access import has_active
+from serving.callers.access import has_active
+from serving.callers.tokens import DEFAULT_ALGORITHMS, TokenRules
 from serving.listening import Inherited, is_loopback, tls
 from serving.options import Options
-from serving.tokens import DEFAULT_ALGORITHMS, TokenRules
+from serving.watch import logs
 
 WRONG_USE, CANNOT_START = 2, 3
 RESPAWN_SECONDS = 0.5
@@ -225,10 +225,10 @@ def stay_lean() -> None:
 
 
 class Absent(importlib.abc.MetaPathFinder):
-    """Finds no pandas, and no scikit-learn until `bundle.scikit_learn` was needed."""
+    """Finds no pandas, and no scikit-learn until `bundle.models.scikit_learn` was needed."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "pandas" or (fullname == "sklearn" and "bundle.scikit_learn" not in sys.modules):
+        if fullname == "pandas" or (fullname == "sklearn" and "bundle.models.scikit_learn" not in sys.modules):
             raise ModuleNotFoundError(f"{fullname} is of no use to this endpoint", name=fullname)
 
 

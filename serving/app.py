@@ -1,4 +1,4 @@
-"""The endpoint as an application of `serving.http1`: routes, answers, and the path of a prediction."""
+"""The endpoint as an application of `serving.http.http1`: routes, answers, and the path of a prediction."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bundle.manifest import EVENT_TIME, BundleError
-from bundle.prediction_log import Record, Writer
-from serving import arrow, inference_protocol, openapi, tensors
-from serving.access import Access
-from serving.calls import Call, Heading
-from serving.contract import MANY_ROWS, Columns, Row, is_batch, rows_of
-from serving.describe import describe
-from serving.explain import explain
-from serving.http1 import Answer, BodyTooLargeError, GoneError, Head, Headers, Request
-from serving.inference_protocol import HEADER_LENGTH
-from serving.limits import RateLimits
-from serving.metrics import Metrics, Value
+from bundle.records.log import Record, Writer
+from serving.callers.access import Access
+from serving.callers.calls import Call, Heading
+from serving.callers.limits import RateLimits
+from serving.contract.contract import MANY_ROWS, Columns, Row, is_batch, rows_of
+from serving.contract.refusal import Refusal
+from serving.delivery.describe import describe
+from serving.delivery.explain import explain
+from serving.delivery.predicting import Answers, Numbering, predict_columns, predict_rows
+from serving.delivery.state import Served, View, unlogged
+from serving.delivery.turns import Turns
+from serving.http.http1 import Answer, BodyTooLargeError, GoneError, Head, Headers, Request
 from serving.options import Options
-from serving.predicting import Answers, Numbering, predict_columns, predict_rows
-from serving.refusal import Refusal
-from serving.state import Served, View, unlogged
-from serving.turns import Turns
+from serving.protocols import arrow, inference_protocol, openapi, tensors
+from serving.protocols.inference_protocol import HEADER_LENGTH
+from serving.watch.metrics import Metrics, Value
 
 if TYPE_CHECKING:
-    from serving.traces import Traces
+    from serving.watch.traces import Traces
 
 logger = logging.getLogger("serving")
 

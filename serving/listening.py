@@ -8,9 +8,9 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.limits import RateLimits
-from serving.metrics import Metrics
+from serving.callers.limits import RateLimits
 from serving.options import Options
+from serving.watch.metrics import Metrics
 
 
 def is_loopback(host: str) -> bool:

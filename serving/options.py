@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle.prediction_log import RESERVE_BYTES, SEGMENT_BYTES, SEGMENT_SECONDS, SYNC_SECONDS
-from serving.tokens import TokenRules
+from bundle.records.log import RESERVE_BYTES, SEGMENT_BYTES, SEGMENT_SECONDS, SYNC_SECONDS
+from serving.callers.tokens import TokenRules
 
 
 @dataclass(frozen=True)

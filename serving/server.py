@@ -1,4 +1,4 @@
-"""Running the application: uvicorn's server with our HTTP (`serving.http1`), the watcher, samples, and draining."""
+"""Running the application: uvicorn's server with our HTTP (`serving.http.http1`), the watcher, samples, and draining."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from bundle import service_log
 from bundle.files import Stamp, stamp
-from serving.access import Access
+from bundle.records import service
 from serving.app import App
-from serving.http1 import Connection
-from serving.identity import identity
-from serving.limits import RateLimits
+from serving.callers.access import Access
+from serving.callers.limits import RateLimits
+from serving.delivery.state import Served, discover, enlist
+from serving.http.http1 import Connection
 from serving.listening import Inherited, is_loopback, tls
-from serving.metrics import Metrics
 from serving.options import Options
-from serving.state import Served, discover, enlist
+from serving.watch.identity import identity
+from serving.watch.metrics import Metrics
 
 if TYPE_CHECKING:
-    from serving.grpc_service import GrpcServer
+    from serving.protocols.grpc_service import GrpcServer
 
 logger = logging.getLogger("serving")
 
@@ -134,13 +134,13 @@ async def _run(options: Options, inherited: Inherited) -> None:
     admin = uvicorn.Server(config(app.admin, secured=not is_loopback(options.admin_host)))
     rpc = None
     if options.grpc_port is not None:
-        from serving.grpc_service import GrpcServer
+        from serving.protocols.grpc_service import GrpcServer
 
         rpc = GrpcServer(app, options)
     server = Server(config(app, secured=True), app, admin, inherited.admin, rpc)
     app.queued = lambda: len(server.server_state.tasks) + (rpc.active if rpc else 0)
     if options.traces is not None:
-        from serving.traces import Traces
+        from serving.watch.traces import Traces
 
         app.traces = Traces(options.traces, worker)
     looked = asyncio.Event()
@@ -254,7 +254,7 @@ async def _sample(app: App, options: Options) -> None:
 def _write_sample(app: App, options: Options) -> None:
     sample = app.metrics.sample(app.about(), app.log_error())
     try:
-        service_log.append(options.own / "service", sample)
+        service.append(options.own / "service", sample)
     except OSError as error:
         logger.error("a service sample could not be written: %s", error)
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.data.raw import table
-from assets.data.source import Source
-from assets.declaration import Pipeline
-from assets.partitions import days, keys_to_days
+from assets.names import days, keys_to_days
+from declare.pipeline import Pipeline
+from declare.source import Source
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.reports import Reports

@@ -16,13 +16,16 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from assets.data.parse import UNREADABLE
-from assets.data.source import DATE, EVENT_TIME, KNOWN_AT, Source
+from declare.source import DATE, EVENT_TIME, KNOWN_AT, Source
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     from great_expectations import ExpectationSuite
-    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.core import (
+        ExpectationSuiteValidationResult,
+        ExpectationValidationResult,
+    )
     from great_expectations.datasource.fluent.interfaces import Batch
     from great_expectations.expectations import Expectation
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration

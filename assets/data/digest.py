@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from assets.data.source import DATE
+from declare.source import DATE
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,7 +6,7 @@ import re
 from datetime import date
 
 from assets.data.ingest import Examined, Figures
-from assets.pages import PAGE, Section, Table, render
+from assets.reporting.page import PAGE, Section, Table, render
 from resources.reports import Measure, Report, Verdict
 
 DATA_DOCS = "data_docs.html"

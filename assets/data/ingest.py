@@ -13,12 +13,12 @@ from assets.data.digest import combined_digest, content_digest, digests_by_day
 from assets.data.parse import Landed, parse
 from assets.data.quarantine import accepted, quarantined
 from assets.data.raw import quarantine_table, table
-from assets.data.source import DATE, EVENT_TIME, KNOWN_AT, Source
+from declare.source import DATE, EVENT_TIME, KNOWN_AT, Source
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from assets.declaration import Pipeline
+    from declare.pipeline import Pipeline
     from resources.lake import Lake
     from resources.landing import Landing
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, NamedTuple
 
-from assets.data.source import DATE, EVENT_TIME, KNOWN_AT, Kind, Source
+from declare.source import DATE, EVENT_TIME, KNOWN_AT, Kind, Source
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from assets.data.parse import FILE, ROW, Parsed
-from assets.data.source import DATE, Source
+from declare.source import DATE, Source
 
 if TYPE_CHECKING:
     import polars as pl

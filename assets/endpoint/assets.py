@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets import plots
-from assets.declaration import Pipeline
 from assets.endpoint import reconcile as reconciling
-from assets.endpoint.installed import kept
 from assets.release.assets import show_champion
+from assets.reporting import plots
+from assets.traffic.installed import kept
 from bundle.desired import SHADOW
 from bundle.manifest import BundleError
+from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointError, EndpointTarget
 from resources.keys import Keys

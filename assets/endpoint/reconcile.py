@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
-from assets.release.decisions import POLICY
-from assets.rollout import state
+from assets.traffic import rollouts
+from assets.traffic.decisions import POLICY
 from bundle.desired import Actual, Desired, check
 from bundle.manifest import BundleError, Manifest, verify
-from bundle.model import TOLERANCE
+from bundle.models.model import TOLERANCE
 from resources.endpoint import EndpointError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Served:
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What a move's payload says of the traffic: see `assets.rollout.state`."""
+    """What a move's payload says of the traffic: see `assets.traffic.rollouts`."""
 
     arms: tuple[tuple[str, float], ...]
     shadows: tuple[str, ...] = ()
@@ -117,10 +117,10 @@ def reconcile(
 def difference(pipeline: str, ledger: Ledger, endpoint: EndpointTarget) -> str | None:
     """What keeps an endpoint from serving what the ledger says, or the ledger from knowing that it does; None where nothing does."""
     entries = ledger.entries(pipeline)
-    move = state.newest_move(entries)
+    move = rollouts.newest_move(entries)
     if move is None:
         return None
-    if state.confirmation(entries, move.serial) is None:
+    if rollouts.confirmation(entries, move.serial) is None:
         return f"entry {move.serial} of the ledger has not been confirmed"
     actual = endpoint.actual(pipeline)
     return "the endpoint does not answer" if actual is None else actual.difference(desired_of(move))
@@ -132,7 +132,7 @@ class RefusedError(EndpointError):
 
 def _bring(pipeline: str, ledger: Ledger, endpoint: EndpointTarget, artifacts: Artifacts, keys: Keys, limits: Limits) -> Served | None:
     ledger.verify()
-    decision = state.newest_move(ledger.entries(pipeline))
+    decision = rollouts.newest_move(ledger.entries(pipeline))
     if decision is None:
         return None
     desired = desired_of(decision)
@@ -176,12 +176,12 @@ def _bring(pipeline: str, ledger: Ledger, endpoint: EndpointTarget, artifacts: A
     }
 
     def confirmed(entries: Sequence[Entry]) -> Entry | None:
-        newest = state.newest_move(entries)
+        newest = rollouts.newest_move(entries)
         if newest is None or newest.serial != decision.serial:
             raise EndpointError(
                 f"entry {newest.serial if newest else 0} of the ledger was made while entry {decision.serial} was brought to {pipeline}'s endpoint; try again"
             )
-        return state.confirmation(entries, decision.serial)
+        return rollouts.confirmation(entries, decision.serial)
 
     traffic = ledger.append(pipeline, "traffic", bundle=champion, day=decision.day, actor=ACTOR, payload=payload, unless=confirmed)
     shown = golden[champion]
@@ -212,11 +212,11 @@ def _go_back(pipeline: str, ledger: Ledger, why: str) -> Entry | None:
     """Give the traffic back to what served before, where a bundle cannot be served at all; None where nothing served before, or what
     cannot be served is not what is new."""
     entries = ledger.entries(pipeline)
-    move, rollout = state.newest_move(entries), state.under_way(entries)
+    move, rollout = rollouts.newest_move(entries), rollouts.under_way(entries)
     if rollout is not None and rollout.bundle in why:
-        return state.abort(ledger, rollout, POLICY, why, rollout.steps[-1].day)
+        return rollouts.abort(ledger, rollout, POLICY, why, rollout.steps[-1].day)
     if move is not None and move.kind == "release" and move.bundle is not None and move.bundle in why:
-        return state.withdraw(ledger, move, why)
+        return rollouts.withdraw(ledger, move, why)
     return None
 
 

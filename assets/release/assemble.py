@@ -9,23 +9,32 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from assets.data import raw
-from assets.data.source import DATE, EVENT_TIME, KNOWN_AT
-from assets.features.moments import refresh
-from assets.monitoring.champion import candidate_reference
-from assets.training.candidate import FACTS, PROGRAM, CandidateFacts
-from assets.training.cpus import threads
-from assets.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
-from bundle.bounds import learn
-from bundle.compiled_trees import Compiled, NotCompiledError
-from bundle.manifest import BundleError, GoldenRow, RequestField, bundle_files, environment, from_files, golden_rows, verify
-from bundle.model import TOLERANCE, Model
-from bundle.program import FeatureProgram
+from assets.tabular.features.moments import refresh
+from assets.tabular.monitoring.champion import candidate_reference
+from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
+from assets.tabular.training.cpus import threads
+from assets.tabular.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
+from bundle.features.program import FeatureProgram
+from bundle.manifest import (
+    BundleError,
+    GoldenRow,
+    RequestField,
+    bundle_files,
+    environment,
+    from_files,
+    golden_rows,
+    verify,
+)
+from bundle.models.bounds import learn
+from bundle.models.compiled_trees import Compiled, NotCompiledError
+from bundle.models.model import TOLERANCE, Model
+from declare.source import DATE, EVENT_TIME, KNOWN_AT
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from assets.declaration import Pipeline
-    from bundle.online import Snapshot
+    from bundle.features.online import Snapshot
+    from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.keys import Keys
     from resources.lake import Lake
@@ -141,7 +150,7 @@ def golden_of(pipeline: Pipeline, program: FeatureProgram, model: Model, rows: T
     """
     import numpy as np
 
-    from assets.features.point_in_time import snapshot
+    from assets.tabular.features.point_in_time import snapshot
 
     day = rows.manifest.split["test"].last
     chosen = golden_frame(pipeline, rows.part("test"), day)
@@ -177,7 +186,7 @@ def golden_frame(pipeline: Pipeline, test: pl.DataFrame, day: date) -> pl.DataFr
 
 def requests_of(pipeline: Pipeline, chosen: pl.DataFrame, read: raw.Reader, day: date) -> list[dict[str, Any]]:
     """The requests behind rows of the feature table, in the same order, as applications sent them."""
-    from assets.features.versions import request_rows
+    from assets.tabular.features.versions import request_rows
 
     names = list(pipeline.request_columns)
     sent = request_rows(pipeline, read, day - DAY, day, names)

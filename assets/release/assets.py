@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from assets import plots
-from assets.declaration import Pipeline
-from assets.release import decisions
 from assets.release.evidence import Examined, approvals_needed, examine
-from assets.rollout import state
-from assets.validation import gates
+from assets.reporting import plots
+from assets.tabular.validation import gates
+from assets.traffic import decisions, rollouts
 from bundle.manifest import GOLDEN, MANIFEST, BundleError, Manifest
+from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.keys import Keys
 from resources.lake import Lake
@@ -119,7 +118,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             payload = {"gates": examined.passed, "unjudged": examined.unjudged, "dagster_run": context.run_id}
             try:
                 today = max(lake.days(f"{pipeline.name}/features"), default=None)
-                entry = state.start(ledger, examined.proposal, needed, pipeline.release, payload, today)
+                entry = rollouts.start(ledger, examined.proposal, needed, pipeline.release, payload, today)
             except PermissionError as refused:
                 held_up.append(str(refused))
         if entry is None:
@@ -143,7 +142,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
                 "approval": examined.standing.explain(needed),
                 "champion_before": examined.released or "none",
                 "champion_alias": alias,
-                "rollout": next((each.told for each in reversed(state.rollouts(ledger.entries(pipeline.name)))), "none"),
+                "rollout": next((each.told for each in reversed(rollouts.rollouts(ledger.entries(pipeline.name)))), "none"),
                 "gates": dg.MetadataValue.md(bullets(examined.passed)),
                 "not_judged": dg.MetadataValue.md(bullets(examined.unjudged)),
             },

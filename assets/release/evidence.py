@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from assets.release.decisions import Proposal, Standing, proposal, standing
-from assets.validation import gates
+from assets.tabular.validation import gates
+from assets.traffic.decisions import Proposal, Standing, proposal, standing
 from bundle.manifest import BundleError, Manifest, verify
 
 if TYPE_CHECKING:
-    from assets.declaration import Pipeline
+    from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.keys import Keys
     from resources.ledger import Ledger

@@ -4,9 +4,9 @@ import hashlib
 
 import dagster as dg
 
-from assets.declaration import Pipeline
-from assets.monitoring.monitors import DATA_DRIFT, PERFORMANCE, PREDICTION_DRIFT, SKEW
-from assets.partitions import days as partitions, keys_to_days
+from assets.names import days as partitions, keys_to_days
+from assets.tabular.monitoring.monitors import DATA_DRIFT, PERFORMANCE, PREDICTION_DRIFT, SKEW
+from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.ledger import Ledger

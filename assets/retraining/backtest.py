@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import date
 
 from assets.retraining.decide import Decision, Evidence, decide
-from assets.retraining.options import RetrainingPolicy
+from declare.retraining import RetrainingPolicy
 
 # Evidence of a day, given the decisions made before it: what is known of a day depends on what was retrained earlier.
 EvidenceSource = Callable[[date, tuple[Decision, ...]], Evidence]

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from assets.retraining.options import RetrainingPolicy
+from declare.retraining import RetrainingPolicy
 from resources import files
 
 Cause = Literal["request", "first_model", "new_features", "performance", "drift", "calendar"]

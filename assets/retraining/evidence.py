@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from assets.monitoring import champion as champions
-from assets.monitoring.monitors import DATA_DRIFT, PERFORMANCE, SKEW
-from assets.retraining.decide import Champion, Decision, DriftDay, Evidence, LivePerformance, Request, load_decision
+from assets.retraining.decide import (
+    Champion,
+    Decision,
+    DriftDay,
+    Evidence,
+    LivePerformance,
+    Request,
+    load_decision,
+)
+from assets.tabular.monitoring import champion as champions
+from assets.tabular.monitoring.monitors import DATA_DRIFT, PERFORMANCE, SKEW
 
 if TYPE_CHECKING:
-    from assets.declaration import Pipeline
-    from assets.monitoring.champion import Served
-    from bundle.program import FeatureProgram
+    from assets.tabular.monitoring.champion import Served
+    from bundle.features.program import FeatureProgram
+    from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.lake import Lake
     from resources.ledger import Entry, Ledger
@@ -32,7 +40,7 @@ def gather(
     pipeline: Pipeline, day: date, lake: Lake, artifacts: Artifacts, ledger: Ledger, reports: Reports, request: Request | None = None
 ) -> Evidence:
     """The evidence of one day. `request` is a person's wish given with the run; the ledger's requests are read as well."""
-    from assets.features.declared_program import program
+    from assets.tabular.features.declared_program import program
 
     entries = [entry for entry in ledger.entries(pipeline.name) if entry.day <= day]
     earlier = previous(pipeline, reports, day)

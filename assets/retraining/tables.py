@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from assets.plots import table
+from assets.reporting.plots import table
 from assets.retraining.decide import Decision
 
 

@@ -24,10 +24,20 @@ from typing import Any
 from benchmarks.serving import report
 from benchmarks.serving.bodies import Body, Encoding
 from benchmarks.serving.load import Figures, find, load
-from benchmarks.serving.servers import ENDPOINT, FLOORS, SERVERS, Running, Server, UnavailableError, environment, launch_of, started
+from benchmarks.serving.servers import (
+    ENDPOINT,
+    FLOORS,
+    SERVERS,
+    Running,
+    Server,
+    UnavailableError,
+    environment,
+    launch_of,
+    started,
+)
 from benchmarks.serving.task import NAME, ROWS, Task, prepared
-from bundle import prediction_log
 from bundle.files import write_atomically
+from bundle.records import log
 
 CACHE = Path(".evergreen") / "bench-serving"
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -157,7 +167,7 @@ def half_load(running: Running, encoding: Encoding, task: Task, seconds: int, mo
 def in_log(state: Path, answered: int) -> dict[str, int]:
     """How many rows were answered, and how many of these the prediction log lacks. It may have more: what was under way when
     a client stopped."""
-    logged = sum(len(prediction_log.contents(segment).records) for segment in prediction_log.segments(state / NAME / "predictions"))
+    logged = sum(len(log.contents(segment).records) for segment in log.segments(state / NAME / "predictions"))
     return {"answered": answered, "missing": max(0, answered - logged)}
 
 

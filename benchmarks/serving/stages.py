@@ -21,10 +21,10 @@ import msgspec
 
 from benchmarks.serving.__main__ import CACHE
 from benchmarks.serving.task import NAME, prepared
+from bundle.features.online import Snapshot
 from bundle.manifest import EVENT_TIME, load
-from bundle.online import Snapshot
-from bundle.prediction_log import Record, Writer
-from serving.contract import Contract
+from bundle.records.log import Record, Writer
+from serving.contract.contract import Contract
 from serving.options import Options
 
 ROUNDS, CALLS = 9, 1_000
@@ -56,7 +56,7 @@ def main() -> int:
         stages: dict[str, Callable[[int], object]] = {
             "decode and check": lambda index: contract.decode(bodies[index]),
             "features and lookups": lambda index: bundle.row(rows[index], online),
-            f"trees ({bundle.model.engine.name})": lambda index: bundle.model.predict_row(features[index]),
+            f"trees ({bundle.models.model.engine.name})": lambda index: bundle.models.model.predict_row(features[index]),
             "record, with bounds": record,
             "log: encode, CRC, write": lambda index: log.append([records[index]]),
             "encode the answer": lambda index: encode(answers[index]),

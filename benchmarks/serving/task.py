@@ -19,15 +19,23 @@ import numpy as np
 import xgboost
 
 from bundle import api_keys, signing
-from bundle.boosted_trees import BoostedTrees
-from bundle.bounds import learn
 from bundle.desired import Desired
 from bundle.digests import folder_digest
-from bundle.expression import category, col, days, join, rate
+from bundle.features.expression import category, col, days, join, rate
+from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
+from bundle.features.program import (
+    FeatureProgram,
+    Lookup,
+    RequestColumn,
+    aggregate_name,
+    aggregate_table,
+    compile_row,
+    latest_table,
+)
 from bundle.files import write_atomically
 from bundle.manifest import RequestField, bundle_files, environment, golden_rows
-from bundle.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
-from bundle.program import FeatureProgram, Lookup, RequestColumn, aggregate_name, aggregate_table, compile_row, latest_table
+from bundle.models.boosted_trees import BoostedTrees
+from bundle.models.bounds import learn
 from resources.endpoint import LocalEndpoint
 
 NAME = "departures"

@@ -9,12 +9,22 @@ from __future__ import annotations
 import math
 from datetime import date
 
-from assets.data.source import Source, flag, integer, number, text
-from assets.declaration import Label, Pipeline
-from assets.monitoring.options import Monitors
-from assets.training.options import Split, XGBoost
-from assets.validation.options import Fairness, Gates
-from bundle.expression import category, col, count, days, deviation, hours, join, mean, rate
+from bundle.features.expression import (
+    category,
+    col,
+    count,
+    days,
+    deviation,
+    hours,
+    join,
+    mean,
+    rate,
+)
+from declare.monitoring import Monitors
+from declare.pipeline import Label, Pipeline
+from declare.source import Source, flag, integer, number, text
+from declare.training import Split, XGBoost
+from declare.validation import Fairness, Gates
 
 ORIGINS = ("EWR", "JFK", "LGA")
 CLOCK = {"ge": 0, "le": 2400}  # hhmm, local time of the airport

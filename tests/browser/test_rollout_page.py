@@ -7,19 +7,19 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from assets.rollout import judge, pages
-from assets.rollout.daily import ROLLOUT
+from assets.traffic import judging, pages
+from assets.traffic.daily import ROLLOUT
 from resources.reports import Report
+from tests.assets.traffic.test_rollout_judge import CANARY, DAY, POLICY, rollout
 from tests.browser.ui import browser_page
-from tests.model.test_rollout_judge import CANARY, DAY, POLICY, rollout
 
 
 def test_the_page_of_a_rollout_shows_the_arms(tmp_path: Path) -> None:
     on_its_way = rollout("canary", 0.5)
-    measures = (*judge.measures(on_its_way, CANARY), *judge.quality(CANARY, POLICY))
-    verdicts = judge.verdicts(on_its_way, measures, POLICY)
+    measures = (*judging.measures(on_its_way, CANARY), *judging.quality(CANARY, POLICY))
+    verdicts = judging.verdicts(on_its_way, measures, POLICY)
     report = Report(pipeline="flights", name=ROLLOUT, subject=on_its_way.bundle, day=DAY, measures=measures, verdicts=verdicts)
-    content, images = pages.page(report, on_its_way, CANARY, POLICY, *judge.action(verdicts))
+    content, images = pages.page(report, on_its_way, CANARY, POLICY, *judging.action(verdicts))
     place = tmp_path / "index.html"
     place.write_bytes(content)
     asked: list[str] = []

@@ -21,10 +21,10 @@ from unittest.mock import patch
 import httpx
 import pytest
 
-from bundle import prediction_log
-from bundle.model import TOLERANCE
+from bundle.models.model import TOLERANCE
+from bundle.records import log
+from cli.demo.driver import Driver
 from pipelines.definitions import build_definitions, platform_resources
-from resources.driver import Driver
 from resources.keys import Keys
 from resources.landing import Landing
 from resources.settings import settings
@@ -45,9 +45,9 @@ ONE_BY_ONE = (
     Point(SUBMIT, "after"),  # daemon: it is queued, and the sensor's tick does not know
     Point("resources.lake:Lake.write", "before", ("tiny/raw/results",)),  # worker, ingest: one source committed, the next not
     Point("resources.lake:Lake.write", "after", ("tiny/raw/results",)),  # worker, ingest: committed, nobody told
-    Point("assets.training.calibration:worthwhile", "before"),  # worker, training: in the middle of the candidate
+    Point("assets.tabular.training.calibration:worthwhile", "before"),  # worker, training: in the middle of the candidate
     Point("resources.artifacts:Artifacts.put", "after", ("bundles",)),  # worker, release: the bundle lies there, unnamed
-    Point("serving.state:Served._publish", "before"),  # endpoint: desired state seen, not yet served
+    Point("serving.delivery.state:Served._publish", "before"),  # endpoint: desired state seen, not yet served
 )
 ALL_AT_ONCE = (
     Point("resources.tracking:Tracking._log_model", "after", (), "stop"),  # training: in MLflow, not registered
@@ -160,8 +160,8 @@ def test_the_endpoint_serves_and_answers_the_same(told: dict[str, Told], name: s
 
 SWAPS = {
     "its serial was remembered": ("bundle.files:write_atomically", "after", "serial.json"),
-    "its bundle was about to be loaded": ("serving.state:Served._load", "before", ""),
-    "its golden rows were tried": ("serving.state:Served._load", "after", ""),
+    "its bundle was about to be loaded": ("serving.delivery.state:Served._load", "before", ""),
+    "its golden rows were tried": ("serving.delivery.state:Served._load", "after", ""),
     "it served, and had not remembered it": ("bundle.files:write_atomically", "before", "served.json"),
 }
 
@@ -205,7 +205,7 @@ def test_an_endpoint_killed_in_a_swap_comes_back_with_the_new_bundle(moment: str
         assert golden["difference"] <= TOLERANCE
         answers = predicted(server)
     assert {answer["bundle"] for answer in answers} == {new}
-    reading = prediction_log.read(place.predictions, TOY_DAY)
+    reading = log.read(place.predictions, TOY_DAY)
     logged = [record.id for record in reading.records]
     assert len(logged) == len(set(logged))
     assert {answer["id"] for answer in acknowledged + answers} <= set(logged)

@@ -17,7 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.processes import Program, endpoint_command, ports, programs, supervisor_configuration, sweep
+from cli.platform.processes import (
+    Program,
+    endpoint_command,
+    ports,
+    programs,
+    supervisor_configuration,
+    sweep,
+)
 from resources.environment import HOME_MARK
 from resources.settings import settings
 
@@ -35,7 +42,7 @@ time.sleep(600)
 UP = """
 import sys
 from cli import up
-from cli.processes import Program
+from cli.platform.processes import Program
 from resources.settings import settings
 stubborn = sys.argv[1]
 up.programs = lambda settings, feed: [

@@ -12,10 +12,10 @@ import pytest
 from dagster import RunsFilter
 from typer.testing import CliRunner
 
-from assets.declaration import Pipeline
-from assets.release.options import ReleasePolicy
+from cli.demo.driver import Ran
 from cli.main import app
-from resources.driver import Ran
+from declare.pipeline import Pipeline
+from declare.release import ReleasePolicy
 from tests.support.platform import Platform, platform
 from tests.support.tiny import DAY, FIRST, land, requests, tiny
 

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 from assets.endpoint import assets as endpoint_stage
-from assets.monitoring.predictions import columns, predictions_table
-from assets.release.options import Experiment
-from assets.rollout import assets as rollout_stage, experiments
-from assets.rollout.daily import EXPERIMENT
+from assets.tabular.monitoring.predictions import columns, predictions_table
+from assets.traffic import assets as rollout_stage, experiments
+from assets.traffic.daily import EXPERIMENT
+from declare.release import Experiment
 from resources.notifier import Notifier
 from tests.graph.test_release import DAYS, NAME, World, trained  # noqa: F401  the fixture
 from tests.support.tiny import tiny

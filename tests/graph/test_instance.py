@@ -21,9 +21,9 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._serdes import class_from_code_pointer
 from dagster._serdes.config_class import ConfigurableClassData
 
-from cli.home import initialise
+from cli.demo.driver import Driver, Runs, other_processes
+from cli.platform.home import initialise
 from resources import instance as platform
-from resources.driver import Driver, Runs, other_processes
 from resources.settings import settings
 from tests.support.ports import free_ports
 

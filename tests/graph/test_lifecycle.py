@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from assets.retraining.decide import load_decision
-from assets.training.options import RandomForest
-from resources.driver import Ran
+from cli.demo.driver import Ran
+from declare.training import RandomForest
 from tests.support.object_storage import bucket
 from tests.support.platform import Platform, platform
 from tests.support.tiny import DAY, FIRST, land, requests, tiny

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from assets.monitoring import assets as monitoring, daily, monitors
-from assets.monitoring.evidently_report import Rendered
-from assets.monitoring.options import Monitors
 from assets.retraining import assets as retraining
 from assets.retraining.decide import Decision, load_decision
-from bundle.prediction_log import Record, Writer
-from bundle.service_log import Sample, Traffic, append
+from assets.tabular.monitoring import assets as monitoring, daily, monitors
+from assets.tabular.monitoring.evidently_report import Rendered
+from bundle.records.log import Record, Writer
+from bundle.records.service import Sample, Traffic, append
+from declare.monitoring import Monitors
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.keys import Keys
@@ -47,12 +47,12 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from assets.data import raw
     from assets.data.ingest import collect
     from assets.data.parse import parse
-    from assets.features.declared_program import program
-    from assets.features.point_in_time import features
-    from assets.monitoring.champion import candidate_reference
-    from assets.training import candidate, manifest
-    from bundle.model import Model
-    from bundle.program import FeatureProgram
+    from assets.tabular.features.declared_program import program
+    from assets.tabular.features.point_in_time import features
+    from assets.tabular.monitoring.champion import candidate_reference
+    from assets.tabular.training import candidate, manifest
+    from bundle.features.program import FeatureProgram
+    from bundle.models.model import Model
 
     home = tmp_path_factory.mktemp("monitored")
     world = World(home)
@@ -166,7 +166,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(str(frame["date"][0]))
         return Rendered(b"<html></html>", {"load": 0.1}, 0.0, frame.height, 10)
 
-    monkeypatch.setattr("assets.monitoring.evidently_report.render", render)
+    monkeypatch.setattr("assets.tabular.monitoring.evidently_report.render", render)
     return asked
 
 
@@ -318,7 +318,7 @@ def test_a_reference_is_computed_for_a_bundle_that_carries_none(world: World) ->
     candidate = next(entry.payload["candidate"] for entry in world.ledger.entries(NAME))
     bare = world.artifacts.put("bundles", {name: content for name, content in files.items() if name != "reference.json"})
     world.ledger.append(NAME, "release", bundle=bare, day=AS_OF, actor="policy", payload={"candidate": candidate})
-    from assets.monitoring.champion import load, load_reference
+    from assets.tabular.monitoring.champion import load, load_reference
 
     served = load(world.artifacts, world.ledger.entries(NAME), bare)
     found = load_reference(tiny, served, world.artifacts, world.lake, world.reports)

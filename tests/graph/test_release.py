@@ -14,16 +14,17 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.declaration import Pipeline
 from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits
-from assets.release import assets as release_stage, decisions
-from assets.release.decisions import proposal
-from assets.release.options import ReleasePolicy
-from assets.validation import gates
-from assets.validation.terms import ALL_NUMBERS
+from assets.release import assets as release_stage
+from assets.tabular.validation import gates
+from assets.tabular.validation.terms import ALL_NUMBERS
+from assets.traffic import decisions
+from assets.traffic.decisions import proposal
 from bundle import manifest as manifests
 from bundle.desired import Actual, ArmState, arm_name, unseal
+from declare.pipeline import Pipeline
+from declare.release import ReleasePolicy
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.keys import Keys
@@ -190,9 +191,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from assets.data import raw
     from assets.data.ingest import collect
     from assets.data.parse import parse
-    from assets.features.declared_program import program
-    from assets.features.point_in_time import features
-    from assets.training import candidate as training, manifest as training_sets
+    from assets.tabular.features.declared_program import program
+    from assets.tabular.features.point_in_time import features
+    from assets.tabular.training import candidate as training, manifest as training_sets
 
     home = tmp_path_factory.mktemp("trained")
     lake, artifacts, landing = Lake(uri=str(home / "lake")), Artifacts(uri=str(home / "artifacts")), Landing(uri=str(home / "landing"))
@@ -554,7 +555,7 @@ def test_before_the_first_release_nothing_is_to_be_served(world: World) -> None:
 
 def test_a_real_server_follows_the_ledger(world: World) -> None:
     from assets.data import raw
-    from assets.features.point_in_time import snapshot
+    from assets.tabular.features.point_in_time import snapshot
     from resources.files import write_atomically
 
     place = Place(Path(world.endpoint.path), b"", world.keys.public_path)

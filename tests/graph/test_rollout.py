@@ -12,14 +12,13 @@ import pytest
 
 from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits, difference
-from assets.release import decisions
-from assets.release.options import ReleasePolicy
-from assets.rollout import assets as rollout_stage, state
-from assets.rollout.daily import ROLLOUT
+from assets.traffic import assets as rollout_stage, decisions, rollouts as state
+from assets.traffic.daily import ROLLOUT
 from bundle.desired import Actual
-from bundle.prediction_log import Trial, Writer
-from cli.demo import served
+from bundle.records.log import Trial, Writer
+from cli.demo.demo import served
 from cli.main import app
+from declare.release import ReleasePolicy
 from resources.ledger import Entry
 from resources.notifier import Notifier
 from sensors import decisions as sensing

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from assets.declaration import Pipeline
+from declare.pipeline import Pipeline
 from pipelines.definitions import build_definitions, platform_resources
 from pipelines.flight_delays import pipeline as flight_delays
 from resources.settings import Settings

@@ -15,13 +15,13 @@ import pytest
 import skops.io
 import yaml
 
-from assets.declaration import Pipeline
-from assets.training import assets as stage, manifest as manifests, tuning
-from assets.training.candidate import CandidateFacts
-from assets.training.options import RandomForest, Split
-from bundle import skops_files
-from bundle.model import Model
-from bundle.program import FeatureProgram
+from assets.tabular.training import assets as stage, manifest as manifests, tuning
+from assets.tabular.training.candidate import CandidateFacts
+from bundle.features.program import FeatureProgram
+from bundle.models import skops_files
+from bundle.models.model import Model
+from declare.pipeline import Pipeline
+from declare.training import RandomForest, Split
 from resources import files
 from resources.artifacts import Artifacts
 from resources.lake import Lake

@@ -10,10 +10,10 @@ import dagster as dg
 import msgspec
 import pytest
 
-from assets.declaration import Pipeline
-from assets.validation import assets as stage, evidence as evidences, gates
-from assets.validation.options import Fairness, Gates
-from bundle.expression import category, col, days, join, rate
+from assets.tabular.validation import assets as stage, evidence as evidences, gates
+from bundle.features.expression import category, col, days, join, rate
+from declare.pipeline import Pipeline
+from declare.validation import Fairness, Gates
 from resources.artifacts import Artifacts
 from resources.keys import Keys
 from resources.lake import Lake
@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from assets.data import raw
     from assets.data.ingest import collect
     from assets.data.parse import parse
-    from assets.features.point_in_time import features
+    from assets.tabular.features.point_in_time import features
 
     home = tmp_path_factory.mktemp("validated")
     lake, landing = Lake(uri=str(home / "lake")), Landing(uri=str(home / "landing"))
@@ -60,9 +60,9 @@ class World:
     def train(self, pipeline: Pipeline = tiny, point: bool = True) -> dict[str, bytes]:
         """Train a baseline and a candidate (of other features, perhaps) and make them the newest; the candidate's files."""
         from assets.data import raw
-        from assets.features.declared_program import program
-        from assets.features.point_in_time import features
-        from assets.training import baseline, candidate, manifest, tuning
+        from assets.tabular.features.declared_program import program
+        from assets.tabular.features.point_in_time import features
+        from assets.tabular.training import baseline, candidate, manifest, tuning
 
         lake = self.lake
         if not point:

@@ -26,17 +26,24 @@ import httpx
 import numpy as np
 
 from bundle import signing
-from bundle.boosted_trees import BoostedTrees
-from bundle.bounds import learn
-from bundle.compiled_trees import Compiled
 from bundle.desired import Actual, Desired
 from bundle.digests import folder_digest
-from bundle.expression import category, col, days, join, rate
+from bundle.features.expression import category, col, days, join, rate
+from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
+from bundle.features.program import (
+    FeatureProgram,
+    Lookup,
+    RequestColumn,
+    aggregate_name,
+    aggregate_table,
+    latest_table,
+)
 from bundle.files import write_atomically
 from bundle.manifest import RequestField, bundle_files, golden_rows
-from bundle.model import Calibration, Model
-from bundle.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
-from bundle.program import FeatureProgram, Lookup, RequestColumn, aggregate_name, aggregate_table, latest_table
+from bundle.models.boosted_trees import BoostedTrees
+from bundle.models.bounds import learn
+from bundle.models.compiled_trees import Compiled
+from bundle.models.model import Calibration, Model
 from resources.endpoint import LocalEndpoint
 from tests.support.ports import free_ports
 

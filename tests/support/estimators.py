@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from assets.training import estimators
-from assets.training.options import HistGradientBoosting, RandomForest
-from bundle.model import Calibration
-from bundle.scikit_learn import EstimatorModel
+from assets.tabular.training import estimators
+from bundle.models.model import Calibration
+from bundle.models.scikit_learn import EstimatorModel
+from declare.training import HistGradientBoosting, RandomForest
 from tests.support.endpoint import program, training_matrix
 
 Kind = Literal["LogisticRegression", "RandomForest", "HistGradientBoosting"]

@@ -1,4 +1,4 @@
-"""Features by the book: a slow pandas computation of what `assets.features.point_in_time` must give.
+"""Features by the book: a slow pandas computation of what `assets.tabular.features.point_in_time` must give.
 
 It shares nothing with the platform's code but the declaration: it takes a day at a time, sorts versions, and looks.
 """
@@ -13,8 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from assets.declaration import Pipeline
-from bundle.expression import Category, Column, Expression, Join, Literal, Operation, Rolling
+from bundle.features.expression import (
+    Category,
+    Column,
+    Expression,
+    Join,
+    Literal,
+    Operation,
+    Rolling,
+)
+from declare.pipeline import Pipeline
 
 DAY = timedelta(days=1)
 HORIZON = timedelta(days=35)

@@ -30,7 +30,7 @@ import psutil
 from assets.data.digest import content_digest, digests_by_day
 from assets.retraining.decide import load_decision
 from bundle.desired import unseal
-from bundle.model import TOLERANCE
+from bundle.models.model import TOLERANCE
 from pipelines.definitions import platform_resources
 from resources import environment, instance
 from resources.keys import PRIVATE, PUBLIC, Keys

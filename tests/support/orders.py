@@ -13,9 +13,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
-from assets.data.source import Source, flag, integer, number, text, timestamp
-from assets.declaration import Label, Pipeline
-from bundle.expression import (
+from bundle.features.expression import (  # fmt: skip
     category,
     col,
     count,
@@ -28,7 +26,9 @@ from bundle.expression import (
     mean,
     minimum,
     rate,
-)  # fmt: skip
+)
+from declare.pipeline import Label, Pipeline
+from declare.source import Source, flag, integer, number, text, timestamp
 
 ZONE = "America/New_York"
 FIRST, LAST = date(2024, 2, 20), date(2024, 3, 20)

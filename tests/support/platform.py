@@ -19,12 +19,12 @@ from typing import Any
 import dagster as dg
 import httpx
 
-from assets.declaration import Pipeline
-from cli.home import initialise
-from cli.processes import endpoint_command
+from cli.demo.driver import Driver
+from cli.platform.home import initialise
+from cli.platform.processes import endpoint_command
+from declare.pipeline import Pipeline
 from pipelines.definitions import build_definitions, platform_resources
 from resources import environment, instance
-from resources.driver import Driver
 from resources.settings import Settings, settings
 from tests.support.ports import free_ports
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from assets.declaration import Pipeline
+from declare.pipeline import Pipeline
 from resources.lake import Lake
 from resources.landing import Landing
 from tests.support.tiny import land, tiny
@@ -31,6 +31,6 @@ def stored_lake(home: Path, days: Sequence[date], pipeline: Pipeline = tiny) -> 
 def store_features(lake: Lake, days: Sequence[date], pipeline: Pipeline = tiny) -> None:
     """Compute and store the features of days."""
     from assets.data import raw
-    from assets.features.point_in_time import features
+    from assets.tabular.features.point_in_time import features
 
     lake.write(f"{pipeline.name}/features", features(pipeline, days, raw.reader(lake, pipeline.name)), days)

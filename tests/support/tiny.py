@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assets.data.source import Source, flag, number, text
-from assets.declaration import Label, Pipeline
-from assets.monitoring.options import Monitors
-from assets.release.options import ReleasePolicy
-from assets.retraining.options import RetrainingPolicy
-from assets.training.options import Split, XGBoost
-from assets.validation.options import Fairness, Gates
-from bundle.expression import category, col, days, hours, join, mean, rate
+from bundle.features.expression import category, col, days, hours, join, mean, rate
+from declare.monitoring import Monitors
+from declare.pipeline import Label, Pipeline
+from declare.release import ReleasePolicy
+from declare.retraining import RetrainingPolicy
+from declare.source import Source, flag, number, text
+from declare.training import Split, XGBoost
+from declare.validation import Fairness, Gates
 
 if TYPE_CHECKING:
     from resources.landing import Landing

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import manifest
-from bundle.columns import Column
-from bundle.online import Snapshot
+from bundle.features.columns import Column
+from bundle.features.online import Snapshot
 
 FAULTS: dict[str, str] = json.loads(os.environ["SABOTAGE"])
 

@@ -1,0 +1,1 @@
+"""Reports for every stage: the page, its tables and its plots."""

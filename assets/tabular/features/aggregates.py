@@ -1,0 +1,301 @@
+"""Rolling aggregates, point in time: facts become small cells once, cells are summed for each daily refresh.
+
+A cell holds the facts of one group of keys and one event day that are visible to the same refreshes: version v of a
+fact is seen from the first refresh after it was known until the one before its successor was known. So a correction
+moves a fact from one cell to another and rewrites nothing.
+
+Sums are those of integers (numbers as multiples of 2^-60, squares in two parts), so they are exact, and equal whatever
+the order and grouping of rows: a day computed alone gives the bytes that the whole year gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+from assets.tabular.features.ahead import ahead
+from assets.tabular.features.declared_program import fact_columns
+from assets.tabular.features.moments import DAY, first_refreshes, of_local_day, refresh, stamped
+from assets.tabular.features.versions import EARLY, Reader, duplicated, newest_known, request_rows
+from bundle.features.expression import Column, Node, Rolling, walk
+from bundle.features.polars import compile_values
+from bundle.features.program import FeatureProgram, Lookup, aggregate_name
+from declare.pipeline import Pipeline
+from declare.source import EVENT_TIME, KNOWN_AT
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Columns of cells beside their keys: event day, first refresh that sees them, first that does not.
+EVENT_DAY, SEEN_FROM, SEEN_UNTIL = "_event_day", "_seen_from", "_seen_until"
+REFRESH = "_refresh"
+# Larger numbers do not count in means and deviations: their sums would not fit 128 bits.
+LARGEST = 2.0**40
+UNIT, COARSE, FINE = 2.0**60, 2.0**20, 2.0**60
+# Rows of facts that are held in memory at once.
+CHUNK_ROWS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is aggregated of one source: `values` (name -> tree) with the functions that each needs, grouped by `keys`."""
+
+    source: str
+    aggregates: tuple[Rolling, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(sorted({name for node in self.aggregates for name in node.by}))
+
+    @property
+    def values(self) -> dict[str, Node]:
+        return {_value(node): node.value for node in self.aggregates}
+
+    @property
+    def window(self) -> int:
+        """Days of the longest window."""
+        return max(node.days for node in self.aggregates)
+
+    def functions(self, value: str) -> set[str]:
+        return {node.function for node in self.aggregates if _value(node) == value}
+
+
+def facts(program: FeatureProgram) -> tuple[Facts, ...]:
+    """The facts that a program aggregates, by source."""
+    sources = dict.fromkeys(node.source for node in program.aggregates)
+    return tuple(Facts(source, tuple(node for node in program.aggregates if node.source == source)) for source in sources)
+
+
+def cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date) -> pl.DataFrame:
+    """Cells of all facts that the refreshes of days `first` to `last` see, in chunks of event days."""
+    import polars as pl
+
+    earliest, latest = first - what.window * DAY, last - DAY
+    chunks = _chunks(pipeline, what, read, earliest, latest)
+    return pl.concat(ahead(lambda chunk: _chunk_cells(pipeline, what, read, *chunk, last), chunks))
+
+
+def aggregates(what: Facts, lookup: Lookup, found: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
+    """Values of a lookup at the refreshes of days `first` to `last`.
+
+    Columns: the lookup's keys, REFRESH (Date) and one Float64 column per value; groups without facts have no row.
+    """
+    import polars as pl
+
+    nodes = [node for node in what.aggregates if node.by == lookup.keys]
+    window = max(node.days for node in nodes)
+    visible = found.lazy().filter(
+        pl.col(EVENT_DAY).is_between(first - window * DAY, last - DAY), *(pl.col(key).is_not_null() for key in lookup.keys)
+    )
+    small = visible.group_by(*lookup.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL).agg(_merged(what))
+    low = pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY, pl.lit(first))
+    high = pl.min_horizontal(pl.col(SEEN_UNTIL) - DAY, pl.col(EVENT_DAY) + window * DAY, pl.lit(last))
+    at = (
+        small.with_columns(_low=low, _high=high)
+        .filter(pl.col("_low") <= pl.col("_high"))
+        .with_columns(pl.date_ranges("_low", "_high").alias(REFRESH))
+        .explode(REFRESH)
+        .with_columns(_age=(pl.col(REFRESH) - pl.col(EVENT_DAY)).dt.total_days())
+    )
+    parts = {(_value(node), node.days): node for node in nodes}
+    summed = at.group_by(*lookup.keys, REFRESH).agg(
+        expression for value, days in parts for expression in _windowed(value, days, what.functions(value))
+    )
+    return summed.select(*lookup.keys, REFRESH, *(_result(node) for node in nodes)).collect()
+
+
+def _value(node: Rolling) -> str:
+    return aggregate_name(node).split()[1]
+
+
+def _chunks(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date) -> Iterator[tuple[date, date]]:
+    """Stretches of event days whose deliveries fit in memory."""
+    import polars as pl
+
+    days = (last - first).days + 1
+    size = days
+    if days > 2 * what.window and pipeline.source(what.source).daily:
+        rows = read(what.source, first - EARLY, last + what.window * DAY).select(pl.len()).collect().item()
+        # Each chunk reads the deliveries of a window more than its own days.
+        size = max(what.window, int(CHUNK_ROWS * days / max(rows, 1)) - what.window)
+    for offset in range(0, days, size):
+        yield first + offset * DAY, min(first + (offset + size - 1) * DAY, last)
+
+
+def _chunk_cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date, newest: date) -> pl.DataFrame:
+    """Cells of the facts of event days `first` to `last`, as refreshes up to day `newest` see them."""
+    import polars as pl
+
+    source = pipeline.source(what.source)
+    own = set(source.columns)
+    needed = {node.name for tree in what.values.values() for node in walk(tree) if isinstance(node, Column)} | set(what.keys)
+    # After `window` days a fact is in no window any more: later versions of it change nothing.
+    until = min(last + what.window * DAY, newest)
+    rows = read(what.source, first - EARLY, until) if source.daily else read(what.source, None, None)
+    # The entity leads to the request's columns, whether or not the source is keyed by it.
+    columns = dict.fromkeys([*source.keys, *(name for name in source.columns if name in needed | {pipeline.entity}), EVENT_TIME, KNOWN_AT])
+    selected = stamped(pipeline, rows).select(*columns)
+    known = selected.filter(pl.col(KNOWN_AT) <= refresh(pipeline, until)).collect()
+    succeeded = _with_successors(known, source.keys)
+    versions = (
+        succeeded.lazy()
+        .with_columns(
+            of_local_day(pipeline, pl.col(EVENT_TIME)).alias(EVENT_DAY),
+            first_refreshes(pipeline, succeeded.get_column(KNOWN_AT)).alias(SEEN_FROM),
+            first_refreshes(pipeline, succeeded.get_column("_successor")).fill_null(date.max).alias(SEEN_UNTIL),
+        )
+        .filter(pl.col(EVENT_DAY).is_between(first, last))
+        .with_columns(
+            # Equal cells for all that is seen from the first day on and to the end: fewer cells, the same sums.
+            pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY).alias(SEEN_FROM),
+            pl.min_horizontal(SEEN_UNTIL, pl.col(EVENT_DAY) + (what.window + 1) * DAY).alias(SEEN_UNTIL),
+        )
+        .filter(pl.col(SEEN_FROM) < pl.col(SEEN_UNTIL))
+        .drop(KNOWN_AT, "_successor")
+    )
+    borrowed = sorted(needed - own - {EVENT_TIME})
+    if borrowed:
+        versions = _with_request(pipeline, read, versions.collect(), first, last, borrowed).lazy()
+    values = compile_values(what.values, fact_columns(pipeline, what.source), pipeline.timezone)
+    return (
+        versions.select(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL, *values)
+        .group_by(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL)
+        .agg(part for value in what.values for part in _parts(value, what.functions(value)))
+        .collect()
+    )
+
+
+def _with_request(pipeline: Pipeline, read: Reader, rows: pl.DataFrame, first: date, last: date, columns: Sequence[str]) -> pl.DataFrame:
+    """Facts with columns of the request that they belong to, as it was when predicted: by entity, on the fact's event day
+    or the day before (what departs in the evening arrives the next day). Null where there is none."""
+    import polars as pl
+
+    entity = pipeline.entity
+    requests = request_rows(pipeline, read, first - DAY, last, columns).select(
+        pl.col(entity).hash().alias("_hash"),
+        *dict.fromkeys([entity, *columns]),
+        pl.col(KNOWN_AT).alias("_sent"),
+        of_local_day(pipeline, pl.col(EVENT_TIME)).alias("_request_day"),
+    )
+    belongs = (pl.col(EVENT_DAY) - pl.col("_request_day")).dt.total_days().is_between(0, 1)
+    if not requests.get_column("_hash").is_duplicated().any():
+        # Joining by hash takes half the time of joining by text, and is exact: no two requests share a hash, so a fact whose
+        # text differs from that of its match has no request at all.
+        found = rows.with_columns(pl.col(entity).hash().alias("_hash")).join(requests, on="_hash", how="left", suffix="_sent")
+        stray = found.select(~(belongs & (pl.col(entity) == pl.col(f"{entity}_sent"))).fill_null(True)).to_series()
+        if stray.any():
+            found = found.with_columns(pl.when(~stray).then(pl.col(name)).alias(name) for name in columns)
+        return found
+    requests = requests.drop("_hash")
+    numbered = rows.with_row_index("_row")
+    pairs = (
+        numbered.join(requests, on=pipeline.entity)
+        .filter(belongs)
+        .sort("_sent", "_request_day")
+        .unique("_row", keep="last", maintain_order=True)
+    )
+    return numbered.join(pairs.select("_row", *columns), on="_row", how="left").drop("_row")
+
+
+def _with_successors(known: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Rows with `_successor`, when the next version of the same fact was known (null: never). Of versions known at the same
+    moment one is left."""
+    import polars as pl
+
+    successors = pl.Series("_successor", [None], dtype=pl.Datetime("us", "UTC")).new_from_index(0, known.height)
+    several = duplicated(known, keys)
+    if not several.any():
+        return known.with_columns(successors)
+    # Few facts have several versions: those are sorted, all others stay where they are.
+    versions = known.with_row_index("_row").filter(several)
+    kept = newest_known(versions, [*keys, KNOWN_AT], index="_row").sort(*keys, KNOWN_AT)
+    found = kept.select("_row", pl.col(KNOWN_AT).shift(-1).over(keys).alias("_successor"))
+    completed = known.with_columns(successors.scatter(found["_row"], found["_successor"]))
+    if kept.height == versions.height:
+        return completed
+    dropped = versions.select("_row").join(kept.select("_row"), on="_row", how="anti")["_row"]
+    return completed.filter(pl.Series([True]).new_from_index(0, known.height).scatter(dropped, False))
+
+
+def _parts(value: str, functions: set[str]) -> Iterator[pl.Expr]:
+    """What cells keep of a value; every part can be merged."""
+    import polars as pl
+
+    column = pl.col(value)
+    number = _countable(column)
+    coarse = (number * number * COARSE).floor()
+    parts = {
+        "n": column.count().cast(pl.Int64),
+        "true": column.sum(),
+        "numbers": number.count().cast(pl.Int64),
+        "sum": (number * UNIT).round().cast(pl.Int128).sum(),
+        "squares": coarse.cast(pl.Int128).sum(),
+        "fraction": ((number * number * COARSE - coarse) * FINE).round().cast(pl.Int128).sum(),
+        "min": column.min().cast(pl.Float64),
+        "max": column.max().cast(pl.Float64),
+    }
+    for name in _names(functions):
+        yield (parts[name].cast(pl.Int64) if name == "true" else parts[name]).alias(f"{value}.{name}")
+
+
+def _countable(column: pl.Expr) -> pl.Expr:
+    import polars as pl
+
+    number = column.cast(pl.Float64)
+    return pl.when(number.abs() <= LARGEST).then(number)
+
+
+def _merged(what: Facts) -> Iterator[pl.Expr]:
+    """Cells added up."""
+    import polars as pl
+
+    for value in what.values:
+        for part in _names(what.functions(value)):
+            column = pl.col(f"{value}.{part}")
+            yield column.min() if part == "min" else column.max() if part == "max" else column.sum()
+
+
+def _names(functions: set[str]) -> Iterator[str]:
+    """Names of the parts that functions need."""
+    yield "n"
+    if "rate" in functions:
+        yield "true"
+    if functions & {"mean", "std"}:
+        yield from ("numbers", "sum")
+    if "std" in functions:
+        yield from ("squares", "fraction")
+    yield from sorted(functions & {"min", "max"})
+
+
+def _windowed(value: str, days: int, functions: set[str]) -> Iterator[pl.Expr]:
+    """Parts of a value over the facts of the last `days` days."""
+    import polars as pl
+
+    for part in _names(functions):
+        column = pl.when(pl.col("_age") <= days).then(pl.col(f"{value}.{part}"))
+        total = column.min() if part == "min" else column.max() if part == "max" else column.sum()
+        yield total.alias(f"{value}.{part}.{days}")
+
+
+def _result(node: Rolling) -> pl.Expr:
+    """The aggregate from its parts. Deviation: (sum of squares - n mean^2) / (n - 1), zero below the rounding of the squares."""
+    import polars as pl
+
+    def part(name: str) -> pl.Expr:
+        return pl.col(f"{_value(node)}.{name}.{node.days}").cast(pl.Float64)
+
+    name = aggregate_name(node)
+    if node.function == "count":
+        return part("n").alias(name)
+    if node.function == "rate":
+        return pl.when(part("n") > 0).then(part("true") / part("n")).alias(name)
+    if node.function in ("min", "max"):
+        return part(node.function).alias(name)
+    n, total = part("numbers"), part("sum") / UNIT
+    if node.function == "mean":
+        return pl.when(n > 0).then(total / n).alias(name)
+    squares = part("squares") / COARSE + part("fraction") / (COARSE * FINE)
+    spread = squares - total * total / n
+    return pl.when(n > 1).then(pl.when(spread > squares * 1e-15).then((spread / (n - 1)).sqrt()).otherwise(0.0)).alias(name)

@@ -1,0 +1,208 @@
+"""The feature stage: features by day, point in time, and the online snapshot that the endpoint reads."""
+
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+
+import dagster as dg
+
+from assets.data.raw import reader
+from assets.names import days, keys_to_days
+from assets.tabular.features.lineage import column_lineage, delivery_days
+from declare.pipeline import Pipeline
+from declare.source import EVENT_TIME, KNOWN_AT
+from resources.lake import Lake
+from resources.online_store import OnlineStore
+
+GROUP = "features"
+DAY = timedelta(days=1)
+
+
+def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """`features` and `online_features` of a pipeline."""
+    return [_features(pipeline), _online_features(pipeline)]
+
+
+def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
+    key = dg.AssetKey([pipeline.name, "features"])
+    table = f"{pipeline.name}/features"
+
+    @dg.asset(
+        key=key,
+        deps=[
+            dg.AssetDep(_raw(pipeline, source), partition_mapping=None if back is None else _window(back))
+            for source, back in delivery_days(pipeline).items()
+        ],
+        group_name=GROUP,
+        kinds={"polars", "deltalake"},
+        description=f"One row per {pipeline.entity}, as it could be known when its prediction is made.",
+        partitions_def=days(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[
+            dg.AssetCheckSpec("no_future", asset=key, blocking=True, description="No input of a row was known later than its prediction."),
+            dg.AssetCheckSpec("feature_bounds", asset=key, description="Features are finite, mostly present, and vary over a month."),
+        ],
+        metadata={"dagster/column_schema": _schema(pipeline), "dagster/column_lineage": _lineage(pipeline)},
+    )
+    def features(context: dg.AssetExecutionContext, lake: Lake) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        from assets.data.digest import combined_digest, digests_by_day
+        from assets.tabular.features.bounds import Figures, from_the_future
+        from assets.tabular.features.declared_program import program
+        from assets.tabular.features.point_in_time import feature_blocks
+        from assets.tabular.features.versions import late_requests
+
+        wanted = keys_to_days(context.partition_keys)
+        figures = Figures(program(pipeline).names)
+        for of, block in feature_blocks(pipeline, wanted, reader(lake, pipeline.name)):
+            if future := from_the_future(block):
+                refused = f"{future} of {block.height} rows of {of[0]} to {of[-1]} have an input known only after their prediction; these days were not written"
+                yield dg.AssetCheckResult(
+                    asset_key=key, check_name="no_future", passed=False, description=refused, metadata={"rows": future}
+                )
+                raise dg.Failure(refused, allow_retries=False)
+            lake.write(table, block, list(of), evolve=True)
+            figures.add(of, block, digests_by_day(block, of))
+        late = late_requests(pipeline, reader(lake, pipeline.name), wanted[0], wanted[-1])
+        for day in wanted:
+            context.add_asset_metadata(
+                {"dagster/row_count": figures.rows[day], "content_digest": figures.digests[day], "late_requests": late.get(day, 0)},
+                partition_key=str(day),
+            )
+        faults = figures.faults(_young(pipeline, wanted[-1]))
+        yield dg.MaterializeResult(
+            asset_key=key,
+            data_version=dg.DataVersion(combined_digest([figures.digests[day] for day in wanted])),
+            metadata={
+                "dagster/uri": lake.place(table),
+                "dagster/column_lineage": _lineage(pipeline),
+                "rows": figures.total,
+                "days": len(wanted),
+                "lake_version": lake.version(table),
+                "features": dg.MetadataValue.md(figures.markdown()),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="no_future",
+                    passed=True,
+                    description=f"none of {figures.total:,} rows",
+                    metadata={"rows": 0, "n": figures.total},
+                ),
+                dg.AssetCheckResult(
+                    check_name="feature_bounds",
+                    passed=not faults,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description="; ".join(faults) or f"{len(figures.names)} features over {figures.total:,} rows",
+                    metadata={"faults": len(faults), "n": figures.total},
+                ),
+            ],
+        )
+
+    return features
+
+
+def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
+    features = dg.AssetKey([pipeline.name, "features"])
+
+    @dg.asset(
+        key=[pipeline.name, "online_features"],
+        deps=[
+            # A snapshot is of the newest day: one partition, not all of history.
+            dg.AssetDep(features, partition_mapping=dg.LastPartitionMapping()),
+            *(
+                dg.AssetDep(_raw(pipeline, source.name), partition_mapping=dg.LastPartitionMapping() if source.daily else None)
+                for source in pipeline.sources
+                if source.name in delivery_days(pipeline)
+            ),
+        ],
+        group_name=GROUP,
+        kinds={"polars"},
+        description="What the endpoint looks up for a request: newest rows and aggregates by key, as of the newest day with features.",
+    )
+    def online_features(lake: Lake, online: OnlineStore) -> dg.MaterializeResult[None]:
+        from assets.tabular.features.point_in_time import snapshot
+
+        stored = lake.days(f"{pipeline.name}/features")
+        if not stored:
+            raise dg.Failure(f"{pipeline.name}/features has no day yet; materialize it first, then its snapshot", allow_retries=False)
+        made = snapshot(pipeline, stored[-1], reader(lake, pipeline.name))
+        place = online.publish(made)
+        rows = {
+            name: len(table.rows) if hasattr(table, "rows") else sum(len(at.rows) for at in table.refreshes)
+            for name, table in made.tables.items()
+        }
+        shown = ["| table | rows |", "|---|---|", *(f"| {name} | {number:,} |" for name, number in rows.items())]
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(made.digest),
+            metadata={
+                "as_of": made.as_of.isoformat(),
+                "refreshed_at": made.created.isoformat(),
+                # In data time: when the last request of its day comes, the aggregates are this old.
+                "age_hours": made.age(_end(pipeline, made.as_of)).total_seconds() / 3600,
+                "dagster/row_count": sum(rows.values()),
+                "tables": dg.MetadataValue.md("\n".join(shown)),
+                "digest": made.digest,
+                "size_bytes": place.stat().st_size,
+                "dagster/uri": str(place),
+            },
+        )
+
+    return online_features
+
+
+def _raw(pipeline: Pipeline, source: str) -> dg.AssetKey:
+    return dg.AssetKey([pipeline.name, "raw", source])
+
+
+def _window(back: int) -> dg.TimeWindowPartitionMapping:
+    """A day and the deliveries of the days before it that its windows reach; the first days have fewer."""
+    return dg.TimeWindowPartitionMapping(start_offset=-back, allow_nonexistent_upstream_partitions=True)
+
+
+def _young(pipeline: Pipeline, last: date) -> list[str]:
+    """Features whose window reaches before the pipeline's first day, or that wait for the first facts to come in."""
+    from assets.tabular.features.declared_program import program
+    from bundle.features.expression import Expression, Join, Rolling, walk
+
+    def waits(node: Expression) -> bool:
+        days_needed = node.days if isinstance(node, Rolling) else 1 if isinstance(node, Join) else None
+        return days_needed is not None and last < pipeline.start + (days_needed + 1) * DAY
+
+    return [feature.name for feature in program(pipeline).features if any(waits(node) for node in walk(feature.expression))]
+
+
+def _end(pipeline: Pipeline, day: date) -> datetime:
+    from assets.tabular.features.moments import start
+
+    return start(pipeline, day + DAY)
+
+
+def _schema(pipeline: Pipeline) -> dg.TableSchema:
+    from assets.tabular.features.declared_program import program
+
+    made = program(pipeline)
+    features = [
+        dg.TableColumn(name, "string" if categorical else "float") for name, categorical in zip(made.names, made.categorical, strict=True)
+    ]
+    request = [
+        dg.TableColumn(name, column.kind) for name, column in pipeline.request_columns.items() if name not in {*made.names, pipeline.entity}
+    ]
+    return dg.TableSchema(
+        [
+            dg.TableColumn("date", "date", "day of the event"),
+            dg.TableColumn(pipeline.entity, pipeline.request_columns[pipeline.entity].kind),
+            dg.TableColumn(EVENT_TIME, "datetime", "when the event happens (UTC)"),
+            dg.TableColumn(KNOWN_AT, "datetime", "when the prediction is made (UTC)"),
+            dg.TableColumn("inputs_known_at", "datetime", "when the newest input was known (UTC)"),
+            *request,
+            *features,
+        ]
+    )
+
+
+def _lineage(pipeline: Pipeline) -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(asset_key=_raw(pipeline, source), column_name=name) for source, name in pairs]
+            for column, pairs in column_lineage(pipeline).items()
+            if pairs
+        }
+    )

@@ -1,0 +1,65 @@
+"""What features are made of: which sources, which of their columns, and how many days of deliveries."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from assets.tabular.features.declared_program import program
+from assets.tabular.features.versions import EARLY
+from bundle.features.expression import Column, Expression, Join, Rolling, walk
+from declare.pipeline import Pipeline
+from declare.source import EVENT_TIME, KNOWN_AT
+
+DAY = timedelta(days=1)
+
+
+def delivery_days(pipeline: Pipeline) -> dict[str, int | None]:
+    """For each source that features are made of, how many days of deliveries before a partition's own day it reads; None
+    for a source that lands once and is read whole."""
+    made = program(pipeline)
+    early, lead = EARLY // DAY, math.ceil(pipeline.lead / DAY)
+    days = {pipeline.request: early}
+    for node in made.aggregates:
+        # The predictions of a day may use the refresh of the day before.
+        reach = node.days + lead + math.ceil(pipeline.refresh / DAY) + early
+        days[node.source] = max(days.get(node.source, 0), reach)
+        if not set(node.by) | _columns(node.value) <= {*pipeline.source(node.source).columns, EVENT_TIME}:
+            days[pipeline.request] = max(days[pipeline.request], reach + 1)
+    for lookup in made.lookups:
+        if lookup.kind == "latest":
+            days[lookup.source] = max(days.get(lookup.source, 0), lead + math.ceil((lookup.within or 0) / DAY.total_seconds()) + early)
+    return {source.name: days[source.name] if source.daily else None for source in pipeline.sources if source.name in days}
+
+
+def column_lineage(pipeline: Pipeline) -> dict[str, list[tuple[str, str]]]:
+    """For each column of the feature table the (source, column) pairs that it is made of."""
+    request = pipeline.request
+    lineage = {name: [(request, name)] for name in pipeline.request_columns}
+    lineage |= {EVENT_TIME: [(request, EVENT_TIME)], KNOWN_AT: [(request, EVENT_TIME)]}
+    for feature in program(pipeline).features:
+        found: dict[tuple[str, str], None] = {}
+        for node in walk(feature.expression):
+            for pair in _read(pipeline, node):
+                found[pair] = None
+        lineage[feature.name] = list(found)
+    return lineage
+
+
+def _read(pipeline: Pipeline, node: Expression) -> list[tuple[str, str]]:
+    match node:
+        case Column(name=name):
+            return [(pipeline.request, name)]
+        case Join(source=source, column=column):
+            keys = pipeline.join_keys(node)
+            return [(source, column), *((source, theirs) for theirs, _ in keys), *((pipeline.request, ours) for _, ours in keys)]
+        case Rolling(source=source, value=value, by=by):
+            own = {*pipeline.source(source).columns, EVENT_TIME}
+            facts = [(source if name in own else pipeline.request, name) for name in [*sorted(_columns(value)), *by]]
+            return [*facts, *((pipeline.request, name) for name in by)]
+        case _:
+            return []
+
+
+def _columns(tree: Expression) -> set[str]:
+    return {node.name for node in walk(tree) if isinstance(node, Column)}

@@ -1,0 +1,232 @@
+"""The monitoring stage: the compacted prediction log and a daily report of each monitor, with one warn check per rule."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.names import days as partitions, keys_to_days
+from assets.reporting.page import PAGE
+from assets.reporting.plots import markdown_image
+from assets.tabular.monitoring import pages
+from assets.tabular.monitoring.monitors import (
+    DATA_DRIFT,
+    DRIFT_PAGE,
+    MONITORS,
+    WORTH_A_LOOK,
+    Monitor,
+)
+from bundle.records import service
+from declare.pipeline import Pipeline
+from resources.artifacts import Artifacts
+from resources.endpoint import EndpointTarget
+from resources.lake import Lake
+from resources.ledger import Ledger
+from resources.reports import Report, Reports
+
+if TYPE_CHECKING:
+    from assets.tabular.monitoring.daily import Days
+
+
+class MonitorConfig(dg.Config):
+    """`drawn`: draw the newest day in full (for data drift with Evidently's page to follow) whatever the weekday."""
+
+    drawn: bool = False
+
+
+def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The assets of the stage."""
+    return [_predictions(pipeline), *(_monitor(pipeline, monitor) for monitor in MONITORS), _drift_page(pipeline)]
+
+
+def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
+    key = dg.AssetKey([pipeline.name, "predictions"])
+
+    @dg.asset(
+        key=key,
+        deps=[dg.AssetKey([pipeline.name, "endpoint"])],
+        group_name="monitoring",
+        kinds={"deltalake", "polars"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[dg.AssetCheckSpec("log_is_intact", asset=key, description="No line of the prediction log was altered or lost.")],
+        description="Every prediction that the endpoint answered, once, by the day of the event.",
+    )
+    def predictions(
+        context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: dg.ResourceParam[EndpointTarget]
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from assets.tabular.monitoring.predictions import compact_days, predictions_table, prune
+
+        wanted, logs = keys_to_days(context.partition_keys), endpoint.predictions(pipeline.name)
+        done = compact_days(pipeline, wanted, lake, artifacts, logs)
+        context.log.info(done.told)
+        pruned = prune(pipeline, lake, logs, wanted[-1])
+        if done.answered is not None:
+            for folder in endpoint.samples():
+                service.prune(folder, done.answered)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(done.digest),
+            metadata={
+                "dagster/row_count": done.rows,
+                "dagster/uri": lake.place(predictions_table(pipeline.name)),
+                "told": done.told,
+                "new_predictions": done.new,
+                "segments_read": done.segments,
+                "segments_pruned": pruned.removed,
+                "old_segments_kept": pruned.kept,
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="log_is_intact",
+                    passed=not done.altered,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=done.damage,
+                    metadata={"number": done.altered, "limit": 0, "n": done.rows, "unfinished_ends": done.torn},
+                )
+            ],
+        )
+
+    return predictions
+
+
+def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{monitor.name}")
+    title, question = pages.TITLES[monitor.name]
+    rules = monitor.rules(pipeline)
+
+    @dg.asset(
+        key=key,
+        deps=[_dep(pipeline, monitor, name) for name in monitor.reads(pipeline)],
+        group_name="monitoring",
+        kinds={"python"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[dg.AssetCheckSpec(rule, asset=key) for rule in rules],
+        description=f"{title}: {question[0].lower()}{question[1:]}",
+    )
+    def report(
+        context: dg.AssetExecutionContext,
+        config: MonitorConfig,
+        lake: Lake,
+        artifacts: Artifacts,
+        ledger: Ledger,
+        reports: Reports,
+        endpoint: dg.ResourceParam[EndpointTarget],
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from assets.tabular.monitoring import daily
+
+        wanted = keys_to_days(context.partition_keys)
+        days = daily.Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples(), monitor.windowed)
+        found = [daily.monitor_day(monitor, days, day) for day in wanted]
+        for earlier in found[:-1]:
+            reports.save(earlier, {PAGE: pages.page(earlier)})
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(hashlib.sha256("".join(each.digest for each in found).encode()).hexdigest()),
+            metadata={**_newest(found[-1], days, config), **_numbers(found)},
+            check_results=[_check(rule, found) for rule in rules],
+        )
+
+    return report
+
+
+def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
+    drift = dg.AssetKey.from_user_string(f"{pipeline.name}/{DATA_DRIFT}")
+
+    @dg.asset(
+        key=dg.AssetKey.from_user_string(f"{pipeline.name}/{DRIFT_PAGE}"),
+        deps=[drift],
+        group_name="monitoring",
+        kinds={"evidently"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        description="Evidently's page of a day that is worth a look. Seconds of drawing, so it is made after the night's decisions.",
+    )
+    def drift_page(
+        context: dg.AssetExecutionContext,
+        lake: Lake,
+        artifacts: Artifacts,
+        ledger: Ledger,
+        reports: Reports,
+        endpoint: dg.ResourceParam[EndpointTarget],
+    ) -> dg.MaterializeResult[None]:
+        from assets.tabular.monitoring import daily
+
+        day = keys_to_days(context.partition_keys)[-1]
+        days = daily.Days(pipeline, day, day, lake, artifacts, ledger, reports, endpoint.samples(), windowed=False)
+        report = reports.load(pipeline.name, DATA_DRIFT, day, days.subject(day))
+        if report is None:
+            raise dg.Failure(f"{drift.to_user_string()} has no report of {day}; materialize it first, then its page", allow_retries=False)
+        rendered = daily.evidently(report, days)
+        if rendered is None:
+            return dg.MaterializeResult(
+                metadata={"told": f"There is nothing to compare on {day}."}, data_version=dg.DataVersion(report.digest)
+            )
+        link = reports.save(report, {daily.EVIDENTLY_PAGE: rendered.html})
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.digest),
+            metadata={
+                "page": dg.MetadataValue.url(f"{link}{daily.EVIDENTLY_PAGE}"),
+                "drifted_share": rendered.drifted_share,
+                "statistics": dg.MetadataValue.md(pages.evidently_table(rendered)),
+            },
+        )
+
+    return drift_page
+
+
+def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
+    if monitor.windowed and name == "predictions":
+        before = dg.TimeWindowPartitionMapping(
+            start_offset=-pipeline.monitors.performance_days, end_offset=0, allow_nonexistent_upstream_partitions=True
+        )
+        return dg.AssetDep(key, partition_mapping=before)
+    return dg.AssetDep(key)
+
+
+def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg.MetadataValue]:
+    """Store the newest day's report, drawn where somebody will look at it, and tell where it is."""
+    from assets.tabular.monitoring import daily
+
+    why = "on request" if config.drawn else daily.worth_a_look(report, days)
+    images = daily.images(report, days) if why else []
+    told: dict[str, dg.MetadataValue] = {
+        f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content)) for n, image in enumerate(images, 1)
+    }
+    link = days.reports.save(report, {PAGE: pages.page(report, images)})
+    told["report"] = dg.MetadataValue.url(f"{link}{PAGE}")
+    if why:
+        told["drawn"] = dg.MetadataValue.text(why)
+        told[WORTH_A_LOOK] = dg.MetadataValue.text(report.day.isoformat())
+    return told
+
+
+def _numbers(found: Sequence[Report]) -> Mapping[str, dg.MetadataValue]:
+    newest = found[-1]
+    told: dict[str, dg.MetadataValue] = {name: dg.MetadataValue.float(value) for name, value in pages.headline(newest.measures).items()}
+    told["verdicts"] = dg.MetadataValue.md(pages.verdict_table(newest.verdicts))
+    told["bundle"] = dg.MetadataValue.text(newest.subject)
+    if newest.notes:
+        told["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in newest.notes))
+    if len(found) > 1:
+        told["days"] = dg.MetadataValue.md(pages.day_table(found))
+    return told
+
+
+def _check(rule: str, found: Sequence[Report]) -> dg.AssetCheckResult:
+    """A rule over the days of a run: it passes unless it failed on one of them; what was not judged says so."""
+    verdicts = {report.day: verdict for report in found for verdict in report.verdicts if verdict.rule == rule}
+    failed: list[date] = [day for day, verdict in verdicts.items() if verdict.passed is False]
+    shown = max(failed, default=found[-1].day)
+    verdict = verdicts[shown]
+    words = verdict.reason if verdict.passed is not None else f"not judged: {verdict.reason}"
+    numbers = {"number": verdict.value, "limit": verdict.limit, "n": verdict.n}
+    return dg.AssetCheckResult(
+        check_name=rule,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{shown}: {words}" + (f" ({len(failed)} of {len(found)} days failed)" if len(found) > 1 else ""),
+        metadata={"day": shown.isoformat(), "judged": verdict.passed is not None, **{k: v for k, v in numbers.items() if v is not None}},
+    )

@@ -1,0 +1,273 @@
+"""The monitors of a day: each gathers what it compares, computes its report, and says so where there was nothing to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assets.reporting.page import Image
+from assets.tabular.features.moments import refresh
+from assets.tabular.monitoring import (
+    champion,
+    evidently_report,
+    feature_drift,
+    live_fairness,
+    performance,
+    service,
+    skew,
+)
+from assets.tabular.monitoring.champion import NOBODY, Served
+from assets.tabular.monitoring.monitors import (
+    DATA_DRIFT,
+    FAIRNESS,
+    PERFORMANCE,
+    PREDICTION_DRIFT,
+    SERVICE,
+    SKEW,
+    Monitor,
+)
+from assets.tabular.monitoring.predictions import as_used, empty, predictions_table
+from bundle.records.service import Sample, read as read_samples
+from resources.reports import Measure, Report, Verdict
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from assets.tabular.monitoring.drift import Reference
+    from declare.pipeline import Pipeline
+    from resources.artifacts import Artifacts
+    from resources.lake import Lake
+    from resources.ledger import Entry, Ledger
+    from resources.reports import Reports
+
+EVIDENTLY_PAGE = evidently_report.PAGE
+# An alarm that comes back within a week is the same alarm: its page exists, and the weekly one follows.
+ALARM_DAYS = 7
+
+Result = tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]
+
+
+@dataclass
+class Days:
+    """What a monitor of a run of days reads, each thing once. `first` and `last` are the days of the run; `windowed` monitors read
+    predictions of the window before them as well."""
+
+    pipeline: Pipeline
+    first: date
+    last: date
+    lake: Lake
+    artifacts: Artifacts
+    ledger: Ledger
+    reports: Reports
+    samples_folders: Sequence[Path]
+    windowed: bool = True
+    _served: dict[str, Served] = field(default_factory=dict)
+    _references: dict[str, Reference] = field(default_factory=dict)
+
+    @property
+    def table(self) -> str:
+        return predictions_table(self.pipeline.name)
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return self.ledger.entries(self.pipeline.name)
+
+    @cached_property
+    def predictions(self) -> pl.DataFrame:
+        """Predictions of the run's days (and of the window before them); without rows and with the fixed columns alone where there are none."""
+        first = performance.window(self.first, self.pipeline.monitors.performance_days)[0] if self.windowed else self.first
+        try:
+            return self.lake.scan(self.table, first, self.last).collect()
+        except FileNotFoundError:
+            return empty(self.pipeline)
+
+    def of(self, day: date) -> pl.DataFrame:
+        """Predictions about events of a day."""
+        import polars as pl
+
+        return self.predictions.filter(pl.col("date") == day)
+
+    def answered(self, day: date, served: Served) -> pl.DataFrame:
+        """The predictions of a day that one bundle made, with the features that it used."""
+        import polars as pl
+
+        return as_used(self.of(day).filter(pl.col("bundle") == served.bundle), served.program)
+
+    def features(self, day: date) -> pl.DataFrame:
+        """The feature table of a day."""
+        from assets.tabular.training.manifest import features_table
+
+        return self.lake.scan(features_table(self.pipeline.name), day, day).collect()
+
+    def samples(self, day: date) -> list[Sample]:
+        """The endpoint's samples of the wall time in which the day's predictions were answered."""
+        window = service.wall_window(self.of(day))
+        return [sample for folder in self.samples_folders for sample in read_samples(folder, *window)] if window else []
+
+    def subject(self, day: date) -> str:
+        return champion.subject(self.of(day), self.entries, day)
+
+    def served(self, bundle: str) -> Served:
+        if bundle not in self._served:
+            self._served[bundle] = champion.load(self.artifacts, self.entries, bundle)
+        return self._served[bundle]
+
+    def reference(self, served: Served) -> Reference:
+        if served.bundle not in self._references:
+            found = champion.load_reference(self.pipeline, served, self.artifacts, self.lake, self.reports)
+            self._references[served.bundle] = found
+        return self._references[served.bundle]
+
+    def refreshed(self, day: date) -> datetime:
+        """The moment of a day up to which labels have matured for its monitors."""
+        return refresh(self.pipeline, day)
+
+    def matured(self, day: date) -> pl.DataFrame:
+        """Predictions of the window before a day with the labels known at its refresh."""
+        import polars as pl
+
+        from assets.data.raw import reader
+        from assets.tabular.features.point_in_time import labels
+
+        first, last = performance.window(day, self.pipeline.monitors.performance_days)
+        predictions = self.predictions.filter(pl.col("date").is_between(first, last))
+        if predictions.is_empty():
+            return predictions.with_columns(y=pl.lit(None, dtype=pl.Float64))
+        known = labels(self.pipeline, reader(self.lake, self.pipeline.name), first, last, day)
+        return performance.matured(predictions, known, self.pipeline.entity, self.pipeline.label.name, self.refreshed(day))
+
+
+def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
+    """The report of a day. On a day when nothing was served it says so, and judges nothing."""
+    subject = days.subject(day)
+    if subject == NOBODY:
+        verdicts = tuple(
+            not_judged(rule, "nothing was served on this day, and nothing is released") for rule in monitor.rules(days.pipeline)
+        )
+        notes: tuple[str, ...] = (f"Nothing was served by {day}: there is nothing to monitor.",)
+        return Report(pipeline=days.pipeline.name, name=monitor.name, subject=NOBODY, day=day, verdicts=verdicts, notes=notes)
+    measures, verdicts, notes = COMPUTED[monitor.name](days, day, days.served(subject))
+    bundles = sorted(set(days.of(day)["bundle"].to_list()))
+    if len(bundles) > 1:
+        notes = (
+            *notes,
+            f"{len(bundles)} bundles answered on this day ({', '.join(each[:12] for each in bundles)}); this speaks of {subject[:12]}.",
+        )
+    return Report(
+        pipeline=days.pipeline.name, name=monitor.name, subject=subject, day=day, measures=measures, verdicts=verdicts, notes=notes
+    )
+
+
+def not_judged(rule: str, reason: str) -> Verdict:
+    return Verdict(rule=rule, passed=None, value=None, limit=None, n=0, reason=reason)
+
+
+def worth_a_look(report: Report, days: Days) -> str | None:
+    """Why a day's report is drawn in full: it is the weekday on which people look, or an alarm begins; None on other days."""
+    if report.subject == NOBODY:
+        return None
+    if report.day.isoweekday() == days.pipeline.monitors.report_weekday:
+        return f"weekly, on {report.day:%A}s"
+    if report.passed:
+        return None
+    before = (
+        days.reports.load(report.pipeline, report.name, report.day - timedelta(days=offset), report.subject)
+        for offset in range(1, ALARM_DAYS + 1)
+    )
+    return "an alarm began" if all(earlier is None or earlier.passed for earlier in before) else None
+
+
+def images(report: Report, days: Days) -> list[Image]:
+    """The plots of a report that is looked at; they cost more than the report."""
+    if report.name == DATA_DRIFT:
+        return drift_images(report)
+    if report.name == PERFORMANCE:
+        return performance_images(days.matured(report.day), report)
+    return []
+
+
+def evidently(report: Report, days: Days) -> evidently_report.Rendered | None:
+    """Evidently's own report of the day of a data-drift report; None where it would have nothing to compare."""
+    if report.subject == NOBODY:
+        return None
+    limits = days.pipeline.monitors
+    served = days.served(report.subject)
+    answered = days.answered(report.day, served)
+    if answered.is_empty():
+        return None
+    return evidently_report.render(answered, days.reference(served), limits.psi, limits.jensen_shannon)
+
+
+def drift_images(report: Report, shown: int = 12) -> list[Image]:
+    """The features nearest to their limits, as multiples of the limit."""
+    from assets.reporting.plots import bars, png
+
+    ratios: dict[str, float] = {}
+    for measure in report.measures:
+        if measure.name != "limit" or not measure.group or not measure.value:
+            continue
+        judged = report.measure(
+            "psi" if report.measure("kolmogorov_smirnov", measure.group) is not None else "jensen_shannon", measure.group
+        )
+        if judged is not None and judged.value is not None:
+            ratios[measure.group] = judged.value / measure.value
+    if not ratios:
+        return []
+    drawn = bars(ratios, f"Drift on {report.day}, as a multiple of each feature's limit", "statistic / limit", limit=shown)
+    return [Image(png(drawn), "Drift statistic of each feature divided by its limit; beyond 1 the feature counts as drifted.", 640)]
+
+
+def performance_images(rows: pl.DataFrame, report: Report) -> list[Image]:
+    """The calibration of the champion's matured predictions."""
+    from assets.reporting.plots import png
+    from assets.tabular.validation.figures import calibration
+
+    y, p = performance.arrays(rows, report.subject)
+    if len(y) < 2:
+        return []
+    return [Image(png(calibration(y, {"champion": p})), f"Calibration of {len(y):,} matured predictions, and where they lie.", 760)]
+
+
+def _data_drift(days: Days, day: date, served: Served) -> Result:
+    return feature_drift.data_drift(days.answered(day, served), days.reference(served), days.pipeline.monitors)
+
+
+def _prediction_drift(days: Days, day: date, served: Served) -> Result:
+    return feature_drift.prediction_drift(days.answered(day, served), days.reference(served).output, days.pipeline.monitors)
+
+
+def _performance(days: Days, day: date, served: Served) -> Result:
+    return performance.performance(days.matured(day), served.bundle, served.test, served.test_rows, days.pipeline.monitors)
+
+
+def _skew(days: Days, day: date, served: Served) -> Result:
+    online = days.answered(day, served)
+    words = served.program.vocabularies
+    kinds = {
+        name: frozenset(words.get(name, ())) if categorical else None
+        for name, categorical in zip(served.program.names, served.program.categorical, strict=True)
+    }
+    return skew.report(skew.compare(online, days.features(day), days.pipeline.entity, kinds), days.pipeline.monitors)
+
+
+def _fairness(days: Days, day: date, served: Served) -> Result:
+    return live_fairness.report(as_used(days.matured(day), served.program), served.bundle, days.pipeline)
+
+
+def _service(days: Days, day: date, served: Served) -> Result:
+    return service.report(days.of(day), days.samples(day), days.pipeline.name, days.pipeline.monitors)
+
+
+COMPUTED: Mapping[str, Callable[[Days, date, Served], Result]] = {
+    DATA_DRIFT: _data_drift,
+    PREDICTION_DRIFT: _prediction_drift,
+    PERFORMANCE: _performance,
+    SKEW: _skew,
+    FAIRNESS: _fairness,
+    SERVICE: _service,
+}
+"""What computes a day of each monitor."""

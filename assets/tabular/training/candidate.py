@@ -1,0 +1,110 @@
+"""The candidate: the declared model on the training set, calibrated where that helps, equal bytes for equal inputs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from assets.tabular.training import calibration
+from assets.tabular.training.split import PARTS
+from declare.training import XGBoost
+
+if TYPE_CHECKING:
+    from assets.tabular.training.manifest import TrainingRows
+    from bundle.features.program import FeatureProgram
+    from bundle.models.model import Model
+    from declare.pipeline import Pipeline
+
+Parameters = Mapping[str, float | int | str]
+
+PROGRAM, FACTS = "program.json", "candidate.json"
+PACKAGES = ("numpy", "polars", "scikit-learn", "skops", "xgboost")
+
+
+class CandidateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a candidate is, how it was made and how good it was on each part. Nothing in it depends on the clock or on
+    where its training was tracked, so that equal inputs give an equal digest."""
+
+    format: int = 1
+    pipeline: str
+    as_of: str
+    training_set: str
+    study: str | None
+    program_digest: str
+    label: str
+    features: tuple[str, ...]
+    parameters: dict[str, float | int | str]
+    rounds: int
+    calibration: tuple[float, float] | None
+    rows: dict[str, int]
+    metrics: dict[str, dict[str, float | None]]
+    environment: dict[str, str]
+
+    def encode(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=1)
+
+    @classmethod
+    def decode(cls, content: bytes) -> CandidateFacts:
+        return msgspec.json.decode(content, type=cls)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained candidate: its files, its facts, and what people look at (loss per round, gain per feature)."""
+
+    files: dict[str, bytes]
+    facts: CandidateFacts
+    model: Model
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    gain: dict[str, float] = field(default_factory=dict)
+
+
+def environment() -> dict[str, str]:
+    """What byte-for-byte equality depends on beside the data: interpreter, architecture, packages."""
+    facts = {"python": platform.python_version(), "architecture": platform.machine()}
+    return facts | {package: version(package) for package in PACKAGES}
+
+
+def rounded(values: Mapping[str, float], digits: int = 9) -> dict[str, float | None]:
+    """Metrics as stored: NaN (could not be computed) is null, and digits that depend on the order of summing are dropped."""
+    return {name: round(value, digits) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def train(
+    pipeline: Pipeline, rows: TrainingRows, training_set: str, declared: FeatureProgram, tuned: Parameters, study: str | None
+) -> Trained:
+    """Train the candidate of a training set, trees of XGBoost with the parameters of a study.
+
+    Validation rows say how many rounds are enough, where there are rounds, and whether calibration helps; test rows only judge the result. Rows
+    in canonical order, a fixed seed and integer codes give equal bytes in every process of one architecture.
+    """
+    from assets.tabular.training import boosting, estimators
+    from assets.tabular.validation.metrics import metrics
+    from bundle.models.model import Calibration
+
+    program = declared.fit(rows.part("train"))
+    matrices = {part: program.matrix(rows.part(part)) for part in PARTS}
+    labels = {part: rows.labels(part) for part in PARTS}
+    chosen = pipeline.model
+    if isinstance(chosen, XGBoost):
+        fitted = boosting.fit(pipeline, program, matrices, labels, tuned)
+    else:
+        fitted = estimators.fit(pipeline, chosen, program, matrices, labels)
+    model = fitted.model
+    line = calibration.worthwhile(model.margin_of_many(matrices["validation"]), labels["validation"]) if chosen.calibrate else None
+    if line:
+        model.calibration = Calibration(*line)
+    facts = CandidateFacts(
+        pipeline=pipeline.name, as_of=rows.manifest.as_of.isoformat(), training_set=training_set, study=study,
+        program_digest=declared.digest, label=pipeline.label.name, features=program.names, parameters=fitted.parameters,
+        rounds=fitted.rounds, calibration=line, rows=rows.manifest.rows,
+        metrics={part: rounded(metrics(labels[part], model.predict(matrices[part]))) for part in PARTS}, environment=environment(),
+    )  # fmt: skip
+    files = {**model.to_files(), PROGRAM: program.encode(), FACTS: facts.encode()}
+    return Trained(files, facts, model, fitted.curves, fitted.gain)

@@ -1,0 +1,27 @@
+"""Which way a feature may move the prediction, other things equal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bundle.features.expression import Column, Feature, Rolling
+from declare.training import Directed
+
+if TYPE_CHECKING:
+    from declare.pipeline import Pipeline
+
+
+def direction(pipeline: Pipeline, feature: Feature) -> int:
+    """1 for a feature that may only raise the prediction, -1 for one that may only lower it, 0 for all others."""
+    model = pipeline.model
+    if not isinstance(model, Directed):
+        return 0
+    if feature.name in model.increasing:
+        return 1
+    if feature.name in model.decreasing:
+        return -1
+    match feature.expression:
+        case Rolling(function="rate", value=Column(name=name)) if name == pipeline.label.name and model.label_rates_increase:
+            return 1
+        case _:
+            return 0

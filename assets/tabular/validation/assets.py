@@ -1,0 +1,113 @@
+"""The validation stage: five reports on the newest candidate, each with a warn check for every gate."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.reporting.page import PAGE
+from assets.reporting.plots import markdown_image
+from assets.tabular.validation import gates
+from declare.pipeline import Pipeline
+from resources.artifacts import Artifacts
+from resources.lake import Lake
+from resources.ledger import Ledger
+from resources.reports import Reports, Verdict
+
+if TYPE_CHECKING:
+    from assets.tabular.validation.examinations import Examined
+
+GROUP = "validation"
+Result = Iterator[dg.MaterializeResult[None]]
+ABOUT = {
+    gates.PERFORMANCE: "How good the candidate is against the baseline and the champion on the same test rows, with intervals.",
+    gates.SLICES: "Where the candidate does worse than overall.",
+    gates.FAIRNESS: "Whether the candidate treats the declared groups alike.",
+    gates.EXPLAINABILITY: "Which features move the candidate's predictions: exact SHAP values on a stated sample.",
+    gates.ROBUSTNESS: "What happens to predictions when inputs are missing, noisy, unseen or absurd.",
+}
+MORE_KINDS = {gates.EXPLAINABILITY: {"xgboost"}, gates.ROBUSTNESS: {"xgboost"}}
+
+
+def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The assets of a pipeline's validation stage."""
+
+    def compared(lake: Lake, artifacts: Artifacts, ledger: Ledger) -> "Examined":
+        from assets.tabular.validation import evidence as evidences, examinations
+
+        evidence = evidences.load(pipeline, lake, artifacts)
+        baseline = evidences.baseline_predictions(evidence, artifacts)
+        champion = evidences.champion(pipeline, ledger, artifacts)
+        if champion is None:
+            return examinations.performance(evidence, baseline, None, None)
+        predicted, notes = evidences.champion_predictions(champion, evidence, lake)
+        return examinations.performance(evidence, baseline, predicted, champion.digest, notes)
+
+    @_asset(pipeline, gates.PERFORMANCE, "baseline")
+    def performance(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger) -> Result:
+        yield _stored(reports, compared(lake, artifacts, ledger))
+
+    def alone(name: str) -> dg.AssetsDefinition:
+        @_asset(pipeline, name)
+        def validation(lake: Lake, artifacts: Artifacts, reports: Reports) -> Result:
+            from assets.tabular.validation import evidence as evidences, examinations
+
+            yield _stored(reports, examinations.ALONE[name](evidences.load(pipeline, lake, artifacts)))
+
+        return validation
+
+    return [performance, *(alone(name) for name in gates.REPORTS if name != gates.PERFORMANCE)]
+
+
+def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
+    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
+    return dg.asset(
+        key=key,
+        deps=[dg.AssetKey([pipeline.name, upstream]) for upstream in ("candidate", *more)],
+        group_name=GROUP,
+        kinds={"numpy", *MORE_KINDS.get(name, ())},
+        description=ABOUT[name],
+        check_specs=[
+            dg.AssetCheckSpec(rule, asset=key, description=f"Gate: {rule.replace('_', ' ')}. A release needs it.")
+            for rule in gates.required_gates(pipeline)[name]
+        ],
+    )
+
+
+def _stored(reports: Reports, examined: "Examined") -> dg.MaterializeResult[None]:
+    """Store a report with its page and show it: link, plots, the most telling numbers, and a check for each verdict."""
+    report = examined.report
+    link = reports.save(report, examined.pages) + PAGE
+    numbers = {
+        measure.name: measure.value for measure in report.measures if measure.group in (None, "candidate") and measure.value is not None
+    }
+    return dg.MaterializeResult(
+        metadata={
+            "report": dg.MetadataValue.url(link),
+            "candidate": report.subject,
+            "as of": report.day.isoformat(),
+            "passed": report.passed,
+            "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in report.notes)),
+            **{title: dg.MetadataValue.md(markdown_image(content, title)) for title, content in examined.plots.items()},
+            **numbers,
+        },
+        data_version=dg.DataVersion(report.digest),
+        check_results=[_checked(verdict, link) for verdict in report.verdicts],
+    )
+
+
+def _checked(verdict: Verdict, link: str) -> dg.AssetCheckResult:
+    """A verdict as a warn check. What could not be judged does not fail; its description says so, and so does the report."""
+    numbers = {"number": verdict.value, "limit": verdict.limit}
+    return dg.AssetCheckResult(
+        check_name=verdict.rule,
+        passed=verdict.passed is not False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=verdict.reason if verdict.passed is not None else f"Not judged: {verdict.reason}",
+        metadata={
+            **{name: float(value) for name, value in numbers.items() if value is not None},
+            "n": verdict.n,
+            "judged": verdict.passed is not None,
+            "report": dg.MetadataValue.url(link),
+        },
+    )

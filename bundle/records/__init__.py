@@ -1,0 +1,1 @@
+"""What the endpoint writes down: predictions, trials, and samples of its own health."""

@@ -1,0 +1,1 @@
+"""The headless replay: `evergreen demo` runs a pipeline's recorded year through the real lifecycle."""

@@ -1,0 +1,1 @@
+"""The running platform: its home, its processes, and whether they answer."""

@@ -1,0 +1,107 @@
+"""Declaring a source: its columns, keys and when its files land."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from declare.base import DeclarationError, Declared
+
+Kind = Literal["string", "float", "integer", "boolean", "datetime"]
+Landing = Literal["the day before", "on the day", "the day after", "once"]
+
+
+class SourceColumn(Declared):
+    """One column of a source, and the contract that its values keep.
+
+    `known="after"` marks a column that is filled in only after the event; features may not read it.
+    """
+
+    kind: Kind
+    nullable: bool = False
+    ge: float | None = None
+    le: float | None = None
+    values: tuple[str, ...] | None = None
+    pattern: str | None = None
+    known: Literal["before", "after"] = "before"
+    description: str = ""
+
+
+def text(**options: object) -> SourceColumn:
+    return SourceColumn(kind="string", **options)  # type: ignore[arg-type]
+
+
+def number(**options: object) -> SourceColumn:
+    return SourceColumn(kind="float", **options)  # type: ignore[arg-type]
+
+
+def integer(**options: object) -> SourceColumn:
+    return SourceColumn(kind="integer", **options)  # type: ignore[arg-type]
+
+
+def flag(**options: object) -> SourceColumn:
+    return SourceColumn(kind="boolean", **options)  # type: ignore[arg-type]
+
+
+def timestamp(**options: object) -> SourceColumn:
+    return SourceColumn(kind="datetime", **options)  # type: ignore[arg-type]
+
+
+# Columns that every stored row has beside the declared ones.
+EVENT_TIME = "event_time"
+KNOWN_AT = "known_at"
+DATE = "date"  # the partition: day of delivery for raw data, day of the event for features
+RESERVED = frozenset({EVENT_TIME, KNOWN_AT, DATE})
+
+
+class Source(Declared):
+    """One feed of raw data.
+
+    Files land in `landing/<pipeline>/<source>/<delivery day>/`, one or more a day, each with a `.sha256` sidecar. A
+    partition of `raw/<source>` is a *delivery day*: late rows and corrections arrive in later partitions with their own
+    `known_at` and never rewrite what was known. Every file has the declared columns, `event_time` and `known_at` (UTC).
+
+    `keys` identify a row (with `known_at`, one version of it). `lands` says how the delivery relates to the day of the
+    events in it: the schedule of a day lands the day before. A source that lands `once` is not partitioned.
+    `refuses_above` is the share of contract-breaking rows above which a batch is refused whole; below it those rows
+    go to quarantine. `volume` bounds the rows expected in a day's delivery (a warning, not a contract).
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    columns: dict[str, SourceColumn] = Field(min_length=1)
+    keys: tuple[str, ...] = Field(min_length=1)
+    lands: Landing = "on the day"
+    refuses_above: Annotated[float, Field(ge=0, le=1)] = 0.05
+    volume: tuple[int, int] | None = None
+    description: str = ""
+
+    def __init__(self, name: str, **fields: object) -> None:
+        if isinstance(fields.get("keys"), list):
+            fields["keys"] = tuple(fields["keys"])  # type: ignore[arg-type]
+        super().__init__(name=name, **fields)
+
+    @model_validator(mode="after")
+    def _keys_are_columns(self) -> Source:
+        for reserved in sorted(RESERVED & set(self.columns)):
+            raise DeclarationError(f"columns.{reserved}", reserved, f"every row has column {reserved!r} already; leave it out")
+        for key in self.keys:
+            if key not in self.columns and key != EVENT_TIME:
+                raise DeclarationError(
+                    "keys", key, f"key {key!r} is no column of source {self.name!r}; columns are {', '.join(self.columns)}"
+                )
+            if key in self.columns and self.columns[key].nullable:
+                raise DeclarationError(
+                    f"columns.{key}.nullable",
+                    True,
+                    f"{key!r} is a key of source {self.name!r}, and a key is never null; leave nullable out",
+                )
+        if self.volume is not None and not 0 <= self.volume[0] <= self.volume[1]:
+            raise DeclarationError(
+                "volume", self.volume, f"volume={self.volume} is no range of rows; give the least and the most rows of a day"
+            )
+        return self
+
+    @property
+    def daily(self) -> bool:
+        return self.lands != "once"

@@ -1,0 +1,1 @@
+"""Who asks: API keys, tokens, and how much each caller may ask for."""

@@ -1,0 +1,44 @@
+"""A request on its way through the endpoint, over HTTP or gRPC."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from serving.callers.access import ANYONE, Caller
+from serving.contract.refusal import Refusal
+
+
+@dataclass(slots=True)
+class Heading:
+    """What a request's headers say, and the caller that they name as of a version of the keys."""
+
+    length: int | None = None
+    kind: bytes = b""
+    authorization: bytes = b""
+    traceparent: bytes = b""
+    seconds: float | None = None
+    caller: Caller = ANYONE
+    keys: int = -1
+
+
+class Call:
+    """One request on its way. Moments are of the monotonic clock; `arm` and `rows` are known once it is answered."""
+
+    __slots__ = ("arm", "caller", "end", "pipeline", "rows", "start", "traceparent")
+
+    def __init__(self, start: float) -> None:
+        self.start, self.end = start, 0.0
+        self.caller = ANYONE
+        self.traceparent = b""
+        self.pipeline = self.arm = ""
+        self.rows = 0
+
+    @property
+    def admitted(self) -> bool:
+        return self.end > 0
+
+    def in_time(self) -> None:
+        """Raises Refusal when the answer would come too late to be of use."""
+        if time.monotonic() > self.end:
+            raise Refusal(504, "deadline", "The request's time was over before it could be predicted; nothing was predicted or logged.")

@@ -1,0 +1,1 @@
+"""What may be asked: the request contract of a bundle, and refusals."""

@@ -1,0 +1,1 @@
+"""How it is asked: JSON, tensors, Arrow, the Open Inference Protocol over REST and gRPC, and their description."""

@@ -1,0 +1,1 @@
+"""What is measured: metrics, traces and logs of the server."""

@@ -1,0 +1,208 @@
+"""The gRPC service: Triton's client gets the answers of the plain route, and refusals are status codes with field and rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
+
+from bundle.records import log
+from serving.protocols.inference_messages import FIELDS, MESSAGES
+from tests.serving.test_access import bearer, certified, keyed
+from tests.support.endpoint import CONTRACT, DAY, NAME, Place, Running, request
+from tests.support.ports import free_ports
+
+REQUESTS = [request(number) for number in range(70)]
+KINDS = {"string": "BYTES", "datetime": "BYTES", "float": "FP64", "integer": "INT64", "boolean": "BOOL"}
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass
+class Target:
+    place: Place
+    server: Running
+    digest: str
+    address: str
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    place = Place.new(tmp_path_factory.mktemp("grpc"))
+    digest = place.release()
+    [port] = free_ports(1)
+    with place.server("--grpc-port", str(port), "--body-limit", "200000", "--row-limit", "300") as server:
+        yield Target(place, server, digest, f"127.0.0.1:{port}")
+
+
+@pytest.fixture
+def client(target: Target) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(target.address) as made:
+        yield made
+
+
+def inputs(requests: list[dict[str, Any]]) -> list[Any]:
+    """Inputs of Triton's client, with `.is_null` beside the columns that may be null."""
+    found = []
+    for name, column in CONTRACT.items():
+        values = [row[name] for row in requests]
+        filler = {"integer": 0, "datetime": f"{DAY}T00:00:00Z"}.get(column.kind, values[0])
+        columns = {name: (KINDS[column.kind], [filler if value is None else value for value in values])}
+        if column.nullable:
+            columns[f"{name}.is_null"] = ("BOOL", [value is None for value in values])
+        for label, (datatype, filled) in columns.items():
+            array = np.array([value.encode() for value in filled], dtype=object) if datatype == "BYTES" else np.array(filled)
+            found.append(triton.InferInput(label, [len(requests)], datatype).set_data_from_numpy(array))
+    return found
+
+
+def plain(target: Target, requests: list[dict[str, Any]]) -> list[float]:
+    answer = target.server.client.post(f"/predict/{NAME}", json={"instances": requests})
+    return [found["prediction"] for found in answer.json()["predictions"]]
+
+
+def message(row: dict[str, Any], **changes: Any) -> Any:
+    """A request with typed contents instead of raw bytes."""
+    held = {"BYTES": "bytes_contents", "FP64": "fp64_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+    made = service_pb2.ModelInferRequest(model_name=NAME, **changes)
+    for name, column in CONTRACT.items():
+        datatype = KINDS[column.kind]
+        if row[name] is None:
+            made.inputs.add(name=f"{name}.is_null", datatype="BOOL", shape=[1]).contents.bool_contents.append(True)
+        tensor = made.inputs.add(name=name, datatype=datatype, shape=[1])
+        value = {"INT64": 0, "BYTES": f"{DAY}T00:00:00Z"}[datatype] if row[name] is None else row[name]
+        getattr(tensor.contents, held[datatype]).append(value.encode() if isinstance(value, str) else value)
+    return made
+
+
+def test_the_messages_are_those_of_the_published_service() -> None:
+    pool = service_pb2.DESCRIPTOR.pool
+    for name in FIELDS:
+        outer, *inner = name.split(".")
+        ours = MESSAGES[outer].DESCRIPTOR
+        for part in inner:
+            ours = ours.nested_types_by_name[part]
+        theirs = pool.FindMessageTypeByName(f"inference.{name}")
+        assert set(theirs.fields_by_name) - set(ours.fields_by_name) <= {"parameters", "properties"}
+        for field in ours.fields:
+            other = theirs.fields_by_name[field.name]
+            assert (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated), (name, field.name)
+
+
+def test_tritons_client_reads_state_and_metadata(client: triton.InferenceServerClient, target: Target) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(NAME)
+    assert client.is_model_ready(NAME, target.digest)
+    assert not client.is_model_ready(NAME, "0" * 64)
+    assert client.get_server_metadata().name == "evergreen"
+    metadata = client.get_model_metadata(NAME)
+    assert list(metadata.versions) == [target.digest]
+    assert {found.name: found.datatype for found in metadata.inputs} == {name: KINDS[column.kind] for name, column in CONTRACT.items()}
+
+
+def test_tritons_client_gets_the_plain_answers_and_they_are_logged(client: triton.InferenceServerClient, target: Target) -> None:
+    answer = client.infer(NAME, inputs(REQUESTS), request_id="mine", model_version=target.digest)
+    assert (answer.get_response().id, answer.get_response().model_version) == ("mine", target.digest)
+    assert answer.as_numpy("prediction").tolist() == plain(target, REQUESTS)
+    stored = {record.id: record for record in log.read(target.place.predictions, DAY).records}
+    ids = [found.decode() for found in answer.as_numpy("prediction_id").tolist()]
+    assert [stored[found].entity for found in ids] == [row["order_id"] for row in REQUESTS]
+    only = client.infer(NAME, inputs(REQUESTS[:2]), outputs=[triton.InferRequestedOutput("prediction")])
+    assert [output.name for output in only.get_response().outputs] == ["prediction"]
+
+
+def test_typed_contents_are_answered_with_typed_contents(target: Target) -> None:
+    with grpc.insecure_channel(target.address) as channel:
+        infer = channel.unary_unary(
+            INFER, service_pb2.ModelInferRequest.SerializeToString, service_pb2.ModelInferResponse.FromString
+        )  # fmt: skip
+        for row in (request(4), request(7), request(6)):
+            answer = infer(message(row, id="a"))
+            assert list(answer.outputs[0].contents.fp64_contents) == plain(target, [row])
+            assert not answer.raw_output_contents
+            assert answer.id == "a"
+
+
+def test_refusals_are_status_codes_with_field_and_rule(client: triton.InferenceServerClient, target: Target) -> None:
+    secret = "s3cret-value"
+    wrong = {**REQUESTS[4], "method": secret}
+    codes = grpc.StatusCode
+
+    def refused(content: bytes) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
+        with grpc.insecure_channel(target.address) as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(INFER)(content)
+        error: Any = caught.value
+        assert secret not in f"{error.details()} {error.trailing_metadata()}"
+        return error.code(), error.details(), {found.key: found.value for found in error.trailing_metadata() or ()}
+
+    code, details, trailing = refused(message(wrong).SerializeToString())
+    assert (code, trailing["field"]) == (codes.INVALID_ARGUMENT, "method[0]")
+    assert "values" in trailing["rule"]
+    assert "card, cash, coin" in details
+    two = message(REQUESTS[4])
+    two.raw_input_contents.append(b"x")
+    other = message(REQUESTS[4])
+    other.inputs[0].contents.fp64_contents.append(1)
+    unknown = message(REQUESTS[4])
+    unknown.model_name = "other"
+    nan = message({**REQUESTS[4], "amount": float("nan")})
+    for content, expected, rule in (
+        (b"\xff\xff", codes.INVALID_ARGUMENT, "message"), (message(REQUESTS[4], model_version="x").SerializeToString(), codes.NOT_FOUND, "version"),
+        (two.SerializeToString(), codes.INVALID_ARGUMENT, "data"), (other.SerializeToString(), codes.INVALID_ARGUMENT, "data"),
+        (unknown.SerializeToString(), codes.NOT_FOUND, "pipeline"), (nan.SerializeToString(), codes.INVALID_ARGUMENT, "float"),
+        (message(REQUESTS[4], id="x" * 201).SerializeToString(), codes.INVALID_ARGUMENT, "id"),
+    ):  # fmt: skip
+        code, _, trailing = refused(content)
+        assert (code, rule in trailing["rule"]) == (expected, True), trailing
+    # Compressed messages are not unpacked, whatever they hold.
+    with grpc.insecure_channel(target.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(INFER)(message(REQUESTS[4]).SerializeToString(), compression=grpc.Compression.Gzip)
+    unpacked: Any = caught.value
+    assert unpacked.code() == codes.UNIMPLEMENTED
+    assert refused(b"x" * 300_000)[0] == codes.RESOURCE_EXHAUSTED
+    with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
+        client.infer(NAME, inputs(REQUESTS), client_timeout=1e-6)
+    with pytest.raises(InferenceServerException, match="more than 300 rows"):
+        client.infer(NAME, inputs(REQUESTS * 5))
+    assert client.infer(NAME, inputs(REQUESTS[:1])).as_numpy("prediction").tolist() == plain(target, REQUESTS[:1])
+
+
+def test_a_port_that_is_taken_is_said_at_once(target: Target) -> None:
+    port = target.address.partition(":")[2]
+    with (
+        pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1 port {port} .*give another --grpc-port"),
+        target.place.server("--grpc-port", port),
+    ):
+        pass
+
+
+def test_keys_and_tls_hold_here_too_and_workers_share_the_port(tmp_path: Path) -> None:
+    place = Place.new(tmp_path)
+    place.release()
+    [port] = free_ports(1)
+    key = keyed(place)
+    certificate, private = certified(tmp_path)
+    secured = ("--tls-certificate", str(certificate), "--tls-key", str(private))
+    with (
+        place.server("--grpc-port", str(port), "--workers", "2", *secured, key=key, certificate=certificate),
+        triton.InferenceServerClient(f"127.0.0.1:{port}", ssl=True, root_certificates=str(certificate)) as client,
+    ):
+        place.wait_for_workers(2)
+        assert client.is_server_live()
+        for headers in ({}, bearer("no-such-key")):
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                client.infer(NAME, inputs(REQUESTS[:1]), headers=headers)
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                client.get_model_metadata(NAME, headers=headers)
+        answer = client.infer(NAME, inputs(REQUESTS[:3]), headers=bearer(key))
+        assert len(answer.as_numpy("prediction")) == 3
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as plainly, pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+            plainly.is_server_live()
