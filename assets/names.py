@@ -23,7 +23,9 @@ def days(pipeline: Pipeline) -> dg.DailyPartitionsDefinition:
 def _days(start: date, end: date | None, timezone: str) -> dg.DailyPartitionsDefinition:
     # Dagster's end is the first day that is no partition.
     after = None if end is None else (end + timedelta(days=1)).isoformat()
-    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_date=after, timezone=timezone)
+    return dg.DailyPartitionsDefinition(
+        start_date=start.isoformat(), end_date=after, timezone=timezone
+    )
 
 
 def keys_to_days(keys: Iterable[str]) -> list[date]:

@@ -13,7 +13,9 @@ def main() -> int:
     broken = []
     for name in ALL:
         print(f"\n{name}\n{'-' * len(name)}", flush=True)
-        if subprocess.run([sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}"], check=False).returncode:
+        if subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}"], check=False
+        ).returncode:
             broken.append(name)
     if broken:
         print(f"\nbroken or over a limit: {', '.join(broken)}", file=sys.stderr)

@@ -51,7 +51,9 @@ def main() -> None:
     options.add_argument("--seconds", type=int, default=5)
     options.add_argument("--connections", type=int, default=8)
     options.add_argument("--trees", type=int, default=200)
-    options.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    options.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of lines"
+    )
     found = options.parse_args()
     bodies = [json.dumps(request(number)) for number in range(BODIES)]
     with tempfile.TemporaryDirectory() as folder:
@@ -60,8 +62,18 @@ def main() -> None:
         place = Place.new(Path(folder))
         place.release(rounds=found.trees)
         with place.server(cpu=SERVER_CORE) as server:
-            endpoint = load(f"{server.url}/predict/{NAME}", bodies, found.seconds, found.connections, server.process.pid)
-            memory = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+            endpoint = load(
+                f"{server.url}/predict/{NAME}",
+                bodies,
+                found.seconds,
+                found.connections,
+                server.process.pid,
+            )
+            memory = (
+                int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
+                * os.sysconf("SC_PAGE_SIZE")
+                / 1e6
+            )
         logged = len(log.read(place.predictions, DAY).records)
     # Requests under way at the end are answered and logged, but no client counts them.
     missing = max(0, endpoint.answered - logged)
@@ -135,7 +147,11 @@ def _wrk(url: str, bodies: Sequence[str], seconds: int, connections: int) -> Fig
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name, url]
         output = subprocess.run(
-            command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE})
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE}),
         ).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT "))
     a_second, p50, p99, errors, answered = line.split()[1:]
@@ -177,7 +193,13 @@ def _asyncio(url: str, bodies: Sequence[str], seconds: int, connections: int) ->
     finally:
         os.sched_setaffinity(0, before)
     times.sort()
-    return Figures(len(times) / seconds, times[len(times) // 2] * 1e3, times[int(len(times) * 0.99)] * 1e3, errors, len(times))
+    return Figures(
+        len(times) / seconds,
+        times[len(times) // 2] * 1e3,
+        times[int(len(times) * 0.99)] * 1e3,
+        errors,
+        len(times),
+    )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ def in_process(function: Any, *arguments: Any) -> Any:
     try:
         return receiver.recv()
     except EOFError:
-        raise RuntimeError(f"{function.__name__} ended without a result, exit code {process.exitcode}; see its output above") from None
+        raise RuntimeError(
+            f"{function.__name__} ended without a result, exit code {process.exitcode}; see its output above"
+        ) from None
     finally:
         process.join()
 
@@ -83,7 +85,11 @@ def store_year(place: Path) -> None:
     for source in pipeline.sources:
         files = sorted(landing.rglob(f"{source.name}/*/*.csv"))
         landed = [
-            Landed(None if file.parent.name == "once" else date.fromisoformat(file.parent.name), file.name, file.read_bytes())
+            Landed(
+                None if file.parent.name == "once" else date.fromisoformat(file.parent.name),
+                file.name,
+                file.read_bytes(),
+            )
             for file in files
         ]
         rows = parse(source, landed).rows
@@ -106,7 +112,12 @@ def store_tiles(place: Path, tiles: int) -> None:
     for source in ("schedule", "outcomes"):
         (part / source).mkdir(parents=True, exist_ok=True)
         for file in sorted((place / "year" / source).glob("*.parquet")):
-            rows = pl.read_parquet(file).join(copies, how="cross").with_columns(pl.col("flight_id") + pl.col("_copy")).drop("_copy")
+            rows = (
+                pl.read_parquet(file)
+                .join(copies, how="cross")
+                .with_columns(pl.col("flight_id") + pl.col("_copy"))
+                .drop("_copy")
+            )
             rows.write_parquet(part / source / file.name, compression="lz4", statistics=True)
     part.rename(target)
 
@@ -120,7 +131,11 @@ def reader(*folders: Path) -> Reader:
         files = sorted(
             file
             for file in folder.glob("*.parquet")
-            if file.stem == "once" or ((first is None or file.stem >= str(first)) and (last is None or file.stem <= str(last)))
+            if file.stem == "once"
+            or (
+                (first is None or file.stem >= str(first))
+                and (last is None or file.stem <= str(last))
+            )
         )
         return (
             pl.scan_parquet(files or sorted(folder.glob("*.parquet"))[:1])
@@ -141,9 +156,18 @@ def year(place: Path) -> dict[str, Any]:
     days = [pipeline.start + offset * DAY for offset in range(365)]
     features(pipeline, days[:2], read)
     seconds, computed = timed(lambda: features(pipeline, days, read))
-    raw = {source.name: read(source.name, None, None).collect().to_pandas() for source in pipeline.sources}
+    raw = {
+        source.name: read(source.name, None, None).collect().to_pandas()
+        for source in pipeline.sources
+    }
     slow, expected = timed(lambda: features_reference.reference(pipeline, raw, days))
-    names = ["flight_id", "event_time", "known_at", "inputs_known_at", *(feature.name for feature in pipeline.features)]
+    names = [
+        "flight_id",
+        "event_time",
+        "known_at",
+        "inputs_known_at",
+        *(feature.name for feature in pipeline.features),
+    ]
     difference = max(features_reference.compared(expected, computed.to_pandas(), names).values())
     one_early = min(timed(lambda: features(pipeline, [days[40]], read))[0] for _ in range(5))
     one_late = min(timed(lambda: features(pipeline, [days[-1]], read))[0] for _ in range(5))
@@ -156,7 +180,9 @@ def year(place: Path) -> dict[str, Any]:
         f"one day: {one_early:.3f} s on day 41, {one_late:.3f} s on day 365 (limit {DAY_LIMIT} s); snapshot {snapshot_seconds:.2f} s; labels of the year {labels_seconds:.2f} s"
     )
     row = microseconds_a_row(pipeline, computed, snapshot(pipeline, days[-1], read), read)
-    print(f"one request, {len(pipeline.features)} features: {row:.1f} µs of CPU (plain Python, parsing of its time included)")
+    print(
+        f"one request, {len(pipeline.features)} features: {row:.1f} µs of CPU (plain Python, parsing of its time included)"
+    )
     return {
         "row_microseconds": row,
         "year_rows": computed.height, "year_seconds": seconds, "reference_seconds": slow, "largest_difference": difference, "equal_kept": difference < 1e-9,
@@ -164,13 +190,17 @@ def year(place: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def microseconds_a_row(pipeline: Pipeline, table: pl.DataFrame, online: Snapshot, read: Reader) -> float:
+def microseconds_a_row(
+    pipeline: Pipeline, table: pl.DataFrame, online: Snapshot, read: Reader
+) -> float:
     """CPU time of one row of the model from one request, the fastest of 30 rounds."""
     from assets.tabular.features.declared_program import program
     from bundle.features.program import compile_row
 
     function = compile_row(program(pipeline).fit(table))
-    rows = read(pipeline.request, None, None).collect().tail(500).drop("date", "known_at").to_dicts()
+    rows = (
+        read(pipeline.request, None, None).collect().tail(500).drop("date", "known_at").to_dicts()
+    )
     requests = [{**row, "event_time": row["event_time"].isoformat()} for row in rows]
 
     def once() -> float:

@@ -31,7 +31,9 @@ def main(repeats: int = 7) -> None:
         definitions.append(seconds("import pipelines.definitions"))
     ratio = statistics.median(definitions) / statistics.median(dagster)
     print(f"import dagster                {statistics.median(dagster):6.2f} s")
-    print(f"import pipelines.definitions  {statistics.median(definitions):6.2f} s   {ratio:.2f} x   (wanted: at most {LIMIT} x)")
+    print(
+        f"import pipelines.definitions  {statistics.median(definitions):6.2f} s   {ratio:.2f} x   (wanted: at most {LIMIT} x)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"import sys, pipelines.definitions; print(*(name for name in {HEAVY!r} if name in sys.modules))"],
         check=True, capture_output=True, text=True,

@@ -38,10 +38,14 @@ DAILY = [source for source in pipeline.sources if source.daily]
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--days", type=int, default=90)
-    options.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    options.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of lines"
+    )
     found = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), day_range(Feed.first, Feed.first + timedelta(days=found.days - 1)))
+        figures = measure(
+            Path(folder), day_range(Feed.first, Feed.first + timedelta(days=found.days - 1))
+        )
     if found.json:
         print(json.dumps(figures))
         return
@@ -63,7 +67,11 @@ def measure(place: Path, days: list[date]) -> dict[str, float]:
     one_pass = seconds(lambda: _functions(landing, place / "pass", days))
     # Ten days say what ninety would, one by one.
     few = days[:10]
-    day_by_day = seconds(lambda: [_functions(landing, place / "single", [day]) for day in few]) * len(days) / len(few)
+    day_by_day = (
+        seconds(lambda: [_functions(landing, place / "single", [day]) for day in few])
+        * len(days)
+        / len(few)
+    )
     through = seconds(lambda: _dagster(landing, place / "dagster", days))
     return {
         "feed: parse the year once (s)": load,
@@ -97,15 +105,23 @@ def _plain(landing: Landing, days: list[date], uri: str) -> None:
 
     for source in DAILY:
         files = collect(pipeline, source, days, landing)
-        frames = [pl.read_csv(file.content, infer_schema_length=None).with_columns(date=pl.lit(file.day)) for file in files]
+        frames = [
+            pl.read_csv(file.content, infer_schema_length=None).with_columns(date=pl.lit(file.day))
+            for file in files
+        ]
         table = pl.concat([frame for frame in frames if frame.height], how="vertical_relaxed")
-        table = table.with_columns(pl.col("event_time", "known_at").str.to_datetime(time_zone="UTC"))
+        table = table.with_columns(
+            pl.col("event_time", "known_at").str.to_datetime(time_zone="UTC")
+        )
         write_deltalake(f"{uri}/{source.name}", table.to_arrow(), partition_by=["date"])
 
 
 def _functions(landing: Landing, place: Path, days: list[date]) -> None:
     """What the assets do, without Dagster."""
-    lake, reports = Lake(uri=str(place / "lake")), Reports(uri=str(place / "reports"), url="http://reports")
+    lake, reports = (
+        Lake(uri=str(place / "lake")),
+        Reports(uri=str(place / "reports"), url="http://reports"),
+    )
     for source in DAILY:
         examined = ingest(pipeline, source, days, landing, lake)
         report = docs.report(pipeline.name, examined, pipeline.start)
@@ -119,9 +135,14 @@ def _dagster(landing: Landing, place: Path, days: list[date]) -> None:
         "reports": Reports(uri=str(place / "reports"), url="http://reports"),
     }
     daily = [asset for asset in build(pipeline) if pipeline.source(asset.key.path[-1]).daily]
-    tags = {"dagster/asset_partition_range_start": str(days[0]), "dagster/asset_partition_range_end": str(days[-1])}
+    tags = {
+        "dagster/asset_partition_range_start": str(days[0]),
+        "dagster/asset_partition_range_end": str(days[-1]),
+    }
     with (place.parent / "dagster.log").open("w") as log, redirect_stderr(log):
-        result = dg.materialize(daily, resources=resources, tags=tags, instance=dg.DagsterInstance.ephemeral())
+        result = dg.materialize(
+            daily, resources=resources, tags=tags, instance=dg.DagsterInstance.ephemeral()
+        )
     assert result.success
 
 
@@ -132,7 +153,10 @@ def _nightly(landing: Landing, place: Path, days: list[date]) -> dict[str, float
     lake = Lake(uri=str(place))
     for source in DAILY:
         ingest(pipeline, source, days, landing, lake)
-    sample = {source.name: lake.scan(raw_table(pipeline.name, source.name), days[0], days[0]).collect() for source in DAILY}
+    sample = {
+        source.name: lake.scan(raw_table(pipeline.name, source.name), days[0], days[0]).collect()
+        for source in DAILY
+    }
 
     def commits(until: int) -> None:
         # Only the log has to grow as it would in a year of nights; what the days hold does not matter for it.
@@ -144,7 +168,10 @@ def _nightly(landing: Landing, place: Path, days: list[date]) -> dict[str, float
 
     def night() -> float:
         return statistics.median(
-            seconds(lambda day=day: [ingest(pipeline, source, [day], landing, lake) for source in DAILY]) for day in days[1:8]
+            seconds(
+                lambda day=day: [ingest(pipeline, source, [day], landing, lake) for source in DAILY]
+            )
+            for day in days[1:8]
         )
 
     commits(30)

@@ -36,19 +36,35 @@ def main(nights: int = 5) -> None:
         plain = timed(lambda: by_hand(running))
     with landed() as running:
         ingest, train = [], []
-        ranges = {"dagster/asset_partition_range_start": FIRST.isoformat(), "dagster/asset_partition_range_end": LAST.isoformat()}
+        ranges = {
+            "dagster/asset_partition_range_start": FIRST.isoformat(),
+            "dagster/asset_partition_range_end": LAST.isoformat(),
+        }
         ingest.append(
-            timed(lambda: execute(running, jobs.nightly(pipeline), [*jobs.landed_once(pipeline), *jobs.ingested(pipeline)], ranges))
+            timed(
+                lambda: execute(
+                    running,
+                    jobs.nightly(pipeline),
+                    [*jobs.landed_once(pipeline), *jobs.ingested(pipeline)],
+                    ranges,
+                )
+            )
         )
         until = [key for key in jobs.retrained(pipeline) if key not in jobs.released(pipeline)]
         train.append(timed(lambda: execute(running, jobs.retrain(pipeline), until, {})))
         through = ingest[0] + train[0]
         print(f"lifecycle, plain functions    {plain:6.1f} s")
-        print(f"lifecycle, through Dagster    {through:6.1f} s   {through / plain:.2f} x   (wanted: at most {ORCHESTRATION} x)")
-        print(f"backfill of 90 days           {ingest[0]:6.1f} s   (wanted: at most {BACKFILL:.0f} s)")
+        print(
+            f"lifecycle, through Dagster    {through:6.1f} s   {through / plain:.2f} x   (wanted: at most {ORCHESTRATION} x)"
+        )
+        print(
+            f"backfill of 90 days           {ingest[0]:6.1f} s   (wanted: at most {BACKFILL:.0f} s)"
+        )
         running.driver.settle()
         night = [one_night(running, LAST + DAY * (offset + 1)) for offset in range(nights + 1)][1:]
-        print(f"one night, warm, n={nights}          {statistics.median(night):6.2f} s   (wanted: at most {NIGHT:.0f} s; all daily assets)")
+        print(
+            f"one night, warm, n={nights}          {statistics.median(night):6.2f} s   (wanted: at most {NIGHT:.0f} s; all daily assets)"
+        )
 
 
 def warm_up() -> None:
@@ -64,13 +80,27 @@ def warm_up() -> None:
     import treelite
     import xgboost
 
-    del deltalake, evidently, great_expectations, matplotlib, mlflow, optuna, polars, sklearn, treelite, xgboost
+    del (
+        deltalake,
+        evidently,
+        great_expectations,
+        matplotlib,
+        mlflow,
+        optuna,
+        polars,
+        sklearn,
+        treelite,
+        xgboost,
+    )
 
 
 @contextmanager
 def landed() -> Iterator[Platform]:
     """A fresh platform with January to March landed."""
-    with tempfile.TemporaryDirectory() as folder, platform(Path(folder) / "home", [pipeline]) as running:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        platform(Path(folder) / "home", [pipeline]) as running,
+    ):
         feed = Feed(running.settings.landing_uri, 0.05, 0.01, 0)
         feed.land_once()
         for offset in range((LAST - FIRST).days + 1):
@@ -80,7 +110,9 @@ def landed() -> Iterator[Platform]:
 
 def by_hand(running: Platform) -> None:
     """Every asset's function up to the bundle, in order, without runs, events or an executor."""
-    assets = {key: asset for stage in STAGES for asset in stage.build(pipeline) for key in asset.keys}
+    assets = {
+        key: asset for stage in STAGES for asset in stage.build(pipeline) for key in asset.keys
+    }
     wanted = [*jobs.landed_once(pipeline), *jobs.ingested(pipeline), *jobs.retrained(pipeline)]
     for key in wanted:
         if key not in jobs.released(pipeline):
@@ -105,7 +137,11 @@ def call(asset: dg.AssetsDefinition, resources: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "context":
-            arguments[name] = Script([FIRST + DAY * offset for offset in range((LAST - FIRST).days + 1)] if asset.partitions_def else [])
+            arguments[name] = Script(
+                [FIRST + DAY * offset for offset in range((LAST - FIRST).days + 1)]
+                if asset.partitions_def
+                else []
+            )
         elif name == "config":
             arguments[name] = parameter.annotation()
         else:
@@ -115,7 +151,9 @@ def call(asset: dg.AssetsDefinition, resources: dict[str, Any]) -> None:
         list(result)
 
 
-def execute(running: Platform, job: str, selection: Sequence[dg.AssetKey], tags: dict[str, str]) -> None:
+def execute(
+    running: Platform, job: str, selection: Sequence[dg.AssetKey], tags: dict[str, str]
+) -> None:
     done = running.definitions.resolve_job_def(job).execute_in_process(
         instance=running.instance,
         asset_selection=list(selection),

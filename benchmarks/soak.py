@@ -100,19 +100,28 @@ async def client(url: str, rate: float, connections: int, place: Path) -> None:
     requests = []
     for number in range(BODIES):
         body = json.dumps(toy.request(number)).encode()
-        head = (
-            f"POST /predict/{NAME} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
+        head = f"POST /predict/{NAME} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         requests.append(head.encode() + body)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
     with open(place, "wb") as file:
         await asyncio.gather(
-            *(_connection(host, int(port), requests, index, rate / connections, stop, file.write) for index in range(connections))
+            *(
+                _connection(host, int(port), requests, index, rate / connections, stop, file.write)
+                for index in range(connections)
+            )
         )
 
 
-async def _connection(host: str, port: int, requests: Sequence[bytes], index: int, rate: float, stop: asyncio.Event, write: object) -> None:
+async def _connection(
+    host: str,
+    port: int,
+    requests: Sequence[bytes],
+    index: int,
+    rate: float,
+    stop: asyncio.Event,
+    write: object,
+) -> None:
     assert callable(write)
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(Answer).decode
     number, due = index * 37, time.monotonic() + (index / 100)
@@ -140,7 +149,14 @@ async def _connection(host: str, port: int, requests: Sequence[bytes], index: in
                 answer = decode(body)
                 write(encode(Acknowledged(answer.id, answer.bundle, sent, time.time())) + b"\n")
             else:
-                write(encode(Failed(own, int(head[9:12]), time.time(), body.decode(errors="replace")[:200])) + b"\n")
+                write(
+                    encode(
+                        Failed(
+                            own, int(head[9:12]), time.time(), body.decode(errors="replace")[:200]
+                        )
+                    )
+                    + b"\n"
+                )
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -149,8 +165,19 @@ async def _connection(host: str, port: int, requests: Sequence[bytes], index: in
 @contextlib.contextmanager
 def load(server: Running, rate: float, connections: int, place: Path) -> Iterator[Outcome]:
     """Clients while the body runs; the outcome is complete afterwards."""
-    command = [sys.executable, "-m", "benchmarks.soak", "--client", server.url, str(rate), str(connections), str(place)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=TREE, env={**os.environ, "PYTHONPATH": str(TREE)})
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.soak",
+        "--client",
+        server.url,
+        str(rate),
+        str(connections),
+        str(place),
+    ]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, cwd=TREE, env={**os.environ, "PYTHONPATH": str(TREE)}
+    )
     outcome = Outcome()
     try:
         yield outcome
@@ -161,7 +188,10 @@ def load(server: Running, rate: float, connections: int, place: Path) -> Iterato
     finally:
         process.kill()
         process.wait()
-    decode_answer, decode_failure = msgspec.json.Decoder(Acknowledged).decode, msgspec.json.Decoder(Failed).decode
+    decode_answer, decode_failure = (
+        msgspec.json.Decoder(Acknowledged).decode,
+        msgspec.json.Decoder(Failed).decode,
+    )
     with open(place, "rb") as file:
         for line in file:
             # Ids are texts and ports are numbers: the first character after the bracket tells them apart.
@@ -194,7 +224,10 @@ class Platform:
         self.place = Place(folder / "endpoint", self.keys.private_path.read_bytes(), public)
         self.place.root.mkdir(parents=True)
         self.place.publish()
-        self.bundles = [self.artifacts.put("bundles", toy.files(self.place.private_key, seed=seed)) for seed in range(bundles)]
+        self.bundles = [
+            self.artifacts.put("bundles", toy.files(self.place.private_key, seed=seed))
+            for seed in range(bundles)
+        ]
         self.kills: list[Kill] = []
 
     @property
@@ -236,7 +269,9 @@ class Platform:
             worker.suspend()
             while worker.status() != psutil.STATUS_STOPPED:
                 time.sleep(0.001)
-            ports = frozenset(found.raddr.port for found in worker.net_connections("tcp") if found.raddr)
+            ports = frozenset(
+                found.raddr.port for found in worker.net_connections("tcp") if found.raddr
+            )
             self.kills.append(Kill(time.time(), worker.pid, ports))
             worker.send_signal(signal.SIGKILL)
 
@@ -254,8 +289,16 @@ class Allowed(msgspec.Struct, frozen=True):
 
 def allowed(entries: Sequence[Entry]) -> list[Allowed]:
     """What the ledger allowed, decision by decision. A decision that was never confirmed ends with the next one's confirmation."""
-    moves = [entry for entry in entries if entry.kind not in ("approval", "rejection", "traffic", "retrain_request")]
-    confirmed = {entry.payload["decision"]: entry.moment.timestamp() for entry in entries if entry.kind == "traffic"}
+    moves = [
+        entry
+        for entry in entries
+        if entry.kind not in ("approval", "rejection", "traffic", "retrain_request")
+    ]
+    confirmed = {
+        entry.payload["decision"]: entry.moment.timestamp()
+        for entry in entries
+        if entry.kind == "traffic"
+    }
     ends: list[float] = []
     end = float("inf")
     for _, after in reversed([*pairwise(moves)]):
@@ -265,8 +308,12 @@ def allowed(entries: Sequence[Entry]) -> list[Allowed]:
     found = []
     for move, end in zip(moves, ends, strict=True):
         arms = move.payload.get("arms")
-        bundles = [arm[0] for arm in arms if arm[1] > 0] if isinstance(arms, list) else [move.bundle]
-        found.append(Allowed(frozenset(str(bundle) for bundle in bundles), move.moment.timestamp(), end))
+        bundles = (
+            [arm[0] for arm in arms if arm[1] > 0] if isinstance(arms, list) else [move.bundle]
+        )
+        found.append(
+            Allowed(frozenset(str(bundle) for bundle in bundles), move.moment.timestamp(), end)
+        )
     return found
 
 
@@ -276,14 +323,19 @@ def not_allowed(answers: Sequence[Acknowledged], periods: Sequence[Allowed]) -> 
     wrong = []
     for answer in answers:
         known = periods[: bisect_right(starts, answer.answered)]
-        if not any(answer.bundle in period.bundles and answer.sent <= period.replaced for period in reversed(known)):
+        if not any(
+            answer.bundle in period.bundles and answer.sent <= period.replaced
+            for period in reversed(known)
+        ):
             wrong.append(answer)
     return wrong
 
 
 def excused(failure: Failed, kills: Sequence[Kill]) -> bool:
     """Whether a connection broke because its worker was killed. A port may be used again later, hence the time."""
-    return failure.status == 0 and any(failure.port in kill.ports and kill.at <= failure.at <= kill.at + 10 for kill in kills)
+    return failure.status == 0 and any(
+        failure.port in kill.ports and kill.at <= failure.at <= kill.at + 10 for kill in kills
+    )
 
 
 # -- the run --------------------------------------------------------------------------------------------------------------------------
@@ -340,7 +392,9 @@ def main() -> None:
         sys.exit(1)
 
 
-def soak(folder: Path, seconds: float, seed: int, workers: int, connections: int) -> dict[str, object]:
+def soak(
+    folder: Path, seconds: float, seed: int, workers: int, connections: int
+) -> dict[str, object]:
     """One run; the summary, whose `problems` are what must not have happened."""
     chosen = random.Random(seed)
     platform = Platform(folder, bundles=5)
@@ -351,7 +405,9 @@ def soak(folder: Path, seconds: float, seed: int, workers: int, connections: int
         measuring = max(2.0, min(10.0, seconds / 20))
         with load(server, 0, connections, folder / "maximum") as fastest:
             time.sleep(measuring)
-        maximum = len(fastest.acknowledged) / (fastest.acknowledged[-1].answered - fastest.acknowledged[0].sent)
+        maximum = len(fastest.acknowledged) / (
+            fastest.acknowledged[-1].answered - fastest.acknowledged[0].sent
+        )
         start = time.monotonic()
         with load(server, maximum / 2, connections, folder / "half") as half:
             for moment, step in plan(chosen, seconds):
@@ -367,7 +423,10 @@ def soak(folder: Path, seconds: float, seed: int, workers: int, connections: int
     unexcused = [failure for failure in failures if not excused(failure, platform.kills)]
     problems += [f"a request failed: status {each.status}, {each.why}" for each in unexcused[:10]]
     wrong = not_allowed(answers, allowed(platform.ledger.entries(NAME)))
-    problems += [f"prediction {each.id} was answered by bundle {each.bundle}, which the ledger did not allow then" for each in wrong[:10]]
+    problems += [
+        f"prediction {each.id} was answered by bundle {each.bundle}, which the ledger did not allow then"
+        for each in wrong[:10]
+    ]
     logged = compare_log(platform.place.predictions, answers, len(failures))
     problems += logged.problems
     latencies = sorted(each.answered - each.sent for each in half.acknowledged)
@@ -385,7 +444,11 @@ def soak(folder: Path, seconds: float, seed: int, workers: int, connections: int
 
 def happen(step: str, platform: Platform, server: Running, chosen: random.Random) -> None:
     """One thing of the plan; a kill that goes with another step comes while the endpoint is following it."""
-    during = threading.Timer(chosen.uniform(0.0, 0.4), platform.kill_worker, (server, chosen)) if step.endswith("kill") else None
+    during = (
+        threading.Timer(chosen.uniform(0.0, 0.4), platform.kill_worker, (server, chosen))
+        if step.endswith("kill")
+        else None
+    )
     if during is not None:
         during.start()
     released = decisions.released(platform.ledger.entries(NAME))
@@ -439,7 +502,9 @@ def compare_log(folder: Path, answers: Sequence[Acknowledged], failures: int) ->
         altered += sum(not damage.torn for damage in reading.damage)
         records += len(reading.records)
         seen.update(record.id for record in reading.records)
-        different += sum(bundles.get(record.id, record.bundle) != record.bundle for record in reading.records)
+        different += sum(
+            bundles.get(record.id, record.bundle) != record.bundle for record in reading.records
+        )
     missing = sum(answer.id not in seen for answer in answers)
     twice = sum(count > 1 for count in seen.values())
     unknown = len(seen.keys() - bundles.keys())
@@ -450,13 +515,25 @@ def compare_log(folder: Path, answers: Sequence[Acknowledged], failures: int) ->
         f"{altered} lines of the log are damaged": altered,
         f"{len(answers) - len(bundles)} ids were given out twice": len(answers) - len(bundles),
         # A request that failed may have been logged; nothing else may.
-        f"{unknown} predictions are in the log that nobody was answered, but {failures} requests failed": unknown > failures,
+        f"{unknown} predictions are in the log that nobody was answered, but {failures} requests failed": unknown
+        > failures,
     }
-    return Logged(records, missing, twice, different, len(segments), [words for words, holds in said.items() if holds])
+    return Logged(
+        records,
+        missing,
+        twice,
+        different,
+        len(segments),
+        [words for words, holds in said.items() if holds],
+    )
 
 
 def _ms(sorted_seconds: Sequence[float], share: float) -> float | None:
-    return round(sorted_seconds[int(share * (len(sorted_seconds) - 1))] * 1e3, 3) if sorted_seconds else None
+    return (
+        round(sorted_seconds[int(share * (len(sorted_seconds) - 1))] * 1e3, 3)
+        if sorted_seconds
+        else None
+    )
 
 
 if __name__ == "__main__":

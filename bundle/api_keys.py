@@ -72,15 +72,23 @@ def new(
     wanted = tuple(dict.fromkeys(scopes))
     unknown = [scope for scope in wanted if scope not in SCOPES]
     if unknown or not wanted:
-        raise ValueError(f"scopes {', '.join(unknown) or 'none'} are not possible; use one or more of {', '.join(SCOPES)}")
+        raise ValueError(
+            f"scopes {', '.join(unknown) or 'none'} are not possible; use one or more of {', '.join(SCOPES)}"
+        )
     if not owner.strip():
         raise ValueError("a key needs an owner: whom to ask when it is misused")
     if per_second is not None and not 0 < per_second <= 1e6:
-        raise ValueError(f"{per_second:g} requests a second is no limit; give more than 0 and at most 1,000,000")
+        raise ValueError(
+            f"{per_second:g} requests a second is no limit; give more than 0 and at most 1,000,000"
+        )
     if burst is not None and (per_second is None or not 1 <= burst <= 10**6):
-        raise ValueError(f"a burst of {burst} is not possible; give 1 to 1,000,000, and the requests a second that it belongs to")
+        raise ValueError(
+            f"a burst of {burst} is not possible; give 1 to 1,000,000, and the requests a second that it belongs to"
+        )
     if expires is not None and expires <= now:
-        raise ValueError(f"a key that expires at {expires.isoformat()} would never work; give a later moment")
+        raise ValueError(
+            f"a key that expires at {expires.isoformat()} would never work; give a later moment"
+        )
     identity = secrets.token_hex(6)
     text = f"evergreen_{identity}_{secrets.token_urlsafe(32)}"
     at_once = max(1, round(per_second)) if per_second is not None else 1
@@ -90,7 +98,9 @@ def new(
     return key, text
 
 
-def rotated(stored: KeyFile, identity: str, now: datetime, overlap: timedelta) -> tuple[KeyFile, ApiKey, str]:
+def rotated(
+    stored: KeyFile, identity: str, now: datetime, overlap: timedelta
+) -> tuple[KeyFile, ApiKey, str]:
     """The same rights under a new key, which lives as long as the old one was meant to; the old one works until `now + overlap`.
 
     Raises LookupError for a key that is not there or not active.
@@ -104,7 +114,11 @@ def rotated(stored: KeyFile, identity: str, now: datetime, overlap: timedelta) -
         per_second=old.per_second, burst=old.burst if old.per_second is not None else None,
     )  # fmt: skip
     end = now + overlap if old.expires is None else min(old.expires, now + overlap)
-    return KeyFile((*replaced(stored, msgspec.structs.replace(old, expires=end)).keys, made)), made, text
+    return (
+        KeyFile((*replaced(stored, msgspec.structs.replace(old, expires=end)).keys, made)),
+        made,
+        text,
+    )
 
 
 def revoked(stored: KeyFile, identity: str, now: datetime) -> KeyFile:
@@ -132,7 +146,9 @@ def read(place: Path) -> KeyFile:
     except FileNotFoundError:
         return KeyFile()
     except msgspec.DecodeError as error:
-        raise ValueError(f"{place} holds no API keys ({error}); restore it from a backup") from error
+        raise ValueError(
+            f"{place} holds no API keys ({error}); restore it from a backup"
+        ) from error
 
 
 def header(place: Path) -> dict[str, str]:

@@ -58,7 +58,9 @@ class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """
         if len(self.arms) == 1:
             return 0
-        digest = hashlib.blake2b(f"{self.pipeline}\n{self.salt}\n{value}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            f"{self.pipeline}\n{self.salt}\n{value}".encode("utf-8", "surrogatepass"), digest_size=8
+        ).digest()
         point = (int.from_bytes(digest, "big") >> 11) / 2**53  # in [0, 1), exact
         for index, (_, share) in enumerate(self.arms[1:], start=1):
             if point < share:
@@ -123,7 +125,9 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
 
 def seal(desired: Desired, signature: bytes) -> bytes:
     """The file content of a signed desired state."""
-    return msgspec.json.encode(Sealed(desired.payload.decode(), base64.b64encode(signature).decode()))
+    return msgspec.json.encode(
+        Sealed(desired.payload.decode(), base64.b64encode(signature).decode())
+    )
 
 
 def signed(desired: Desired, sign: Callable[[bytes], bytes]) -> bytes:
@@ -146,14 +150,18 @@ def unseal(content: bytes, public_key: bytes, pipeline: str) -> Desired:
         raise ValueError(f"not a desired state of this release: {error}") from error
     check(desired)
     if desired.pipeline != pipeline:
-        raise ValueError(f"the desired state is that of pipeline {desired.pipeline!r}, not of {pipeline!r}")
+        raise ValueError(
+            f"the desired state is that of pipeline {desired.pipeline!r}, not of {pipeline!r}"
+        )
     return desired
 
 
 def check(desired: Desired) -> None:
     """Raises ValueError for a desired state that no endpoint could serve."""
     if desired.format != FORMAT:
-        raise ValueError(f"desired state of format {desired.format}; this release reads format {FORMAT}")
+        raise ValueError(
+            f"desired state of format {desired.format}; this release reads format {FORMAT}"
+        )
     if not _NAME.fullmatch(desired.pipeline):
         raise ValueError(f"pipeline {desired.pipeline!r} is no pipeline name")
     if desired.serial < 1:
@@ -165,7 +173,9 @@ def check(desired: Desired) -> None:
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"arm {digest[:80]!r} is no bundle digest (64 hexadecimal digits)")
         if digests.count(digest) > 1:
-            raise ValueError(f"bundle {digest} has {digests.count(digest)} arms; one arm a bundle, shadows included")
+            raise ValueError(
+                f"bundle {digest} has {digests.count(digest)} arms; one arm a bundle, shadows included"
+            )
     shares = [share for _, share in desired.arms]
     if any(not 0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
         raise ValueError(f"shares {shares} must lie between 0 and 1 and add up to 1")

@@ -15,7 +15,9 @@ def sha256(content: bytes) -> str:
 
 def sums(contents: Mapping[str, bytes]) -> bytes:
     """The sorted `digest  name` lines of a folder, as `sha256sum` writes them."""
-    return "".join(f"{sha256(content)}  {name}\n" for name, content in sorted(contents.items())).encode()
+    return "".join(
+        f"{sha256(content)}  {name}\n" for name, content in sorted(contents.items())
+    ).encode()
 
 
 def folder_digest(contents: Mapping[str, bytes]) -> str:
@@ -25,4 +27,6 @@ def folder_digest(contents: Mapping[str, bytes]) -> str:
 
 def canonical_json(document: Any) -> bytes:
     """JSON with sorted keys and no white space: equal documents give equal bytes. Raises ValueError for NaN and infinities."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()

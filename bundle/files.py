@@ -66,7 +66,9 @@ def read_folder(folder: Path, limit: int) -> dict[str, bytes]:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise ValueError(f"{path} is no regular file ({error.strerror}); a bundle holds regular files alone") from error
+            raise ValueError(
+                f"{path} is no regular file ({error.strerror}); a bundle holds regular files alone"
+            ) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise ValueError(f"{path} is no regular file; a bundle holds regular files alone")
@@ -82,4 +84,6 @@ def read_folder(folder: Path, limit: int) -> dict[str, bytes]:
 def check_name(name: str) -> None:
     """Raises ValueError for a file name that is not plain."""
     if not FILE_NAME.fullmatch(name):
-        raise ValueError(f"file name {name!r} is not allowed; use up to 100 letters, digits, dots, dashes and underscores, no folders")
+        raise ValueError(
+            f"file name {name!r} is not allowed; use up to 100 letters, digits, dots, dashes and underscores, no folders"
+        )

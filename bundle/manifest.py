@@ -41,7 +41,13 @@ if TYPE_CHECKING:
     from bundle.features.program import FeatureProgram
 
 FORMAT = 1
-MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = "manifest.json", "manifest.sig", "program.json", "golden.json", "golden.online"
+MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = (
+    "manifest.json",
+    "manifest.sig",
+    "program.json",
+    "golden.json",
+    "golden.online",
+)
 REFERENCE, BOUNDS = "reference.json", "bounds.json"
 SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, FACTS, GOLDEN})
@@ -153,11 +159,14 @@ class Bundle:
         self.same = {
             place: feature.expression.name
             for place, feature in enumerate(program.features)
-            if isinstance(feature.expression, ColumnNode) and program.request[feature.expression.name].kind in ("float", "integer")
+            if isinstance(feature.expression, ColumnNode)
+            and program.request[feature.expression.name].kind in ("float", "integer")
         }
         self.withheld = [name in program.withheld for name in program.names]
 
-    def predict_rows(self, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
+    def predict_rows(
+        self, requests: Iterable[Mapping[str, Any]], online: Snapshot
+    ) -> tuple[list[list[float]], list[float]]:
         """Model rows and probabilities of requests that keep the manifest's contract."""
         rows = [self.row(request, online) for request in requests]
         if len(rows) <= self.model.one_by_one:
@@ -167,15 +176,21 @@ class Bundle:
         outputs: list[float] = self.model.predict(np.array(rows, dtype=np.float32)).tolist()
         return rows, outputs
 
-    def predict_columns(self, columns: Mapping[str, Column], online: Snapshot) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def predict_columns(
+        self, columns: Mapping[str, Column], online: Snapshot
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Model rows (n, k) and probabilities (n,) of many requests as columns, which `predict_rows` would give one by one."""
         matrix = self.rows(columns, online)
         return matrix, self.model.predict(matrix)
 
-    def logged(self, request: Mapping[str, Any], row: Sequence[float | None]) -> tuple[Mapping[str, Any], Sequence[float | None]]:
+    def logged(
+        self, request: Mapping[str, Any], row: Sequence[float | None]
+    ) -> tuple[Mapping[str, Any], Sequence[float | None]]:
         """What of a request and of the model's row for it may be written to the prediction log."""
         kept = {name: value for name, value in request.items() if name not in self._unlogged}
-        return kept, [None if withheld else value for value, withheld in zip(row, self.withheld, strict=True)]
+        return kept, [
+            None if withheld else value for value, withheld in zip(row, self.withheld, strict=True)
+        ]
 
     def logged_columns(self, columns: Iterable[str]) -> list[str]:
         """Those columns of a request that may be written to the prediction log."""
@@ -196,12 +211,20 @@ class Bundle:
         rows, outputs = [], []
         start = perf_counter()
         for golden, expected_row in zip(self.golden, expected_rows, strict=True):
-            row = expected_row.tolist() if self._golden_online is None else self.row(self._request(golden), self._golden_online)
+            row = (
+                expected_row.tolist()
+                if self._golden_online is None
+                else self.row(self._request(golden), self._golden_online)
+            )
             rows.append(row)
             outputs.append(self.model.predict_row(row))
         row_ms = (perf_counter() - start) * 1000 / len(self.golden)
-        if not np.allclose(np.array(rows, dtype=np.float32), expected_rows, rtol=1e-6, atol=1e-9, equal_nan=True):
-            raise BundleError(f"bundle {self.digest}: the features of its golden rows are not the expected ones")
+        if not np.allclose(
+            np.array(rows, dtype=np.float32), expected_rows, rtol=1e-6, atol=1e-9, equal_nan=True
+        ):
+            raise BundleError(
+                f"bundle {self.digest}: the features of its golden rows are not the expected ones"
+            )
         difference = float(np.max(np.abs(np.array(outputs) - expected)))
         if not difference <= TOLERANCE:
             raise BundleError(
@@ -213,12 +236,20 @@ class Bundle:
         """The model's rows of all golden rows, shape (n, k), NaN for missing."""
         import numpy as np
 
-        return np.array([[np.nan if value is None else value for value in golden.row] for golden in self.golden], dtype=np.float32)
+        return np.array(
+            [
+                [np.nan if value is None else value for value in golden.row]
+                for golden in self.golden
+            ],
+            dtype=np.float32,
+        )
 
     def _request(self, golden: GoldenRow) -> dict[str, Any]:
         times = {name for name, field in self.manifest.request.items() if field.kind == "datetime"}
         return {
-            name: datetime.fromisoformat(value) if name in times and isinstance(value, str) else value
+            name: datetime.fromisoformat(value)
+            if name in times and isinstance(value, str)
+            else value
             for name, value in golden.request.items()
         }
 
@@ -234,7 +265,9 @@ def environment() -> Environment:
     return Environment(platform.python_version(), platform.machine(), packages)
 
 
-def golden_rows(program: FeatureProgram, model: Model, requests: Sequence[Mapping[str, Any]], online: Snapshot) -> list[GoldenRow]:
+def golden_rows(
+    program: FeatureProgram, model: Model, requests: Sequence[Mapping[str, Any]], online: Snapshot
+) -> list[GoldenRow]:
     """Golden rows of some requests, computed by the very functions that the endpoint uses."""
     import numpy as np
 
@@ -244,8 +277,17 @@ def golden_rows(program: FeatureProgram, model: Model, requests: Sequence[Mappin
     rows = []
     for request in requests:
         row = [float(value) for value in np.array(row_of(request, online), dtype=np.float32)]
-        plain = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in request.items()}
-        rows.append(GoldenRow(plain, tuple(None if np.isnan(value) else value for value in row), model.predict_row(row)))
+        plain = {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in request.items()
+        }
+        rows.append(
+            GoldenRow(
+                plain,
+                tuple(None if np.isnan(value) else value for value in row),
+                model.predict_row(row),
+            )
+        )
     return rows
 
 
@@ -277,12 +319,18 @@ def bundle_files(
     Raises ValueError where the parts do not fit together.
     """
     if tuple(program.names) != model.names:
-        raise ValueError(f"the model reads {', '.join(model.names)}, but the program computes {', '.join(program.names)}")
+        raise ValueError(
+            f"the model reads {', '.join(model.names)}, but the program computes {', '.join(program.names)}"
+        )
     if not golden:
         raise ValueError("a bundle needs at least one golden row")
     contract = {**request}
     contract.setdefault(EVENT_TIME, RequestField("datetime"))
-    files = {PROGRAM: program.encode(), **model.to_files(), GOLDEN: msgspec.json.encode(tuple(golden), order="sorted")}
+    files = {
+        PROGRAM: program.encode(),
+        **model.to_files(),
+        GOLDEN: msgspec.json.encode(tuple(golden), order="sorted"),
+    }
     if golden_online is not None:
         files[GOLDEN_ONLINE] = golden_online.encode()
     if reference is not None:
@@ -354,7 +402,9 @@ def verify(files: Mapping[str, bytes], public_key: bytes, digest: str | None = N
         signature = base64.b64decode(files[SIGNATURE].strip(), validate=True)
         signing.verify(public_key, signing.MANIFEST + files[MANIFEST], signature)
     except ValueError as error:
-        raise BundleError(f"{SIGNATURE}: {error}; only bundles that this platform signed are served") from error
+        raise BundleError(
+            f"{SIGNATURE}: {error}; only bundles that this platform signed are served"
+        ) from error
     manifest = _manifest(files[MANIFEST])
     contents = {name: content for name, content in files.items() if name != SUMS}
     for name in sorted({*manifest.files, *contents}):
@@ -366,13 +416,19 @@ def verify(files: Mapping[str, bytes], public_key: bytes, digest: str | None = N
             if name in manifest.files:
                 raise BundleError(f"{MANIFEST} lists {name}, which cannot be listed in it")
         elif name not in manifest.files:
-            raise BundleError(f"file {name} is not in the manifest; a bundle holds what its manifest lists and nothing else")
+            raise BundleError(
+                f"file {name} is not in the manifest; a bundle holds what its manifest lists and nothing else"
+            )
         elif name not in REQUIRED | OPTIONAL:
-            raise BundleError(f"file {name} is of no use to this release; it was made by another one")
+            raise BundleError(
+                f"file {name} is of no use to this release; it was made by another one"
+            )
         elif name not in contents:
             raise BundleError(f"file {name} is missing; restore the bundle")
         elif sha256(contents[name]) != manifest.files[name]:
-            raise BundleError(f"file {name} was altered: its digest is not {manifest.files[name]}; restore the bundle")
+            raise BundleError(
+                f"file {name} was altered: its digest is not {manifest.files[name]}; restore the bundle"
+            )
     for name in sorted(REQUIRED - set(contents)):
         raise BundleError(f"file {name} is missing; restore the bundle")
     if SUMS in files and files[SUMS] != sums(contents):
@@ -391,7 +447,9 @@ def _manifest(content: bytes) -> Manifest:
     try:
         found = msgspec.json.decode(content, type=_Format).format
         if found != FORMAT:
-            raise BundleError(f"{MANIFEST} has format {found}; this release reads format {FORMAT}, so update it or release again")
+            raise BundleError(
+                f"{MANIFEST} has format {found}; this release reads format {FORMAT}, so update it or release again"
+            )
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is malformed: {error}") from error
@@ -410,12 +468,24 @@ def _fits(bundle: Bundle) -> None:
     }
     for what, (said, found) in checks.items():
         if said != found:
-            raise BundleError(f"bundle {bundle.digest}: its manifest says {what} {said!r}, but it holds {found!r}")
+            raise BundleError(
+                f"bundle {bundle.digest}: its manifest says {what} {said!r}, but it holds {found!r}"
+            )
     if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.models.model.kind]}:
-        raise BundleError(f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.models.model.kind} alone")
+        raise BundleError(
+            f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.models.model.kind} alone"
+        )
     if (manifest.compiled is None) != (LIBRARY not in manifest.files):
-        raise BundleError(f"bundle {bundle.digest}: its manifest must say for which platform {LIBRARY} is, where there is one")
+        raise BundleError(
+            f"bundle {bundle.digest}: its manifest must say for which platform {LIBRARY} is, where there is one"
+        )
     if unknown := sorted({*bundle.row.inputs, manifest.entity} - set(manifest.request)):
-        raise BundleError(f"bundle {bundle.digest}: features read {', '.join(unknown)}, which its request contract does not have")
-    if not bundle.golden or any(len(golden.row) != len(manifest.features) for golden in bundle.golden):
-        raise BundleError(f"bundle {bundle.digest}: {GOLDEN} has no rows, or rows that do not have {len(manifest.features)} features")
+        raise BundleError(
+            f"bundle {bundle.digest}: features read {', '.join(unknown)}, which its request contract does not have"
+        )
+    if not bundle.golden or any(
+        len(golden.row) != len(manifest.features) for golden in bundle.golden
+    ):
+        raise BundleError(
+            f"bundle {bundle.digest}: {GOLDEN} has no rows, or rows that do not have {len(manifest.features)} features"
+        )

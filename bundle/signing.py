@@ -27,14 +27,18 @@ def new_key() -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
 
 
 def public_key(private: bytes) -> bytes:
     """The public key (PEM) of a private key (PEM)."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    return _private(private).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return (
+        _private(private).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
 
 
 def sign(private: bytes, content: bytes) -> bytes:
@@ -51,7 +55,9 @@ def verify(public: bytes, content: bytes, signature: bytes) -> None:
     try:
         _public(public).verify(signature, content)
     except InvalidSignature as error:
-        raise SignatureError("the signature is not by the platform's key over this content") from error
+        raise SignatureError(
+            "the signature is not by the platform's key over this content"
+        ) from error
 
 
 def _private(pem: bytes) -> Ed25519PrivateKey:

@@ -23,7 +23,13 @@ def ledger_of(settings: Settings) -> Ledger:
 
 
 def judge(
-    settings: Settings, pipeline: str, bundle: str, actor: str, reason: str, as_json: bool, verdict: Literal["approve", "reject"]
+    settings: Settings,
+    pipeline: str,
+    bundle: str,
+    actor: str,
+    reason: str,
+    as_json: bool,
+    verdict: Literal["approve", "reject"],
 ) -> None:
     """Approve or reject a bundle. Raises CommandError for an approval of any but the newest bundle: no release would follow it."""
     from assets.traffic import decisions
@@ -38,38 +44,61 @@ def judge(
     _show(_decided(lambda: decide(ledger_of(settings), proposed, actor, reason)), as_json)
 
 
-def rollback(settings: Settings, pipeline: str, to: str | None, actor: str, reason: str, as_json: bool) -> None:
+def rollback(
+    settings: Settings, pipeline: str, to: str | None, actor: str, reason: str, as_json: bool
+) -> None:
     from assets.traffic import decisions
 
     ledger = ledger_of(settings)
-    target = _full(to, (entry.bundle for entry in ledger.entries(pipeline) if entry.bundle)) if to else None
+    target = (
+        _full(to, (entry.bundle for entry in ledger.entries(pipeline) if entry.bundle))
+        if to
+        else None
+    )
     _show(_decided(lambda: decisions.rollback(ledger, pipeline, actor, reason, target)), as_json)
 
 
-def experiment(settings: Settings, pipeline: str, what: str, name: str, actor: str, reason: str, as_json: bool) -> None:
+def experiment(
+    settings: Settings, pipeline: str, what: str, name: str, actor: str, reason: str, as_json: bool
+) -> None:
     """Start or stop a declared experiment. Raises CommandError for one that is not declared, does not run, or may not start."""
     from assets.traffic import experiments
     from pipelines.definitions import declared_pipelines
     from resources.artifacts import Artifacts
 
     declared = next((found for found in declared_pipelines() if found.name == pipeline), None)
-    wanted = next((found for found in declared.experiments if found.name == name), None) if declared else None
+    wanted = (
+        next((found for found in declared.experiments if found.name == name), None)
+        if declared
+        else None
+    )
     if what not in ("start", "stop") or wanted is None:
         names = ", ".join(found.name for found in declared.experiments) if declared else ""
         raise CommandError(
-            f"{what} {name!r}: say start or stop, and one of the experiments that {pipeline!r} declares: {names or 'none'}", WRONG_USE
+            f"{what} {name!r}: say start or stop, and one of the experiments that {pipeline!r} declares: {names or 'none'}",
+            WRONG_USE,
         )
     ledger = ledger_of(settings)
     entries = ledger.entries(pipeline)
     if what == "start":
         candidate = Artifacts(uri=settings.artifacts_uri).pointed(pipeline, "bundle")
         day = _next_day(settings, pipeline)
-        _show(_decided(lambda: experiments.start(ledger, pipeline, wanted, candidate, actor, reason, day)), as_json)
+        _show(
+            _decided(
+                lambda: experiments.start(ledger, pipeline, wanted, candidate, actor, reason, day)
+            ),
+            as_json,
+        )
         return
     current = experiments.running(entries)
     if current is None or current.name != name:
         raise CommandError(f"experiment {name!r} of {pipeline!r} does not run", REFUSED)
-    _show(_decided(lambda: experiments.stop(ledger, pipeline, current, actor, reason, entries[-1].day)), as_json)
+    _show(
+        _decided(
+            lambda: experiments.stop(ledger, pipeline, current, actor, reason, entries[-1].day)
+        ),
+        as_json,
+    )
 
 
 def _next_day(settings: Settings, pipeline: str) -> date:
@@ -92,8 +121,18 @@ def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json:
     with instance.opened(settings) as opened:
         day = instance.newest_partition(opened, (pipeline, "features"))
     if day is None:
-        raise CommandError(f"pipeline {pipeline!r} has processed no data yet; its first model is trained without being asked for", REFUSED)
-    _show(_decided(lambda: decisions.request_retraining(ledger_of(settings), pipeline, actor, reason, date.fromisoformat(day))), as_json)
+        raise CommandError(
+            f"pipeline {pipeline!r} has processed no data yet; its first model is trained without being asked for",
+            REFUSED,
+        )
+    _show(
+        _decided(
+            lambda: decisions.request_retraining(
+                ledger_of(settings), pipeline, actor, reason, date.fromisoformat(day)
+            )
+        ),
+        as_json,
+    )
 
 
 def proposal(settings: Settings, pipeline: str, beginning: str) -> tuple[Proposal, bool]:
@@ -107,13 +146,22 @@ def proposal(settings: Settings, pipeline: str, beginning: str) -> tuple[Proposa
 
     artifacts = Artifacts(uri=settings.artifacts_uri)
     newest = artifacts.pointed(pipeline, "bundle")
-    digest = newest if newest and newest.startswith(beginning) else _full(beginning, stored_bundles(settings))
+    digest = (
+        newest
+        if newest and newest.startswith(beginning)
+        else _full(beginning, stored_bundles(settings))
+    )
     try:
         manifest = msgspec.json.decode(artifacts.get("bundles", digest)[MANIFEST], type=Manifest)
     except ValueError as error:
-        raise CommandError(f"bundle {digest[:12]} cannot be decided over: {error}", REFUSED) from error
+        raise CommandError(
+            f"bundle {digest[:12]} cannot be decided over: {error}", REFUSED
+        ) from error
     if manifest.pipeline != pipeline:
-        raise CommandError(f"bundle {digest[:12]} belongs to pipeline {manifest.pipeline!r}, not {pipeline!r}", WRONG_USE)
+        raise CommandError(
+            f"bundle {digest[:12]} belongs to pipeline {manifest.pipeline!r}, not {pipeline!r}",
+            WRONG_USE,
+        )
     return decisions.proposal(digest, manifest), digest == newest
 
 
@@ -121,7 +169,11 @@ def stored_bundles(settings: Settings) -> list[str]:
     from resources.files import filesystem
 
     fs, path = filesystem(f"{settings.artifacts_uri}/bundles")
-    return [place.rstrip("/").rsplit("/", 1)[-1] for place in fs.ls(path, detail=False)] if fs.exists(path) else []
+    return (
+        [place.rstrip("/").rsplit("/", 1)[-1] for place in fs.ls(path, detail=False)]
+        if fs.exists(path)
+        else []
+    )
 
 
 def _full(beginning: str, digests: Iterable[str]) -> str:
@@ -129,7 +181,10 @@ def _full(beginning: str, digests: Iterable[str]) -> str:
     found = sorted({digest for digest in digests if digest.startswith(beginning)})
     if len(found) != 1:
         what = "no bundle is" if not found else f"{len(found)} bundles are"
-        raise CommandError(f"{what} named {beginning!r}; give more of its digest (`evergreen served --json` and the UI show it)", WRONG_USE)
+        raise CommandError(
+            f"{what} named {beginning!r}; give more of its digest (`evergreen served --json` and the UI show it)",
+            WRONG_USE,
+        )
     return found[0]
 
 

@@ -32,7 +32,15 @@ def add(
     with api_keys.editing(settings.api_keys_path) as place:
         stored = _read(settings)
         try:
-            key, text = api_keys.new(owner, scopes, now, pipelines=pipelines, expires=expires, per_second=per_second, burst=burst)
+            key, text = api_keys.new(
+                owner,
+                scopes,
+                now,
+                pipelines=pipelines,
+                expires=expires,
+                per_second=per_second,
+                burst=burst,
+            )
         except ValueError as error:
             raise CommandError(str(error), WRONG_USE) from None
         own = () if stored.keys else (_own(settings, now),)
@@ -59,7 +67,11 @@ def rotate(settings: Settings, identity: str, overlap: timedelta, as_json: bool)
             _keep(settings, text)
     old = api_keys.find(changed, identity)
     until = old.expires.isoformat(timespec="seconds") if old.expires else "revoked"
-    say({**_shown(key, now), "key": text, "replaces": identity, "until": until}, as_json, f"{text}\n\nKey {identity} works until {until}.")
+    say(
+        {**_shown(key, now), "key": text, "replaces": identity, "until": until},
+        as_json,
+        f"{text}\n\nKey {identity} works until {until}.",
+    )
 
 
 def revoke(settings: Settings, identity: str, as_json: bool) -> None:
@@ -83,7 +95,11 @@ def show(settings: Settings, as_json: bool) -> None:
         say([_shown(key, now) for key in keys], True)
         return
     if not keys:
-        say({}, False, "no keys; requests on this machine need none. `evergreen keys add` makes the first.")
+        say(
+            {},
+            False,
+            "no keys; requests on this machine need none. `evergreen keys add` makes the first.",
+        )
         return
     table(
         ("key", "owner", "may", "pipelines", "limit", "expires", "state"),

@@ -22,9 +22,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; errors as JSON on stderr.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout; errors as JSON on stderr.")
+]
 PipelineName = Annotated[str, typer.Option("--pipeline", "-p", help="Name of the pipeline.")]
-Actor = Annotated[str, typer.Option("--as", help="Who decides: a name or address, kept in the ledger.")]
+Actor = Annotated[
+    str, typer.Option("--as", help="Who decides: a name or address, kept in the ledger.")
+]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for whoever reads the ledger later.")]
 
 DEFAULT = "flight_delays"
@@ -41,19 +45,41 @@ def init(as_json: Json = False) -> None:
         environment.apply(settings())
         made = initialise(settings())
         home = str(settings().home.absolute())
-        say({"home": home, "initialised": made}, as_json, f"{home} {'initialised' if made else 'was initialised before'}")
+        say(
+            {"home": home, "initialised": made},
+            as_json,
+            f"{home} {'initialised' if made else 'was initialised before'}",
+        )
 
 
 @app.command()
 def up(
-    feed: Annotated[bool, typer.Option(help="Replay the default pipeline's recorded year; a real deployment lands its own files.")] = True,
+    feed: Annotated[
+        bool,
+        typer.Option(
+            help="Replay the default pipeline's recorded year; a real deployment lands its own files."
+        ),
+    ] = True,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day to replay one by one.", show_default=False)
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="YYYY-MM-DD",
+            help="First day to replay one by one.",
+            show_default=False,
+        ),
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to replay.", show_default=False)] = None,
-    speed: Annotated[float, typer.Option(help="Days a minute at most; 0 is as fast as the platform follows.")] = 0.0,
+    end: Annotated[
+        str | None,
+        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to replay.", show_default=False),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(help="Days a minute at most; 0 is as fast as the platform follows.")
+    ] = 0.0,
     late: Annotated[float, typer.Option(help="Share of outcomes that arrive days late.")] = 0.05,
-    corrected: Annotated[float, typer.Option(help="Share of outcomes that are corrected later.")] = 0.01,
+    corrected: Annotated[
+        float, typer.Option(help="Share of outcomes that are corrected later.")
+    ] = 0.01,
     seed: Annotated[int, typer.Option(help="Seed of lateness and corrections.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +88,16 @@ def up(
         from cli.platform.up import up as run
         from resources.settings import settings
 
-        options = ["--speed", str(speed), "--late", str(late), "--corrected", str(corrected), "--seed", str(seed)]
+        options = [
+            "--speed",
+            str(speed),
+            "--late",
+            str(late),
+            "--corrected",
+            str(corrected),
+            "--seed",
+            str(seed),
+        ]
         for name, day in (("--from", _day(start, "--from")), ("--to", _day(end, "--to"))):
             options += [name, day.isoformat()] if day else []
         run(settings(), options if feed else None)
@@ -73,14 +108,31 @@ def replay(
     pipeline: PipelineName = DEFAULT,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="YYYY-MM-DD", help="First day to land one by one; earlier ones land at once.", show_default=False),
+        typer.Option(
+            "--from",
+            metavar="YYYY-MM-DD",
+            help="First day to land one by one; earlier ones land at once.",
+            show_default=False,
+        ),
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to land.", show_default=False)] = None,
-    speed: Annotated[float, typer.Option(help="Days a minute at most; 0 is as fast as possible.")] = 0.0,
+    end: Annotated[
+        str | None,
+        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to land.", show_default=False),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(help="Days a minute at most; 0 is as fast as possible.")
+    ] = 0.0,
     late: Annotated[float, typer.Option(help="Share of outcomes that arrive days late.")] = 0.05,
-    corrected: Annotated[float, typer.Option(help="Share of outcomes that are corrected later.")] = 0.01,
+    corrected: Annotated[
+        float, typer.Option(help="Share of outcomes that are corrected later.")
+    ] = 0.01,
     seed: Annotated[int, typer.Option(help="Seed of lateness and corrections.")] = 0,
-    follow: Annotated[bool, typer.Option("--follow", help="Wait for the platform each day, and send the day's real requests.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Wait for the platform each day, and send the day's real requests."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Land a pipeline's recorded year as its systems would, day by day. Stopped, it goes on where it stood."""
@@ -90,10 +142,19 @@ def replay(
         from resources.settings import settings
 
         environment.apply(settings())
-        options = Options(pipeline, _day(start, "--from"), _day(end, "--to"), speed, late, corrected, seed, follow)
-        position = run(settings(), options, lambda line: None if as_json else print(line, flush=True))  # noqa: T201  its log
+        options = Options(
+            pipeline, _day(start, "--from"), _day(end, "--to"), speed, late, corrected, seed, follow
+        )
+        position = run(
+            settings(), options, lambda line: None if as_json else print(line, flush=True)
+        )  # noqa: T201  its log
         say(
-            {"landed": position.landed, "sent": position.sent, "requests": position.requests, "failed": position.failed},
+            {
+                "landed": position.landed,
+                "sent": position.sent,
+                "requests": position.requests,
+                "failed": position.failed,
+            },
             as_json,
             f"replayed to {position.landed}",
         )
@@ -101,7 +162,9 @@ def replay(
 
 @app.command()
 def demo(
-    end: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to replay.")] = "2013-09-30",
+    end: Annotated[
+        str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to replay.")
+    ] = "2013-09-30",
     as_json: Json = False,
 ) -> None:
     """January to September headless: backfill, train, release, serve, then day by day. Ends with one line of JSON."""
@@ -124,7 +187,9 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def predict(
-    rows: Annotated[str, typer.Argument(help="One request as JSON, a list of them, or @FILE with either.")],
+    rows: Annotated[
+        str, typer.Argument(help="One request as JSON, a list of them, or @FILE with either.")
+    ],
     pipeline: PipelineName = DEFAULT,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +204,13 @@ def predict(
 @app.command()
 def served(
     at: Annotated[
-        str | None, typer.Option("--at", metavar="ISO-8601", help="A moment with its offset; default now.", show_default=False)
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="ISO-8601",
+            help="A moment with its offset; default now.",
+            show_default=False,
+        ),
     ] = None,
     pipeline: PipelineName = DEFAULT,
     as_json: Json = False,
@@ -200,7 +271,11 @@ def rollback(
     reason: Reason,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Digest of a bundle that once served, or its beginning; default: the one before.", show_default=False),
+        typer.Option(
+            "--to",
+            help="Digest of a bundle that once served, or its beginning; default: the one before.",
+            show_default=False,
+        ),
     ] = None,
     pipeline: PipelineName = DEFAULT,
     as_json: Json = False,
@@ -215,7 +290,13 @@ def rollback(
 
 @app.command()
 def experiment(
-    what: Annotated[str, typer.Argument(metavar="start|stop", help="Give an experiment its traffic, or give that back to the champion.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="start|stop",
+            help="Give an experiment its traffic, or give that back to the champion.",
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="Name of a declared experiment.")],
     actor: Actor,
     reason: Reason,
@@ -231,7 +312,9 @@ def experiment(
 
 
 @app.command()
-def retrain(actor: Actor, reason: Reason, pipeline: PipelineName = DEFAULT, as_json: Json = False) -> None:
+def retrain(
+    actor: Actor, reason: Reason, pipeline: PipelineName = DEFAULT, as_json: Json = False
+) -> None:
     """Ask for a retrain; the next retraining decision takes it up."""
     with one_line_errors(as_json):
         from cli.decide import retrain as run
@@ -240,10 +323,15 @@ def retrain(actor: Actor, reason: Reason, pipeline: PipelineName = DEFAULT, as_j
         run(settings(), pipeline, actor, reason, as_json)
 
 
-keys = typer.Typer(help="Keys of those who ask the endpoint: once there is one, every request needs one.", no_args_is_help=True)
+keys = typer.Typer(
+    help="Keys of those who ask the endpoint: once there is one, every request needs one.",
+    no_args_is_help=True,
+)
 app.add_typer(keys, name="keys")
 
-KeyId = Annotated[str, typer.Argument(help="Id of the key: the twelve characters in the middle of its text.")]
+KeyId = Annotated[
+    str, typer.Argument(help="Id of the key: the twelve characters in the middle of its text.")
+]
 
 
 @keys.command("add")
@@ -252,16 +340,32 @@ def keys_add(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="predict, explain, metadata or metrics; may be given several times; default: predict and metadata.", show_default=False
+            help="predict, explain, metadata or metrics; may be given several times; default: predict and metadata.",
+            show_default=False,
         ),
     ] = None,
     pipeline: Annotated[
         list[str] | None,
-        typer.Option("--pipeline", "-p", help="Only this one; may be given several times; default: all.", show_default=False),
+        typer.Option(
+            "--pipeline",
+            "-p",
+            help="Only this one; may be given several times; default: all.",
+            show_default=False,
+        ),
     ] = None,
-    days: Annotated[float | None, typer.Option(help="Days until it expires; default: never.", show_default=False)] = None,
-    per_second: Annotated[float | None, typer.Option(help="Most requests a second, on average.", show_default=False)] = None,
-    burst: Annotated[int | None, typer.Option(help="Most requests at once; default: one second's worth.", show_default=False)] = None,
+    days: Annotated[
+        float | None,
+        typer.Option(help="Days until it expires; default: never.", show_default=False),
+    ] = None,
+    per_second: Annotated[
+        float | None, typer.Option(help="Most requests a second, on average.", show_default=False)
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(
+            help="Most requests at once; default: one second's worth.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, once."""
@@ -269,7 +373,16 @@ def keys_add(
         from cli.keys import add
         from resources.settings import settings
 
-        add(settings(), owner, scope or ["predict", "metadata"], pipeline or [], days, per_second, burst, as_json)
+        add(
+            settings(),
+            owner,
+            scope or ["predict", "metadata"],
+            pipeline or [],
+            days,
+            per_second,
+            burst,
+            as_json,
+        )
 
 
 @keys.command("list")
@@ -295,7 +408,9 @@ def keys_revoke(key: KeyId, as_json: Json = False) -> None:
 @keys.command("rotate")
 def keys_rotate(
     key: KeyId,
-    overlap: Annotated[float, typer.Option(help="Hours for which the old key goes on working.")] = 24.0,
+    overlap: Annotated[
+        float, typer.Option(help="Hours for which the old key goes on working.")
+    ] = 24.0,
     as_json: Json = False,
 ) -> None:
     """Replace a key by a new one with the same rights; both work during the overlap."""
@@ -306,7 +421,9 @@ def keys_rotate(
         from resources.settings import settings
 
         if overlap < 0:
-            raise CommandError(f"--overlap {overlap:g} is negative; give 0 to end the old key now", WRONG_USE)
+            raise CommandError(
+                f"--overlap {overlap:g} is negative; give 0 to end the old key now", WRONG_USE
+            )
         rotate(settings(), key, timedelta(hours=overlap), as_json)
 
 
@@ -316,7 +433,9 @@ def _day(text: str | None, option: str) -> date | None:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise CommandError(f"{option} {text!r} is no day; write it as 2013-04-01", WRONG_USE) from None
+        raise CommandError(
+            f"{option} {text!r} is no day; write it as 2013-04-01", WRONG_USE
+        ) from None
 
 
 def _moment(text: str | None) -> datetime:
@@ -327,9 +446,13 @@ def _moment(text: str | None) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandError(f"--at {text!r} is no moment; write it as 2013-04-01T12:00:00+00:00", WRONG_USE) from None
+        raise CommandError(
+            f"--at {text!r} is no moment; write it as 2013-04-01T12:00:00+00:00", WRONG_USE
+        ) from None
     if moment.tzinfo is None:
-        raise CommandError(f"--at {text!r} has no offset from UTC; write it as {text}+00:00", WRONG_USE)
+        raise CommandError(
+            f"--at {text!r} has no offset from UTC; write it as {text}+00:00", WRONG_USE
+        )
     return moment
 
 

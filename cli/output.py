@@ -29,7 +29,9 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
-def say(document: Mapping[str, object] | Sequence[object], as_json: bool, text: str | None = None) -> None:
+def say(
+    document: Mapping[str, object] | Sequence[object], as_json: bool, text: str | None = None
+) -> None:
     """Print a result: the document itself as JSON, or its text for people."""
     if as_json or text is None:
         sys.stdout.write(json.dumps(document, default=str) + "\n")
@@ -37,10 +39,14 @@ def say(document: Mapping[str, object] | Sequence[object], as_json: bool, text: 
         console().print(text, markup=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
+) -> None:
     from rich.table import Table
 
-    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(
+        *columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for row in rows:
         shown.add_row(*("" if cell is None else str(cell) for cell in row))
     console().print(shown)
@@ -62,5 +68,8 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
 
 
 def _fail(message: str, code: int, as_json: bool, error: Exception) -> NoReturn:
-    sys.stderr.write((json.dumps({"error": message, "code": code}) if as_json else f"evergreen: {message}") + "\n")
+    sys.stderr.write(
+        (json.dumps({"error": message, "code": code}) if as_json else f"evergreen: {message}")
+        + "\n"
+    )
     raise SystemExit(code) from error

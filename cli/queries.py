@@ -24,26 +24,42 @@ def show_status(settings: Settings, as_json: bool) -> None:
     environment.apply(settings)
     if not (settings.home / "initialised.json").exists():
         raise CommandError(
-            f"{settings.home.absolute()} is not initialised; run `make run` or `evergreen init`, or set EVERGREEN_HOME", REFUSED
+            f"{settings.home.absolute()} is not initialised; run `make run` or `evergreen init`, or set EVERGREEN_HOME",
+            REFUSED,
         )
     from resources import instance
 
-    states = {name: {"url": url, "problem": probe()} for name, (url, probe) in services(settings).items()}
+    states = {
+        name: {"url": url, "problem": probe()} for name, (url, probe) in services(settings).items()
+    }
     ledger = ledger_of(settings)
     entries = ledger.entries()
     unreleased = _waiting(settings)
     names = sorted({entry.pipeline for entry in entries} | _pipelines(settings) | set(unreleased))
     with instance.opened(settings) as opened:
         working = [
-            {"run": w.run_id, "job": w.job, "status": w.status.lower(), "steps": f"{w.finished}/{w.steps}"} for w in instance.works(opened)
+            {
+                "run": w.run_id,
+                "job": w.job,
+                "status": w.status.lower(),
+                "steps": f"{w.finished}/{w.steps}",
+            }
+            for w in instance.works(opened)
         ]
         ended = instance.finished_runs(opened, 5)
         days = {
-            name: {a: instance.newest_partition(opened, (name, a)) for a in ("features", "predictions", "retraining_decision")}
+            name: {
+                a: instance.newest_partition(opened, (name, a))
+                for a in ("features", "predictions", "retraining_decision")
+            }
             for name in names
         }
     pipelines = {
-        name: {**days[name], "released": ledger.released(name), "waiting": unreleased[name]._asdict() if name in unreleased else None}
+        name: {
+            **days[name],
+            "released": ledger.released(name),
+            "waiting": unreleased[name]._asdict() if name in unreleased else None,
+        }
         for name in names
     }
     document = {
@@ -57,19 +73,30 @@ def show_status(settings: Settings, as_json: bool) -> None:
     if as_json:
         say(document, True)
         return
-    table(("service", "where", "state"), [(name, s["url"], s["problem"] or "answers") for name, s in states.items()])
+    table(
+        ("service", "where", "state"),
+        [(name, s["url"], s["problem"] or "answers") for name, s in states.items()],
+    )
     console().print()
     table(
         ("pipeline", "features to", "predictions to", "decided to", "released bundle"),
         [
-            (name, p["features"], p["predictions"], p["retraining_decision"], str(p["released"] or "none")[:12])
+            (
+                name,
+                p["features"],
+                p["predictions"],
+                p["retraining_decision"],
+                str(p["released"] or "none")[:12],
+            )
             for name, p in pipelines.items()
         ],
     )
     for name, bundle in unreleased.items():
         console().print(bundle.line(name), markup=False)
     console().print()
-    rows = [(w["job"], w["status"], w["steps"]) for w in working] + [(e["job"], e["status"], e["ended"]) for e in ended]
+    rows = [(w["job"], w["status"], w["steps"]) for w in working] + [
+        (e["job"], e["status"], e["ended"]) for e in ended
+    ]
     table(("run of", "status", "steps or end"), rows)
 
 
@@ -94,12 +121,17 @@ def show_prediction(settings: Settings, pipeline: str, rows: str, as_json: bool)
     except json.JSONDecodeError as error:
         raise CommandError(f"the request is no JSON: {error}", WRONG_USE) from None
     try:
-        answer = get(f"{settings.endpoint_admin_url}/predict/{pipeline}", body, headers=header(settings.endpoint_key_path))
+        answer = get(
+            f"{settings.endpoint_admin_url}/predict/{pipeline}",
+            body,
+            headers=header(settings.endpoint_key_path),
+        )
     except ValueError as error:
         raise CommandError(str(error), REFUSED) from None
     except OSError as error:
         raise CommandError(
-            f"the endpoint at {settings.endpoint_admin_url} does not answer ({error}); start it with `evergreen up`", UNREACHABLE
+            f"the endpoint at {settings.endpoint_admin_url} does not answer ({error}); start it with `evergreen up`",
+            UNREACHABLE,
         ) from None
     say(answer, as_json, json.dumps(answer, indent=1))
 
@@ -113,7 +145,9 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
             f"no bundle of pipeline {pipeline!r} served at {moment.isoformat()}; its first confirmation is later, or it never served",
             REFUSED,
         )
-    cause = next((e for e in ledger.entries(pipeline) if e.serial == traffic.payload.get("decision")), None)
+    cause = next(
+        (e for e in ledger.entries(pipeline) if e.serial == traffic.payload.get("decision")), None
+    )
     divided = arms(traffic)
     document = {
         "pipeline": pipeline,
@@ -125,13 +159,25 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
         "traffic": traffic.payload,
         "because": None
         if cause is None
-        else {"entry": cause.serial, "kind": cause.kind, "day": cause.day.isoformat(), "by": cause.actor, **dict(cause.payload)},
+        else {
+            "entry": cause.serial,
+            "kind": cause.kind,
+            "day": cause.day.isoformat(),
+            "by": cause.actor,
+            **dict(cause.payload),
+        },
         "ledger": {"entries": ledger.verify(), "verified": True},
     }
-    why = "" if cause is None else f", {cause.kind} of {cause.day} by {cause.actor} (entry {cause.serial})"
+    why = (
+        ""
+        if cause is None
+        else f", {cause.kind} of {cause.day} by {cause.actor} (entry {cause.serial})"
+    )
     line = f"{pipeline} served bundle {traffic.bundle} at {moment.isoformat()}, since {traffic.moment.isoformat()}{why}"
     if len(divided) > 1:
-        line += "".join(f"\n  {arm['share']:.0%} {arm['arm']}: bundle {arm['bundle']}" for arm in divided)
+        line += "".join(
+            f"\n  {arm['share']:.0%} {arm['arm']}: bundle {arm['bundle']}" for arm in divided
+        )
     say(document, as_json, line)
 
 
@@ -141,6 +187,10 @@ def arms(traffic: Entry) -> list[dict[str, Any]]:
 
     split, shadows = traffic.payload.get("arms"), traffic.payload.get("shadows")
     found = [
-        {"arm": arm_name(place), "bundle": arm[0], "share": arm[1]} for place, arm in enumerate(split if isinstance(split, list) else [])
+        {"arm": arm_name(place), "bundle": arm[0], "share": arm[1]}
+        for place, arm in enumerate(split if isinstance(split, list) else [])
     ]
-    return found + [{"arm": SHADOW, "bundle": bundle, "share": 0.0} for bundle in (shadows if isinstance(shadows, list) else [])]
+    return found + [
+        {"arm": SHADOW, "bundle": bundle, "share": 0.0}
+        for bundle in (shadows if isinstance(shadows, list) else [])
+    ]

@@ -29,11 +29,17 @@ class Waiting(NamedTuple):
         if self.rollout is not None:
             return f"{pipeline}: bundle {self.bundle[:12]} of {self.as_of} is being rolled out: {self.rollout}"
         said = "; ".join((self.approval, *self.refusals))
-        asked = len(self.approved_by) < self.needed and self.refused_by is None and not self.refusals
-        todo = (
-            f"; decide with `evergreen approve {self.bundle[:12]} --pipeline {pipeline} --as NAME --reason WHY`, or reject" if asked else ""
+        asked = (
+            len(self.approved_by) < self.needed and self.refused_by is None and not self.refusals
         )
-        return f"{pipeline}: bundle {self.bundle[:12]} of {self.as_of} is not released: {said}{todo}"
+        todo = (
+            f"; decide with `evergreen approve {self.bundle[:12]} --pipeline {pipeline} --as NAME --reason WHY`, or reject"
+            if asked
+            else ""
+        )
+        return (
+            f"{pipeline}: bundle {self.bundle[:12]} of {self.as_of} is not released: {said}{todo}"
+        )
 
 
 def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
@@ -51,7 +57,9 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
         return None
     reports = Reports(uri=settings.reports_uri, url=settings.reports_url)
     try:
-        examined = examine(pipeline, digest, artifacts, reports, ledger, Keys(path=str(settings.keys_path)))
+        examined = examine(
+            pipeline, digest, artifacts, reports, ledger, Keys(path=str(settings.keys_path))
+        )
     except BundleError as error:
         return Waiting(digest, "an unknown day", 0, (), None, str(error), ())
     rollout = under_way(ledger.entries(pipeline.name))

@@ -24,7 +24,9 @@ class Declared(BaseModel):
     what would be right.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True
+    )
 
     def __init__(self, **fields: object) -> None:
         try:
@@ -32,12 +34,16 @@ class Declared(BaseModel):
         except ValidationError as error:
             name = fields.get("name")
             what = type(self).__name__ + (f" {name!r}" if isinstance(name, str) else "")
-            raise located(error, f"{what} ({_declared_at()})", sorted(type(self).model_fields)) from None
+            raise located(
+                error, f"{what} ({_declared_at()})", sorted(type(self).model_fields)
+            ) from None
 
 
 def located(error: ValidationError, title: str, fields: list[str]) -> ValidationError:
     """The same mistakes under a title that says where they are, each at its field."""
-    return ValidationError.from_exception_data(title, [_detail(one, fields) for one in error.errors(include_url=False)])
+    return ValidationError.from_exception_data(
+        title, [_detail(one, fields) for one in error.errors(include_url=False)]
+    )
 
 
 def _detail(one: ErrorDetails, fields: list[str]) -> InitErrorDetails:
@@ -52,7 +58,9 @@ def _detail(one: ErrorDetails, fields: list[str]) -> InitErrorDetails:
     elif one["type"] == "missing":
         text, value = "the field is required", None
     # The text is given as context: it may hold braces, which a template would interpret.
-    return InitErrorDetails(type=PydanticCustomError("declaration", "{text}", {"text": text}), loc=place, input=value)
+    return InitErrorDetails(
+        type=PydanticCustomError("declaration", "{text}", {"text": text}), loc=place, input=value
+    )
 
 
 def _declared_at() -> str:

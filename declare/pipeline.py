@@ -97,7 +97,11 @@ class Pipeline(Declared):
     def _all_named(cls, features: object) -> object:
         for index, feature in enumerate(features if isinstance(features, tuple) else ()):
             if isinstance(feature, Expression):
-                raise DeclarationError(str(index), None, f"features[{index}] has no name of its own; write it as (...).named('...')")
+                raise DeclarationError(
+                    str(index),
+                    None,
+                    f"features[{index}] has no name of its own; write it as (...).named('...')",
+                )
             if not isinstance(feature, Feature):
                 raise DeclarationError(
                     str(index),
@@ -110,7 +114,9 @@ class Pipeline(Declared):
         for source in self.sources:
             if source.name == name:
                 return source
-        raise ValueError(f"{name!r} is no source of pipeline {self.name!r}; sources are {', '.join(s.name for s in self.sources)}")
+        raise ValueError(
+            f"{name!r} is no source of pipeline {self.name!r}; sources are {', '.join(s.name for s in self.sources)}"
+        )
 
     @property
     def tuned(self) -> bool:
@@ -124,15 +130,23 @@ class Pipeline(Declared):
     @property
     def request_columns(self) -> dict[str, SourceColumn]:
         """Columns that an application sends, by name (with `event_time`)."""
-        return {name: column for name, column in self.request_source.columns.items() if column.known == "before"}
+        return {
+            name: column
+            for name, column in self.request_source.columns.items()
+            if column.known == "before"
+        }
 
     @property
     def joins(self) -> tuple[Join, ...]:
-        return tuple({_digest(node): node for node in self._nodes() if isinstance(node, Join)}.values())
+        return tuple(
+            {_digest(node): node for node in self._nodes() if isinstance(node, Join)}.values()
+        )
 
     @property
     def aggregates(self) -> tuple[Rolling, ...]:
-        return tuple({_digest(node): node for node in self._nodes() if isinstance(node, Rolling)}.values())
+        return tuple(
+            {_digest(node): node for node in self._nodes() if isinstance(node, Rolling)}.values()
+        )
 
     def join_keys(self, join: Join) -> tuple[tuple[str, str], ...]:
         """Pairs (column of the source, column of the request) by which a join finds its row."""
@@ -173,11 +187,15 @@ class Pipeline(Declared):
         names = ", ".join(source.name for source in self.sources)
         for field, name in (("request", self.request), ("label.source", self.label.source)):
             if name not in {source.name for source in self.sources}:
-                raise DeclarationError(field, name, f"{name!r} is no source of the pipeline; sources are {names}")
+                raise DeclarationError(
+                    field, name, f"{name!r} is no source of the pipeline; sources are {names}"
+                )
         request, label = self.request_source, self.source(self.label.source)
         if self.request == self.label.source:
             raise DeclarationError(
-                "request", self.request, f"{self.request!r} is also the label's source; what is predicted must land in a source of its own"
+                "request",
+                self.request,
+                f"{self.request!r} is also the label's source; what is predicted must land in a source of its own",
             )
         for field, source in (("request", request), ("label.source", label)):
             if self.entity not in source.columns:
@@ -188,7 +206,9 @@ class Pipeline(Declared):
                 )
             if not source.daily:
                 raise DeclarationError(
-                    field, source.name, f"source {source.name!r} lands once; what is predicted and what became of it must land daily"
+                    field,
+                    source.name,
+                    f"source {source.name!r} lands once; what is predicted and what became of it must land daily",
                 )
         if request.keys != (self.entity,):
             raise DeclarationError(
@@ -199,15 +219,27 @@ class Pipeline(Declared):
 
     def _check_times(self) -> None:
         if self.end is not None and self.end < self.start:
-            raise DeclarationError("end", self.end, f"end={self.end} lies before start={self.start}; give a later day, or None for no end")
-        for field, value in (("lead", self.lead), ("refresh", self.refresh), ("label.matures_after", self.label.matures_after)):
+            raise DeclarationError(
+                "end",
+                self.end,
+                f"end={self.end} lies before start={self.start}; give a later day, or None for no end",
+            )
+        for field, value in (
+            ("lead", self.lead),
+            ("refresh", self.refresh),
+            ("label.matures_after", self.label.matures_after),
+        ):
             if value < timedelta(0):
-                raise DeclarationError(field, value, f"{field}={value} is negative; give a duration of zero or more")
+                raise DeclarationError(
+                    field, value, f"{field}={value} is negative; give a duration of zero or more"
+                )
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError):
             raise DeclarationError(
-                "timezone", self.timezone, f"{self.timezone!r} is no timezone; give an IANA name such as 'UTC' or 'America/New_York'"
+                "timezone",
+                self.timezone,
+                f"{self.timezone!r} is no timezone; give an IANA name such as 'UTC' or 'America/New_York'",
             ) from None
         if self.risk == "high" and self.release.approvals < 1:
             raise DeclarationError(
@@ -226,17 +258,29 @@ class Pipeline(Declared):
                     f"label {self.label.name!r} uses {type(node).__name__.lower()}; a label reads columns of its own source alone",
                 )
             if isinstance(node, Column) and node.name not in source.columns:
-                raise DeclarationError("label.condition", node.name, _unknown(f"label {self.label.name!r}", node.name, source))
+                raise DeclarationError(
+                    "label.condition",
+                    node.name,
+                    _unknown(f"label {self.label.name!r}", node.name, source),
+                )
 
     def _check_groups(self) -> None:
         known = {feature.name for feature in self.features} | set(self.request_columns)
-        for field, columns in (("slices", self.slices), ("fairness", tuple(group.column for group in self.fairness))):
+        for field, columns in (
+            ("slices", self.slices),
+            ("fairness", tuple(group.column for group in self.fairness)),
+        ):
             for column in columns:
                 if column not in known:
                     raise DeclarationError(
-                        field, column, f"{column!r} is neither a feature nor a request column; known are {', '.join(sorted(known))}"
+                        field,
+                        column,
+                        f"{column!r} is neither a feature nor a request column; known are {', '.join(sorted(known))}",
                     )
-        for gate, declared, what in (("max_slice_gap", self.slices, "slices"), ("max_fairness_gap", self.fairness, "fairness")):
+        for gate, declared, what in (
+            ("max_slice_gap", self.slices, "slices"),
+            ("max_fairness_gap", self.fairness, "fairness"),
+        ):
             limit = getattr(self.gates, gate)
             if gate in self.gates.model_fields_set and limit is not None and not declared:
                 raise DeclarationError(
@@ -255,7 +299,9 @@ class Pipeline(Declared):
                     "leave it in the log, and send pseudonyms as entities where that matters",
                 )
             if column not in self.request_columns:
-                raise DeclarationError("log.omit", column, _unknown("log.omit", column, self.request_source))
+                raise DeclarationError(
+                    "log.omit", column, _unknown("log.omit", column, self.request_source)
+                )
         for group in self.fairness:
             if group.column in self.log.omit:
                 raise DeclarationError(
@@ -265,7 +311,9 @@ class Pipeline(Declared):
                 )
         if self.log.retention < timedelta(days=1):
             raise DeclarationError(
-                "log.retention", self.log.retention, f"log.retention={self.log.retention} is shorter than a day; give a day or more"
+                "log.retention",
+                self.log.retention,
+                f"log.retention={self.log.retention} is shorter than a day; give a day or more",
             )
 
     def _check_split(self) -> None:
@@ -285,14 +333,27 @@ class Pipeline(Declared):
     def _check_directions(self) -> None:
         if not isinstance(self.model, Directed):
             return
-        numeric = [feature.name for feature in self.features if not isinstance(feature.expression, Category)]
-        for field, names in (("model.increasing", self.model.increasing), ("model.decreasing", self.model.decreasing)):
+        numeric = [
+            feature.name
+            for feature in self.features
+            if not isinstance(feature.expression, Category)
+        ]
+        for field, names in (
+            ("model.increasing", self.model.increasing),
+            ("model.decreasing", self.model.decreasing),
+        ):
             for name in names:
                 if name not in numeric:
-                    raise DeclarationError(field, name, f"{name!r} is no numeric feature; numeric are {', '.join(numeric)}")
+                    raise DeclarationError(
+                        field,
+                        name,
+                        f"{name!r} is no numeric feature; numeric are {', '.join(numeric)}",
+                    )
                 if name in self.model.increasing and name in self.model.decreasing:
                     raise DeclarationError(
-                        field, name, f"{name!r} stands in model.increasing and in model.decreasing; leave it in one of them"
+                        field,
+                        name,
+                        f"{name!r} stands in model.increasing and in model.decreasing; leave it in one of them",
                     )
 
     def _check_feature(self, feature: Feature) -> None:
@@ -309,11 +370,17 @@ class Pipeline(Declared):
                     pass
         reserved = RESERVED | {self.entity, self.label.name}
         if feature.name in reserved:
-            raise DeclarationError(field, feature.name, f"{where} has a reserved name; {', '.join(sorted(reserved))} are taken")
+            raise DeclarationError(
+                field,
+                feature.name,
+                f"{where} has a reserved name; {', '.join(sorted(reserved))} are taken",
+            )
 
     def _check_column(self, where: str, field: str, name: str) -> None:
         request = self.request_source
-        if name == self.label.name or (name in self.source(self.label.source).columns and name not in request.columns):
+        if name == self.label.name or (
+            name in self.source(self.label.source).columns and name not in request.columns
+        ):
             raise DeclarationError(
                 field, name,
                 f"{where} reads {name!r}, which is known only with the label; use an aggregate over earlier facts, such as rate({name!r}, by=..., over=days(7))",
@@ -352,7 +419,13 @@ class Pipeline(Declared):
             )
         for _, column in keys:
             if column not in self.request_columns:
-                raise DeclarationError(field, column, _unknown(f"{where}: join({node.source!r}, on=...)", column, self.request_source))
+                raise DeclarationError(
+                    field,
+                    column,
+                    _unknown(
+                        f"{where}: join({node.source!r}, on=...)", column, self.request_source
+                    ),
+                )
         if node.within is not None and node.within <= 0:
             raise DeclarationError(
                 field,
@@ -363,7 +436,9 @@ class Pipeline(Declared):
     def _check_aggregate(self, where: str, field: str, node: Rolling) -> None:
         if node.days < 1:
             raise DeclarationError(
-                field, node.days, f"{where} has a window of {node.days} days; give a positive number of days, such as over=days(7)"
+                field,
+                node.days,
+                f"{where} has a window of {node.days} days; give a positive number of days, such as over=days(7)",
             )
         name = node.source or self.label.source
         if name not in {source.name for source in self.sources}:
@@ -376,7 +451,9 @@ class Pipeline(Declared):
         joined = set(self.request_columns) if self.entity in source.columns else set()
         for name in node.by:
             if name not in self.request_columns:
-                raise DeclarationError(field, name, _unknown(f"{where}: by=", name, self.request_source))
+                raise DeclarationError(
+                    field, name, _unknown(f"{where}: by=", name, self.request_source)
+                )
             if name not in source.columns and name not in joined:
                 raise DeclarationError(
                     field,
@@ -386,15 +463,23 @@ class Pipeline(Declared):
         for inner in walk(node.value):
             if isinstance(inner, (Join, Rolling)):
                 raise DeclarationError(
-                    field, type(inner).__name__.lower(), f"{where}: aggregates read columns of facts, not {type(inner).__name__.lower()}"
+                    field,
+                    type(inner).__name__.lower(),
+                    f"{where}: aggregates read columns of facts, not {type(inner).__name__.lower()}",
                 )
             if not isinstance(inner, Column):
                 continue
             if inner.name == self.label.name and source.name != self.label.source:
                 raise DeclarationError(
-                    field, inner.name, f"{where}: {inner.name!r} is a fact of source {self.label.source!r}, not of {source.name!r}"
+                    field,
+                    inner.name,
+                    f"{where}: {inner.name!r} is a fact of source {self.label.source!r}, not of {source.name!r}",
                 )
-            if inner.name != self.label.name and inner.name not in source.columns and inner.name not in joined:
+            if (
+                inner.name != self.label.name
+                and inner.name not in source.columns
+                and inner.name not in joined
+            ):
                 raise DeclarationError(field, inner.name, _unknown(where, inner.name, source))
 
 
@@ -407,7 +492,11 @@ def _as_feature(feature: object) -> object:
 def _unique(field: str, what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise DeclarationError(field, name, f"{what} {name!r} is declared {names.count(name)} times; names must differ")
+            raise DeclarationError(
+                field,
+                name,
+                f"{what} {name!r} is declared {names.count(name)} times; names must differ",
+            )
 
 
 def _unknown(where: str, column: str, source: Source) -> str:

@@ -52,7 +52,9 @@ class ReleasePolicy(Declared):
     @field_validator("canary")
     @classmethod
     def _grows(cls, canary: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 < share < 1 for share in canary) or any(later <= share for share, later in pairwise(canary)):
+        if any(not 0 < share < 1 for share in canary) or any(
+            later <= share for share, later in pairwise(canary)
+        ):
             raise ValueError(
                 f"canary={list(canary)} must grow from step to step, between 0 and 1; everything comes after the last one by itself"
             )
@@ -79,7 +81,18 @@ class Experiment(Declared):
     @model_validator(mode="after")
     def _divides(self) -> Experiment:
         if "champion" not in self.arms or len(self.arms) < 2:
-            raise DeclarationError("arms", list(self.arms), f"arms={list(self.arms)} must name 'champion' and at least one other arm")
-        if any(not 0 < share < 1 for share in self.arms.values()) or abs(sum(self.arms.values()) - 1) > 1e-9:
-            raise DeclarationError("arms", self.arms, f"the shares {list(self.arms.values())} must lie between 0 and 1 and add up to 1")
+            raise DeclarationError(
+                "arms",
+                list(self.arms),
+                f"arms={list(self.arms)} must name 'champion' and at least one other arm",
+            )
+        if (
+            any(not 0 < share < 1 for share in self.arms.values())
+            or abs(sum(self.arms.values()) - 1) > 1e-9
+        ):
+            raise DeclarationError(
+                "arms",
+                self.arms,
+                f"the shares {list(self.arms.values())} must lie between 0 and 1 and add up to 1",
+            )
         return self

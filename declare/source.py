@@ -84,11 +84,17 @@ class Source(Declared):
     @model_validator(mode="after")
     def _keys_are_columns(self) -> Source:
         for reserved in sorted(RESERVED & set(self.columns)):
-            raise DeclarationError(f"columns.{reserved}", reserved, f"every row has column {reserved!r} already; leave it out")
+            raise DeclarationError(
+                f"columns.{reserved}",
+                reserved,
+                f"every row has column {reserved!r} already; leave it out",
+            )
         for key in self.keys:
             if key not in self.columns and key != EVENT_TIME:
                 raise DeclarationError(
-                    "keys", key, f"key {key!r} is no column of source {self.name!r}; columns are {', '.join(self.columns)}"
+                    "keys",
+                    key,
+                    f"key {key!r} is no column of source {self.name!r}; columns are {', '.join(self.columns)}",
                 )
             if key in self.columns and self.columns[key].nullable:
                 raise DeclarationError(
@@ -98,7 +104,9 @@ class Source(Declared):
                 )
         if self.volume is not None and not 0 <= self.volume[0] <= self.volume[1]:
             raise DeclarationError(
-                "volume", self.volume, f"volume={self.volume} is no range of rows; give the least and the most rows of a day"
+                "volume",
+                self.volume,
+                f"volume={self.volume} is no range of rows; give the least and the most rows of a day",
             )
         return self
 

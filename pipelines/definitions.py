@@ -34,17 +34,23 @@ def declared_pipelines() -> list[Pipeline]:
     found = []
     for module in sorted(pkgutil.iter_modules(pipelines.__path__), key=lambda module: module.name):
         if module.name not in ("definitions", "lifecycle"):
-            declared = getattr(importlib.import_module(f"pipelines.{module.name}"), "pipeline", None)
+            declared = getattr(
+                importlib.import_module(f"pipelines.{module.name}"), "pipeline", None
+            )
             if isinstance(declared, Pipeline):
                 found.append(declared)
     return found
 
 
-def build_definitions(declared: Sequence[Pipeline], resources: Mapping[str, object]) -> dg.Definitions:
+def build_definitions(
+    declared: Sequence[Pipeline], resources: Mapping[str, object]
+) -> dg.Definitions:
     """The same assembly for production, tests and the command line."""
     return dg.Definitions.merge(
         *(lifecycle(pipeline) for pipeline in declared),
-        dg.Definitions(resources=resources, sensors=alerts.build(), executor=dg.in_process_executor),
+        dg.Definitions(
+            resources=resources, sensors=alerts.build(), executor=dg.in_process_executor
+        ),
     )
 
 
@@ -76,7 +82,12 @@ def endpoint_target(settings: Settings) -> EndpointTarget:
     """Where bundles are served: one server on this machine, or its replicas elsewhere."""
     path, key_file = str(settings.endpoint_path), str(settings.endpoint_key_path)
     if settings.endpoint_replicas is None:
-        return LocalEndpoint(path=path, url=settings.endpoint_url, admin_url=settings.endpoint_admin_url, key_file=key_file)
+        return LocalEndpoint(
+            path=path,
+            url=settings.endpoint_url,
+            admin_url=settings.endpoint_admin_url,
+            key_file=key_file,
+        )
     return ReplicatedEndpoint(
         path=path,
         url=settings.endpoint_service or settings.endpoint_replicas,

@@ -34,7 +34,9 @@ def lifecycle(pipeline: Pipeline) -> dg.Definitions:
     )
 
 
-def with_policies(pipeline: Pipeline, assets: Sequence[dg.AssetsDefinition]) -> Sequence[dg.AssetsDefinition]:
+def with_policies(
+    pipeline: Pipeline, assets: Sequence[dg.AssetsDefinition]
+) -> Sequence[dg.AssetsDefinition]:
     """What holds for every asset of a pipeline, said once: owner, tags, code version and freshness."""
     declared = hashlib.sha256(repr(pipeline.model_dump(mode="python")).encode()).hexdigest()[:12]
 

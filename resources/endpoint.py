@@ -99,7 +99,9 @@ class LocalEndpoint(dg.ConfigurableResource):
             check_name(name)
         found = folder_digest(files)
         if found != digest:
-            raise ValueError(f"these files are bundle {found}, not {digest}; read them from the artifact store again")
+            raise ValueError(
+                f"these files are bundle {found}, not {digest}; read them from the artifact store again"
+            )
         target = Path(self.path) / "bundles" / digest
         if target.is_dir() and _same(target, files):
             return
@@ -132,7 +134,9 @@ class LocalEndpoint(dg.ConfigurableResource):
 
     def desire(self, desired: Desired, signature: bytes) -> None:
         check(desired)
-        write_atomically(Path(self.path) / desired.pipeline / "desired.json", seal(desired, signature))
+        write_atomically(
+            Path(self.path) / desired.pipeline / "desired.json", seal(desired, signature)
+        )
 
     def actual(self, pipeline: str) -> Actual | None:
         import httpx
@@ -143,17 +147,33 @@ class LocalEndpoint(dg.ConfigurableResource):
         except httpx.TransportError:
             return None
         if answer.status_code == 404:
-            return Actual(pipeline=pipeline, ready=False, error=f"the endpoint knows no pipeline {pipeline!r} yet")
+            return Actual(
+                pipeline=pipeline,
+                ready=False,
+                error=f"the endpoint knows no pipeline {pipeline!r} yet",
+            )
         if answer.status_code != 200:
-            raise EndpointError(f"{self.url} answered {answer.status_code} when asked what it serves of {pipeline}")
+            raise EndpointError(
+                f"{self.url} answered {answer.status_code} when asked what it serves of {pipeline}"
+            )
         return msgspec.json.decode(answer.content, type=Actual)
 
-    def _ask(self, method: str, path: str, body: object = None, timeout: float = TIMEOUT) -> httpx.Response:
+    def _ask(
+        self, method: str, path: str, body: object = None, timeout: float = TIMEOUT
+    ) -> httpx.Response:
         """Raises httpx.TransportError when nothing answers."""
         import httpx
 
         url = f"{self.admin_url or self.url}{path}"
-        return httpx.request(method, url, json=body, headers=self._key(), timeout=timeout, verify=_trusted(), trust_env=False)
+        return httpx.request(
+            method,
+            url,
+            json=body,
+            headers=self._key(),
+            timeout=timeout,
+            verify=_trusted(),
+            trust_env=False,
+        )
 
     def _key(self) -> dict[str, str]:
         return api_keys.header(Path(self.key_file)) if self.key_file else {}
@@ -176,11 +196,17 @@ class LocalEndpoint(dg.ConfigurableResource):
         import httpx
 
         try:
-            answer = self._ask("POST", f"/predict/{pipeline}", {"instances": list(requests)}, timeout=60)
+            answer = self._ask(
+                "POST", f"/predict/{pipeline}", {"instances": list(requests)}, timeout=60
+            )
         except httpx.TransportError as error:
-            raise EndpointError(f"{self.url} does not answer ({error}); start it with `evergreen up`") from error
+            raise EndpointError(
+                f"{self.url} does not answer ({error}); start it with `evergreen up`"
+            ) from error
         if answer.status_code != 200:
-            raise EndpointError(f"{self.url} refused to predict for {pipeline}: {answer.status_code} {answer.text[:300]}")
+            raise EndpointError(
+                f"{self.url} refused to predict for {pipeline}: {answer.status_code} {answer.text[:300]}"
+            )
         predictions: list[dict[str, Any]] = answer.json()["predictions"]
         return predictions
 
@@ -226,14 +252,24 @@ class ReplicatedEndpoint(LocalEndpoint):
             except httpx.TransportError:
                 return None
             if answer.status_code == 404:
-                states.append(Actual(pipeline=pipeline, ready=False, error=f"replica {address} knows no pipeline {pipeline!r} yet"))
+                states.append(
+                    Actual(
+                        pipeline=pipeline,
+                        ready=False,
+                        error=f"replica {address} knows no pipeline {pipeline!r} yet",
+                    )
+                )
             elif answer.status_code != 200:
                 raise EndpointError(
                     f"replica {address} of {self.url} answered {answer.status_code} when asked what it serves of {pipeline}"
                 )
             else:
                 states.append(msgspec.json.decode(answer.content, type=Actual))
-        return min(states, key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""), default=None)
+        return min(
+            states,
+            key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""),
+            default=None,
+        )
 
     def golden(self, pipeline: str) -> dict[str, Any] | None:
         """The golden rows of every replica; of each bundle the result that is furthest off. None when one does not answer, or none is there."""
@@ -246,7 +282,9 @@ class ReplicatedEndpoint(LocalEndpoint):
             except httpx.TransportError:
                 return None
             if answer.status_code != 200:
-                raise EndpointError(f"replica {address} of {self.url} answered {answer.status_code} when asked for its golden rows")
+                raise EndpointError(
+                    f"replica {address} of {self.url} answered {answer.status_code} when asked for its golden rows"
+                )
             for found in answer.json()["bundles"]:
                 known = worst.get(found["bundle"])
                 if known is None or not found["difference"] <= known["difference"]:
@@ -262,9 +300,13 @@ class ReplicatedEndpoint(LocalEndpoint):
                 extensions={"sni_hostname": parts.hostname},
             )  # fmt: skip
 
-    def _ask(self, method: str, path: str, body: object = None, timeout: float = TIMEOUT) -> httpx.Response:
+    def _ask(
+        self, method: str, path: str, body: object = None, timeout: float = TIMEOUT
+    ) -> httpx.Response:
         with self._client() as client:
-            return client.request(method, f"{self.url}{path}", json=body, headers=self._key(), timeout=timeout)
+            return client.request(
+                method, f"{self.url}{path}", json=body, headers=self._key(), timeout=timeout
+            )
 
     def _client(self) -> httpx.Client:
         import ssl
@@ -290,7 +332,9 @@ def _pipeline_of(bundle: Path) -> str | None:
     from bundle.manifest import MANIFEST
 
     try:
-        named = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=dict[str, Any]).get("pipeline")
+        named = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=dict[str, Any]).get(
+            "pipeline"
+        )
     except (OSError, msgspec.DecodeError):
         return None
     return named if isinstance(named, str) else None
@@ -299,5 +343,6 @@ def _pipeline_of(bundle: Path) -> str | None:
 def _same(folder: Path, files: Mapping[str, bytes]) -> bool:
     present = {path.name: path for path in folder.iterdir()}
     return present.keys() == files.keys() and all(
-        path.is_file() and not path.is_symlink() and path.read_bytes() == files[name] for name, path in present.items()
+        path.is_file() and not path.is_symlink() and path.read_bytes() == files[name]
+        for name, path in present.items()
     )

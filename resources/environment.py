@@ -57,5 +57,9 @@ def apply(settings: Settings) -> None:
 def _import_path() -> list[str]:
     """The platform's own folder first, then what was there: children import this very tree."""
     root = str(Path(__file__).resolve().parent.parent)
-    present = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != root]
+    present = [
+        place
+        for place in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if place and place != root
+    ]
     return [root, *present]

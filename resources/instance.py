@@ -91,8 +91,16 @@ def opened(settings: Settings, *, compute_logs: bool = True) -> Iterator[dg.Dags
         return
     from dagster._core.instance.ref import InstanceRef
 
-    silent = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager", "config": {}}}
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(settings.dagster_home), overrides=silent)) as instance:
+    silent = {
+        "compute_logs": {
+            "module": "dagster._core.storage.noop_compute_log_manager",
+            "class": "NoOpComputeLogManager",
+            "config": {},
+        }
+    }
+    with dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(str(settings.dagster_home), overrides=silent)
+    ) as instance:
         yield instance
 
 
@@ -104,7 +112,10 @@ def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
     """
     abandoned = instance.get_runs(filters=RunsFilter(statuses=list(UNFINISHED)))
     for run in abandoned:
-        instance.report_run_failed(run, message="The run's worker is gone: the platform was stopped or killed while it worked.")
+        instance.report_run_failed(
+            run,
+            message="The run's worker is gone: the platform was stopped or killed while it worked.",
+        )
     return [run.run_id for run in abandoned]
 
 
@@ -120,7 +131,9 @@ def events(instance: dg.DagsterInstance, after: Mapping[Kind, int]) -> list[Even
         for record in _indexed(instance, event_type, after.get(kind, 0), EVENTS_A_READ)
     ]
     failures = instance.fetch_run_status_changes(
-        RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after.get("run_failure", 0)),
+        RunStatusChangeRecordsFilter(
+            DagsterEventType.RUN_FAILURE, after_storage_id=after.get("run_failure", 0)
+        ),
         EVENTS_A_READ,
         ascending=True,
     )
@@ -128,12 +141,16 @@ def events(instance: dg.DagsterInstance, after: Mapping[Kind, int]) -> list[Even
     return sorted(found, key=lambda event: event.moment)
 
 
-def check_evaluations(instance: dg.DagsterInstance, after: int, limit: int) -> Sequence[dg.EventLogRecord]:
+def check_evaluations(
+    instance: dg.DagsterInstance, after: int, limit: int
+) -> Sequence[dg.EventLogRecord]:
     """Evaluations of asset checks with a serial above `after`, oldest first."""
     return _indexed(instance, DagsterEventType.ASSET_CHECK_EVALUATION, after, limit)
 
 
-def _indexed(instance: dg.DagsterInstance, event_type: DagsterEventType, after: int, limit: int) -> Sequence[dg.EventLogRecord]:
+def _indexed(
+    instance: dg.DagsterInstance, event_type: DagsterEventType, after: int, limit: int
+) -> Sequence[dg.EventLogRecord]:
     """Events of assets and checks of all runs.
 
     The SQLite storage keeps both in one index, but its own `get_event_records` refuses a serial for checks; that of its
@@ -144,20 +161,38 @@ def _indexed(instance: dg.DagsterInstance, event_type: DagsterEventType, after: 
 
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
-        raise TypeError(f"event log storage {type(storage).__name__} is not SQL; configure SQLite or Postgres in dagster.yaml")
-    return SqlEventLogStorage.get_event_records(storage, EventRecordsFilter(event_type, after_cursor=after), limit=limit, ascending=True)
+        raise TypeError(
+            f"event log storage {type(storage).__name__} is not SQL; configure SQLite or Postgres in dagster.yaml"
+        )
+    return SqlEventLogStorage.get_event_records(
+        storage, EventRecordsFilter(event_type, after_cursor=after), limit=limit, ascending=True
+    )
 
 
 def _event(kind: Kind, record: dg.EventLogRecord) -> Event:
     entry = record.event_log_entry
-    event = Event(kind, record.storage_id, datetime.fromtimestamp(entry.timestamp, UTC), entry.run_id)
+    event = Event(
+        kind, record.storage_id, datetime.fromtimestamp(entry.timestamp, UTC), entry.run_id
+    )
     happened = entry.dagster_event
     if kind == "materialization" and (made := entry.asset_materialization) is not None:
-        return replace(event, asset=tuple(made.asset_key.path), partition=made.partition, metadata=_plain(made.metadata))
+        return replace(
+            event,
+            asset=tuple(made.asset_key.path),
+            partition=made.partition,
+            metadata=_plain(made.metadata),
+        )
     if kind == "check" and happened is not None:
         check = happened.asset_check_evaluation_data
         asset, text = tuple(check.asset_key.path), check.description or ""
-        return replace(event, asset=asset, name=check.check_name, passed=check.passed, text=text, metadata=_plain(check.metadata))
+        return replace(
+            event,
+            asset=asset,
+            name=check.check_name,
+            passed=check.passed,
+            text=text,
+            metadata=_plain(check.metadata),
+        )
     reason = happened.message if happened is not None else None
     return replace(event, name=entry.job_name or "", text=reason or entry.user_message)
 
@@ -173,7 +208,11 @@ def works(instance: dg.DagsterInstance) -> list[Work]:
     for run in reversed(instance.get_runs(filters=RunsFilter(statuses=statuses), limit=50)):
         steps = 0
         if run.execution_plan_snapshot_id:
-            steps = len(instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).step_keys_to_execute)
+            steps = len(
+                instance.get_execution_plan_snapshot(
+                    run.execution_plan_snapshot_id
+                ).step_keys_to_execute
+            )
         done = instance.get_run_stats(run.run_id).steps_succeeded if run.status in UNFINISHED else 0
         found.append(Work(run.run_id, run.job_name, run.status.value, done, steps, run.tags))
     return found
@@ -187,7 +226,9 @@ def finished_runs(instance: dg.DagsterInstance, limit: int) -> list[dict[str, ob
             "run": record.dagster_run.run_id,
             "job": record.dagster_run.job_name,
             "status": record.dagster_run.status.value.lower(),
-            "ended": datetime.fromtimestamp(record.end_time, UTC).isoformat() if record.end_time else None,
+            "ended": datetime.fromtimestamp(record.end_time, UTC).isoformat()
+            if record.end_time
+            else None,
         }
         for record in instance.get_run_records(filters=RunsFilter(statuses=ended), limit=limit)
     ]

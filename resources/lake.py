@@ -56,7 +56,9 @@ class Lake(dg.ConfigurableResource):
         """Number of the table's newest commit. Raises FileNotFoundError for a table that is not there."""
         return int(self._open(table).version())
 
-    def write(self, table: str, frame: pl.DataFrame, days: Sequence[date], *, evolve: bool = False) -> None:
+    def write(
+        self, table: str, frame: pl.DataFrame, days: Sequence[date], *, evolve: bool = False
+    ) -> None:
         """Replace exactly the partitions `days` by the rows of `frame` (column `date`), in one commit.
 
         A day without rows counts as stored afterwards (`days`). New columns need `evolve=True`; without it they raise
@@ -66,7 +68,9 @@ class Lake(dg.ConfigurableResource):
         from deltalake import write_deltalake
 
         if not days:
-            raise ValueError(f"lake table {table!r}: no days to write; name the partitions that the frame replaces")
+            raise ValueError(
+                f"lake table {table!r}: no days to write; name the partitions that the frame replaces"
+            )
         present = set(frame.get_column(DATE).unique().to_list())
         for stray in sorted(present - set(days), key=str):
             raise ValueError(
@@ -78,7 +82,12 @@ class Lake(dg.ConfigurableResource):
         def commit() -> None:
             if not self.exists(table):
                 write_deltalake(
-                    place, _arrow(frame), mode="error", partition_by=[DATE], storage_options=options, configuration=CONFIGURATION
+                    place,
+                    _arrow(frame),
+                    mode="error",
+                    partition_by=[DATE],
+                    storage_options=options,
+                    configuration=CONFIGURATION,
                 )
                 return
             write_deltalake(
@@ -134,7 +143,11 @@ class Lake(dg.ConfigurableResource):
         if not self.exists(table):
             return []
         partitions = self._open(table).partitions()
-        stored = {date.fromisoformat(str(partition[DATE])) for partition in partitions if DATE in partition}
+        stored = {
+            date.fromisoformat(str(partition[DATE]))
+            for partition in partitions
+            if DATE in partition
+        }
         return sorted(stored | self._marked_empty(table))
 
     def compact(self, table: str) -> None:
@@ -144,7 +157,14 @@ class Lake(dg.ConfigurableResource):
 
     def vacuum(self, table: str, keep_hours: int = 168) -> list[str]:
         """Delete files that no version of the last `keep_hours` reads, those of writers that died included. Returns them."""
-        return list(self._open(table).vacuum(retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
+        return list(
+            self._open(table).vacuum(
+                retention_hours=keep_hours,
+                dry_run=False,
+                enforce_retention_duration=False,
+                full=True,
+            )
+        )
 
     def _open(self, table: str) -> DeltaTable:
         """The newest version of a table."""
@@ -159,7 +179,9 @@ class Lake(dg.ConfigurableResource):
         try:
             opened = DeltaTable(place, storage_options=storage_options(place))
         except TableNotFoundError:
-            raise FileNotFoundError(f"lake table {table!r} is not at {place}; materialize the asset that writes it first") from None
+            raise FileNotFoundError(
+                f"lake table {table!r} is not at {place}; materialize the asset that writes it first"
+            ) from None
         if identity is not None:
             _open_tables[identity] = opened
         return opened
@@ -184,7 +206,11 @@ class Lake(dg.ConfigurableResource):
             names = fs.ls(path, detail=False)
         except FileNotFoundError:
             return set()
-        return {date.fromisoformat(name.rsplit("/", 1)[-1]) for name in names if not name.rsplit("/", 1)[-1].startswith(".")}
+        return {
+            date.fromisoformat(name.rsplit("/", 1)[-1])
+            for name in names
+            if not name.rsplit("/", 1)[-1].startswith(".")
+        }
 
 
 def storage_options(place: str) -> dict[str, str] | None:

@@ -58,16 +58,28 @@ class Landing(dg.ConfigurableResource):
 
     def place(self, pipeline: str, source: str, day: date | None) -> str:
         """Folder of a delivery day (None: of a source that lands once)."""
-        return f"{self.uri.rstrip('/')}/{pipeline}/{source}/{ONCE if day is None else day.isoformat()}"
+        return (
+            f"{self.uri.rstrip('/')}/{pipeline}/{source}/{ONCE if day is None else day.isoformat()}"
+        )
 
     def days(self, pipeline: str, source: str) -> list[date]:
         """Days with at least one sidecar, in order: one listing, no file is opened."""
-        return sorted({_day(folder) for folder in self._listing(pipeline, source) if folder != ONCE})
+        return sorted(
+            {_day(folder) for folder in self._listing(pipeline, source) if folder != ONCE}
+        )
 
-    def deliveries(self, pipeline: str, source: str, days: Collection[date] | None = None) -> dict[date, tuple[Delivery, ...]]:
+    def deliveries(
+        self, pipeline: str, source: str, days: Collection[date] | None = None
+    ) -> dict[date, tuple[Delivery, ...]]:
         """Landed files by delivery day (of `days`, or all), each day's in order of name."""
-        listing = self._listing(pipeline, source, None if days is None else [day.isoformat() for day in days])
-        found = {_day(folder): _announced(entries) for folder, entries in listing.items() if folder != ONCE}
+        listing = self._listing(
+            pipeline, source, None if days is None else [day.isoformat() for day in days]
+        )
+        found = {
+            _day(folder): _announced(entries)
+            for folder, entries in listing.items()
+            if folder != ONCE
+        }
         return {day: found[day] for day in sorted(found)}
 
     def once(self, pipeline: str, source: str) -> tuple[Delivery, ...]:
@@ -82,7 +94,9 @@ class Landing(dg.ConfigurableResource):
         """
         place = f"{self.place(pipeline, source, day)}/{delivery.name}"
         if delivery.fault is not None:
-            raise LandingError(f"{place} is refused: {delivery.fault}. Deliver the file again, its sidecar last.")
+            raise LandingError(
+                f"{place} is refused: {delivery.fault}. Deliver the file again, its sidecar last."
+            )
         content = files.read(place)
         digest = hashlib.sha256(content).hexdigest()
         if digest != delivery.digest:
@@ -95,20 +109,30 @@ class Landing(dg.ConfigurableResource):
     def put(self, pipeline: str, source: str, day: date | None, name: str, content: bytes) -> bool:
         """Land a file: the content by atomic rename, then its sidecar. Returns False where it had landed already."""
         if not name.endswith(SUFFIXES) or "/" in name or name.startswith("."):
-            raise ValueError(f"{name!r} cannot land; names end in {' or '.join(SUFFIXES)}, without folders or a leading dot")
+            raise ValueError(
+                f"{name!r} cannot land; names end in {' or '.join(SUFFIXES)}, without folders or a leading dot"
+            )
         place = f"{self.place(pipeline, source, day)}/{name}"
         sidecar = f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
-        if files.exists(place + SIDECAR) and files.read(place + SIDECAR) == sidecar and files.exists(place):
+        if (
+            files.exists(place + SIDECAR)
+            and files.read(place + SIDECAR) == sidecar
+            and files.exists(place)
+        ):
             return False
         files.write_atomically(place, content)
         files.write_atomically(place + SIDECAR, sidecar)
         return True
 
-    def _listing(self, pipeline: str, source: str, folders: Collection[str] | None = None) -> dict[str, dict[str, Entry]]:
+    def _listing(
+        self, pipeline: str, source: str, folders: Collection[str] | None = None
+    ) -> dict[str, dict[str, Entry]]:
         """Files by name, by folder that holds at least one sidecar."""
         root = f"{self.uri}/{pipeline}/{source}"
         found: dict[str, dict[str, Entry]] = {}
-        for folder, name, size, stamp in _local(root, folders) if files.is_local(root) else _remote(root, folders):
+        for folder, name, size, stamp in (
+            _local(root, folders) if files.is_local(root) else _remote(root, folders)
+        ):
             found.setdefault(folder, {})[name] = Entry(f"{root}/{folder}/{name}", size, stamp)
         return {
             folder: entries for folder, entries in found.items()
@@ -120,7 +144,11 @@ def _local(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, st
     """Folder, name, size and stamp of the files below a local root: fsspec takes five times as long for the same."""
     base = files.filesystem(root)[1]
     try:
-        wanted = [entry.name for entry in os.scandir(base) if entry.is_dir()] if folders is None else folders
+        wanted = (
+            [entry.name for entry in os.scandir(base) if entry.is_dir()]
+            if folders is None
+            else folders
+        )
     except FileNotFoundError:
         return
     for folder in wanted:
@@ -131,7 +159,12 @@ def _local(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, st
         for entry in entries:
             if entry.is_file():
                 told = entry.stat()
-                yield folder, entry.name, told.st_size, (told.st_mtime_ns, told.st_ino, told.st_size)
+                yield (
+                    folder,
+                    entry.name,
+                    told.st_size,
+                    (told.st_mtime_ns, told.st_ino, told.st_size),
+                )
 
 
 def _remote(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, str, int, object]]:
@@ -149,7 +182,11 @@ def _announced(entries: dict[str, Entry]) -> tuple[Delivery, ...]:
     found = []
     for sidecar in sorted(filter(_announces, entries)):
         name = sidecar.removesuffix(SIDECAR)
-        found.append(_delivery(_sidecar(entries[sidecar]), name, entries[name].size if name in entries else None))
+        found.append(
+            _delivery(
+                _sidecar(entries[sidecar]), name, entries[name].size if name in entries else None
+            )
+        )
     return tuple(found)
 
 

@@ -21,7 +21,16 @@ from bundle.files import sync_folder
 from resources import files
 from resources.keys import Keys, Verifier
 
-Kind = Literal["approval", "rejection", "rollout", "release", "traffic", "rollback", "experiment", "retrain_request"]
+Kind = Literal[
+    "approval",
+    "rejection",
+    "rollout",
+    "release",
+    "traffic",
+    "rollback",
+    "experiment",
+    "retrain_request",
+]
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 # What a signature speaks of: a signed entry is never a valid checkpoint, bundle or desired state.
@@ -50,7 +59,9 @@ CREATE TRIGGER no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the
 CREATE TRIGGER next_serial BEFORE INSERT ON entries WHEN NEW.serial <> (SELECT coalesce(max(serial), 0) + 1 FROM entries)
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: an entry takes the next serial'); END;
 """
-_COLUMNS = "serial, pipeline, kind, bundle, actor, day, moment, payload, previous, digest, signature"
+_COLUMNS = (
+    "serial, pipeline, kind, bundle, actor, day, moment, payload, previous, digest, signature"
+)
 
 
 class LedgerError(Exception):
@@ -124,7 +135,9 @@ class Ledger(dg.ConfigurableResource):
         checkpoint, ValueError for a payload that is no JSON, sqlite3.OperationalError after 30 s without the write lock.
         """
         if kind not in get_args(Kind):
-            raise ValueError(f"kind={kind!r} is no kind of ledger entry; kinds are {', '.join(get_args(Kind))}")
+            raise ValueError(
+                f"kind={kind!r} is no kind of ledger entry; kinds are {', '.join(get_args(Kind))}"
+            )
         body = canonical_json(payload or {}).decode()
         verifier = self.signer.verifier()
         self._initialise()
@@ -152,14 +165,17 @@ class Ledger(dg.ConfigurableResource):
                 digest = sha256(ENTRY + canonical_json(fields))
                 signature = self.signer.sign(ENTRY + digest.encode())
                 connection.execute(
-                    f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*fields.values(), digest, signature)
+                    f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*fields.values(), digest, signature),
                 )
             # A process may be overtaken here, so the head is read again under the write lock: checkpoints never go back.
             with _writing(connection):
                 newest = _last(connection)
                 if newest is not None:
                     self._write_head(newest["serial"], newest["digest"])
-            row = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE serial = ?", (fields["serial"],)).fetchone()
+            row = connection.execute(
+                f"SELECT {_COLUMNS} FROM entries WHERE serial = ?", (fields["serial"],)
+            ).fetchone()
             return _entry(row, verifier)
 
     def entries(self, pipeline: str | None = None, kind: Kind | None = None) -> list[Entry]:
@@ -186,10 +202,14 @@ class Ledger(dg.ConfigurableResource):
                         f"{self.path}: entry {count} is missing (the next one is {row['serial']}); restore the ledger from a backup"
                     )
                 if row["previous"] != previous:
-                    raise LedgerError(f"{self.path}: entry {count} does not follow entry {count - 1}; restore the ledger from a backup")
+                    raise LedgerError(
+                        f"{self.path}: entry {count} does not follow entry {count - 1}; restore the ledger from a backup"
+                    )
                 entry = _entry(row, verifier)
                 if row["moment"] < moment:
-                    raise LedgerError(f"{self.path}: entry {count} is dated {row['moment']}, before the entry it follows ({moment})")
+                    raise LedgerError(
+                        f"{self.path}: entry {count} is dated {row['moment']}, before the entry it follows ({moment})"
+                    )
                 previous, moment = entry.digest, row["moment"]
             return count
 
@@ -206,7 +226,8 @@ class Ledger(dg.ConfigurableResource):
                 return None
             marks = ", ".join("?" for _ in kinds)
             row = connection.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE pipeline = ? AND kind IN ({marks}) ORDER BY serial DESC LIMIT 1", (pipeline, *kinds)
+                f"SELECT {_COLUMNS} FROM entries WHERE pipeline = ? AND kind IN ({marks}) ORDER BY serial DESC LIMIT 1",
+                (pipeline, *kinds),
             ).fetchone()
             return _entry(row, verifier) if row else None
 
@@ -219,7 +240,9 @@ class Ledger(dg.ConfigurableResource):
     def traffic_at(self, pipeline: str, moment: datetime) -> Entry | None:
         """The confirmation that held at a moment. Raises ValueError for a moment without an offset."""
         if moment.tzinfo is None:
-            raise ValueError(f"moment={moment.isoformat()} has no offset from UTC; give one, such as {moment.isoformat()}+00:00")
+            raise ValueError(
+                f"moment={moment.isoformat()} has no offset from UTC; give one, such as {moment.isoformat()}+00:00"
+            )
         held = [entry for entry in self.entries(pipeline, "traffic") if entry.moment <= moment]
         return held[-1] if held else None
 
@@ -227,14 +250,20 @@ class Ledger(dg.ConfigurableResource):
         """The signed head of the ledger as it stands (serial 0 while it is empty)."""
         with self._reading(self.signer.verifier()) as connection:
             last = _last(connection) if connection else None
-            return self._signed_head(last["serial"], last["digest"]) if last else self._signed_head(0, GENESIS)
+            return (
+                self._signed_head(last["serial"], last["digest"])
+                if last
+                else self._signed_head(0, GENESIS)
+            )
 
     def _signed_head(self, serial: int, digest: str) -> Head:
         head = Head(serial, digest)
         return Head(serial, digest, self.signer.sign(head.content).hex())
 
     def _write_head(self, serial: int, digest: str) -> None:
-        files.write_atomically(self.checkpoint_uri, msgspec.json.encode(self._signed_head(serial, digest)))
+        files.write_atomically(
+            self.checkpoint_uri, msgspec.json.encode(self._signed_head(serial, digest))
+        )
 
     def _read_head(self, verifier: Verifier) -> Head | None:
         try:
@@ -242,9 +271,13 @@ class Ledger(dg.ConfigurableResource):
         except FileNotFoundError:
             return None
         except msgspec.DecodeError as error:
-            raise LedgerError(f"{self.checkpoint_uri} is no checkpoint of the ledger ({error}); restore it from a backup") from error
+            raise LedgerError(
+                f"{self.checkpoint_uri} is no checkpoint of the ledger ({error}); restore it from a backup"
+            ) from error
         if not verifier.valid(head.content, bytes.fromhex(head.signature)):
-            raise LedgerError(f"{self.checkpoint_uri} is not signed by the platform's key; restore it, or the key, from a backup")
+            raise LedgerError(
+                f"{self.checkpoint_uri} is not signed by the platform's key; restore it, or the key, from a backup"
+            )
         return head
 
     def _check_tail(self, connection: sqlite3.Connection | None, verifier: Verifier) -> None:
@@ -258,7 +291,9 @@ class Ledger(dg.ConfigurableResource):
                 )
             return
         if head is None:
-            raise LedgerError(f"{self.checkpoint_uri}, the checkpoint of {self.path}, is missing; restore it from a backup")
+            raise LedgerError(
+                f"{self.checkpoint_uri}, the checkpoint of {self.path}, is missing; restore it from a backup"
+            )
         last = _last(connection)
         if (last["serial"] if last else 0) < head.serial:
             raise LedgerError(
@@ -267,7 +302,9 @@ class Ledger(dg.ConfigurableResource):
             )
         if head.serial == 0:
             return
-        row = connection.execute("SELECT digest FROM entries WHERE serial = ?", (head.serial,)).fetchone()
+        row = connection.execute(
+            "SELECT digest FROM entries WHERE serial = ?", (head.serial,)
+        ).fetchone()
         if row is None or row["digest"] != head.digest:
             raise LedgerError(
                 f"{self.path}: entry {head.serial} is not the one that {self.checkpoint_uri} saw; restore the ledger from a backup"
@@ -331,11 +368,18 @@ def _moment(text: str) -> datetime:
 
 
 def _last(connection: sqlite3.Connection) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = connection.execute("SELECT serial, digest, moment FROM entries ORDER BY serial DESC LIMIT 1").fetchone()
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT serial, digest, moment FROM entries ORDER BY serial DESC LIMIT 1"
+    ).fetchone()
     return row
 
 
-def _read(connection: sqlite3.Connection, verifier: Verifier, pipeline: str | None, kind: Kind | None = None) -> list[Entry]:
+def _read(
+    connection: sqlite3.Connection,
+    verifier: Verifier,
+    pipeline: str | None,
+    kind: Kind | None = None,
+) -> list[Entry]:
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM entries WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY serial",
         (pipeline, kind),
@@ -345,7 +389,9 @@ def _read(connection: sqlite3.Connection, verifier: Verifier, pipeline: str | No
 
 def _entry(row: sqlite3.Row, verifier: Verifier) -> Entry:
     """The verified entry of a row. Raises LedgerError where the digest or the signature does not fit the content."""
-    fields: dict[str, Json] = {name: row[name] for name in row.keys() if name not in ("digest", "signature")}  # noqa: SIM118
+    fields: dict[str, Json] = {
+        name: row[name] for name in row.keys() if name not in ("digest", "signature")
+    }  # noqa: SIM118
     if sha256(ENTRY + canonical_json(fields)) != row["digest"]:
         raise LedgerError(
             f"ledger entry {row['serial']} was altered: its content does not match its digest; restore the ledger from a backup"

@@ -54,9 +54,17 @@ class Notifier(dg.ConfigurableResource):
                 time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
             try:
                 send()
-            except (httpx.HTTPError, httpx.InvalidURL, OSError, smtplib.SMTPException, ValueError) as caught:
+            except (
+                httpx.HTTPError,
+                httpx.InvalidURL,
+                OSError,
+                smtplib.SMTPException,
+                ValueError,
+            ) as caught:
                 # The address of a webhook is a secret, and errors quote it.
-                error = f"{type(caught).__name__}: {caught}".replace(self.webhook or "\0", "<webhook>")
+                error = f"{type(caught).__name__}: {caught}".replace(
+                    self.webhook or "\0", "<webhook>"
+                )
             else:
                 return "sent"
         return f"{error} ({self.attempts} tries)"
@@ -66,7 +74,9 @@ class Notifier(dg.ConfigurableResource):
 
         body = json.dumps({"title": title, "text": f"{title}\n{text}"})
         headers = {"content-type": "application/json"}
-        response = httpx.post(str(self.webhook), content=body, headers=headers, timeout=self.timeout_seconds)
+        response = httpx.post(
+            str(self.webhook), content=body, headers=headers, timeout=self.timeout_seconds
+        )
         response.raise_for_status()
 
     def _mail(self, title: str, text: str) -> None:

@@ -77,7 +77,9 @@ class Reports(dg.ConfigurableResource):
         folder = self.folder(report.pipeline, report.name, report.day, report.subject)
         for name, content in (pages or {}).items():
             files.write_atomically(f"{self.uri}/{folder}/{name}", content)
-        files.write_atomically(f"{self.uri}/{folder}/report.json", report.model_dump_json(indent=1).encode())
+        files.write_atomically(
+            f"{self.uri}/{folder}/report.json", report.model_dump_json(indent=1).encode()
+        )
         return f"{self.url}/{folder}/"
 
     def load(self, pipeline: str, name: str, day: date, subject: str) -> Report | None:
@@ -87,6 +89,13 @@ class Reports(dg.ConfigurableResource):
             report = Report.model_validate_json(files.read(place))
         except FileNotFoundError:
             return None
-        if (report.pipeline, report.name, report.day, report.subject) != (pipeline, name, day, subject):
-            raise ValueError(f"{place} speaks of {report.pipeline}/{report.name} {report.day} {report.subject}, not of what its place says")
+        if (report.pipeline, report.name, report.day, report.subject) != (
+            pipeline,
+            name,
+            day,
+            subject,
+        ):
+            raise ValueError(
+                f"{place} speaks of {report.pipeline}/{report.name} {report.day} {report.subject}, not of what its place says"
+            )
         return report

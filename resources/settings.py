@@ -100,7 +100,9 @@ class Settings(BaseSettings):
     @property
     def endpoint_url(self) -> str:
         """Where applications ask; TLS where `endpoint_certificate` is set."""
-        return f"{'https' if self.endpoint_certificate else 'http'}://{self.host}:{self.endpoint_port}"
+        return (
+            f"{'https' if self.endpoint_certificate else 'http'}://{self.host}:{self.endpoint_port}"
+        )
 
     @property
     def endpoint_admin_url(self) -> str:

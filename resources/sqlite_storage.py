@@ -90,7 +90,9 @@ class EventLogStorage(SqliteEventLogStorage):
         return self._once("column", column_name, super().has_asset_key_col)
 
     def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
-        return self._once("column", column_name, partial(super()._has_asset_key_col_on_connection, conn))
+        return self._once(
+            "column", column_name, partial(super()._has_asset_key_col_on_connection, conn)
+        )
 
     def has_secondary_index(self, name: str) -> bool:
         """Whether a migration of data is done."""
@@ -187,5 +189,7 @@ class SqliteStorage(DagsterSqliteStorage):
         self._schedule_storage = ScheduleStorage.from_local(str(home / "schedules"))
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> "SqliteStorage":
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "SqliteStorage":
         return cls(inst_data=inst_data, **config_value)

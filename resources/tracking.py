@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from bundle.models.model import Model
 
 SQLITE = "sqlite:///"
-CANDIDATE, TRAINING_SET, DAGSTER_RUN, DAGSTER_URL = "candidate", "training_set", "dagster_run_id", "dagster_run_url"
+CANDIDATE, TRAINING_SET, DAGSTER_RUN, DAGSTER_URL = (
+    "candidate",
+    "training_set",
+    "dagster_run_id",
+    "dagster_run_url",
+)
 REPEATED = "repeated_by_dagster_run_id"
 DIGEST_LIMIT = 36  # characters that MLflow keeps of a data set's digest
 BATCH = 1_000  # metrics that MLflow takes in one call
@@ -107,7 +112,9 @@ class Tracking(dg.ConfigurableResource):
         found = client.get_experiment_by_name(pipeline)
         if found is None:
             try:
-                return str(client.create_experiment(pipeline, artifact_location=self._artifacts(pipeline)))
+                return str(
+                    client.create_experiment(pipeline, artifact_location=self._artifacts(pipeline))
+                )
             except MlflowException:
                 # Another process was faster; anything else fails again below.
                 found = client.get_experiment_by_name(pipeline)
@@ -131,10 +138,16 @@ class Tracking(dg.ConfigurableResource):
                 # The version is registered last: a run that died after it was complete.
                 client.set_terminated(known.run_id, status="FINISHED")
             if known.tags.get(DAGSTER_RUN) != tracked.dagster_run_id:
-                client.set_model_version_tag(known.name, known.version, REPEATED, tracked.dagster_run_id)
+                client.set_model_version_tag(
+                    known.name, known.version, REPEATED, tracked.dagster_run_id
+                )
                 client.set_tag(known.run_id, REPEATED, tracked.dagster_run_id)
-            return self._tracked(experiment, known.run_id, str(known.version), tracked.pipeline, repeated=True)
-        for left in client.search_runs([experiment], filter_string=f"tags.{CANDIDATE} = '{tracked.candidate}'"):
+            return self._tracked(
+                experiment, known.run_id, str(known.version), tracked.pipeline, repeated=True
+            )
+        for left in client.search_runs(
+            [experiment], filter_string=f"tags.{CANDIDATE} = '{tracked.candidate}'"
+        ):
             if left.info.status == "RUNNING":
                 client.set_terminated(left.info.run_id, status="KILLED")
         tags = {
@@ -142,13 +155,17 @@ class Tracking(dg.ConfigurableResource):
             DAGSTER_URL: tracked.dagster_run_url, **tracked.tags,
         }  # fmt: skip
         run_id: str = client.create_run(
-            experiment, tags={**tags, "mlflow.source.name": "evergreen", "mlflow.user": "evergreen"}, run_name=tracked.run_name
+            experiment,
+            tags={**tags, "mlflow.source.name": "evergreen", "mlflow.user": "evergreen"},
+            run_name=tracked.run_name,
         ).info.run_id
         try:
             self._log(client, run_id, tracked)
             model_id, source = self._log_model(client, experiment, run_id, tracked, tags)
             try:
-                client.create_registered_model(tracked.pipeline, tags={"pipeline": tracked.pipeline})
+                client.create_registered_model(
+                    tracked.pipeline, tags={"pipeline": tracked.pipeline}
+                )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -160,12 +177,16 @@ class Tracking(dg.ConfigurableResource):
         except BaseException:
             client.set_terminated(run_id, status="FAILED")
             raise
-        return self._tracked(experiment, run_id, str(version.version), tracked.pipeline, repeated=False)
+        return self._tracked(
+            experiment, run_id, str(version.version), tracked.pipeline, repeated=False
+        )
 
     def version(self, pipeline: str, candidate: str, client: "MlflowClient | None" = None) -> Any:
         """The registered version of a candidate (MLflow's ModelVersion), None where it was never registered."""
         client = client or self.client()
-        found = client.search_model_versions(f"name = '{pipeline}' and tags.{CANDIDATE} = '{candidate}'")
+        found = client.search_model_versions(
+            f"name = '{pipeline}' and tags.{CANDIDATE} = '{candidate}'"
+        )
         return min(found, key=lambda version: int(version.version), default=None)
 
     def move_alias(self, pipeline: str, alias: str, candidate: str) -> str | None:
@@ -190,13 +211,21 @@ class Tracking(dg.ConfigurableResource):
 
     def _artifacts(self, pipeline: str) -> str | None:
         """Files lie beside an SQLite database; a server decides for itself."""
-        return None if self._database is None else str(self._database.parent / "artifacts" / pipeline)
+        return (
+            None if self._database is None else str(self._database.parent / "artifacts" / pipeline)
+        )
 
     def _connect(self) -> "MlflowClient":
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         # The migration prints a line for each step, at a level that hides what matters.
-        for noisy in ("alembic", "mlflow.store", "mlflow.tracking", "mlflow.models", "mlflow.utils"):
+        for noisy in (
+            "alembic",
+            "mlflow.store",
+            "mlflow.tracking",
+            "mlflow.models",
+            "mlflow.utils",
+        ):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
@@ -204,8 +233,16 @@ class Tracking(dg.ConfigurableResource):
         client.get_experiment_by_name("Default")
         return client
 
-    def _tracked(self, experiment: str, run_id: str, version: str, pipeline: str, repeated: bool) -> TrackedRun:
-        return TrackedRun(run_id, self.run_url(experiment, run_id), version, self.model_url(pipeline, version), repeated)
+    def _tracked(
+        self, experiment: str, run_id: str, version: str, pipeline: str, repeated: bool
+    ) -> TrackedRun:
+        return TrackedRun(
+            run_id,
+            self.run_url(experiment, run_id),
+            version,
+            self.model_url(pipeline, version),
+            repeated,
+        )
 
     @staticmethod
     def _log(client: "MlflowClient", run_id: str, tracked: TrackedCandidate) -> None:
@@ -215,7 +252,11 @@ class Tracking(dg.ConfigurableResource):
         metrics = [Metric(name, float(value), now, 0) for name, value in tracked.metrics.items()]
         for name, values in tracked.curves.items():
             metrics += [Metric(name, float(value), now, step) for step, value in enumerate(values)]
-        client.log_batch(run_id, metrics=metrics[:BATCH], params=[Param(name, value) for name, value in tracked.parameters.items()])
+        client.log_batch(
+            run_id,
+            metrics=metrics[:BATCH],
+            params=[Param(name, value) for name, value in tracked.parameters.items()],
+        )
         for start in range(BATCH, len(metrics), BATCH):
             client.log_batch(run_id, metrics=metrics[start : start + BATCH])
         inputs = [
@@ -239,7 +280,11 @@ class Tracking(dg.ConfigurableResource):
 
     @staticmethod
     def _log_model(
-        client: "MlflowClient", experiment: str, run_id: str, tracked: TrackedCandidate, tags: Mapping[str, str]
+        client: "MlflowClient",
+        experiment: str,
+        run_id: str,
+        tracked: TrackedCandidate,
+        tags: Mapping[str, str],
     ) -> tuple[str, str]:
         """A logged model of MLflow's flavour for its library (UBJ or skops, and YAML; no pickle). Returns its id and where its files lie."""
         from mlflow.entities import LoggedModelOutput
@@ -247,12 +292,16 @@ class Tracking(dg.ConfigurableResource):
         from mlflow.types import ColSpec, DataType, Schema
 
         signature = ModelSignature(
-            inputs=Schema([ColSpec(DataType.float, name, required=False) for name in tracked.features]),
+            inputs=Schema(
+                [ColSpec(DataType.float, name, required=False) for name in tracked.features]
+            ),
             outputs=Schema([ColSpec(DataType.float)]),
         )
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "model"
-            _save_model(tracked.model, place, signature=signature, metadata={"candidate": tracked.candidate})
+            _save_model(
+                tracked.model, place, signature=signature, metadata={"candidate": tracked.candidate}
+            )
             logged = client.create_logged_model(
                 experiment,
                 name=tracked.pipeline,
@@ -276,7 +325,9 @@ def _save_model(model: "Model", place: Path, **described: Any) -> None:
         import mlflow.xgboost
 
         requirements = [f"xgboost=={version('xgboost')}"]
-        mlflow.xgboost.save_model(model.booster, place, model_format="ubj", pip_requirements=requirements, **described)
+        mlflow.xgboost.save_model(
+            model.booster, place, model_format="ubj", pip_requirements=requirements, **described
+        )
         return
     import mlflow.sklearn
 

@@ -22,7 +22,10 @@ def build() -> list[dg.SensorDefinition]:
         run = context.dagster_run
         request = run.tags.get(REQUEST)
         attempt = f" (try {run.tags.get(ATTEMPT, '1')} of {request})" if request else ""
-        notifier.notify(f"Run of {run.job_name} failed{attempt}", f"run {run.run_id}: {context.failure_event.message}")
+        notifier.notify(
+            f"Run of {run.job_name} failed{attempt}",
+            f"run {run.run_id}: {context.failure_event.message}",
+        )
 
     @dg.sensor(
         name="failed_checks",
@@ -37,7 +40,9 @@ def build() -> list[dg.SensorDefinition]:
             event = record.event_log_entry.dagster_event
             evaluation = event.asset_check_evaluation_data if event else None
             if evaluation is not None and not evaluation.passed:
-                failed.append(f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name} ({evaluation.severity.value.lower()})")
+                failed.append(
+                    f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name} ({evaluation.severity.value.lower()})"
+                )
         if failed:
             notifier.notify(f"{len(failed)} asset checks failed", "\n".join(failed))
         return dg.SensorResult(

@@ -40,13 +40,19 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Retrains once for each decision to retrain, with the cause as run tags.",
     )
-    def retraining(context: dg.SensorEvaluationContext, reports: Reports, landing: Landing) -> dg.RunRequest | dg.SkipReason:
-        decided = materialized(context.instance, dg.AssetKey([pipeline.name, "retraining_decision"]))
+    def retraining(
+        context: dg.SensorEvaluationContext, reports: Reports, landing: Landing
+    ) -> dg.RunRequest | dg.SkipReason:
+        decided = materialized(
+            context.instance, dg.AssetKey([pipeline.name, "retraining_decision"])
+        )
         decision = newest_retrain(pipeline, reports, decided)
         if decision is None:
             return dg.SkipReason("no recent decision to retrain")
         request = retrain_request(context.instance, pipeline, decision)
-        if isinstance(request, dg.RunRequest) and (missing := _not_ingested(context.instance, pipeline, landing, decision.day + DAY)):
+        if isinstance(request, dg.RunRequest) and (
+            missing := _not_ingested(context.instance, pipeline, landing, decision.day + DAY)
+        ):
             return dg.SkipReason(missing)
         return request
 
@@ -57,7 +63,9 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Releases a bundle when people have approved it, and serves what a release, a step of a rollout or a roll-back names.",
     )
-    def approvals(context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger) -> dg.RunRequest | dg.SkipReason:
+    def approvals(
+        context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger
+    ) -> dg.RunRequest | dg.SkipReason:
         entries = ledger.entries(pipeline.name)
         moved = rollouts.newest_move(entries)
         retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=list(NOT_FINISHED_STATUSES))
@@ -65,14 +73,29 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         if not (moved and moved.kind == "rollback") and context.instance.get_runs_count(retrains):
             return dg.SkipReason("a retrain is under way; it releases and serves by itself")
         if moved and rollouts.confirmation(entries, moved.serial) is None:
-            request, selection = f"{pipeline.name}:serve:{moved.serial}", [dg.AssetKey([pipeline.name, "endpoint"])]
-            return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: moved.kind}, selection=selection)
+            request, selection = (
+                f"{pipeline.name}:serve:{moved.serial}",
+                [dg.AssetKey([pipeline.name, "endpoint"])],
+            )
+            return run_request(
+                context.instance,
+                jobs.release(pipeline),
+                request,
+                tags={CAUSE: moved.kind},
+                selection=selection,
+            )
         bundle = artifacts.pointed(pipeline.name, "bundle")
-        approved = [entry for entry in entries if entry.kind == "approval" and entry.bundle == bundle and entry.actor != "policy"]
+        approved = [
+            entry
+            for entry in entries
+            if entry.kind == "approval" and entry.bundle == bundle and entry.actor != "policy"
+        ]
         if not approved or _acted_on(entries, approved[-1]):
             return dg.SkipReason("no approval is waiting to be acted on")
         request = f"{pipeline.name}:release:{approved[-1].serial}"
-        return run_request(context.instance, jobs.release(pipeline), request, tags={CAUSE: "approval"})
+        return run_request(
+            context.instance, jobs.release(pipeline), request, tags={CAUSE: "approval"}
+        )
 
     @dg.sensor(
         name=f"{pipeline.name}_reconciler",
@@ -81,14 +104,20 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Brings an endpoint back to what the ledger says, whatever took it from there.",
     )
-    def reconciler(context: dg.SensorEvaluationContext, ledger: Ledger, endpoint: dg.ResourceParam[EndpointTarget]) -> dg.SensorResult:
+    def reconciler(
+        context: dg.SensorEvaluationContext,
+        ledger: Ledger,
+        endpoint: dg.ResourceParam[EndpointTarget],
+    ) -> dg.SensorResult:
         found = reconcile.difference(pipeline.name, ledger, endpoint)
         seen = json.loads(context.cursor or "{}")
         ticks = seen["ticks"] + 1 if found and found == seen.get("difference") else 1
         cursor = json.dumps({"difference": found, "ticks": ticks})
         # What was seen once may be a step just being taken; what stays is tried at the 2nd, 4th, 8th, ... look.
         if found is None or ticks < 2 or ticks & (ticks - 1):
-            return dg.SensorResult(skip_reason=found or "the endpoint serves what the ledger says", cursor=cursor)
+            return dg.SensorResult(
+                skip_reason=found or "the endpoint serves what the ledger says", cursor=cursor
+            )
         request = dg.RunRequest(
             job_name=jobs.release(pipeline),
             asset_selection=[dg.AssetKey([pipeline.name, "endpoint"])],
@@ -101,16 +130,30 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
 
 def _acted_on(entries: Sequence[Entry], approval: Entry) -> bool:
     """Whether the traffic has moved because of an approved bundle since its approval."""
-    later = [entry for entry in entries if entry.serial > approval.serial and entry.kind in rollouts.MOVES]
+    later = [
+        entry
+        for entry in entries
+        if entry.serial > approval.serial and entry.kind in rollouts.MOVES
+    ]
     return any(approval.bundle in (entry.bundle, entry.payload.get("from")) for entry in later)
 
 
-def _not_ingested(instance: dg.DagsterInstance, pipeline: Pipeline, landing: Landing, as_of: date) -> str | None:
+def _not_ingested(
+    instance: dg.DagsterInstance, pipeline: Pipeline, landing: Landing, as_of: date
+) -> str | None:
     """What a model trained as of a day would miss: a delivery that is being processed, or is still to be."""
-    if (doing := overlapping(instance, jobs.nightly(pipeline), f"{pipeline.name}:ingest:", pipeline.start, as_of)) is not None:
+    if (
+        doing := overlapping(
+            instance, jobs.nightly(pipeline), f"{pipeline.name}:ingest:", pipeline.start, as_of
+        )
+    ) is not None:
         return f"{doing} is under way; the training set waits for it"
     today = data_day(deliveries(pipeline, landing))
-    if today is not None and as_of <= today and as_of not in materialized(instance, dg.AssetKey([pipeline.name, "features"])):
+    if (
+        today is not None
+        and as_of <= today
+        and as_of not in materialized(instance, dg.AssetKey([pipeline.name, "features"]))
+    ):
         return f"{as_of} was delivered and has no features yet; the training set waits for them"
     return None
 
@@ -129,7 +172,9 @@ def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> 
     return None
 
 
-def retrain_request(instance: dg.DagsterInstance, pipeline: Pipeline, decision: "Decision") -> dg.RunRequest | dg.SkipReason:
+def retrain_request(
+    instance: dg.DagsterInstance, pipeline: Pipeline, decision: "Decision"
+) -> dg.RunRequest | dg.SkipReason:
     """The run that a decision asks for. It trains as of the next day's refresh: what the decided day brought is known then."""
     as_of = (decision.day + DAY).isoformat()
     asked = decision.evidence.request if decision.cause == "request" else None

@@ -52,7 +52,10 @@ def due(
     yesterday = today - DAY
     finished = _days(max(served_since, start), yesterday) if served_since else [yesterday]
     unseen = [day for day in finished if day in ready and day not in monitored]
-    stages: list[tuple[Literal["ingest", "monitor"], list[date]]] = [("ingest", pending), ("monitor", unseen)]
+    stages: list[tuple[Literal["ingest", "monitor"], list[date]]] = [
+        ("ingest", pending),
+        ("monitor", unseen),
+    ]
     return [Due(stage, *_first_run(days)) for stage, days in stages if days]
 
 

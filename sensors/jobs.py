@@ -25,12 +25,23 @@ def pages(pipeline: Pipeline) -> str:
 
 def ingested(pipeline: Pipeline) -> list[dg.AssetKey]:
     """Raw data, features and what the endpoint looks up: processed as soon as a day is delivered."""
-    daily = [dg.AssetKey([pipeline.name, "raw", source.name]) for source in pipeline.sources if source.daily]
-    return [*daily, *(dg.AssetKey([pipeline.name, name]) for name in ("features", "online_features"))]
+    daily = [
+        dg.AssetKey([pipeline.name, "raw", source.name])
+        for source in pipeline.sources
+        if source.daily
+    ]
+    return [
+        *daily,
+        *(dg.AssetKey([pipeline.name, name]) for name in ("features", "online_features")),
+    ]
 
 
 def landed_once(pipeline: Pipeline) -> list[dg.AssetKey]:
-    return [dg.AssetKey([pipeline.name, "raw", source.name]) for source in pipeline.sources if not source.daily]
+    return [
+        dg.AssetKey([pipeline.name, "raw", source.name])
+        for source in pipeline.sources
+        if not source.daily
+    ]
 
 
 def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
@@ -39,7 +50,11 @@ def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
         dg.AssetKey([pipeline.name, "predictions"]),
         *(dg.AssetKey.from_user_string(f"{pipeline.name}/{monitor.name}") for monitor in MONITORS),
         dg.AssetKey([pipeline.name, "validation", "rollout"]),
-        *([dg.AssetKey([pipeline.name, "validation", "experiment"])] if pipeline.experiments else []),
+        *(
+            [dg.AssetKey([pipeline.name, "validation", "experiment"])]
+            if pipeline.experiments
+            else []
+        ),
         dg.AssetKey([pipeline.name, "retraining_decision"]),
     ]
 
@@ -50,7 +65,12 @@ def released(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 def retrained(pipeline: Pipeline) -> list[dg.AssetKey]:
     """From training set to served endpoint."""
-    training = ("training_set", *(("tuning_study",) if pipeline.tuned else ()), "baseline", "candidate")
+    training = (
+        "training_set",
+        *(("tuning_study",) if pipeline.tuned else ()),
+        "baseline",
+        "candidate",
+    )
     validation = ("performance", "slices", "fairness", "explainability", "robustness")
     return [
         *(dg.AssetKey([pipeline.name, name]) for name in training),
@@ -66,7 +86,9 @@ def build(pipeline: Pipeline) -> list[UnresolvedAssetJobDefinition]:
     return [
         dg.define_asset_job(
             nightly(pipeline),
-            selection=dg.AssetSelection.assets(*landed_once(pipeline), *ingested(pipeline), *monitored(pipeline)),
+            selection=dg.AssetSelection.assets(
+                *landed_once(pipeline), *ingested(pipeline), *monitored(pipeline)
+            ),
             description="Every daily asset of the pipeline, for the days that are due.",
             tags=tags,
         ),

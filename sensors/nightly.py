@@ -27,8 +27,12 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Each night: what was delivered and not yet processed, however many days that is.",
     )
-    def nightly(context: dg.ScheduleEvaluationContext, landing: Landing, ledger: Ledger) -> list[dg.RunRequest] | dg.SkipReason:
-        asked = next_requests(context.instance, pipeline, deliveries(pipeline, landing), ledger, cause="nightly")
+    def nightly(
+        context: dg.ScheduleEvaluationContext, landing: Landing, ledger: Ledger
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        asked = next_requests(
+            context.instance, pipeline, deliveries(pipeline, landing), ledger, cause="nightly"
+        )
         return asked.requests or asked.skipped
 
     @dg.sensor(
@@ -38,13 +42,20 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="When files land: the same work as the nightly schedule, and again for days whose files changed.",
     )
-    def arrivals(context: dg.SensorEvaluationContext, landing: Landing, ledger: Ledger) -> dg.SensorResult:
+    def arrivals(
+        context: dg.SensorEvaluationContext, landing: Landing, ledger: Ledger
+    ) -> dg.SensorResult:
         delivered = deliveries(pipeline, landing)
         now = {day: _digest(delivered, day) for days in delivered.values() for day in days}
-        before = {date.fromisoformat(day): digest for day, digest in json.loads(context.cursor or "{}").items()}
+        before = {
+            date.fromisoformat(day): digest
+            for day, digest in json.loads(context.cursor or "{}").items()
+        }
         processed = materialized(context.instance, dg.AssetKey([pipeline.name, "features"]))
         changed = {day for day in processed if day in before and before[day] != now.get(day)}
-        asked = next_requests(context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed)
+        asked = next_requests(
+            context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed
+        )
         # A change counts as dealt with once a run for it has been requested; until then the old digest is remembered.
         seen = now if asked.ingests else {**now, **{day: before[day] for day in changed}}
         if asked.requests:
@@ -61,7 +72,8 @@ def deliveries(pipeline: Pipeline, landing: Landing) -> Deliveries:
     """Digests of the files of each daily source by day of delivery."""
     return {
         source.name: {
-            day: tuple(file.digest for file in delivered) for day, delivered in landing.deliveries(pipeline.name, source.name).items()
+            day: tuple(file.digest for file in delivered)
+            for day, delivered in landing.deliveries(pipeline.name, source.name).items()
         }
         for source in pipeline.sources
         if source.daily
@@ -97,11 +109,19 @@ def next_requests(
         reach=max((aggregate.days for aggregate in pipeline.aggregates), default=0),
     )
     made = {
-        work.stage: _request(instance, pipeline, delivered, work, "redelivery" if redelivered and work.stage == "ingest" else cause)
+        work.stage: _request(
+            instance,
+            pipeline,
+            delivered,
+            work,
+            "redelivery" if redelivered and work.stage == "ingest" else cause,
+        )
         for work in stages
     }
     requests = [request for request in made.values() if isinstance(request, dg.RunRequest)]
-    reasons = [str(request.skip_message) for request in made.values() if isinstance(request, dg.SkipReason)]
+    reasons = [
+        str(request.skip_message) for request in made.values() if isinstance(request, dg.SkipReason)
+    ]
     skipped = dg.SkipReason("; ".join(reasons) or "everything delivered is processed")
     return Asked(requests, skipped, isinstance(made.get("ingest"), dg.RunRequest))
 
@@ -109,16 +129,33 @@ def next_requests(
 def _request(
     instance: dg.DagsterInstance, pipeline: Pipeline, delivered: Deliveries, work: Due, cause: str
 ) -> dg.RunRequest | dg.SkipReason:
-    if (doing := overlapping(instance, jobs.nightly(pipeline), f"{pipeline.name}:{work.stage}:", work.first, work.last)) is not None:
+    if (
+        doing := overlapping(
+            instance,
+            jobs.nightly(pipeline),
+            f"{pipeline.name}:{work.stage}:",
+            work.first,
+            work.last,
+        )
+    ) is not None:
         return dg.SkipReason(f"{doing} is under way")
     selection = jobs.monitored(pipeline) if work.stage == "monitor" else jobs.ingested(pipeline)
     if work.stage == "ingest":
-        selection = [key for key in jobs.landed_once(pipeline) if instance.get_latest_materialization_event(key) is None] + selection
+        selection = [
+            key
+            for key in jobs.landed_once(pipeline)
+            if instance.get_latest_materialization_event(key) is None
+        ] + selection
     return run_request(
         instance,
         jobs.nightly(pipeline),
         f"{pipeline.name}:{work.stage}:{work.first}:{work.last}:{_content(delivered, work)}",
-        tags={RANGE_START: work.first.isoformat(), RANGE_END: work.last.isoformat(), CAUSE: cause, AS_OF: work.last.isoformat()},
+        tags={
+            RANGE_START: work.first.isoformat(),
+            RANGE_END: work.last.isoformat(),
+            CAUSE: cause,
+            AS_OF: work.last.isoformat(),
+        },
         selection=selection,
     )
 
@@ -130,7 +167,9 @@ def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[date]:
 
 def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
     """The data day of the pipeline's first release, None before it."""
-    return next((entry.day for entry in ledger.entries(pipeline.name) if entry.kind == "release"), None)
+    return next(
+        (entry.day for entry in ledger.entries(pipeline.name) if entry.kind == "release"), None
+    )
 
 
 def _cursor(digests: Mapping[date, str]) -> str:
@@ -143,5 +182,9 @@ def _digest(delivered: Deliveries, day: date) -> str:
 
 
 def _content(delivered: Deliveries, work: Due) -> str:
-    days = sorted({day for days in delivered.values() for day in days if work.first <= day <= work.last})
-    return hashlib.sha256("".join(_digest(delivered, day) for day in days).encode()).hexdigest()[:16]
+    days = sorted(
+        {day for days in delivered.values() for day in days if work.first <= day <= work.last}
+    )
+    return hashlib.sha256("".join(_digest(delivered, day) for day in days).encode()).hexdigest()[
+        :16
+    ]

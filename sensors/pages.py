@@ -24,7 +24,9 @@ def build(pipeline: Pipeline) -> dg.SensorDefinition:
     )
     def pages(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         seen = AssetRecordsFilter(drift, after_storage_id=int(context.cursor or 0))
-        records = context.instance.fetch_materializations(seen, limit=REPORTS_A_TICK, ascending=True).records
+        records = context.instance.fetch_materializations(
+            seen, limit=REPORTS_A_TICK, ascending=True
+        ).records
         days = {
             str(made.metadata[WORTH_A_LOOK].value): None
             for record in records
@@ -35,7 +37,13 @@ def build(pipeline: Pipeline) -> dg.SensorDefinition:
                 context.instance,
                 jobs.pages(pipeline),
                 f"{pipeline.name}:page:{day}",
-                tags={RANGE_START: day, RANGE_END: day, AS_OF: day, CAUSE: "worth a look", PRIORITY: "-1"},
+                tags={
+                    RANGE_START: day,
+                    RANGE_END: day,
+                    AS_OF: day,
+                    CAUSE: "worth a look",
+                    PRIORITY: "-1",
+                },
             )
             for day in days
         ]

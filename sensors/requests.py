@@ -49,7 +49,9 @@ def run_request(
     # Dagster's own retries of a run that died carry its tags; they belong to the same try.
     tried = sum(run.parent_run_id is None for run in runs)
     if tried >= attempts:
-        return dg.SkipReason(f"{request} failed {tried} times; mend the cause and launch {job} by hand")
+        return dg.SkipReason(
+            f"{request} failed {tried} times; mend the cause and launch {job} by hand"
+        )
     attempt = str(tried + 1)
     return dg.RunRequest(
         run_key=f"{request}:{attempt}",
@@ -60,12 +62,15 @@ def run_request(
     )
 
 
-def overlapping(instance: dg.DagsterInstance, job: str, kind: str, first: date, last: date) -> str | None:
+def overlapping(
+    instance: dg.DagsterInstance, job: str, kind: str, first: date, last: date
+) -> str | None:
     """The request of a run of `job` that is under way and does days from `first` to `last`, of requests whose names begin with `kind`.
 
     Such a run tells what it has done one day after the other: what then still seems to be due is its work already."""
     for record in instance.get_run_records(
-        RunsFilter(job_name=job, statuses=[*NOT_FINISHED_STATUSES, dg.DagsterRunStatus.FAILURE]), limit=RECENT
+        RunsFilter(job_name=job, statuses=[*NOT_FINISHED_STATUSES, dg.DagsterRunStatus.FAILURE]),
+        limit=RECENT,
     ):
         tags = record.dagster_run.tags
         if record.dagster_run.is_finished and not _about_to_be_retried(record):
@@ -83,4 +88,6 @@ def _about_to_be_retried(record: dg.RunRecord) -> bool:
     """Whether a run died just now and Dagster's own retry of it is still to be made: asked for again, its work would be done
     twice. A retry that never comes, of a daemon that was killed, is waited for no longer than RETRY_SECONDS."""
     ended = record.end_time or 0.0
-    return record.dagster_run.is_complete_and_waiting_to_retry and time.time() - ended < RETRY_SECONDS
+    return (
+        record.dagster_run.is_complete_and_waiting_to_retry and time.time() - ended < RETRY_SECONDS
+    )

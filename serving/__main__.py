@@ -27,23 +27,57 @@ RESPAWN_SECONDS = 0.5
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser("python -m serving", description="Serve the bundles that the signed desired states under --root name.")
-    made.add_argument("--root", type=Path, required=True, help="folder with bundles/ and <pipeline>/desired.json")
-    made.add_argument("--state", type=Path, help="folder of what this server writes: prediction log, samples, last state (default: --root)")
-    made.add_argument("--public-key", type=Path, help="the platform's public key, PEM (default: <root>/../keys/platform.pub)")
+    made = argparse.ArgumentParser(
+        "python -m serving",
+        description="Serve the bundles that the signed desired states under --root name.",
+    )
+    made.add_argument(
+        "--root", type=Path, required=True, help="folder with bundles/ and <pipeline>/desired.json"
+    )
+    made.add_argument(
+        "--state",
+        type=Path,
+        help="folder of what this server writes: prediction log, samples, last state (default: --root)",
+    )
+    made.add_argument(
+        "--public-key",
+        type=Path,
+        help="the platform's public key, PEM (default: <root>/../keys/platform.pub)",
+    )
     made.add_argument("--host", default="127.0.0.1")
     made.add_argument("--port", type=int, default=8080)
     made.add_argument(
-        "--grpc-port", type=int, metavar="PORT", help="also serve the Open Inference Protocol over gRPC, on this port of --host"
+        "--grpc-port",
+        type=int,
+        metavar="PORT",
+        help="also serve the Open Inference Protocol over gRPC, on this port of --host",
     )
     made.add_argument("--workers", type=int, default=1, help="processes that share the port")
     made.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="also answer requests for this host name on loopback"
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also answer requests for this host name on loopback",
     )
-    made.add_argument("--sample-seconds", type=float, default=10.0, help="seconds between service samples")
-    log = made.add_argument_group("prediction log", "A killed server loses no prediction that it answered.")
-    log.add_argument("--segment-bytes", type=int, default=Options.segment_bytes, help="size at which a segment is closed and compressed")
-    log.add_argument("--segment-seconds", type=float, default=Options.segment_seconds, help="age at which a segment is closed")
+    made.add_argument(
+        "--sample-seconds", type=float, default=10.0, help="seconds between service samples"
+    )
+    log = made.add_argument_group(
+        "prediction log", "A killed server loses no prediction that it answered."
+    )
+    log.add_argument(
+        "--segment-bytes",
+        type=int,
+        default=Options.segment_bytes,
+        help="size at which a segment is closed and compressed",
+    )
+    log.add_argument(
+        "--segment-seconds",
+        type=float,
+        default=Options.segment_seconds,
+        help="age at which a segment is closed",
+    )
     log.add_argument(
         "--sync-seconds", type=float, default=Options.sync_seconds,
         help="longest time until an answered prediction is flushed to the disk, which is what a power cut can take; 0: before the answer",
@@ -54,27 +88,72 @@ def parser() -> argparse.ArgumentParser:
         default=Options.reserve_bytes,
         help="free room on the log's disk below which requests are refused (503)",
     )
-    made.add_argument("--body-limit", type=int, default=16 << 20, metavar="BYTES", help="largest body of a request")
-    made.add_argument("--row-limit", type=int, default=10_000, metavar="ROWS", help="most rows of a request")
-    made.add_argument("--request-seconds", type=float, default=10.0, help="time in which a request must arrive wholly")
-    access = made.add_argument_group("access", "A --host or --admin-host that is not loopback needs keys (or tokens) and TLS.")
-    access.add_argument("--keys", type=Path, help=f"file of API keys, made by `evergreen keys` (default: {FILE} beside the public key)")
-    access.add_argument("--tls-certificate", type=Path, metavar="PEM", help="certificate chain of --host; renewed without a restart")
-    access.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key, where it is not in the same file")
-    access.add_argument("--admin-host", default="127.0.0.1", help="where metrics, pages and descriptions are (default: this machine alone)")
+    made.add_argument(
+        "--body-limit",
+        type=int,
+        default=16 << 20,
+        metavar="BYTES",
+        help="largest body of a request",
+    )
+    made.add_argument(
+        "--row-limit", type=int, default=10_000, metavar="ROWS", help="most rows of a request"
+    )
+    made.add_argument(
+        "--request-seconds",
+        type=float,
+        default=10.0,
+        help="time in which a request must arrive wholly",
+    )
+    access = made.add_argument_group(
+        "access", "A --host or --admin-host that is not loopback needs keys (or tokens) and TLS."
+    )
+    access.add_argument(
+        "--keys",
+        type=Path,
+        help=f"file of API keys, made by `evergreen keys` (default: {FILE} beside the public key)",
+    )
+    access.add_argument(
+        "--tls-certificate",
+        type=Path,
+        metavar="PEM",
+        help="certificate chain of --host; renewed without a restart",
+    )
+    access.add_argument(
+        "--tls-key",
+        type=Path,
+        metavar="PEM",
+        help="its private key, where it is not in the same file",
+    )
+    access.add_argument(
+        "--admin-host",
+        default="127.0.0.1",
+        help="where metrics, pages and descriptions are (default: this machine alone)",
+    )
     access.add_argument("--admin-port", type=int, default=8081)
-    access.add_argument("--jwks", metavar="FILE|URL", help="also accept tokens (JWT) signed by a key of this set")
-    access.add_argument("--jwt-issuer", default="", metavar="NAME", help="the iss that tokens must have")
-    access.add_argument("--jwt-audience", default="", metavar="NAME", help="the aud that tokens must have")
+    access.add_argument(
+        "--jwks", metavar="FILE|URL", help="also accept tokens (JWT) signed by a key of this set"
+    )
+    access.add_argument(
+        "--jwt-issuer", default="", metavar="NAME", help="the iss that tokens must have"
+    )
+    access.add_argument(
+        "--jwt-audience", default="", metavar="NAME", help="the aud that tokens must have"
+    )
     access.add_argument(
         "--jwt-algorithms",
         default=",".join(DEFAULT_ALGORITHMS),
         metavar="NAMES",
         help="the only algorithms to accept (default: %(default)s)",
     )
-    access.add_argument("--jwt-rate", type=float, metavar="N", help="most requests a second of each token's subject")
     access.add_argument(
-        "--concurrency", type=int, default=512, metavar="N", help="most requests at once over all workers; more are shed with 503"
+        "--jwt-rate", type=float, metavar="N", help="most requests a second of each token's subject"
+    )
+    access.add_argument(
+        "--concurrency",
+        type=int,
+        default=512,
+        metavar="N",
+        help="most requests at once over all workers; more are shed with 503",
     )
     access.add_argument(
         "--answer-seconds",
@@ -84,9 +163,13 @@ def parser() -> argparse.ArgumentParser:
         help="time for an answer; a client may ask for less with x-request-timeout-ms",
     )
     watching = made.add_argument_group("watching")
-    watching.add_argument("--json-logs", action="store_true", help="write one JSON object a line to stderr")
     watching.add_argument(
-        "--traces", metavar="URL", help="send traces to this OTLP collector over HTTP, such as http://127.0.0.1:4318/v1/traces"
+        "--json-logs", action="store_true", help="write one JSON object a line to stderr"
+    )
+    watching.add_argument(
+        "--traces",
+        metavar="URL",
+        help="send traces to this OTLP collector over HTTP, such as http://127.0.0.1:4318/v1/traces",
     )
     made.add_argument("--inherited", help=argparse.SUPPRESS)
     return made
@@ -96,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     found = parser().parse_args(given)
     logs.configure(found.json_logs)
-    if found.workers < 1 or not all(0 <= port < 65536 for port in (found.port, found.admin_port, found.grpc_port or 0)):
+    if found.workers < 1 or not all(
+        0 <= port < 65536 for port in (found.port, found.admin_port, found.grpc_port or 0)
+    ):
         return refuse(
             f"--workers {found.workers} --port {found.port} --admin-port {found.admin_port} --grpc-port {found.grpc_port}: "
             "give at least one worker, and ports from 0 to 65535.",
@@ -156,7 +241,12 @@ def _tokens(found: argparse.Namespace) -> TokenRules | None:
         return None
     if found.jwt_rate is not None and found.jwt_rate <= 0:
         raise ValueError(f"--jwt-rate {found.jwt_rate:g} would admit nothing; give more than 0")
-    return TokenRules(found.jwks, found.jwt_issuer, found.jwt_audience, tuple(filter(None, found.jwt_algorithms.split(","))))
+    return TokenRules(
+        found.jwks,
+        found.jwt_issuer,
+        found.jwt_audience,
+        tuple(filter(None, found.jwt_algorithms.split(","))),
+    )
 
 
 def unsafe(options: Options) -> str | None:
@@ -170,7 +260,9 @@ def unsafe(options: Options) -> str | None:
     elif options.private_key is not None:
         return f"--tls-key {options.private_key} is of no use alone; give its --tls-certificate."
     if options.public:
-        where = f"--host {options.host} --admin-host {options.admin_host} can be reached from elsewhere"
+        where = (
+            f"--host {options.host} --admin-host {options.admin_host} can be reached from elsewhere"
+        )
         if options.certificate is None:
             return f"{where}, and requests and keys would travel unencrypted; give --tls-certificate and --tls-key, or use 127.0.0.1."
         if options.tokens is None and not has_active(options.keys):
@@ -196,7 +288,14 @@ def supervise(arguments: Sequence[str], inherited: Inherited, options: Options) 
     signal.signal(signal.SIGINT, stop)
 
     def started(place: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "serving", *arguments, "--inherited", inherited.text(place)]
+        command = [
+            sys.executable,
+            "-m",
+            "serving",
+            *arguments,
+            "--inherited",
+            inherited.text(place),
+        ]
         return subprocess.Popen(command, pass_fds=inherited.descriptors)
 
     workers = [started(place) for place in range(options.workers)]
@@ -204,7 +303,9 @@ def supervise(arguments: Sequence[str], inherited: Inherited, options: Options) 
         time.sleep(RESPAWN_SECONDS)
         for place, worker in enumerate(workers):
             if not stopping and worker.poll() is not None:
-                logging.getLogger("serving").error("worker %d ended with %s; starting another", worker.pid, worker.returncode)
+                logging.getLogger("serving").error(
+                    "worker %d ended with %s; starting another", worker.pid, worker.returncode
+                )
                 workers[place] = started(place)
     for worker in workers:
         worker.terminate()
@@ -228,7 +329,9 @@ class Absent(importlib.abc.MetaPathFinder):
     """Finds no pandas, and no scikit-learn until `bundle.models.scikit_learn` was needed."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "pandas" or (fullname == "sklearn" and "bundle.models.scikit_learn" not in sys.modules):
+        if fullname == "pandas" or (
+            fullname == "sklearn" and "bundle.models.scikit_learn" not in sys.modules
+        ):
             raise ModuleNotFoundError(f"{fullname} is of no use to this endpoint", name=fullname)
 
 

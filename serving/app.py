@@ -56,7 +56,9 @@ ARROW: Headers = ((b"content-type", arrow.KIND), *SECURITY)
 BINARY: Headers = ((b"content-type", b"application/octet-stream"), *SECURITY)
 JSON_BODY, ARROW_BODY = frozenset({b"application/json"}), frozenset({arrow.KIND})
 # Triton's clients send no content type, others one of these.
-TENSORS_BODY = frozenset({b"application/json", b"application/octet-stream", b"application/vnd.inference-header+json"})
+TENSORS_BODY = frozenset(
+    {b"application/json", b"application/octet-stream", b"application/vnd.inference-header+json"}
+)
 PAGE_POLICY = b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 FILES = {
@@ -82,7 +84,9 @@ class App:
     port. `queued` tells how many requests have begun to be answered by this worker and wait for something.
     """
 
-    def __init__(self, options: Options, metrics: Metrics, access: Access, limits: RateLimits) -> None:
+    def __init__(
+        self, options: Options, metrics: Metrics, access: Access, limits: RateLimits
+    ) -> None:
         self.options = options
         self.metrics = metrics
         self.access = access
@@ -96,8 +100,13 @@ class App:
         self._checked_hosts: set[bytes] = set()
         # Explanations are slow: with a thread of their own they hold up neither each other's predictions nor the watcher.
         self._explainer = ThreadPoolExecutor(1, "explanations")
-        self._transport = [(b"strict-transport-security", b"max-age=31536000")] if options.certificate else []
-        self._pages = {path: ((Path(__file__).parent / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
+        self._transport = (
+            [(b"strict-transport-security", b"max-age=31536000")] if options.certificate else []
+        )
+        self._pages = {
+            path: ((Path(__file__).parent / name).read_bytes(), kind)
+            for path, (name, kind) in FILES.items()
+        }
 
     def __call__(self, request: Request) -> Coroutine[Any, Any, Answer]:
         return self._respond(request, False)
@@ -119,12 +128,17 @@ class App:
                 served = self.served(path[9:], method, "POST", call, "predict")
                 if heading.kind == arrow.KIND:
                     self._accept(heading, ARROW_BODY)
-                    content, headers = await self._predict_arrow(served, await self._body(request), call), ARROW
+                    content, headers = (
+                        await self._predict_arrow(served, await self._body(request), call),
+                        ARROW,
+                    )
                 else:
                     self._accept(heading)
                     # Nearly always it is there already, with the length that was accepted.
                     body = request.content if heading.length else None
-                    content = await self._predict(served, await self._body(request) if body is None else body, call)
+                    content = await self._predict(
+                        served, await self._body(request) if body is None else body, call
+                    )
             elif path.startswith("/v2/models/"):
                 content, headers = await self._model_route(path[11:], request, heading, call)
             elif path.startswith("/explain/"):
@@ -132,7 +146,11 @@ class App:
                 self._accept(heading)
                 content = await self._explain(served, await self._body(request), call)
             elif path.startswith("/models/"):
-                content = _json(describe(self.view(self.served(path[8:], method, "GET", call, "metadata")), admin))
+                content = _json(
+                    describe(
+                        self.view(self.served(path[8:], method, "GET", call, "metadata")), admin
+                    )
+                )
             else:
                 content, headers = self._plain_route(path, method, call, admin)
         except Refusal as refusal:
@@ -147,7 +165,9 @@ class App:
         except Exception:
             # A fault of ours. The reason goes to the log, not to the client.
             logger.exception("%s %s failed", method, call.pipeline or "request")
-            status, headers, content = self._refused(Refusal(500, "server", "The server failed; its log says why."), admin)
+            status, headers, content = self._refused(
+                Refusal(500, "server", "The server failed; its log says why."), admin
+            )
         finally:
             self.metrics.of(call.pipeline).answered(status, time.monotonic() - call.start, call.arm)
             if self.traces is not None and path not in OPEN:
@@ -196,10 +216,23 @@ class App:
             wait = self.limits.take(caller.account, caller.per_second, caller.burst)
             if wait > 0:
                 self.metrics.add("rate_limited_total", (caller.label,))
-                raise Refusal(429, "rate", "This key asks too often; wait as long as Retry-After says.", wait=wait)
-        if self.metrics.in_flight(self.queued() + len(self._turns.waiting) + counted) > self.options.concurrency:
+                raise Refusal(
+                    429,
+                    "rate",
+                    "This key asks too often; wait as long as Retry-After says.",
+                    wait=wait,
+                )
+        if (
+            self.metrics.in_flight(self.queued() + len(self._turns.waiting) + counted)
+            > self.options.concurrency
+        ):
             self.metrics.add("shed_total", ("concurrency",))
-            raise Refusal(503, "concurrency", "Too many requests are being answered at once; try again.", wait=1.0)
+            raise Refusal(
+                503,
+                "concurrency",
+                "Too many requests are being answered at once; try again.",
+                wait=1.0,
+            )
         limit, asked = self.options.answer_seconds, heading.seconds
         call.end = call.start + (limit if asked is None else min(asked, limit))
 
@@ -211,7 +244,11 @@ class App:
             except ValueError:
                 name = None
             if name not in LOOPBACK and name not in self.options.hosts:
-                raise Refusal(421, "host", "This server answers for local names only; start it with --allow-host to add one.")
+                raise Refusal(
+                    421,
+                    "host",
+                    "This server answers for local names only; start it with --allow-host to add one.",
+                )
         if len(self._checked_hosts) < 100:
             self._checked_hosts.add(host)
 
@@ -231,7 +268,11 @@ class App:
         """Raises Refusal for a body of another kind, or of more bytes than are taken."""
         kind, length = heading.kind, heading.length
         if kind not in kinds and kind.split(b";")[0].strip().lower() not in kinds:
-            raise Refusal(415, "content_type", f"The body must be {' or '.join(sorted(found.decode() for found in kinds if found))}.")
+            raise Refusal(
+                415,
+                "content_type",
+                f"The body must be {' or '.join(sorted(found.decode() for found in kinds if found))}.",
+            )
         if length is not None and length > self.options.body_limit:
             raise _too_large(self.options.body_limit)
 
@@ -245,15 +286,28 @@ class App:
         headers = JSON
         if refusal.status == 401:
             # Only the loopback port makes a browser ask its user for a key: its pages are for people.
-            headers = (*JSON, (b"www-authenticate", b'Basic realm="evergreen", Bearer' if admin else b'Bearer realm="evergreen"'))
+            headers = (
+                *JSON,
+                (
+                    b"www-authenticate",
+                    b'Basic realm="evergreen", Bearer' if admin else b'Bearer realm="evergreen"',
+                ),
+            )
         elif refusal.status == 405:
-            headers = (*JSON, (b"allow", refusal.error.removeprefix("This route takes ").rstrip(".").encode()))
+            headers = (
+                *JSON,
+                (b"allow", refusal.error.removeprefix("This route takes ").rstrip(".").encode()),
+            )
         elif refusal.status in (429, 503):
             headers = (*JSON, (b"retry-after", b"%d" % max(1, math.ceil(refusal.wait))))
         elif refusal.status in (413, 408):
             # The rest of the body is not read, so the connection cannot be used again.
             headers = (*JSON, (b"connection", b"close"))
-        return refusal.status, headers, _json({"error": refusal.error, "field": refusal.field, "rule": refusal.rule})
+        return (
+            refusal.status,
+            headers,
+            _json({"error": refusal.error, "field": refusal.field, "rule": refusal.rule}),
+        )
 
     # -- predictions ---------------------------------------------------------------------------------------------------
 
@@ -297,12 +351,16 @@ class App:
         explanations = await asyncio.get_running_loop().run_in_executor(self._explainer, explained)
         return _json({"explanations": explanations} if batch else explanations[0])
 
-    async def _infer(self, served: Served, body: bytes, header: bytes | None, call: Call, version: str | None) -> tuple[bytes, Headers]:
+    async def _infer(
+        self, served: Served, body: bytes, header: bytes | None, call: Call, version: str | None
+    ) -> tuple[bytes, Headers]:
         view = self.view(served)
         check_version(view, version)
         asked = await off_loop(len(body), inference_protocol.decode, view.contract, body, header)
         answers = await self.answer(served, view, asked.columns, call)
-        content, size = await off_loop(len(body), inference_protocol.encode, served.name, answers, asked)
+        content, size = await off_loop(
+            len(body), inference_protocol.encode, served.name, answers, asked
+        )
         return content, JSON if size is None else (*BINARY, (HEADER_LENGTH, b"%d" % size))
 
     def view(self, served: Served) -> View:
@@ -311,7 +369,9 @@ class App:
             raise Refusal(503, "ready", "No verified bundle of this pipeline is being served yet.")
         return view
 
-    async def answer(self, served: Served, view: View, asked: list[Row] | Columns, call: Call) -> Answers:
+    async def answer(
+        self, served: Served, view: View, asked: list[Row] | Columns, call: Call
+    ) -> Answers:
         """Predict and log; when this returns, every prediction is in the log. Raises OSError where it cannot be."""
         count = len(asked) if isinstance(asked, list) else len(asked[EVENT_TIME])
 
@@ -349,7 +409,11 @@ class App:
                 arm,
                 answers.outputs
                 if len(arms) == 1
-                else [output for output, of in zip(answers.outputs, answers.arms, strict=True) if of == arm],
+                else [
+                    output
+                    for output, of in zip(answers.outputs, answers.arms, strict=True)
+                    if of == arm
+                ],
             )
         for feature, rows in Counter(itertools.chain.from_iterable(answers.ood)).items():
             self.metrics.add("out_of_distribution_total", (served.name, feature), rows)
@@ -359,9 +423,15 @@ class App:
     def model_ready(self, served: Served, version: str | None) -> bool:
         """Whether a pipeline, or this bundle of it, is being served."""
         view = served.view
-        return view is not None and not self.draining and version in (None, *(arm.bundle.digest for arm in view.arms))
+        return (
+            view is not None
+            and not self.draining
+            and version in (None, *(arm.bundle.digest for arm in view.arms))
+        )
 
-    async def _model_route(self, path: str, request: Request, heading: Heading, call: Call) -> tuple[bytes, Headers]:
+    async def _model_route(
+        self, path: str, request: Request, heading: Heading, call: Call
+    ) -> tuple[bytes, Headers]:
         """`/v2/models/<name>[/versions/<digest>][/<what>]`: the answer with its headers."""
         name, *rest = path.split("/")
         version = None
@@ -373,8 +443,12 @@ class App:
             named = dict(request.head.headers)
             # A web page from elsewhere can send a body without a kind, too, but not without saying where it is from.
             self._accept(heading, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
-            return await self._infer(served, await self._body(request), named.get(HEADER_LENGTH), call, version)
-        return self._model(name, version, what, self.served(name, request.head.method, "GET", call, "metadata")), JSON
+            return await self._infer(
+                served, await self._body(request), named.get(HEADER_LENGTH), call, version
+            )
+        return self._model(
+            name, version, what, self.served(name, request.head.method, "GET", call, "metadata")
+        ), JSON
 
     def _model(self, name: str, version: str | None, what: str | None, served: Served) -> bytes:
         if what == "actual" and version is None:
@@ -400,11 +474,24 @@ class App:
                 result = arm.bundle.check_golden()
             except BundleError as error:
                 logger.error("golden rows: %s", error)
-                raise Refusal(503, "golden", f"The golden rows of bundle {arm.bundle.digest} are not predicted as expected.") from None
-            results.append({"bundle": arm.bundle.digest, "rows": result.rows, "difference": result.difference, "row_ms": result.row_ms})
+                raise Refusal(
+                    503,
+                    "golden",
+                    f"The golden rows of bundle {arm.bundle.digest} are not predicted as expected.",
+                ) from None
+            results.append(
+                {
+                    "bundle": arm.bundle.digest,
+                    "rows": result.rows,
+                    "difference": result.difference,
+                    "row_ms": result.row_ms,
+                }
+            )
         return _json({"bundles": results})
 
-    def _plain_route(self, path: str, method: str, call: Call, admin: bool) -> tuple[bytes, Headers]:
+    def _plain_route(
+        self, path: str, method: str, call: Call, admin: bool
+    ) -> tuple[bytes, Headers]:
         if path not in ROUTES and not (admin and path in ADMIN_ROUTES):
             raise _unknown_route()
         if path not in OPEN:
@@ -413,7 +500,10 @@ class App:
             raise Refusal(405, "method", "This route takes GET.")
         if path in self._pages:
             content, kind = self._pages[path]
-            policy = ((name, PAGE_POLICY if name == b"content-security-policy" else value) for name, value in SECURITY)
+            policy = (
+                (name, PAGE_POLICY if name == b"content-security-policy" else value)
+                for name, value in SECURITY
+            )
             return content, ((b"content-type", kind.encode()), *policy)
         match path:
             case "/healthz" | "/v2/health/live":
@@ -422,25 +512,49 @@ class App:
                 return self._ready(path), JSON
             case "/v2":
                 return _json(
-                    {"name": "evergreen", "version": openapi.VERSION, "extensions": openapi.EXTENSIONS, "models": self._visible(call)}
+                    {
+                        "name": "evergreen",
+                        "version": openapi.VERSION,
+                        "extensions": openapi.EXTENSIONS,
+                        "models": self._visible(call),
+                    }
                 ), JSON
             case "/openapi.json":
-                views = {name: served.view for name in self._visible(call) if (served := self.pipelines[name]).view is not None}
-                return _json(openapi.document({name: view.manifest for name, view in views.items() if view}, self.options)), JSON
+                views = {
+                    name: served.view
+                    for name in self._visible(call)
+                    if (served := self.pipelines[name]).view is not None
+                }
+                return _json(
+                    openapi.document(
+                        {name: view.manifest for name, view in views.items() if view}, self.options
+                    )
+                ), JSON
         self.metrics.in_flight(self.queued())
         self.metrics.measure(self.log_error() is not None)
         self.count_trials()
         text = self.metrics.prometheus(list(self.gauges()))
-        return text.encode(), ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *SECURITY)
+        return text.encode(), (
+            (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
+            *SECURITY,
+        )
 
     def _visible(self, call: Call) -> list[str]:
         """Names of the pipelines that a caller may ask."""
-        return sorted(name for name in self.pipelines if not call.caller.pipelines or name in call.caller.pipelines)
+        return sorted(
+            name
+            for name in self.pipelines
+            if not call.caller.pipelines or name in call.caller.pipelines
+        )
 
     @property
     def ready(self) -> bool:
         """At least one pipeline is known, all known ones are served, and the server is not about to stop."""
-        return bool(self.pipelines) and not self.draining and all(served.view for served in self.pipelines.values())
+        return (
+            bool(self.pipelines)
+            and not self.draining
+            and all(served.view for served in self.pipelines.values())
+        )
 
     def _ready(self, path: str) -> bytes:
         """Ready: at least one pipeline is known, all known ones are served, and the server is not about to stop. Names of pipelines
@@ -449,14 +563,20 @@ class App:
         waiting = sorted(name for name, served in self.pipelines.items() if served.view is None)
         if self.draining or waiting or not self.pipelines:
             which = ", ".join(waiting) if waiting and named else "a pipeline"
-            raise Refusal(503, "ready", "The server is stopping." if self.draining else f"Not served yet: {which}.")
+            raise Refusal(
+                503,
+                "ready",
+                "The server is stopping." if self.draining else f"Not served yet: {which}.",
+            )
         return _json({"ready": True} | ({"pipelines": sorted(self.pipelines)} if named else {}))
 
     def about(self) -> dict[str, tuple[str | None, int, str | None]]:
         """Champion, serial and snapshot day of each pipeline."""
         views = {name: served.view for name, served in self.pipelines.items()}
         return {
-            name: (None, 0, None) if view is None else (view.arms[0].bundle.digest, view.desired.serial, view.online_as_of)
+            name: (None, 0, None)
+            if view is None
+            else (view.arms[0].bundle.digest, view.desired.serial, view.online_as_of)
             for name, view in views.items()
         }
 
@@ -471,9 +591,19 @@ class App:
         now = time.time()
         for name, served in list(self.pipelines.items()):
             view = served.view
-            yield "serving_info", (name, view.online_as_of or "" if view else ""), float(view is not None)
+            yield (
+                "serving_info",
+                (name, view.online_as_of or "" if view else ""),
+                float(view is not None),
+            )
             actual = served.reported()
-            yield "serves_desired", (name,), float(actual.ready and actual.error is None and actual.serial == actual.desired_serial)
+            yield (
+                "serves_desired",
+                (name,),
+                float(
+                    actual.ready and actual.error is None and actual.serial == actual.desired_serial
+                ),
+            )
             if served.online_published is not None:
                 yield "online_features_age_seconds", (name,), now - served.online_published
             if view is not None:
@@ -482,11 +612,18 @@ class App:
                     yield "bundle_info", (name, arm.name, arm.bundle.digest), arm.share
         for key in self.access.stored:
             if key.revoked is None:
-                yield "api_key_expires_seconds", (key.id, key.owner), key.expires.timestamp() - now if key.expires else math.inf
+                yield (
+                    "api_key_expires_seconds",
+                    (key.id, key.owner),
+                    key.expires.timestamp() - now if key.expires else math.inf,
+                )
 
     def log_error(self) -> str | None:
         """What is wrong with flushing the prediction logs, if anything."""
-        return next((served.log.sync_error for served in self.pipelines.values() if served.log.sync_error), None)
+        return next(
+            (served.log.sync_error for served in self.pipelines.values() if served.log.sync_error),
+            None,
+        )
 
 
 ROUTES = frozenset({*OPEN, "/v2", "/v2/health/live", "/v2/health/ready"})
@@ -496,7 +633,11 @@ ADMIN_ROUTES = frozenset({"/metrics", "/openapi.json", *FILES})
 def check_version(view: View, version: str | None) -> None:
     """Raises Refusal where a prediction is asked of a bundle other than the champion."""
     if version is not None and version != view.arms[0].bundle.digest:
-        raise Refusal(404, "version", "This version is not the champion; leave the version out, or ask for the champion.")
+        raise Refusal(
+            404,
+            "version",
+            "This version is not the champion; leave the version out, or ask for the champion.",
+        )
 
 
 async def off_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:
@@ -521,13 +662,19 @@ async def _flushed(log: Writer) -> None:
     await flushed
 
 
-def _call_in(loop: asyncio.AbstractEventLoop, tell: Callable[[OSError | None], None], error: OSError | None) -> None:
+def _call_in(
+    loop: asyncio.AbstractEventLoop, tell: Callable[[OSError | None], None], error: OSError | None
+) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who waited
         loop.call_soon_threadsafe(tell, error)
 
 
 def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "body_size", f"The body has more than {limit} bytes, the most for one request; send several.")
+    return Refusal(
+        413,
+        "body_size",
+        f"The body has more than {limit} bytes, the most for one request; send several.",
+    )
 
 
 def _unknown_route() -> Refusal:
@@ -537,5 +684,10 @@ def _unknown_route() -> Refusal:
 def _seconds(value: bytes) -> float:
     """Raises Refusal for a timeout that is no whole number of milliseconds."""
     if not value.isdigit() or len(value) > 9:
-        raise Refusal(400, "timeout", "The timeout must be a whole number of milliseconds.", TIMEOUT_HEADER.decode())
+        raise Refusal(
+            400,
+            "timeout",
+            "The timeout must be a whole number of milliseconds.",
+            TIMEOUT_HEADER.decode(),
+        )
     return int(value) / 1000

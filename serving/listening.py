@@ -32,7 +32,9 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise OSError(f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give another {option}") from error
+        raise OSError(
+            f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give another {option}"
+        ) from error
     listener.setblocking(False)
     return listener
 
@@ -68,7 +70,9 @@ class Inherited:
     @classmethod
     def parsed(cls, text: str) -> Inherited:
         listener, admin, limits, metrics, place = map(int, text.split(","))
-        return cls(socket.socket(fileno=listener), socket.socket(fileno=admin), limits, metrics, place)
+        return cls(
+            socket.socket(fileno=listener), socket.socket(fileno=admin), limits, metrics, place
+        )
 
     @property
     def descriptors(self) -> tuple[int, int, int, int]:

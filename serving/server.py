@@ -43,7 +43,12 @@ class Server(uvicorn.Server):
     beside it without its limits on callers, goes last."""
 
     def __init__(
-        self, config: uvicorn.Config, app: App, admin: uvicorn.Server, admin_listener: socket.socket, rpc: GrpcServer | None
+        self,
+        config: uvicorn.Config,
+        app: App,
+        admin: uvicorn.Server,
+        admin_listener: socket.socket,
+        rpc: GrpcServer | None,
     ) -> None:
         super().__init__(config)
         self._app, self._admin, self._admin_listener, self._rpc = app, admin, admin_listener, rpc
@@ -100,10 +105,14 @@ class Server(uvicorn.Server):
                 connection.setblocking(False)
                 # A client that fails its handshake must not keep the others from their answers.
                 with contextlib.suppress(OSError):
-                    await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+                    await loop.connect_accepted_socket(
+                        self._protocol, connection, ssl=self.config.ssl
+                    )
 
     def _protocol(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
+        made: asyncio.Protocol = self.config.http_protocol_class(
+            config=self.config, server_state=self.server_state, app_state={}
+        )  # type: ignore[call-arg]
         return made
 
 
@@ -122,7 +131,11 @@ async def _run(options: Options, inherited: Inherited) -> None:
     context = tls(options.certificate, options.private_key) if options.certificate else None
 
     def config(application: Any, secured: bool) -> uvicorn.Config:
-        limits = {"header_limit": options.header_limit, "request_seconds": options.request_seconds, "idle_seconds": options.idle_seconds}
+        limits = {
+            "header_limit": options.header_limit,
+            "request_seconds": options.request_seconds,
+            "idle_seconds": options.idle_seconds,
+        }
         protocol = type("Protocol", (Connection,), {**limits, "heads": {}})
         return uvicorn.Config(
             application, http=protocol, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None, server_header=False,
@@ -156,7 +169,9 @@ async def _run(options: Options, inherited: Inherited) -> None:
         task.add_done_callback(_must_not_end(server))
     try:
         # Until then connections wait in the kernel: a worker that takes a killed one's place refuses nobody.
-        await asyncio.wait([watching, asyncio.create_task(looked.wait())], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [watching, asyncio.create_task(looked.wait())], return_when=asyncio.FIRST_COMPLETED
+        )
         await server.serve(sockets=[inherited.listener])
     finally:
         for task in tasks:
@@ -179,17 +194,27 @@ async def _follow(app: App, context: ssl.SSLContext | None) -> None:
         app.metrics.in_flight(app.queued())
         app.metrics.measure(app.log_error() is not None)
         app.count_trials()
-        if context is not None and options.certificate is not None and (pair := _pair(options)) != before:
+        if (
+            context is not None
+            and options.certificate is not None
+            and (pair := _pair(options)) != before
+        ):
             before = pair
             try:
                 context.load_cert_chain(options.certificate, options.private_key)
                 logger.info("the certificate %s was renewed", options.certificate)
             except (OSError, ssl.SSLError) as error:
-                logger.error("keeping the older certificate: %s cannot be loaded (%s)", options.certificate, error)
+                logger.error(
+                    "keeping the older certificate: %s cannot be loaded (%s)",
+                    options.certificate,
+                    error,
+                )
 
 
 def _pair(options: Options) -> list[Stamp | None]:
-    return [stamp(place) for place in (options.certificate, options.private_key) if place is not None]
+    return [
+        stamp(place) for place in (options.certificate, options.private_key) if place is not None
+    ]
 
 
 async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event) -> None:
@@ -200,7 +225,10 @@ async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event)
     await _discover(app, options, public_key, worker)
     # What is desired comes before what was served last, unless it takes too long.
     newest = asyncio.create_task(_settle(app))
-    await asyncio.wait([newest], timeout=PATIENCE_SECONDS if any(served.view for served in app.pipelines.values()) else None)
+    await asyncio.wait(
+        [newest],
+        timeout=PATIENCE_SECONDS if any(served.view for served in app.pipelines.values()) else None,
+    )
     enlist(options, worker)
     # What the other workers were confirmed to serve before this one counted is seen now.
     await _discover(app, options, public_key, worker)
@@ -280,7 +308,9 @@ async def _follow_parent(server: Server, parent: int) -> None:
 def _must_not_end(server: Server) -> Callable[[asyncio.Task[None]], None]:
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            logger.critical("a background task ended, so the server stops", exc_info=task.exception())
+            logger.critical(
+                "a background task ended, so the server stops", exc_info=task.exception()
+            )
             server.should_exit = True
 
     return ended

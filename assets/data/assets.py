@@ -36,7 +36,11 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
         partitions_def=days(pipeline) if source.daily else None,
         backfill_policy=dg.BackfillPolicy.single_run() if source.daily else None,
         check_specs=_checks(source, key),
-        metadata={"dagster/column_schema": _columns(source), "keys": list(source.keys), "lands": source.lands},
+        metadata={
+            "dagster/column_schema": _columns(source),
+            "keys": list(source.keys),
+            "lands": source.lands,
+        },
     )
     def raw(
         context: dg.AssetExecutionContext, landing: Landing, lake: Lake, reports: Reports
@@ -49,11 +53,20 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
         result = docs.report(pipeline.name, examined, pipeline.start)
         pages = docs.pages(result, examined)
         link = reports.save(result, pages)
-        shown: dict[str, dg.MetadataValue] = {"report": dg.MetadataValue.url(link), "result": dg.MetadataValue.md(docs.markdown(examined))}
+        shown: dict[str, dg.MetadataValue] = {
+            "report": dg.MetadataValue.url(link),
+            "result": dg.MetadataValue.md(docs.markdown(examined)),
+        }
         if docs.DATA_DOCS in pages:
             shown["data_docs"] = dg.MetadataValue.url(link + docs.DATA_DOCS)
         if examined.refused is not None:
-            yield dg.AssetCheckResult(asset_key=key, check_name="contract", passed=False, description=examined.refused, metadata=shown)
+            yield dg.AssetCheckResult(
+                asset_key=key,
+                check_name="contract",
+                passed=False,
+                description=examined.refused,
+                metadata=shown,
+            )
             raise dg.Failure(examined.refused, metadata=shown, allow_retries=False)
         store(pipeline, examined, lake)
         common: dict[str, dg.MetadataValue] = {
@@ -69,7 +82,9 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(examined.digest),
-            metadata=common if source.daily else {**common, **whole, **_figures(examined.figures[0])},
+            metadata=common
+            if source.daily
+            else {**common, **whole, **_figures(examined.figures[0])},
             check_results=_verdicts(pipeline, source, examined, shown),
         )
 
@@ -79,32 +94,50 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
 def _checks(source: Source, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     checks = [
         dg.AssetCheckSpec(
-            "contract", asset=key, blocking=True, description="Landed rows keep the declared types, nulls, ranges, values and keys."
+            "contract",
+            asset=key,
+            blocking=True,
+            description="Landed rows keep the declared types, nulls, ranges, values and keys.",
         )
     ]
     if source.volume is not None:
         low, high = source.volume
-        checks.append(dg.AssetCheckSpec("volume", asset=key, description=f"A day brings {low:,} to {high:,} rows."))
+        checks.append(
+            dg.AssetCheckSpec(
+                "volume", asset=key, description=f"A day brings {low:,} to {high:,} rows."
+            )
+        )
     if source.daily:
         checks.append(
-            dg.AssetCheckSpec("lateness", asset=key, description=f"At most {LATE_SHARE:.0%} of a day's rows come after they were due.")
+            dg.AssetCheckSpec(
+                "lateness",
+                asset=key,
+                description=f"At most {LATE_SHARE:.0%} of a day's rows come after they were due.",
+            )
         )
     return checks
 
 
-def _verdicts(pipeline: Pipeline, source: Source, examined: "Examined", shown: dict[str, dg.MetadataValue]) -> list[dg.AssetCheckResult]:
+def _verdicts(
+    pipeline: Pipeline, source: Source, examined: "Examined", shown: dict[str, dg.MetadataValue]
+) -> list[dg.AssetCheckResult]:
     rows = sum(day.rows for day in examined.figures)
     kept = f"{examined.broken.height:,} of {rows:,} rows break the contract and are in quarantine"
     verdicts = [
         dg.AssetCheckResult(
-            check_name="contract", passed=True, description=kept, metadata={"n": rows, "quarantined": examined.broken.height, **shown}
+            check_name="contract",
+            passed=True,
+            description=kept,
+            metadata={"n": rows, "quarantined": examined.broken.height, **shown},
         )
     ]
     # The first day of a pipeline brings what was due before it, too: its volume and lateness are no sign of anything.
     ordinary = [day for day in examined.figures if day.day != pipeline.start]
     if source.volume is not None:
         low, high = source.volume
-        odd = [f"{day.day or 'once'}: {day.rows:,}" for day in ordinary if not low <= day.rows <= high]
+        odd = [
+            f"{day.day or 'once'}: {day.rows:,}" for day in ordinary if not low <= day.rows <= high
+        ]
         verdicts.append(_warning("volume", odd, f"{low:,} to {high:,} rows", len(ordinary)))
     if source.daily:
         late = [
@@ -112,12 +145,16 @@ def _verdicts(pipeline: Pipeline, source: Source, examined: "Examined", shown: d
             for day in ordinary
             if day.late > LATE_SHARE * day.stored
         ]
-        verdicts.append(_warning("lateness", late, f"at most {LATE_SHARE:.0%} late rows", len(ordinary)))
+        verdicts.append(
+            _warning("lateness", late, f"at most {LATE_SHARE:.0%} late rows", len(ordinary))
+        )
     return verdicts
 
 
 def _warning(name: str, odd: list[str], limit: str, days: int) -> dg.AssetCheckResult:
-    description = f"{len(odd)} of {days} days outside {limit}" + (": " + "; ".join(odd[:5]) + (" …" if len(odd) > 5 else "") if odd else "")
+    description = f"{len(odd)} of {days} days outside {limit}" + (
+        ": " + "; ".join(odd[:5]) + (" …" if len(odd) > 5 else "") if odd else ""
+    )
     return dg.AssetCheckResult(
         check_name=name,
         passed=not odd,
@@ -140,7 +177,10 @@ def _figures(day: "Figures") -> dict[str, dg.MetadataValue]:
 def _columns(source: Source) -> dg.TableSchema:
     declared = [
         dg.TableColumn(
-            name, column.kind, description=column.description or None, constraints=dg.TableColumnConstraints(nullable=column.nullable)
+            name,
+            column.kind,
+            description=column.description or None,
+            constraints=dg.TableColumnConstraints(nullable=column.nullable),
         )
         for name, column in source.columns.items()
     ]

@@ -55,7 +55,10 @@ class Judgement(NamedTuple):
     def merged(self) -> ExpectationSuiteValidationResult:
         """One result for Data Docs: of each rule, what was asked last."""
         first, *later = self.results
-        newest = {_number(result): result for result in [one for results in later for one in results.results]}
+        newest = {
+            _number(result): result
+            for result in [one for results in later for one in results.results]
+        }
         merged = copy.copy(first)
         merged.results = [newest.get(_number(result), result) for result in first.results]
         return merged
@@ -77,14 +80,22 @@ def judge(source: Source, rows: pl.DataFrame) -> Judgement:
         failing = {_number(result) for result in quick.results if not result.success}
         results = [quick]
         if failing:
-            results.append(_validate(batch, _part(suite, failing), {"result_format": "COMPLETE", "return_unexpected_index_query": False}))
+            results.append(
+                _validate(
+                    batch,
+                    _part(suite, failing),
+                    {"result_format": "COMPLETE", "return_unexpected_index_query": False},
+                )
+            )
     found = {_number(result): result.result for result in results[-1].results} if failing else {}
     unreadable = dict(enumerate(rows.get_column(UNREADABLE).to_list()))
     reasons: dict[int, list[str]] = defaultdict(list)
     rules = []
     for number, expectation in enumerate(suite.expectations):
         text = str(expectation.notes)
-        broken = [int(position) for position in found.get(number, {}).get("unexpected_index_list") or ()]
+        broken = [
+            int(position) for position in found.get(number, {}).get("unexpected_index_list") or ()
+        ]
         if number in failing and not broken:
             raise RuntimeError(
                 f"source {source.name!r}: the rule '{text}' fails without naming rows, so none can be judged; read the batch by hand"
@@ -97,27 +108,54 @@ def judge(source: Source, rows: pl.DataFrame) -> Judgement:
             # A cell that could not be read is null; saying that twice helps nobody.
             elif f"{text.split(' ', 1)[0]}: '" not in f"{said}":
                 reasons[position].append(text)
-    return Judgement(tuple(rules), {position: "; ".join(said) for position, said in sorted(reasons.items())}, tuple(results))
+    return Judgement(
+        tuple(rules),
+        {position: "; ".join(said) for position, said in sorted(reasons.items())},
+        tuple(results),
+    )
 
 
 def expectations(source: Source) -> list[Expectation]:
     """The rules of a source's declared columns; each expectation's `notes` say it in words."""
     import great_expectations.expectations as gx
 
-    rules: list[Expectation] = [gx.ExpectColumnValuesToBeNull(column=UNREADABLE, notes="every cell reads as its declared kind")]
-    required = [name for name, column in source.columns.items() if not column.nullable] + [EVENT_TIME, KNOWN_AT]
-    rules += [gx.ExpectColumnValuesToNotBeNull(column=name, notes=f"{name} is null") for name in required]
+    rules: list[Expectation] = [
+        gx.ExpectColumnValuesToBeNull(
+            column=UNREADABLE, notes="every cell reads as its declared kind"
+        )
+    ]
+    required = [name for name, column in source.columns.items() if not column.nullable] + [
+        EVENT_TIME,
+        KNOWN_AT,
+    ]
+    rules += [
+        gx.ExpectColumnValuesToNotBeNull(column=name, notes=f"{name} is null") for name in required
+    ]
     for name, column in source.columns.items():
         if column.ge is not None or column.le is not None:
             low, high = ("" if bound is None else f"{bound:g}" for bound in (column.ge, column.le))
             text = f"{name} lies outside {low or '−∞'} to {high or '∞'}"
-            rules.append(gx.ExpectColumnValuesToBeBetween(column=name, min_value=column.ge, max_value=column.le, notes=text))
+            rules.append(
+                gx.ExpectColumnValuesToBeBetween(
+                    column=name, min_value=column.ge, max_value=column.le, notes=text
+                )
+            )
         if column.values is not None:
-            text = f"{name} is none of {', '.join(column.values[:12])}" + (" …" if len(column.values) > 12 else "")
-            rules.append(gx.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.values), notes=text))
+            text = f"{name} is none of {', '.join(column.values[:12])}" + (
+                " …" if len(column.values) > 12 else ""
+            )
+            rules.append(
+                gx.ExpectColumnValuesToBeInSet(
+                    column=name, value_set=list(column.values), notes=text
+                )
+            )
         if column.pattern is not None:
             rules.append(
-                gx.ExpectColumnValuesToMatchRegex(column=name, regex=column.pattern, notes=f"{name} does not match {column.pattern}")
+                gx.ExpectColumnValuesToMatchRegex(
+                    column=name,
+                    regex=column.pattern,
+                    notes=f"{name} does not match {column.pattern}",
+                )
             )
     identity = list(dict.fromkeys([*source.keys, KNOWN_AT, *([DATE] if source.daily else [])]))
     text = f"{', '.join(source.keys)} and known_at occur more than once in the delivery"
@@ -143,7 +181,9 @@ def _suite(source: Source) -> tuple[Any, ExpectationSuite]:
         context = great_expectations.get_context(mode="ephemeral")
         context.variables.progress_bars = ProgressBarsConfig(globally=False)
         asset = context.data_sources.add_pandas("landing").add_dataframe_asset(source.name)
-        suite = great_expectations.ExpectationSuite(name=f"{source.name} contract", expectations=expectations(source))
+        suite = great_expectations.ExpectationSuite(
+            name=f"{source.name} contract", expectations=expectations(source)
+        )
         for number, expectation in enumerate(suite.expectations):
             expectation.meta = {RULE: number}
         _SUITES[declared] = (asset.add_batch_definition_whole_dataframe("delivery"), suite)
@@ -153,7 +193,10 @@ def _suite(source: Source) -> tuple[Any, ExpectationSuite]:
 def _part(suite: ExpectationSuite, numbers: set[int]) -> ExpectationSuite:
     from great_expectations import ExpectationSuite
 
-    return ExpectationSuite(name=suite.name, expectations=[copy.copy(suite.expectations[number]) for number in sorted(numbers)])
+    return ExpectationSuite(
+        name=suite.name,
+        expectations=[copy.copy(suite.expectations[number]) for number in sorted(numbers)],
+    )
 
 
 def _number(result: ExpectationValidationResult) -> int:
@@ -183,12 +226,17 @@ def _configured_once() -> Iterator[None]:
         Expectation.configuration = derive
 
 
-def _validate(batch: Batch, suite: ExpectationSuite, result_format: dict[str, Any]) -> ExpectationSuiteValidationResult:
+def _validate(
+    batch: Batch, suite: ExpectationSuite, result_format: dict[str, Any]
+) -> ExpectationSuiteValidationResult:
     with _configured_once():
         result = batch.validate(suite, result_format=result_format)
     for one in result.results:
         # Great Expectations reports what it could not evaluate instead of raising.
-        if one.exception_info and (one.exception_info.get("raised_exception") or "raised_exception" not in one.exception_info):
+        if one.exception_info and (
+            one.exception_info.get("raised_exception")
+            or "raised_exception" not in one.exception_info
+        ):
             raise RuntimeError(
                 f"{suite.name}: {one.expectation_config.type} {one.expectation_config.kwargs} could not be evaluated: {one.exception_info}"
             )
@@ -202,7 +250,9 @@ def _pandas(rows: pl.DataFrame) -> pd.DataFrame:
     frame = rows.with_columns(pl.col(pl.Date).cast(pl.String)).to_pandas()
     for name, kind in rows.schema.items():
         if kind.is_integer() and rows.get_column(name).null_count():
-            frame[name] = rows.get_column(name).to_pandas(use_pyarrow_extension_array=False).astype("Int64")
+            frame[name] = (
+                rows.get_column(name).to_pandas(use_pyarrow_extension_array=False).astype("Int64")
+            )
     return frame
 
 

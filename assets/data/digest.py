@@ -25,13 +25,25 @@ def content_digest(frame: pl.DataFrame) -> str:
     schema = frame.schema
     names = sorted(schema)
     plain = frame.select(
-        (pl.col(name).dt.cast_time_unit("us") if isinstance(schema[name], pl.Datetime) else pl.col(name)).to_physical().alias(name)
+        (
+            pl.col(name).dt.cast_time_unit("us")
+            if isinstance(schema[name], pl.Datetime)
+            else pl.col(name)
+        )
+        .to_physical()
+        .alias(name)
         if schema[name].is_temporal()
         else pl.col(name)
         for name in names
     )
     header = ",".join(f"{name}:{schema[name].base_type().__name__}" for name in names)
-    rows = plain.sort(names, nulls_last=True).write_csv(include_header=False, quote_style="non_numeric") if names else ""
+    rows = (
+        plain.sort(names, nulls_last=True).write_csv(
+            include_header=False, quote_style="non_numeric"
+        )
+        if names
+        else ""
+    )
     return hashlib.sha256(f"{header}\n{rows}".encode()).hexdigest()
 
 
@@ -44,4 +56,6 @@ def digests_by_day(frame: pl.DataFrame, days: Sequence[date]) -> dict[date, str]
 
 def combined_digest(digests: Sequence[str]) -> str:
     """Digest of several contents; that of a single one is its own."""
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    )

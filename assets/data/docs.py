@@ -14,7 +14,8 @@ SHOWN_DAYS = 31
 
 # Great Expectations' page wants Bootstrap, scripts and a logo from elsewhere; ours loads nothing.
 _ELSEWHERE = re.compile(
-    r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<iframe\b.*?</iframe>|<form\b.*?</form>", re.DOTALL | re.IGNORECASE
+    r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<iframe\b.*?</iframe>|<form\b.*?</form>",
+    re.DOTALL | re.IGNORECASE,
 )
 _STYLE = (
     "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -27,11 +28,22 @@ _STYLE = (
 def markdown(examined: Examined) -> str:
     """Rules with broken rows, then the newest days."""
     broken = [rule for rule in examined.judgement.rules if rule.broken]
-    lines = [f"{len(examined.judgement.rules)} rules over {sum(day.rows for day in examined.figures):,} rows.", ""]
+    lines = [
+        f"{len(examined.judgement.rules)} rules over {sum(day.rows for day in examined.figures):,} rows.",
+        "",
+    ]
     if broken:
-        lines += ["| broken rule | rows |", "|---|---:|", *(f"| {_cell(rule.text)} | {rule.broken:,} |" for rule in broken), ""]
+        lines += [
+            "| broken rule | rows |",
+            "|---|---:|",
+            *(f"| {_cell(rule.text)} | {rule.broken:,} |" for rule in broken),
+            "",
+        ]
     shown = examined.figures[-SHOWN_DAYS:]
-    lines += ["| day | landed | stored | quarantined | late | files |", "|---|---:|---:|---:|---:|---:|"]
+    lines += [
+        "| day | landed | stored | quarantined | late | files |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     lines += [
         f"| {'once' if day.day is None else day.day} | {day.rows:,} | {day.stored:,} | {day.broken:,} | {day.late:,} | {day.files} |"
         for day in shown
@@ -47,13 +59,19 @@ def markdown(examined: Examined) -> str:
 
 def report(pipeline: str, examined: Examined, today: date) -> Report:
     """The contract's result as a stored report; `today` stands for sources that land once."""
-    rows, broken = sum(day.rows for day in examined.figures), sum(day.broken for day in examined.figures)
+    rows, broken = (
+        sum(day.rows for day in examined.figures),
+        sum(day.broken for day in examined.figures),
+    )
     limit = examined.source.refuses_above
     verdict = Verdict(
         rule="contract", passed=examined.refused is None, value=broken / rows if rows else 0.0, limit=limit, n=rows,
         reason=examined.refused or f"{broken} of {rows} rows break the contract; no day has more than {limit:.1%} of them",
     )  # fmt: skip
-    measures = tuple(Measure(name="broken_rows", value=rule.broken, n=rows, group=rule.text) for rule in examined.judgement.rules)
+    measures = tuple(
+        Measure(name="broken_rows", value=rule.broken, n=rows, group=rule.text)
+        for rule in examined.judgement.rules
+    )
     return Report(
         pipeline=pipeline, name=f"raw/{examined.source.name}", subject=examined.digest,
         day=max(examined.days, default=today), measures=measures, verdicts=(verdict,),
@@ -63,7 +81,10 @@ def report(pipeline: str, examined: Examined, today: date) -> Report:
 def pages(result: Report, examined: Examined) -> dict[str, bytes]:
     """Pages of the report. Data Docs cost a third of a second: clean single days, the nightly case, have none."""
     source = examined.source
-    rules = Table(("rule", "rows that break it"), [(rule.text, f"{rule.broken:,}") for rule in examined.judgement.rules])
+    rules = Table(
+        ("rule", "rows that break it"),
+        [(rule.text, f"{rule.broken:,}") for rule in examined.judgement.rules],
+    )
     days = Table(
         ("day", "landed", "stored", "quarantined", "late", "longest delay (days)", "files", "digest"),
         [_row(figures) for figures in examined.figures],
@@ -71,12 +92,25 @@ def pages(result: Report, examined: Examined) -> dict[str, bytes]:
     samples = examined.broken.head(50)
     where = Table(
         ("file", "row", "reason", "record"),
-        [(row["file"], str(row["row"]), row["reason"], row["record"]) for row in samples.iter_rows(named=True)],
+        [
+            (row["file"], str(row["row"]), row["reason"], row["record"])
+            for row in samples.iter_rows(named=True)
+        ],
         frozenset({2, 3}),
     )
-    sections = [Section("Rules", "Derived from the declared columns.", tables=[rules]), Section("Days", tables=[days])]
+    sections = [
+        Section("Rules", "Derived from the declared columns.", tables=[rules]),
+        Section("Days", tables=[days]),
+    ]
     if samples.height:
-        sections.insert(0, Section("Broken rows", f"The first {samples.height} of {examined.broken.height:,}.", tables=[where]))
+        sections.insert(
+            0,
+            Section(
+                "Broken rows",
+                f"The first {samples.height} of {examined.broken.height:,}.",
+                tables=[where],
+            ),
+        )
     facts = [
         ("rows landed", f"{sum(day.rows for day in examined.figures):,}"),
         ("quarantined", f"{examined.broken.height:,}"),
@@ -84,7 +118,11 @@ def pages(result: Report, examined: Examined) -> dict[str, bytes]:
     ]
     found = {
         PAGE: render(
-            result, f"Contract of {source.name}", source.description or "Landed rows against their declared columns.", facts, sections
+            result,
+            f"Contract of {source.name}",
+            source.description or "Landed rows against their declared columns.",
+            facts,
+            sections,
         )
     }
     if (samples.height or len(examined.figures) > 1) and examined.judgement.results:

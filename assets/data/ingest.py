@@ -67,7 +67,9 @@ class Examined(NamedTuple):
         return [figures.day for figures in self.figures if figures.day is not None]
 
 
-def collect(pipeline: Pipeline, source: Source, days: Sequence[date], landing: Landing) -> list[Landed]:
+def collect(
+    pipeline: Pipeline, source: Source, days: Sequence[date], landing: Landing
+) -> list[Landed]:
     """Verified files of the delivery days (for a source that lands once, `days` do not matter).
 
     Raises FileNotFoundError for a day without a complete delivery, and LandingError for files that are not what their
@@ -79,7 +81,10 @@ def collect(pipeline: Pipeline, source: Source, days: Sequence[date], landing: L
             raise FileNotFoundError(
                 f"source {source.name!r} has not landed in {landing.place(pipeline.name, source.name, None)}; land its file and sidecar"
             )
-        return [Landed(None, delivery.name, landing.read(pipeline.name, source.name, None, delivery)) for delivery in once]
+        return [
+            Landed(None, delivery.name, landing.read(pipeline.name, source.name, None, delivery))
+            for delivery in once
+        ]
     deliveries = landing.deliveries(pipeline.name, source.name, days)
     missing = [day for day in days if day not in deliveries]
     if missing:
@@ -94,7 +99,9 @@ def collect(pipeline: Pipeline, source: Source, days: Sequence[date], landing: L
     ]  # fmt: skip
 
 
-def examine(pipeline: Pipeline, source: Source, landed: Sequence[Landed], days: Sequence[date]) -> Examined:
+def examine(
+    pipeline: Pipeline, source: Source, landed: Sequence[Landed], days: Sequence[date]
+) -> Examined:
     """Parse and judge the batches of all days in one pass. Raises ValueError for files that are no table of the source."""
     parsed = parse(source, landed)
     rows = parsed.rows
@@ -107,11 +114,25 @@ def examine(pipeline: Pipeline, source: Source, landed: Sequence[Landed], days: 
     broken = contract.broken_by_day(parsed.rows, judgement.reasons)
     late = _lateness(pipeline, source, stored)
     files = Counter(file.day for file in landed)
-    digests: dict[date | None, str] = dict(digests_by_day(stored, sorted(days)).items()) if source.daily else {None: content_digest(stored)}
-    figures = tuple(
-        Figures(day, landed_rows.get(day, 0), broken.get(day, 0), *late.get(day, (0, 0)), files[day], digests[day]) for day in batches
+    digests: dict[date | None, str] = (
+        dict(digests_by_day(stored, sorted(days)).items())
+        if source.daily
+        else {None: content_digest(stored)}
     )
-    examined = Examined(source, stored, quarantined(source, parsed, judgement.reasons), judgement, figures, None)
+    figures = tuple(
+        Figures(
+            day,
+            landed_rows.get(day, 0),
+            broken.get(day, 0),
+            *late.get(day, (0, 0)),
+            files[day],
+            digests[day],
+        )
+        for day in batches
+    )
+    examined = Examined(
+        source, stored, quarantined(source, parsed, judgement.reasons), judgement, figures, None
+    )
     return examined._replace(refused=_refusal(examined))
 
 
@@ -138,7 +159,9 @@ def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
     lake.write(place, examined.rows, days)
 
 
-def ingest(pipeline: Pipeline, source: Source, days: Sequence[date], landing: Landing, lake: Lake) -> Examined:
+def ingest(
+    pipeline: Pipeline, source: Source, days: Sequence[date], landing: Landing, lake: Lake
+) -> Examined:
     """Collect, examine and store in one go. Raises what these raise."""
     examined = examine(pipeline, source, collect(pipeline, source, days, landing), days)
     store(pipeline, examined, lake)
@@ -147,7 +170,11 @@ def ingest(pipeline: Pipeline, source: Source, days: Sequence[date], landing: La
 
 def _refusal(examined: Examined) -> str | None:
     source = examined.source
-    beyond = [figures for figures in examined.figures if figures.broken > source.refuses_above * figures.rows]
+    beyond = [
+        figures
+        for figures in examined.figures
+        if figures.broken > source.refuses_above * figures.rows
+    ]
     if not beyond:
         return None
     worst = max(beyond, key=lambda figures: figures.broken / figures.rows)
@@ -163,18 +190,26 @@ def _refusal(examined: Examined) -> str | None:
 
 
 def _counts(rows: pl.DataFrame) -> dict[date | None, int]:
-    return dict(rows.group_by(DATE).len().iter_rows()) if DATE in rows.columns else {None: rows.height}
+    return (
+        dict(rows.group_by(DATE).len().iter_rows()) if DATE in rows.columns else {None: rows.height}
+    )
 
 
-def _lateness(pipeline: Pipeline, source: Source, rows: pl.DataFrame) -> dict[date | None, tuple[int, int]]:
+def _lateness(
+    pipeline: Pipeline, source: Source, rows: pl.DataFrame
+) -> dict[date | None, tuple[int, int]]:
     """Late rows and their longest delay in days, by delivery day; corrections of earlier rows count as late."""
     import polars as pl
 
     if not source.daily:
         return {}
-    due = pl.col(EVENT_TIME).dt.convert_time_zone(pipeline.timezone).dt.date() + timedelta(days=DUE[source.lands])
+    due = pl.col(EVENT_TIME).dt.convert_time_zone(pipeline.timezone).dt.date() + timedelta(
+        days=DUE[source.lands]
+    )
     delay = (pl.col(DATE) - due).dt.total_days()
-    late = rows.group_by(DATE).agg((delay > 0).sum().alias("late"), delay.max().clip(0).alias("latest"))
+    late = rows.group_by(DATE).agg(
+        (delay > 0).sum().alias("late"), delay.max().clip(0).alias("latest")
+    )
     return {day: (count, latest) for day, count, latest in late.iter_rows()}
 
 
@@ -183,6 +218,8 @@ def _delivered_until(timezone: str) -> pl.Expr:
     import polars as pl
 
     end = (
-        (pl.col(DATE) + timedelta(days=1)).cast(pl.Datetime("us")).dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
+        (pl.col(DATE) + timedelta(days=1))
+        .cast(pl.Datetime("us"))
+        .dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
     )
     return end.dt.convert_time_zone("UTC").alias(DELIVERED_UNTIL)

@@ -39,7 +39,11 @@ class Parsed(NamedTuple):
 
 def kinds(source: Source) -> dict[str, Kind]:
     """Kinds of all columns that a file of the source has."""
-    return {**{name: column.kind for name, column in source.columns.items()}, EVENT_TIME: "datetime", KNOWN_AT: "datetime"}
+    return {
+        **{name: column.kind for name, column in source.columns.items()},
+        EVENT_TIME: "datetime",
+        KNOWN_AT: "datetime",
+    }
 
 
 def schema(source: Source) -> dict[str, pl.DataType]:
@@ -66,7 +70,10 @@ def parse(source: Source, landed: Sequence[Landed]) -> Parsed:
     if frames:
         cells = pl.concat(frames)
     else:
-        cells = pl.DataFrame(schema=dict.fromkeys(expected, pl.String) | {ROW: pl.UInt32, FILE: pl.String, DATE: pl.Date})
+        cells = pl.DataFrame(
+            schema=dict.fromkeys(expected, pl.String)
+            | {ROW: pl.UInt32, FILE: pl.String, DATE: pl.Date}
+        )
     rows = cells.with_columns(_typed(name, kind) for name, kind in expected.items())
     unreadable = [
         pl.when(cells[name].is_not_null() & rows[name].is_null()).then(
@@ -74,7 +81,9 @@ def parse(source: Source, landed: Sequence[Landed]) -> Parsed:
         )
         for name, kind in expected.items()
     ]
-    rows = rows.with_columns(pl.concat_str(unreadable, separator="; ", ignore_nulls=True).alias(UNREADABLE))
+    rows = rows.with_columns(
+        pl.concat_str(unreadable, separator="; ", ignore_nulls=True).alias(UNREADABLE)
+    )
     rows = rows.with_columns(pl.when(pl.col(UNREADABLE) != "").then(UNREADABLE).alias(UNREADABLE))
     return Parsed(rows.select(*(schema(source)), FILE, ROW, UNREADABLE), cells)
 
@@ -91,14 +100,18 @@ def _cells(source: Source, file: Landed) -> pl.DataFrame:
         else:
             frame = pl.read_csv(file.content, infer_schema=False)
     except PolarsError as error:
-        raise ValueError(f"{where} is no readable table ({str(error).splitlines()[0]}); correct the file and deliver it again") from error
+        raise ValueError(
+            f"{where} is no readable table ({str(error).splitlines()[0]}); correct the file and deliver it again"
+        ) from error
     expected = set(kinds(source))
     for name in sorted(expected - set(frame.columns)):
         raise ValueError(
             f"{where} lacks column {name!r}; it has {', '.join(frame.columns)}. Deliver the declared columns, or change the declaration"
         )
     for name in sorted(set(frame.columns) - expected):
-        raise ValueError(f"{where} has column {name!r}, which the source does not declare; declare it, or leave it out of the file")
+        raise ValueError(
+            f"{where} has column {name!r}, which the source does not declare; declare it, or leave it out of the file"
+        )
     return frame.with_columns(pl.all().replace("", None))
 
 
@@ -133,7 +146,11 @@ def _typed(name: str, kind: Kind) -> pl.Expr:
             number = column.cast(pl.Float64, strict=False)
             return pl.when(number.is_finite()).then(number).alias(name)
         case "boolean":
-            return column.replace_strict({"true": True, "false": False}, default=None, return_dtype=pl.Boolean)
+            return column.replace_strict(
+                {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
+            )
         case "datetime":
             # ISO 8601 with its offset from UTC; a moment without one is no moment.
-            return column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False)
+            return column.str.to_datetime(
+                "%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False
+            )

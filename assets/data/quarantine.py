@@ -19,7 +19,10 @@ def quarantined(source: Source, parsed: Parsed, reasons: dict[int, str]) -> pl.D
 
     positions = list(reasons)
     cells = parsed.cells[positions]
-    records = [json.dumps(record, ensure_ascii=False) for record in cells.drop(FILE, ROW, DATE).iter_rows(named=True)]
+    records = [
+        json.dumps(record, ensure_ascii=False)
+        for record in cells.drop(FILE, ROW, DATE).iter_rows(named=True)
+    ]
     frame = cells.select(
         DATE,
         pl.col(FILE).alias("file"),

@@ -16,7 +16,9 @@ Reader = Callable[[str, "date | None", "date | None"], "pl.LazyFrame"]
 class Scans(Protocol):
     """What a reader needs of the lake."""
 
-    def scan(self, table: str, first: date | None = None, last: date | None = None) -> pl.LazyFrame: ...
+    def scan(
+        self, table: str, first: date | None = None, last: date | None = None
+    ) -> pl.LazyFrame: ...
 
     def place(self, table: str) -> str: ...
 

@@ -36,7 +36,11 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         retry_policy=RETRIES,
         description="What the ledger says is served, brought to the endpoint, and confirmed by golden rows over HTTP.",
         check_specs=[
-            dg.AssetCheckSpec(CHECK, asset=key, description="The endpoint serves what the ledger says, and predicts its golden rows.")
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=key,
+                description="The endpoint serves what the ledger says, and predicts its golden rows.",
+            )
         ],
     )
     def endpoint(
@@ -48,14 +52,31 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         tracking: Tracking,
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:
         try:
-            served = reconciling.reconcile(pipeline.name, ledger, endpoint, artifacts, keys, reconciling.LIMITS)
+            served = reconciling.reconcile(
+                pipeline.name, ledger, endpoint, artifacts, keys, reconciling.LIMITS
+            )
         except (EndpointError, BundleError) as error:
-            yield dg.AssetCheckResult(passed=False, check_name=CHECK, asset_key=key, description=str(error), metadata={"url": endpoint.url})
-            raise dg.Failure(str(error), metadata={"url": endpoint.url}, allow_retries=isinstance(error, EndpointError)) from error
-        if served is None:
-            context.log.info(f"the ledger names no release of {pipeline.name} yet: nothing is to be served")
             yield dg.AssetCheckResult(
-                passed=True, check_name=CHECK, asset_key=key, description="nothing is released yet, nothing is to be served"
+                passed=False,
+                check_name=CHECK,
+                asset_key=key,
+                description=str(error),
+                metadata={"url": endpoint.url},
+            )
+            raise dg.Failure(
+                str(error),
+                metadata={"url": endpoint.url},
+                allow_retries=isinstance(error, EndpointError),
+            ) from error
+        if served is None:
+            context.log.info(
+                f"the ledger names no release of {pipeline.name} yet: nothing is to be served"
+            )
+            yield dg.AssetCheckResult(
+                passed=True,
+                check_name=CHECK,
+                asset_key=key,
+                description="nothing is released yet, nothing is to be served",
             )
             return
         if served.went_back is not None:

@@ -107,7 +107,11 @@ def reconcile(
     try:
         return _bring(pipeline, ledger, endpoint, artifacts, keys, limits)
     except (EndpointError, BundleError) as error:
-        went_back = _go_back(pipeline, ledger, str(error)) if isinstance(error, (RefusedError, BundleError)) else None
+        went_back = (
+            _go_back(pipeline, ledger, str(error))
+            if isinstance(error, (RefusedError, BundleError))
+            else None
+        )
         if went_back is None:
             raise
     served = _bring(pipeline, ledger, endpoint, artifacts, keys, limits)
@@ -130,7 +134,14 @@ class RefusedError(EndpointError):
     """The endpoint has seen the desired state and says that it cannot serve it."""
 
 
-def _bring(pipeline: str, ledger: Ledger, endpoint: EndpointTarget, artifacts: Artifacts, keys: Keys, limits: Limits) -> Served | None:
+def _bring(
+    pipeline: str,
+    ledger: Ledger,
+    endpoint: EndpointTarget,
+    artifacts: Artifacts,
+    keys: Keys,
+    limits: Limits,
+) -> Served | None:
     ledger.verify()
     decision = rollouts.newest_move(ledger.entries(pipeline))
     if decision is None:
@@ -141,13 +152,17 @@ def _bring(pipeline: str, ledger: Ledger, endpoint: EndpointTarget, artifacts: A
         try:
             files = artifacts.get("bundles", digest)
         except (FileNotFoundError, ValueError) as error:
-            raise BundleError(f"bundle {digest}, which entry {decision.serial} of the ledger names, cannot be read: {error}") from error
+            raise BundleError(
+                f"bundle {digest}, which entry {decision.serial} of the ledger names, cannot be read: {error}"
+            ) from error
         try:
             manifests[digest] = verify(files, keys.public_pem(), digest)
         except BundleError as error:
             raise BundleError(f"bundle {digest}: {error}") from error
         if manifests[digest].pipeline != pipeline:
-            raise BundleError(f"bundle {digest} is one of pipeline {manifests[digest].pipeline!r}, not of {pipeline!r}")
+            raise BundleError(
+                f"bundle {digest} is one of pipeline {manifests[digest].pipeline!r}, not of {pipeline!r}"
+            )
         endpoint.install(digest, files)
     endpoint.desire(desired, keys.sign(desired.content))
     # That nobody is there is known sooner than that nobody serves what is desired.
@@ -183,9 +198,26 @@ def _bring(pipeline: str, ledger: Ledger, endpoint: EndpointTarget, artifacts: A
             )
         return rollouts.confirmation(entries, decision.serial)
 
-    traffic = ledger.append(pipeline, "traffic", bundle=champion, day=decision.day, actor=ACTOR, payload=payload, unless=confirmed)
+    traffic = ledger.append(
+        pipeline,
+        "traffic",
+        bundle=champion,
+        day=decision.day,
+        actor=ACTOR,
+        payload=payload,
+        unless=confirmed,
+    )
     shown = golden[champion]
-    return Served(decision, traffic, manifests[champion], actual, shown["rows"], shown["difference"], shown["row_ms"], http_ms)
+    return Served(
+        decision,
+        traffic,
+        manifests[champion],
+        actual,
+        shown["rows"],
+        shown["difference"],
+        shown["row_ms"],
+        http_ms,
+    )
 
 
 def _follows(desired: Desired, endpoint: EndpointTarget, limits: Limits) -> Actual:
@@ -194,16 +226,32 @@ def _follows(desired: Desired, endpoint: EndpointTarget, limits: Limits) -> Actu
     refused_since: float | None = None
     while True:
         actual = endpoint.actual(desired.pipeline)
-        if actual is not None and actual.serial == desired.serial and actual.difference(desired) is None:
+        if (
+            actual is not None
+            and actual.serial == desired.serial
+            and actual.difference(desired) is None
+        ):
             return actual
         now = time.monotonic()
-        refuses = actual is not None and actual.error is not None and actual.desired_serial == desired.serial
+        refuses = (
+            actual is not None
+            and actual.error is not None
+            and actual.desired_serial == desired.serial
+        )
         refused_since = (refused_since or now) if refuses else None
         said = f"{_name(endpoint)} does not serve entry {desired.serial} of the ledger for {desired.pipeline}"
-        if refused_since is not None and now - refused_since >= limits.refuses and actual is not None:
+        if (
+            refused_since is not None
+            and now - refused_since >= limits.refuses
+            and actual is not None
+        ):
             raise RefusedError(f"{said}: {actual.error}")
         if now >= end:
-            why = "it does not answer; start it with `evergreen up`" if actual is None else actual.difference(desired)
+            why = (
+                "it does not answer; start it with `evergreen up`"
+                if actual is None
+                else actual.difference(desired)
+            )
             raise EndpointError(f"{said} after {limits.serves:g} s: {why}")
         time.sleep(0.05)
 
@@ -215,7 +263,12 @@ def _go_back(pipeline: str, ledger: Ledger, why: str) -> Entry | None:
     move, rollout = rollouts.newest_move(entries), rollouts.under_way(entries)
     if rollout is not None and rollout.bundle in why:
         return rollouts.abort(ledger, rollout, POLICY, why, rollout.steps[-1].day)
-    if move is not None and move.kind == "release" and move.bundle is not None and move.bundle in why:
+    if (
+        move is not None
+        and move.kind == "release"
+        and move.bundle is not None
+        and move.bundle in why
+    ):
         return rollouts.withdraw(ledger, move, why)
     return None
 
@@ -224,7 +277,9 @@ def _name(endpoint: EndpointTarget) -> str:
     return str(getattr(endpoint, "url", "the endpoint"))
 
 
-def _answered(ask: Callable[[str], Answer | None], pipeline: str, endpoint: EndpointTarget, seconds: float) -> tuple[Answer, float]:
+def _answered(
+    ask: Callable[[str], Answer | None], pipeline: str, endpoint: EndpointTarget, seconds: float
+) -> tuple[Answer, float]:
     """What the endpoint answers, and how many ms that took. It is asked again until it does: it may be starting, and a worker that is
     killed while it answers is replaced."""
     end = time.monotonic() + seconds

@@ -88,7 +88,11 @@ def assemble(
     facts = CandidateFacts.decode(candidate[FACTS])
     program = FeatureProgram.decode(candidate[PROGRAM])
     model = Model.from_files(candidate, threads=threads())
-    rows = load_rows(pipeline, TrainingManifest.decode(artifacts.get("training_sets", facts.training_set)[FILE]), lake)
+    rows = load_rows(
+        pipeline,
+        TrainingManifest.decode(artifacts.get("training_sets", facts.training_set)[FILE]),
+        lake,
+    )
     golden = golden_of(pipeline, program, model, rows, raw.reader(lake, pipeline.name))
     return bundle_files(
         pipeline=pipeline.name,
@@ -107,7 +111,11 @@ def assemble(
         bounds=learn(program.matrix(rows.frame), program.names, program.categorical),
         candidate=digest,
         training_set=facts.training_set,
-        metrics={f"{part}_{name}": value for part, found in facts.metrics.items() for name, value in found.items()},
+        metrics={
+            f"{part}_{name}": value
+            for part, found in facts.metrics.items()
+            for name, value in found.items()
+        },
         evidence={name: report.digest for name, report in reports.items() if report is not None},
         sign=keys.sign,
     )
@@ -143,7 +151,9 @@ def request_contract(pipeline: Pipeline) -> dict[str, RequestField]:
     }
 
 
-def golden_of(pipeline: Pipeline, program: FeatureProgram, model: Model, rows: TrainingRows, read: raw.Reader) -> Golden:
+def golden_of(
+    pipeline: Pipeline, program: FeatureProgram, model: Model, rows: TrainingRows, read: raw.Reader
+) -> Golden:
     """Golden rows from the newest test days, evenly spread, computed as the endpoint does.
 
     Raises ValueError naming the first feature that the endpoint computes differently from the feature table.
@@ -157,7 +167,10 @@ def golden_of(pipeline: Pipeline, program: FeatureProgram, model: Model, rows: T
     online = snapshot(pipeline, day, read)
     golden = golden_rows(program, model, requests_of(pipeline, chosen, read, day), online)
     table = program.matrix(chosen)
-    computed = np.array([[np.nan if value is None else value for value in row.row] for row in golden], dtype=np.float32)
+    computed = np.array(
+        [[np.nan if value is None else value for value in row.row] for row in golden],
+        dtype=np.float32,
+    )
     agree = np.isclose(computed, table, rtol=ROW_TOLERANCE, atol=1e-6, equal_nan=True)
     if not agree.all():
         index, column = (int(position) for position in np.argwhere(~agree)[0])
@@ -166,7 +179,9 @@ def golden_of(pipeline: Pipeline, program: FeatureProgram, model: Model, rows: T
             f"feature table, but the endpoint computes {computed[index, column]} ({int((~agree).sum())} of {agree.size} values differ); "
             f"materialize {pipeline.name}/features from {day - DAY} on again, and train anew"
         )
-    parity = float(np.max(np.abs(model.predict(table) - np.array([row.expected for row in golden]))))
+    parity = float(
+        np.max(np.abs(model.predict(table) - np.array([row.expected for row in golden])))
+    )
     return Golden(tuple(golden), online, parity)
 
 
@@ -176,21 +191,31 @@ def golden_frame(pipeline: Pipeline, test: pl.DataFrame, day: date) -> pl.DataFr
     import numpy as np
     import polars as pl
 
-    recent = test.filter((pl.col(DATE) >= day - DAY) & (pl.col(KNOWN_AT) >= refresh(pipeline, day - DAY)))
+    recent = test.filter(
+        (pl.col(DATE) >= day - DAY) & (pl.col(KNOWN_AT) >= refresh(pipeline, day - DAY))
+    )
     count = min(recent.height, pipeline.gates.golden_rows)
     if count == 0:
-        raise ValueError(f"pipeline {pipeline.name!r} has no test rows on {day - DAY} and {day}; golden rows need some")
-    chosen: pl.DataFrame = recent[np.linspace(0, recent.height - 1, count).round().astype(int).tolist()]
+        raise ValueError(
+            f"pipeline {pipeline.name!r} has no test rows on {day - DAY} and {day}; golden rows need some"
+        )
+    chosen: pl.DataFrame = recent[
+        np.linspace(0, recent.height - 1, count).round().astype(int).tolist()
+    ]
     return chosen
 
 
-def requests_of(pipeline: Pipeline, chosen: pl.DataFrame, read: raw.Reader, day: date) -> list[dict[str, Any]]:
+def requests_of(
+    pipeline: Pipeline, chosen: pl.DataFrame, read: raw.Reader, day: date
+) -> list[dict[str, Any]]:
     """The requests behind rows of the feature table, in the same order, as applications sent them."""
     from assets.tabular.features.versions import request_rows
 
     names = list(pipeline.request_columns)
     sent = request_rows(pipeline, read, day - DAY, day, names)
-    found = chosen.select(pipeline.entity).join(sent, on=pipeline.entity, how="left", maintain_order="left")
+    found = chosen.select(pipeline.entity).join(
+        sent, on=pipeline.entity, how="left", maintain_order="left"
+    )
     return found.select([*names, EVENT_TIME]).to_dicts()
 
 
@@ -203,11 +228,17 @@ def integrity(files: Mapping[str, bytes], public_key: bytes, digest: str) -> Int
     return Integrity(
         True,
         f"loaded back, signature and {len(files)} files verified; {result.rows} golden rows differ by {result.difference:.2g} at most (limit {TOLERANCE:g})",
-        {"golden_rows": float(result.rows), "golden_difference": result.difference, "golden_row_ms": result.row_ms},
+        {
+            "golden_rows": float(result.rows),
+            "golden_difference": result.difference,
+            "golden_row_ms": result.row_ms,
+        },
     )
 
 
-def released_already(pipeline: str, candidate: str, artifacts: Artifacts, ledger: Ledger, keys: Keys) -> str | None:
+def released_already(
+    pipeline: str, candidate: str, artifacts: Artifacts, ledger: Ledger, keys: Keys
+) -> str | None:
     """The released bundle where it is one of this very candidate, made by this very environment.
 
     A released candidate that is trained and validated again compares itself with itself; that is no new evidence, and bundling
@@ -221,4 +252,8 @@ def released_already(pipeline: str, candidate: str, artifacts: Artifacts, ledger
     except (FileNotFoundError, ValueError):
         # What is gone or altered cannot be used again; the bundle is made anew.
         return None
-    return released if manifest.candidate == candidate and manifest.environment == environment() else None
+    return (
+        released
+        if manifest.candidate == candidate and manifest.environment == environment()
+        else None
+    )

@@ -30,17 +30,25 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=key[BUNDLE],
-        deps=[dg.AssetKey.from_user_string(f"{pipeline.name}/{name}") for name in ("candidate", *gates.REPORTS)],
+        deps=[
+            dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
+            for name in ("candidate", *gates.REPORTS)
+        ],
         group_name=GROUP,
         kinds={"xgboost", "ed25519"},
         description="All that an endpoint needs, signed and named by its digest: features, model, golden rows, environment, evidence.",
         check_specs=[
             dg.AssetCheckSpec(
-                "integrity", asset=key[BUNDLE], blocking=True, description="Loads back, is signed, and its golden rows are as expected."
+                "integrity",
+                asset=key[BUNDLE],
+                blocking=True,
+                description="Loads back, is signed, and its golden rows are as expected.",
             )
         ],
     )
-    def bundle(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys) -> Iterator[dg.MaterializeResult[None]]:
+    def bundle(
+        lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys
+    ) -> Iterator[dg.MaterializeResult[None]]:
         from assets.release import assemble
 
         candidate = candidate_of(pipeline, artifacts)
@@ -49,17 +57,27 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         if digest is None:
             files = artifacts.get("candidates", candidate)
             found = gates.stored(reports, pipeline, assemble.as_of(files), candidate)
-            digest = artifacts.put("bundles", assemble.assemble(pipeline, candidate, files, found, artifacts, lake, keys))
+            digest = artifacts.put(
+                "bundles",
+                assemble.assemble(pipeline, candidate, files, found, artifacts, lake, keys),
+            )
         stored = artifacts.get("bundles", digest)
         integrity = assemble.integrity(stored, keys.public_pem(), digest)
         # A bundle that does not load is kept to be looked at; nothing is decided over it.
         if integrity.passed:
             artifacts.point(pipeline.name, BUNDLE, digest)
         check = dg.AssetCheckResult(
-            passed=integrity.passed, check_name="integrity", description=integrity.description, metadata=dict(integrity.numbers)
+            passed=integrity.passed,
+            check_name="integrity",
+            description=integrity.description,
+            metadata=dict(integrity.numbers),
         )
         yield dg.MaterializeResult(
-            metadata={**bundle_metadata(digest, stored), "released_before": released_before, **integrity.numbers},
+            metadata={
+                **bundle_metadata(digest, stored),
+                "released_before": released_before,
+                **integrity.numbers,
+            },
             data_version=dg.DataVersion(digest),
             check_results=[check],
         )
@@ -72,21 +90,38 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         output_required=False,
         description=f"Enough signed approvals of exactly this bundle and its evidence ({approvals_needed(pipeline)} by people are needed).",
     )
-    def approval(context: dg.AssetExecutionContext, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys) -> Decided:
+    def approval(
+        context: dg.AssetExecutionContext,
+        artifacts: Artifacts,
+        reports: Reports,
+        ledger: Ledger,
+        keys: Keys,
+    ) -> Decided:
         examined = examined_bundle(pipeline, artifacts, reports, ledger, keys)
         needed = approvals_needed(pipeline)
         approvals = examined.standing
         if examined.released == examined.proposal.bundle:
             yield dg.MaterializeResult(metadata=approval_metadata(examined, "released already"))
             return
-        if needed == 0 and approvals.refusal is None and approvals.policy is None and not examined.refusals:
-            decisions.approve_by_policy(ledger, examined.proposal, f"risk tier {pipeline.risk}: all gates passed")
+        if (
+            needed == 0
+            and approvals.refusal is None
+            and approvals.policy is None
+            and not examined.refusals
+        ):
+            decisions.approve_by_policy(
+                ledger, examined.proposal, f"risk tier {pipeline.risk}: all gates passed"
+            )
             approvals = decisions.standing(ledger.entries(pipeline.name), examined.proposal)
         if approvals.approved(needed):
-            yield dg.MaterializeResult(metadata=approval_metadata(examined, approvals.explain(needed)))
+            yield dg.MaterializeResult(
+                metadata=approval_metadata(examined, approvals.explain(needed))
+            )
             return
         why = (approvals.explain(needed), *examined.refusals)
-        context.log.warning(f"bundle {examined.proposal.bundle} is not approved:\n" + "\n".join(why))
+        context.log.warning(
+            f"bundle {examined.proposal.bundle} is not approved:\n" + "\n".join(why)
+        )
         yield observation(key[APPROVAL], examined, "not approved", why)
 
     @dg.asset(
@@ -115,17 +150,25 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             # Released before this run, or by one that died before its end: only what follows the entry is left to do.
             entry = ledger.newest(pipeline.name, "release", "rollback")
         elif not examined.refusals and examined.standing.approved(needed):
-            payload = {"gates": examined.passed, "unjudged": examined.unjudged, "dagster_run": context.run_id}
+            payload = {
+                "gates": examined.passed,
+                "unjudged": examined.unjudged,
+                "dagster_run": context.run_id,
+            }
             try:
                 today = max(lake.days(f"{pipeline.name}/features"), default=None)
-                entry = rollouts.start(ledger, examined.proposal, needed, pipeline.release, payload, today)
+                entry = rollouts.start(
+                    ledger, examined.proposal, needed, pipeline.release, payload, today
+                )
             except PermissionError as refused:
                 held_up.append(str(refused))
         if entry is None:
             why = [*examined.refusals, *held_up]
             if not examined.standing.approved(needed):
                 why.append(f"not approved: {examined.standing.explain(needed)}")
-            context.log.warning(f"bundle {examined.proposal.bundle} is not released:\n" + "\n".join(why))
+            context.log.warning(
+                f"bundle {examined.proposal.bundle} is not released:\n" + "\n".join(why)
+            )
             yield observation(key[RELEASE], examined, "not released", why)
             return
         # On its way to the traffic the candidate is no champion yet; the endpoint moves the alias when it is.
@@ -142,7 +185,13 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
                 "approval": examined.standing.explain(needed),
                 "champion_before": examined.released or "none",
                 "champion_alias": alias,
-                "rollout": next((each.told for each in reversed(rollouts.rollouts(ledger.entries(pipeline.name)))), "none"),
+                "rollout": next(
+                    (
+                        each.told
+                        for each in reversed(rollouts.rollouts(ledger.entries(pipeline.name)))
+                    ),
+                    "none",
+                ),
                 "gates": dg.MetadataValue.md(bullets(examined.passed)),
                 "not_judged": dg.MetadataValue.md(bullets(examined.unjudged)),
             },
@@ -156,22 +205,34 @@ def candidate_of(pipeline: Pipeline, artifacts: Artifacts) -> str:
     """Digest of the newest candidate. Raises FileNotFoundError when there is none."""
     candidate = artifacts.pointed(pipeline.name, "candidate")
     if candidate is None:
-        raise FileNotFoundError(f"pipeline {pipeline.name!r} has no candidate; materialize {pipeline.name}/candidate first")
+        raise FileNotFoundError(
+            f"pipeline {pipeline.name!r} has no candidate; materialize {pipeline.name}/candidate first"
+        )
     return candidate
 
 
-def examined_bundle(pipeline: Pipeline, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys) -> Examined:
+def examined_bundle(
+    pipeline: Pipeline, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys
+) -> Examined:
     """The newest bundle, examined. Raises dg.Failure for one that is gone or altered: that is no failing gate."""
     digest = artifacts.pointed(pipeline.name, BUNDLE)
     if digest is None:
-        raise dg.Failure(f"pipeline {pipeline.name!r} has no bundle; materialize {pipeline.name}/{BUNDLE} first", allow_retries=False)
+        raise dg.Failure(
+            f"pipeline {pipeline.name!r} has no bundle; materialize {pipeline.name}/{BUNDLE} first",
+            allow_retries=False,
+        )
     try:
         return examine(pipeline, digest, artifacts, reports, ledger, keys)
     except BundleError as error:
-        raise dg.Failure(f"{error}. Nothing is released; materialize {pipeline.name}/{BUNDLE} again", allow_retries=False) from error
+        raise dg.Failure(
+            f"{error}. Nothing is released; materialize {pipeline.name}/{BUNDLE} again",
+            allow_retries=False,
+        ) from error
 
 
-def show_champion(log: dg.DagsterLogManager, tracking: Tracking, pipeline: str, candidate: str) -> str:
+def show_champion(
+    log: dg.DagsterLogManager, tracking: Tracking, pipeline: str, candidate: str
+) -> str:
     """Move MLflow's alias to the released candidate, for people; says what became of it.
 
     The ledger has decided already: whatever MLflow does can neither undo that nor hold it up.
@@ -184,7 +245,9 @@ def show_champion(log: dg.DagsterLogManager, tracking: Tracking, pipeline: str, 
         )
         return f"not moved: {type(error).__name__}"
     if version is None:
-        log.warning(f"MLflow has no version of candidate {candidate}; its alias {CHAMPION!r} was not moved. The release holds")
+        log.warning(
+            f"MLflow has no version of candidate {candidate}; its alias {CHAMPION!r} was not moved. The release holds"
+        )
         return "not moved: the candidate is not registered"
     return f"version {version}"
 
@@ -194,7 +257,10 @@ def bundle_metadata(digest: str, files: dict[str, bytes]) -> Metadata:
     import msgspec
 
     manifest = msgspec.json.decode(files[MANIFEST], type=Manifest)
-    sizes = [(name, len(content), manifest.files.get(name, "")[:12]) for name, content in sorted(files.items())]
+    sizes = [
+        (name, len(content), manifest.files.get(name, "")[:12])
+        for name, content in sorted(files.items())
+    ]
     return {
         "digest": digest,
         "candidate": manifest.candidate,
@@ -204,17 +270,31 @@ def bundle_metadata(digest: str, files: dict[str, bytes]) -> Metadata:
         "bytes": sum(map(len, files.values())),
         "golden_bytes": len(files[GOLDEN]),
         "files": dg.MetadataValue.md(plots.table(("file", "bytes", "SHA-256"), sizes)),
-        "evidence": dg.MetadataValue.md(plots.table(("report", "digest"), sorted(manifest.evidence.items()))),
-        "environment": dg.MetadataValue.md(plots.table(("package", "version"), sorted(manifest.environment.packages.items()))),
-        **{name: value for name, value in manifest.metrics.items() if name.startswith("test_") and value is not None},
+        "evidence": dg.MetadataValue.md(
+            plots.table(("report", "digest"), sorted(manifest.evidence.items()))
+        ),
+        "environment": dg.MetadataValue.md(
+            plots.table(("package", "version"), sorted(manifest.environment.packages.items()))
+        ),
+        **{
+            name: value
+            for name, value in manifest.metrics.items()
+            if name.startswith("test_") and value is not None
+        },
     }
 
 
 def approval_metadata(examined: Examined, decision: str) -> Metadata:
-    return {"digest": examined.proposal.bundle, "decision": decision, "approvals": len(examined.standing.people)}
+    return {
+        "digest": examined.proposal.bundle,
+        "decision": decision,
+        "approvals": len(examined.standing.people),
+    }
 
 
-def observation(key: dg.AssetKey, examined: Examined, decision: str, why: Sequence[str]) -> dg.AssetObservation:
+def observation(
+    key: dg.AssetKey, examined: Examined, decision: str, why: Sequence[str]
+) -> dg.AssetObservation:
     """Why nothing came of a bundle, where people look for it."""
     return dg.AssetObservation(
         asset_key=key,

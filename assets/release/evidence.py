@@ -32,7 +32,14 @@ class Examined:
     passed: tuple[str, ...]
 
 
-def examine(pipeline: Pipeline, digest: str, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys) -> Examined:
+def examine(
+    pipeline: Pipeline,
+    digest: str,
+    artifacts: Artifacts,
+    reports: Reports,
+    ledger: Ledger,
+    keys: Keys,
+) -> Examined:
     """Examine a stored bundle for a release.
 
     Raises BundleError for a bundle that is gone, altered or not signed by the platform, LedgerError for a ledger that was altered.
@@ -43,19 +50,31 @@ def examine(pipeline: Pipeline, digest: str, artifacts: Artifacts, reports: Repo
     entries = ledger.entries(pipeline.name)
     released = ledger.released(pipeline.name)
     found, refusals = stored_reports(pipeline, proposed, reports)
-    verdicts = [(name, verdict) for name, report in found.items() if report for verdict in report.verdicts]
+    verdicts = [
+        (name, verdict) for name, report in found.items() if report for verdict in report.verdicts
+    ]
     return Examined(
         manifest,
         proposed,
         released,
         standing(entries, proposed),
         (*refusals, *gate_refusals(pipeline, found, proposed, released)),
-        tuple(f"{name}: {verdict.rule}: {verdict.reason}" for name, verdict in verdicts if verdict.passed is None),
-        tuple(f"{name}: {verdict.rule}: {verdict.reason}" for name, verdict in verdicts if verdict.passed),
+        tuple(
+            f"{name}: {verdict.rule}: {verdict.reason}"
+            for name, verdict in verdicts
+            if verdict.passed is None
+        ),
+        tuple(
+            f"{name}: {verdict.rule}: {verdict.reason}"
+            for name, verdict in verdicts
+            if verdict.passed
+        ),
     )
 
 
-def verified_manifest(pipeline: Pipeline, digest: str, artifacts: Artifacts, keys: Keys) -> Manifest:
+def verified_manifest(
+    pipeline: Pipeline, digest: str, artifacts: Artifacts, keys: Keys
+) -> Manifest:
     """The manifest of a stored bundle of this pipeline, all of it verified. Raises BundleError."""
     try:
         files = artifacts.get("bundles", digest)
@@ -63,11 +82,15 @@ def verified_manifest(pipeline: Pipeline, digest: str, artifacts: Artifacts, key
         raise BundleError(f"bundle {digest} cannot be read: {error}") from error
     manifest = verify(files, keys.public_pem(), digest)
     if manifest.pipeline != pipeline.name:
-        raise BundleError(f"bundle {digest} is one of pipeline {manifest.pipeline!r}, not of {pipeline.name!r}")
+        raise BundleError(
+            f"bundle {digest} is one of pipeline {manifest.pipeline!r}, not of {pipeline.name!r}"
+        )
     return manifest
 
 
-def stored_reports(pipeline: Pipeline, proposed: Proposal, reports: Reports) -> tuple[dict[str, Report | None], list[str]]:
+def stored_reports(
+    pipeline: Pipeline, proposed: Proposal, reports: Reports
+) -> tuple[dict[str, Report | None], list[str]]:
     """The stored validation reports by name, and a refusal for each that is not exactly the one that the bundle was made on."""
     found: dict[str, Report | None] = {}
     refusals = []
@@ -87,7 +110,9 @@ def stored_reports(pipeline: Pipeline, proposed: Proposal, reports: Reports) -> 
     return found, refusals
 
 
-def gate_refusals(pipeline: Pipeline, found: Mapping[str, Report | None], proposed: Proposal, released: str | None) -> list[str]:
+def gate_refusals(
+    pipeline: Pipeline, found: Mapping[str, Report | None], proposed: Proposal, released: str | None
+) -> list[str]:
     """Why the gates refuse, judged again from the reports' own numbers."""
     try:
         return gates.refusals(pipeline, found, proposed.candidate, released)

@@ -66,7 +66,13 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
 
 
-def render(report: Report, title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> bytes:
+def render(
+    report: Report,
+    title: str,
+    lead: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+) -> bytes:
     """The page of a report: title, facts, gates, what was not checked, then the sections."""
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -76,7 +82,11 @@ def render(report: Report, title: str, lead: str, facts: Sequence[tuple[str, str
         f"<title>{escape(title)} · {escape(report.pipeline)}</title><style>{_STYLE}</style></head><body><main>",
         f"<header><div class='crumb'>{escape(report.pipeline)} · {escape(report.name)} · as of {report.day.isoformat()}</div>",
         f"<h1>{escape(title)} {_badge(_overall(report))}</h1><p class='lead'>{escape(lead)}</p></header>",
-        "<dl class='facts'>" + "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts) + "</dl>",
+        "<dl class='facts'>"
+        + "".join(
+            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts
+        )
+        + "</dl>",
         _gates(report.verdicts),
         _notes(report.notes),
         *map(_section, sections),
@@ -97,7 +107,9 @@ def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{1 if form == 'e' else digits}{form}}"
 
 
-def estimate(value: float | None, low: float | None, high: float | None, digits: int = 4, sign: bool = False) -> str:
+def estimate(
+    value: float | None, low: float | None, high: float | None, digits: int = 4, sign: bool = False
+) -> str:
     """An estimate with its interval: `0.4512 (0.4467 to 0.4558)`."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return number(value, digits, sign)
@@ -111,7 +123,11 @@ def _overall(report: Report) -> bool | None:
 
 
 def _badge(passed: bool | None) -> str:
-    kind, word = {True: ("pass", "passed"), False: ("fail", "failed"), None: ("open", "not judged")}[passed]
+    kind, word = {
+        True: ("pass", "passed"),
+        False: ("fail", "failed"),
+        None: ("open", "not judged"),
+    }[passed]
     return f"<span class='badge {kind}'>{word}</span>"
 
 
@@ -130,7 +146,11 @@ def _gates(verdicts: Sequence[Verdict]) -> str:
 def _notes(notes: Sequence[str]) -> str:
     if not notes:
         return ""
-    return "<section><h2>Notes</h2><ul class='notes'>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul></section>"
+    return (
+        "<section><h2>Notes</h2><ul class='notes'>"
+        + "".join(f"<li>{escape(note)}</li>" for note in notes)
+        + "</ul></section>"
+    )
 
 
 def _section(section: Section) -> str:
@@ -148,5 +168,8 @@ def _table(table: Table) -> str:
         return f"<{tag}{' class=' + repr('words') if index in table.words else ''}>{escape(text)}</{tag}>"
 
     head = "".join(cell("th", index, text) for index, text in enumerate(table.header))
-    rows = "".join("<tr>" + "".join(cell("td", index, text) for index, text in enumerate(row)) + "</tr>" for row in table.rows)
+    rows = "".join(
+        "<tr>" + "".join(cell("td", index, text) for index, text in enumerate(row)) + "</tr>"
+        for row in table.rows
+    )
     return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"

@@ -51,11 +51,19 @@ def label(axes: Axes, title: str, x: str = "", y: str = "", legend: bool = False
         axes.legend(fontsize=8, frameon=False, labelcolor=INK)
 
 
-def lines(series: Mapping[str, Sequence[float]], title: str, x: str, y: str, at: Sequence[object] | None = None) -> Figure:
+def lines(
+    series: Mapping[str, Sequence[float]],
+    title: str,
+    x: str,
+    y: str,
+    at: Sequence[object] | None = None,
+) -> Figure:
     """One line for each named series, over `at` or over 1, 2, 3, ..."""
     drawn, (axes,) = figure()
     for name, values in series.items():
-        axes.plot(range(1, len(values) + 1) if at is None else at, values, label=name, linewidth=1.6)  # type: ignore[arg-type]
+        axes.plot(
+            range(1, len(values) + 1) if at is None else at, values, label=name, linewidth=1.6
+        )  # type: ignore[arg-type]
     label(axes, title, x, y, legend=len(series) > 1)
     return drawn
 
@@ -64,7 +72,12 @@ def bars(values: Mapping[str, float], title: str, x: str, limit: int = 15) -> Fi
     """Horizontal bars, greatest first, at most `limit` of them."""
     shown = sorted(values.items(), key=lambda item: (-item[1], item[0]))[:limit]
     drawn, (axes,) = figure(height=max(1.6, 0.5 + 0.21 * len(shown)))
-    axes.barh([name for name, _ in reversed(shown)], [value for _, value in reversed(shown)], color=ACCENT, height=0.7)
+    axes.barh(
+        [name for name, _ in reversed(shown)],
+        [value for _, value in reversed(shown)],
+        color=ACCENT,
+        height=0.7,
+    )
     axes.grid(False, axis="y")
     label(axes, title, x)
     return drawn
@@ -79,9 +92,13 @@ def png(figure: Figure, dpi: int = 80) -> bytes:
     canvas = FigureCanvasAgg(figure)
     # Not `savefig`, which draws twice where a layout is computed, and encodes a PNG of all colours.
     canvas.draw()
-    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
+    image = Image.frombuffer(
+        "RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1
+    )
     reduced = io.BytesIO()
-    image.convert("RGB").quantize(colors=48, dither=Image.Dither.NONE).save(reduced, format="png", optimize=True)
+    image.convert("RGB").quantize(colors=48, dither=Image.Dither.NONE).save(
+        reduced, format="png", optimize=True
+    )
     return reduced.getvalue()
 
 
@@ -97,5 +114,10 @@ def inline_image(figure: Figure, title: str = "plot") -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; floats with four significant digits."""
-    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *cells])
+    cells = [
+        [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
+        for row in rows
+    ]
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *cells]
+    )

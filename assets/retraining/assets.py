@@ -25,7 +25,10 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[pipeline.name, "retraining_decision"],
-        deps=[dg.AssetKey.from_user_string(f"{pipeline.name}/{name}") for name in (DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE, SKEW)],
+        deps=[
+            dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
+            for name in (DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE, SKEW)
+        ],
         group_name="retraining",
         kinds={"python"},
         partitions_def=partitions(pipeline),
@@ -33,7 +36,12 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         description="Whether to retrain, and why: a pure function of the day's evidence and the declared policy.",
     )
     def retraining_decision(
-        context: dg.AssetExecutionContext, config: DecisionConfig, lake: Lake, artifacts: Artifacts, ledger: Ledger, reports: Reports
+        context: dg.AssetExecutionContext,
+        config: DecisionConfig,
+        lake: Lake,
+        artifacts: Artifacts,
+        ledger: Ledger,
+        reports: Reports,
     ) -> dg.MaterializeResult[None]:
         from assets.retraining import tables
         from assets.retraining.decide import Request, decide, save_decision
@@ -42,8 +50,14 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         wanted = keys_to_days(context.partition_keys)
         made = []
         for day in wanted:
-            asked = Request(by=config.requested_by, reason=config.reason, day=day) if config.requested_by and day == wanted[-1] else None
-            decision = decide(gather(pipeline, day, lake, artifacts, ledger, reports, asked), pipeline.retraining)
+            asked = (
+                Request(by=config.requested_by, reason=config.reason, day=day)
+                if config.requested_by and day == wanted[-1]
+                else None
+            )
+            decision = decide(
+                gather(pipeline, day, lake, artifacts, ledger, reports, asked), pipeline.retraining
+            )
             place = save_decision(reports, decision)
             made.append(decision)
         newest = made[-1]
@@ -59,6 +73,9 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         }
         if len(made) > 1:
             metadata["days"] = dg.MetadataValue.md(tables.days(made))
-        return dg.MaterializeResult(data_version=dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest()), metadata=metadata)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest()),
+            metadata=metadata,
+        )
 
     return [retraining_decision]

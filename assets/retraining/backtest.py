@@ -12,13 +12,17 @@ from declare.retraining import RetrainingPolicy
 EvidenceSource = Callable[[date, tuple[Decision, ...]], Evidence]
 
 
-def backtest(days: Iterable[date], evidence: EvidenceSource, policy: RetrainingPolicy) -> tuple[Decision, ...]:
+def backtest(
+    days: Iterable[date], evidence: EvidenceSource, policy: RetrainingPolicy
+) -> tuple[Decision, ...]:
     """Decisions of `days`, in order. Raises ValueError for evidence that speaks of another day than it was asked for."""
     made: tuple[Decision, ...] = ()
     for day in sorted(days):
         known = evidence(day, made)
         if known.day != day:
-            raise ValueError(f"the evidence asked for {day} speaks of {known.day}; an evidence source answers for the day it is given")
+            raise ValueError(
+                f"the evidence asked for {day} speaks of {known.day}; an evidence source answers for the day it is given"
+            )
         made = (*made, decide(known, policy))
     return made
 

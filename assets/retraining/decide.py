@@ -16,7 +16,14 @@ from resources import files
 
 Cause = Literal["request", "first_model", "new_features", "performance", "drift", "calendar"]
 # When several hold, the first one names the decision: people before rules, what is certain before what is estimated.
-CAUSES: tuple[Cause, ...] = ("request", "first_model", "new_features", "performance", "drift", "calendar")
+CAUSES: tuple[Cause, ...] = (
+    "request",
+    "first_model",
+    "new_features",
+    "performance",
+    "drift",
+    "calendar",
+)
 PAST_COOLDOWN: tuple[Cause, ...] = ("request", "first_model")
 
 
@@ -81,9 +88,15 @@ class Evidence(Record):
     @model_validator(mode="after")
     def _knows_no_future(self) -> Evidence:
         days = [seen.day for seen in self.drift]
-        days += [known for known in (self.last_retrain, self.request.day if self.request else None) if known]
+        days += [
+            known
+            for known in (self.last_retrain, self.request.day if self.request else None)
+            if known
+        ]
         for later in sorted(known for known in days if known > self.day):
-            raise ValueError(f"evidence for {self.day} speaks of {later}; a decision reads only what its day knew")
+            raise ValueError(
+                f"evidence for {self.day} speaks of {later}; a decision reads only what its day knew"
+            )
         return self
 
 
@@ -119,7 +132,11 @@ def decide(evidence: Evidence, policy: RetrainingPolicy) -> Decision:
     )
     rests_until = cooldown_end(evidence, policy)
     holding = [weighed for weighed in considered if weighed.holds]
-    free = [weighed for weighed in holding if rests_until is None or evidence.day >= rests_until or weighed.cause in PAST_COOLDOWN]
+    free = [
+        weighed
+        for weighed in holding
+        if rests_until is None or evidence.day >= rests_until or weighed.cause in PAST_COOLDOWN
+    ]
     chosen = free[0] if free else None
     if chosen:
         others = ", ".join(weighed.cause.replace("_", " ") for weighed in free[1:])
@@ -128,7 +145,9 @@ def decide(evidence: Evidence, policy: RetrainingPolicy) -> Decision:
         reason = f"Keep the champion: the cooldown lasts until {rests_until} ({_cooldown_words(evidence, policy)}). {holding[0].reason}"
     else:
         unknown = [weighed.cause for weighed in considered if weighed.holds is None]
-        reason = "Keep the champion: no cause holds" + (f"; not judged: {', '.join(unknown)}." if unknown else ".")
+        reason = "Keep the champion: no cause holds" + (
+            f"; not judged: {', '.join(unknown)}." if unknown else "."
+        )
     return Decision(
         pipeline=evidence.pipeline,
         day=evidence.day,
@@ -144,7 +163,9 @@ def cooldown_end(evidence: Evidence, policy: RetrainingPolicy) -> date | None:
     """First day on which the ordinary causes count again, None before the first retrain."""
     if evidence.last_retrain is None:
         return None
-    return evidence.last_retrain + timedelta(days=policy.cooldown_days * _doublings(evidence, policy))
+    return evidence.last_retrain + timedelta(
+        days=policy.cooldown_days * _doublings(evidence, policy)
+    )
 
 
 def _doublings(evidence: Evidence, policy: RetrainingPolicy) -> int:
@@ -154,20 +175,28 @@ def _doublings(evidence: Evidence, policy: RetrainingPolicy) -> int:
 def _cooldown_words(evidence: Evidence, policy: RetrainingPolicy) -> str:
     words = f"{policy.cooldown_days} days after {evidence.last_retrain}"
     factor = _doublings(evidence, policy)
-    return words if factor == 1 else f"{words}, times {factor} after {evidence.unreleased} retrains that released nothing"
+    return (
+        words
+        if factor == 1
+        else f"{words}, times {factor} after {evidence.unreleased} retrains that released nothing"
+    )
 
 
 def _request(evidence: Evidence) -> Consideration:
     asked = evidence.request
     if asked is None:
         return Consideration(cause="request", holds=False, reason="Nobody asked.")
-    return Consideration(cause="request", holds=True, reason=f"{asked.by} asked on {asked.day}: {asked.reason}.")
+    return Consideration(
+        cause="request", holds=True, reason=f"{asked.by} asked on {asked.day}: {asked.reason}."
+    )
 
 
 def _first_model(evidence: Evidence) -> Consideration:
     if evidence.champion is None:
         return Consideration(cause="first_model", holds=True, reason="No model serves yet.")
-    return Consideration(cause="first_model", holds=False, reason=f"Bundle {evidence.champion.bundle[:12]} serves.")
+    return Consideration(
+        cause="first_model", holds=False, reason=f"Bundle {evidence.champion.bundle[:12]} serves."
+    )
 
 
 def _new_features(evidence: Evidence) -> Consideration:
@@ -176,7 +205,9 @@ def _new_features(evidence: Evidence) -> Consideration:
         return Consideration(cause="new_features", holds=False, reason="No model serves yet.")
     if champion.features == evidence.features:
         return Consideration(
-            cause="new_features", holds=False, reason=f"The champion uses the declared features ({evidence.features[:12]})."
+            cause="new_features",
+            holds=False,
+            reason=f"The champion uses the declared features ({evidence.features[:12]}).",
         )
     reason = f"The declared features ({evidence.features[:12]}) are not those of the champion ({champion.features[:12]})."
     return Consideration(cause="new_features", holds=True, reason=reason)
@@ -185,24 +216,40 @@ def _new_features(evidence: Evidence) -> Consideration:
 def _performance(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
     champion, live = evidence.champion, evidence.performance
     if policy.performance_margin is None:
-        return Consideration(cause="performance", holds=False, reason="The policy does not retrain for performance.")
+        return Consideration(
+            cause="performance", holds=False, reason="The policy does not retrain for performance."
+        )
     if champion is None or champion.test_log_loss is None:
-        return Consideration(cause="performance", holds=None, reason="There is no champion with a test log loss to compare with.")
+        return Consideration(
+            cause="performance",
+            holds=None,
+            reason="There is no champion with a test log loss to compare with.",
+        )
     if live is None or live.log_loss is None or live.low is None or live.n < policy.minimum_rows:
         n = live.n if live else 0
-        return Consideration(cause="performance", holds=None, reason=f"{n} matured rows; the policy asks for {policy.minimum_rows}.")
+        return Consideration(
+            cause="performance",
+            holds=None,
+            reason=f"{n} matured rows; the policy asks for {policy.minimum_rows}.",
+        )
     limit = champion.test_log_loss + policy.performance_margin
     holds = live.low > limit
     numbers = (
         f"live log loss {live.log_loss:.3f} (95 % interval from {live.low:.3f}, n={live.n}) against {limit:.3f}, "
         f"the champion's test log loss {champion.test_log_loss:.3f} (n={champion.test_rows}) plus {policy.performance_margin:g}"
     )
-    return Consideration(cause="performance", holds=holds, reason=f"{'Worse than allowed' if holds else 'Within the limit'}: {numbers}.")
+    return Consideration(
+        cause="performance",
+        holds=holds,
+        reason=f"{'Worse than allowed' if holds else 'Within the limit'}: {numbers}.",
+    )
 
 
 def _drift(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
     if policy.drift_persistence is None:
-        return Consideration(cause="drift", holds=False, reason="The policy does not retrain for drift.")
+        return Consideration(
+            cause="drift", holds=False, reason="The policy does not retrain for drift."
+        )
     first = evidence.day - timedelta(days=policy.drift_window - 1)
     seen = [day for day in evidence.drift if day.day >= first]
     judged = [day for day in seen if day.drifted is not None]
@@ -210,14 +257,26 @@ def _drift(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
     rows = sum(day.n for day in drifted)
     counted = f"drifted on {len(drifted)} of {len(judged)} judged days since {first} (n={rows})"
     if not judged:
-        return Consideration(cause="drift", holds=None, reason=f"No day since {first} could be judged.")
+        return Consideration(
+            cause="drift", holds=None, reason=f"No day since {first} could be judged."
+        )
     if len(drifted) < policy.drift_persistence:
-        return Consideration(cause="drift", holds=False, reason=f"Data {counted}; the policy asks for {policy.drift_persistence} days.")
+        return Consideration(
+            cause="drift",
+            holds=False,
+            reason=f"Data {counted}; the policy asks for {policy.drift_persistence} days.",
+        )
     if rows < policy.minimum_rows:
-        return Consideration(cause="drift", holds=None, reason=f"Data {counted}; the policy asks for {policy.minimum_rows} rows.")
+        return Consideration(
+            cause="drift",
+            holds=None,
+            reason=f"Data {counted}; the policy asks for {policy.minimum_rows} rows.",
+        )
     if evidence.data_faults:
         return Consideration(
-            cause="drift", holds=False, reason=f"Data {counted}, but a data fault is open: {'; '.join(evidence.data_faults)}."
+            cause="drift",
+            holds=False,
+            reason=f"Data {counted}, but a data fault is open: {'; '.join(evidence.data_faults)}.",
         )
     shares = [day.share for day in drifted if day.share is not None]
     widest = f", in up to {max(shares):.0%} of the features" if shares else ""
@@ -226,7 +285,9 @@ def _drift(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
 
 def _calendar(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
     if policy.every_days is None:
-        return Consideration(cause="calendar", holds=False, reason="The policy does not retrain by calendar.")
+        return Consideration(
+            cause="calendar", holds=False, reason="The policy does not retrain by calendar."
+        )
     if evidence.champion is None:
         return Consideration(cause="calendar", holds=False, reason="No model serves yet.")
     trained = max(evidence.champion.as_of, evidence.last_retrain or evidence.champion.as_of)

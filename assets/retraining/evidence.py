@@ -37,7 +37,13 @@ FAULTS = (DATA_DRIFT, "missing_values"), (SKEW, "skew")
 
 
 def gather(
-    pipeline: Pipeline, day: date, lake: Lake, artifacts: Artifacts, ledger: Ledger, reports: Reports, request: Request | None = None
+    pipeline: Pipeline,
+    day: date,
+    lake: Lake,
+    artifacts: Artifacts,
+    ledger: Ledger,
+    reports: Reports,
+    request: Request | None = None,
 ) -> Evidence:
     """The evidence of one day. `request` is a person's wish given with the run; the ledger's requests are read as well."""
     from assets.tabular.features.declared_program import program
@@ -53,7 +59,9 @@ def gather(
         day=day,
         features=features_digest(program(pipeline)),
         champion=champion,
-        performance=None if champion is None else _performance(reports.load(pipeline.name, PERFORMANCE, day, champion.bundle)),
+        performance=None
+        if champion is None
+        else _performance(reports.load(pipeline.name, PERFORMANCE, day, champion.bundle)),
         drift=() if champion is None else _drift(pipeline, reports, day, champion.bundle),
         data_faults=(*_faults(pipeline, reports, day, champion), *quarantined(pipeline, lake, day)),
         last_retrain=last,
@@ -71,7 +79,14 @@ def previous(pipeline: Pipeline, reports: Reports, day: date) -> Decision | None
     """The newest decision before a day. Days are decided in order, so it is nearly always that of the day before; after a
     gap one looks back as far as any rule of the policy does."""
     policy = pipeline.retraining
-    reach = max(policy.every_days or 0, policy.cooldown_days << (policy.attempts - 1), policy.drift_window) + 1
+    reach = (
+        max(
+            policy.every_days or 0,
+            policy.cooldown_days << (policy.attempts - 1),
+            policy.drift_window,
+        )
+        + 1
+    )
     for offset in range(1, reach + 1):
         found = load_decision(reports, pipeline.name, day - offset * DAY)
         if found is not None:
@@ -106,12 +121,19 @@ def quarantined(pipeline: Pipeline, lake: Lake, day: date) -> tuple[str, ...]:
         if not source.daily:
             continue
         try:
-            broken = lake.scan(quarantine_table(pipeline.name, source.name), day, day).select(pl.len()).collect().item()
+            broken = (
+                lake.scan(quarantine_table(pipeline.name, source.name), day, day)
+                .select(pl.len())
+                .collect()
+                .item()
+            )
         except FileNotFoundError:
             continue
         if not broken:
             continue
-        kept = lake.scan(table(pipeline.name, source.name), day, day).select(pl.len()).collect().item()
+        kept = (
+            lake.scan(table(pipeline.name, source.name), day, day).select(pl.len()).collect().item()
+        )
         share = broken / (broken + kept)
         if share > source.refuses_above / 2:
             faults.append(f"{broken} of {broken + kept} rows of {source.name} broke its contract")
@@ -130,7 +152,11 @@ def _champion(served: Served) -> Champion:
 
 def _performance(report: Report | None) -> LivePerformance | None:
     found = report.measure("log_loss") if report else None
-    return None if found is None else LivePerformance(log_loss=found.value, low=found.low, high=found.high, n=found.n)
+    return (
+        None
+        if found is None
+        else LivePerformance(log_loss=found.value, low=found.low, high=found.high, n=found.n)
+    )
 
 
 def _drift(pipeline: Pipeline, reports: Reports, day: date, bundle: str) -> tuple[DriftDay, ...]:
@@ -139,20 +165,33 @@ def _drift(pipeline: Pipeline, reports: Reports, day: date, bundle: str) -> tupl
     for offset in reversed(range(pipeline.retraining.drift_window)):
         seen = day - offset * DAY
         report = reports.load(pipeline.name, DATA_DRIFT, seen, bundle)
-        verdict = next((each for each in report.verdicts if each.rule == "drift_share"), None) if report else None
+        verdict = (
+            next((each for each in report.verdicts if each.rule == "drift_share"), None)
+            if report
+            else None
+        )
         if verdict is not None:
             drifted = None if verdict.passed is None else not verdict.passed
             found.append(DriftDay(day=seen, drifted=drifted, share=verdict.value, n=verdict.n))
     return tuple(found)
 
 
-def _faults(pipeline: Pipeline, reports: Reports, day: date, champion: Champion | None) -> tuple[str, ...]:
+def _faults(
+    pipeline: Pipeline, reports: Reports, day: date, champion: Champion | None
+) -> tuple[str, ...]:
     if champion is None:
         return ()
     found = []
     for name, rule in FAULTS:
         report = reports.load(pipeline.name, name, day, champion.bundle)
-        failed = next((each for each in report.verdicts if each.rule == rule and each.passed is False), None) if report else None
+        failed = (
+            next(
+                (each for each in report.verdicts if each.rule == rule and each.passed is False),
+                None,
+            )
+            if report
+            else None
+        )
         if failed is not None:
             found.append(failed.reason)
     return tuple(found)
@@ -162,5 +201,7 @@ def _requested(entries: Sequence[Entry], last: date | None) -> Request | None:
     """The newest request of the ledger that no retrain has answered yet."""
     for entry in reversed(entries):
         if entry.kind == "retrain_request" and (last is None or entry.day > last):
-            return Request(by=entry.actor, reason=str(entry.payload.get("reason", "")), day=entry.day)
+            return Request(
+                by=entry.actor, reason=str(entry.payload.get("reason", "")), day=entry.day
+            )
     return None

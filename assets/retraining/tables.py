@@ -12,7 +12,11 @@ def causes(decision: Decision) -> str:
     """Every cause that was weighed, whether it holds, and why."""
     words = {True: "**holds**", False: "no", None: "not judged"}
     return table(
-        ["cause", "holds", "reason"], [[each.cause.replace("_", " "), words[each.holds], each.reason] for each in decision.considered]
+        ["cause", "holds", "reason"],
+        [
+            [each.cause.replace("_", " "), words[each.holds], each.reason]
+            for each in decision.considered
+        ],
     )
 
 
@@ -21,15 +25,32 @@ def evidence(decision: Decision) -> str:
     known = decision.evidence
     champion, live = known.champion, known.performance
     drift = ", ".join(
-        f"{seen.day:%m-%d} {'?' if seen.drifted is None else 'drifted' if seen.drifted else 'no'} (n={seen.n})" for seen in known.drift
+        f"{seen.day:%m-%d} {'?' if seen.drifted is None else 'drifted' if seen.drifted else 'no'} (n={seen.n})"
+        for seen in known.drift
     )
     rows: list[list[object]] = [
-        ["champion", f"{champion.bundle[:12]}, trained as of {champion.as_of}" if champion else "none"],
-        ["test log loss", f"{_number(champion.test_log_loss)} (n={champion.test_rows:,})" if champion else "–"],
-        ["live log loss", f"{_number(live.log_loss)} ({_number(live.low)} to {_number(live.high)}, n={live.n:,})" if live else "–"],
+        [
+            "champion",
+            f"{champion.bundle[:12]}, trained as of {champion.as_of}" if champion else "none",
+        ],
+        [
+            "test log loss",
+            f"{_number(champion.test_log_loss)} (n={champion.test_rows:,})" if champion else "–",
+        ],
+        [
+            "live log loss",
+            f"{_number(live.log_loss)} ({_number(live.low)} to {_number(live.high)}, n={live.n:,})"
+            if live
+            else "–",
+        ],
         ["drift", drift or "–"],
         ["open data faults", "; ".join(known.data_faults) or "none"],
-        ["last retrain", f"{known.last_retrain}, {known.unreleased} in a row released nothing" if known.last_retrain else "none"],
+        [
+            "last retrain",
+            f"{known.last_retrain}, {known.unreleased} in a row released nothing"
+            if known.last_retrain
+            else "none",
+        ],
         ["declared features", known.features[:12]],
         ["request", f"{known.request.by}: {known.request.reason}" if known.request else "none"],
     ]
@@ -38,7 +59,10 @@ def evidence(decision: Decision) -> str:
 
 def days(decisions: Sequence[Decision]) -> str:
     """Decisions of several days, newest first."""
-    rows = [[made.day, "retrain" if made.retrain else "keep", made.cause or "–", made.reason] for made in reversed(decisions)]
+    rows = [
+        [made.day, "retrain" if made.retrain else "keep", made.cause or "–", made.reason]
+        for made in reversed(decisions)
+    ]
     return table(["day", "decision", "cause", "reason"], rows)
 
 

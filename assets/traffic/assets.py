@@ -29,12 +29,21 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[dg.AssetKey([pipeline.name, "predictions"]), dg.AssetKey([pipeline.name, "raw", pipeline.label.source])],
+        deps=[
+            dg.AssetKey([pipeline.name, "predictions"]),
+            dg.AssetKey([pipeline.name, "raw", pipeline.label.source]),
+        ],
         group_name=GROUP,
         kinds={"sqlite", "python"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[dg.AssetCheckSpec(CHECK, asset=key, description="No rule sends the candidate back to where it came from.")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=key,
+                description="No rule sends the candidate back to where it came from.",
+            )
+        ],
         description="Whether the bundle that is being rolled out takes its next step, waits or goes back: judged once for each day.",
     )
     def rollout(
@@ -48,23 +57,32 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
         from assets.traffic import daily
 
         days, trials = keys_to_days(context.partition_keys), endpoint.trials(pipeline.name)
-        judged = [found for day in days if (found := daily.judge_day(pipeline, day, lake, ledger, reports, trials)) is not None]
+        judged = [
+            found
+            for day in days
+            if (found := daily.judge_day(pipeline, day, lake, ledger, reports, trials)) is not None
+        ]
         daily.prune_trials(pipeline, days[-1], trials)
         if not judged:
             told = "No rollout is under way, or the day was judged before."
             check = dg.AssetCheckResult(passed=True, check_name=CHECK, description=told)
-            return dg.MaterializeResult(metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check])
+            return dg.MaterializeResult(
+                metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check]
+            )
         for each in judged:
             if each.action == "roll_back" or each.report.notes:
                 notifier.notify(
-                    f"{pipeline.name}: rollout of bundle {each.rollout.bundle[:12]} {pages_word(each.action)}", f"{each.why}\n{each.link}"
+                    f"{pipeline.name}: rollout of bundle {each.rollout.bundle[:12]} {pages_word(each.action)}",
+                    f"{each.why}\n{each.link}",
                 )
         newest = judged[-1]
         told = f"Bundle {newest.rollout.bundle[:12]}, {newest.rollout.told}, {pages_word(newest.action)}: {newest.why}"
         context.log.info(told)
         passed = all(each.report.passed for each in judged)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(hashlib.sha256("".join(each.report.digest for each in judged).encode()).hexdigest()),
+            data_version=dg.DataVersion(
+                hashlib.sha256("".join(each.report.digest for each in judged).encode()).hexdigest()
+            ),
             metadata={
                 "told": told,
                 "decision": newest.action,
@@ -72,7 +90,10 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "verdicts": dg.MetadataValue.md(pages.verdict_table(newest.report.verdicts)),
                 "ledger_entry": newest.entry.serial if newest.entry else 0,
                 "share": newest.rollout.steps[-1].share,
-                **{f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content)) for n, image in enumerate(newest.images, 1)},
+                **{
+                    f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content))
+                    for n, image in enumerate(newest.images, 1)
+                },
             },
             check_results=[
                 dg.AssetCheckResult(
@@ -93,32 +114,48 @@ def _experiment(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[dg.AssetKey([pipeline.name, "predictions"]), dg.AssetKey([pipeline.name, "raw", pipeline.label.source])],
+        deps=[
+            dg.AssetKey([pipeline.name, "predictions"]),
+            dg.AssetKey([pipeline.name, "raw", pipeline.label.source]),
+        ],
         group_name=GROUP,
         kinds={"sqlite", "python"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[dg.AssetCheckSpec(SPLIT, asset=key, description="Callers were divided as declared.")],
+        check_specs=[
+            dg.AssetCheckSpec(SPLIT, asset=key, description="Callers were divided as declared.")
+        ],
         description="What the experiment that has traffic says so far, and whether its rule stops it.",
     )
     def experiment(
-        context: dg.AssetExecutionContext, lake: Lake, ledger: Ledger, reports: Reports, notifier: Notifier
+        context: dg.AssetExecutionContext,
+        lake: Lake,
+        ledger: Ledger,
+        reports: Reports,
+        notifier: Notifier,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.traffic import daily
 
         compared = [
-            found for day in keys_to_days(context.partition_keys) if (found := daily.compare_day(pipeline, day, lake, ledger, reports))
+            found
+            for day in keys_to_days(context.partition_keys)
+            if (found := daily.compare_day(pipeline, day, lake, ledger, reports))
         ]
         if not compared:
             told = "No declared experiment has traffic."
             check = dg.AssetCheckResult(passed=True, check_name=SPLIT, description=told)
-            return dg.MaterializeResult(metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check])
+            return dg.MaterializeResult(
+                metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check]
+            )
         newest = compared[-1]
         if newest.stopped is not None:
             notifier.notify(f"{pipeline.name}: {newest.told}", newest.link)
         split = newest.report.verdicts[0]
         check = dg.AssetCheckResult(
-            passed=split.passed is not False, check_name=SPLIT, severity=dg.AssetCheckSeverity.WARN, description=split.reason
+            passed=split.passed is not False,
+            check_name=SPLIT,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=split.reason,
         )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(newest.report.digest),

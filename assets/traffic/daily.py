@@ -39,12 +39,24 @@ class Judged:
     entry: Entry | None
 
 
-def judge_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports: Reports, trials: Sequence[Path]) -> Judged | None:
+def judge_day(
+    pipeline: Pipeline,
+    day: date,
+    lake: Lake,
+    ledger: Ledger,
+    reports: Reports,
+    trials: Sequence[Path],
+) -> Judged | None:
     """Judge the rollout that is under way on a data day, and take its step. None where none is, or where it was judged before."""
     entries = ledger.entries(pipeline.name)
     rollout = rollouts.under_way(entries)
     moved = rollouts.newest_move(entries)
-    if rollout is None or rollout.steps[-1].day > day or moved is None or moved.serial != rollout.steps[-1].entry:
+    if (
+        rollout is None
+        or rollout.steps[-1].day > day
+        or moved is None
+        or moved.serial != rollout.steps[-1].entry
+    ):
         return None
     policy = pipeline.release
     evidence = gather(pipeline, rollout, entries, day, lake, trials)
@@ -55,17 +67,27 @@ def judge_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports
     if action == "roll_back" and rollouts.went_back_before(entries, rollout.bundle):
         action, notes = (
             "hold",
-            ("This bundle has gone back by itself before; whether it does again is for people to decide (`evergreen rollback`).",),
+            (
+                "This bundle has gone back by itself before; whether it does again is for people to decide (`evergreen rollback`).",
+            ),
         )
     report = Report(
-        pipeline=pipeline.name, name=ROLLOUT, subject=rollout.bundle, day=day, measures=measures, verdicts=verdicts, notes=notes
+        pipeline=pipeline.name,
+        name=ROLLOUT,
+        subject=rollout.bundle,
+        day=day,
+        measures=measures,
+        verdicts=verdicts,
+        notes=notes,
     )
     page, images = pages.page(report, rollout, evidence, policy, action, why)
     link = reports.save(report, {PAGE: page})
     # The report is stored before anything is decided on it: an entry never names evidence that is not there.
     entry = None
     if action == "advance":
-        entry = rollouts.advance(ledger, rollout, policy, day + DAY, {"report": report.digest, "reason": why})
+        entry = rollouts.advance(
+            ledger, rollout, policy, day + DAY, {"report": report.digest, "reason": why}
+        )
     elif action == "roll_back":
         entry = rollouts.abort(ledger, rollout, POLICY, why, day + DAY, {"report": report.digest})
     return Judged(rollout, report, action, why, f"{link}{PAGE}", images, entry)
@@ -76,7 +98,11 @@ def prune_trials(pipeline: Pipeline, day: date, trials: Sequence[Path]) -> int:
     of segments that went."""
     from bundle.records.log import closed_before, remove
 
-    old = [path for folder in trials for path, _, _ in list(closed_before(folder, day - pipeline.log.retention))]
+    old = [
+        path
+        for folder in trials
+        for path, _, _ in list(closed_before(folder, day - pipeline.log.retention))
+    ]
     for path in old:
         remove(path)
     return len(old)
@@ -92,7 +118,9 @@ class Compared:
     stopped: Entry | None
 
 
-def compare_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports: Reports) -> Compared | None:
+def compare_day(
+    pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, reports: Reports
+) -> Compared | None:
     """Look at the experiment that has traffic on a data day, and stop it where its rule says so. None where none runs, or where the
     declaration knows it no more."""
     entries = ledger.entries(pipeline.name)
@@ -102,17 +130,28 @@ def compare_day(pipeline: Pipeline, day: date, lake: Lake, ledger: Ledger, repor
         return None
     experiment = declared[current.name]
     served = windows(entries, [current.entry])
-    key, known = experiment.split_by or pipeline.entity, labels_known(pipeline, lake, current.since, day)
+    key, known = (
+        experiment.split_by or pipeline.entity,
+        labels_known(pipeline, lake, current.since, day),
+    )
     split = answered(pipeline, lake, current.since, day, served, current.bundles, key, known)
     measures = experiments.measures(experiment, current, split)
     verdicts = experiments.verdicts(experiment, current, measures)
     why = experiments.stops(experiment, current, verdicts, measures, day)
     notes = (f"Experiment {current.name!r} {f'ends: {why}' if why else 'goes on'}.",)
     report = Report(
-        pipeline=pipeline.name, name=EXPERIMENT, subject=current.name, day=day, measures=measures, verdicts=verdicts, notes=notes
+        pipeline=pipeline.name,
+        name=EXPERIMENT,
+        subject=current.name,
+        day=day,
+        measures=measures,
+        verdicts=verdicts,
+        notes=notes,
     )
     link = reports.save(report, {PAGE: pages.experiment_page(report, experiment, current, split)})
     stopped = None
     if why is not None:
-        stopped = experiments.stop(ledger, pipeline.name, current, POLICY, why, day + DAY, {"report": report.digest})
+        stopped = experiments.stop(
+            ledger, pipeline.name, current, POLICY, why, day + DAY, {"report": report.digest}
+        )
     return Compared(report, notes[0], f"{link}{PAGE}", stopped)

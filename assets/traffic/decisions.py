@@ -29,7 +29,13 @@ class Proposal(msgspec.Struct, frozen=True):
 
 def proposal(digest: str, manifest: Manifest) -> Proposal:
     """What a bundle's manifest proposes to decide over."""
-    return Proposal(manifest.pipeline, digest, manifest.candidate, date.fromisoformat(manifest.created_as_of), manifest.evidence)
+    return Proposal(
+        manifest.pipeline,
+        digest,
+        manifest.candidate,
+        date.fromisoformat(manifest.created_as_of),
+        manifest.evidence,
+    )
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -46,14 +52,22 @@ class Standing(msgspec.Struct, frozen=True):
 
     def approved(self, approvals: int) -> bool:
         needed = self.needed(approvals)
-        return len(self.people) >= needed and (needed > 0 or self.policy is not None or len(self.people) > 0)
+        return len(self.people) >= needed and (
+            needed > 0 or self.policy is not None or len(self.people) > 0
+        )
 
     def explain(self, approvals: int) -> str:
         """One line for people: how many approvals there are, by whom, and what else is needed."""
         needed = self.needed(approvals)
         given = ", ".join(entry.actor for entry in self.people) or "none"
         if needed == 0:
-            return "approved by policy" if self.policy else f"approved by {given}" if self.people else "not approved by policy yet"
+            return (
+                "approved by policy"
+                if self.policy
+                else f"approved by {given}"
+                if self.people
+                else "not approved by policy yet"
+            )
         line = f"{len(self.people)} of {needed} approvals ({given})"
         if self.refusal is not None:
             line += f"; overrules the {_name(self.refusal)} by {self.refusal.actor} (entry {self.refusal.serial}: {_reason(self.refusal)})"
@@ -71,10 +85,18 @@ def standing(entries: Sequence[Entry], proposal: Proposal) -> Standing:
     for entry in entries:
         if entry.pipeline != proposal.pipeline:
             continue
-        refused = entry.payload.get("candidate") if entry.kind == "rejection" else entry.payload.get("from_candidate")
+        refused = (
+            entry.payload.get("candidate")
+            if entry.kind == "rejection"
+            else entry.payload.get("from_candidate")
+        )
         if entry.kind in ("rejection", "rollback") and refused == proposal.candidate:
             people, policy, refusal = {}, None, entry
-        elif entry.kind == "approval" and entry.bundle == proposal.bundle and _evidence(entry) == dict(proposal.evidence):
+        elif (
+            entry.kind == "approval"
+            and entry.bundle == proposal.bundle
+            and _evidence(entry) == dict(proposal.evidence)
+        ):
             if entry.actor == POLICY:
                 policy = entry
             else:
@@ -88,7 +110,9 @@ def approve(ledger: Ledger, proposal: Proposal, actor: str, reason: str) -> Entr
     _person(actor, reason)
 
     def already(entries: Sequence[Entry]) -> Entry | None:
-        return next((entry for entry in standing(entries, proposal).people if entry.actor == actor), None)
+        return next(
+            (entry for entry in standing(entries, proposal).people if entry.actor == actor), None
+        )
 
     return _append(ledger, "approval", proposal, actor, reason, already)
 
@@ -117,17 +141,27 @@ def reject(ledger: Ledger, proposal: Proposal, actor: str, reason: str) -> Entry
 
     def already(entries: Sequence[Entry]) -> Entry | None:
         if released(entries) == proposal.bundle:
-            raise ValueError(f"bundle {proposal.bundle} is released now; a rejection would change nothing: roll back instead")
+            raise ValueError(
+                f"bundle {proposal.bundle} is released now; a rejection would change nothing: roll back instead"
+            )
         rollout = _under_way(entries)
         if rollout is not None and rollout.bundle == proposal.bundle:
-            raise ValueError(f"bundle {proposal.bundle} is being rolled out now; a rejection would change nothing: roll back instead")
+            raise ValueError(
+                f"bundle {proposal.bundle} is being rolled out now; a rejection would change nothing: roll back instead"
+            )
         refusal = standing(entries, proposal).refusal
-        return refusal if refusal is not None and (refusal.kind, refusal.actor) == ("rejection", actor) else None
+        return (
+            refusal
+            if refusal is not None and (refusal.kind, refusal.actor) == ("rejection", actor)
+            else None
+        )
 
     return _append(ledger, "rejection", proposal, actor, reason, already)
 
 
-def release(ledger: Ledger, proposal: Proposal, approvals: int, payload: Mapping[str, object]) -> Entry:
+def release(
+    ledger: Ledger, proposal: Proposal, approvals: int, payload: Mapping[str, object]
+) -> Entry:
     """The release entry of an approved bundle; releasing what is released already makes no entry.
 
     Approvals are counted again under the ledger's write lock, so that a rejection in the last moment holds. Raises
@@ -135,12 +169,16 @@ def release(ledger: Ledger, proposal: Proposal, approvals: int, payload: Mapping
     """
 
     def already(entries: Sequence[Entry]) -> Entry | None:
-        newest = next((entry for entry in reversed(entries) if entry.kind in ("release", "rollback")), None)
+        newest = next(
+            (entry for entry in reversed(entries) if entry.kind in ("release", "rollback")), None
+        )
         if newest is not None and newest.bundle == proposal.bundle:
             return newest
         held = standing(entries, proposal)
         if not held.approved(approvals):
-            raise PermissionError(f"bundle {proposal.bundle} is not approved: {held.explain(approvals)}")
+            raise PermissionError(
+                f"bundle {proposal.bundle} is not approved: {held.explain(approvals)}"
+            )
         return None
 
     return ledger.append(
@@ -154,7 +192,14 @@ def release(ledger: Ledger, proposal: Proposal, approvals: int, payload: Mapping
     )
 
 
-def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | None = None, day: date | None = None) -> Entry:
+def rollback(
+    ledger: Ledger,
+    pipeline: str,
+    actor: str,
+    reason: str,
+    to: str | None = None,
+    day: date | None = None,
+) -> Entry:
     """Go back to what the ledger says served before, or to `to`, a bundle that once served. The endpoint follows the entry.
     While a bundle is being rolled out, what served before is the champion: the rollout ends.
 
@@ -165,7 +210,9 @@ def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | N
     entries = ledger.entries(pipeline)
     current = released(entries)
     if current is None:
-        raise LookupError(f"pipeline {pipeline!r} has released nothing yet; there is nothing to roll back")
+        raise LookupError(
+            f"pipeline {pipeline!r} has released nothing yet; there is nothing to roll back"
+        )
     rollout = _under_way(entries)
     if rollout is not None and to in (None, rollout.champion):
         from assets.traffic.rollouts import abort
@@ -173,11 +220,17 @@ def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | N
         return abort(ledger, rollout, actor, reason, day or entries[-1].day)
     target = to or before(entries)
     if target is None:
-        raise LookupError(f"pipeline {pipeline!r} served nothing before bundle {current}; there is nothing to roll back to")
+        raise LookupError(
+            f"pipeline {pipeline!r} served nothing before bundle {current}; there is nothing to roll back to"
+        )
     if target == current:
-        raise ValueError(f"to={target} is released now; name a bundle that served before, one of {_list(served(entries), current)}")
+        raise ValueError(
+            f"to={target} is released now; name a bundle that served before, one of {_list(served(entries), current)}"
+        )
     if target not in served(entries):
-        raise ValueError(f"to={target} never served pipeline {pipeline!r}; one of {_list(served(entries), current)} can be rolled back to")
+        raise ValueError(
+            f"to={target} never served pipeline {pipeline!r}; one of {_list(served(entries), current)} can be rolled back to"
+        )
 
     def unchanged(now: Sequence[Entry]) -> None:
         if released(now) != current:
@@ -204,17 +257,23 @@ def rollback(ledger: Ledger, pipeline: str, actor: str, reason: str, to: str | N
 def request_retraining(ledger: Ledger, pipeline: str, actor: str, reason: str, day: date) -> Entry:
     """A person asks for a retrain; `retraining_decision` reads the entry."""
     _person(actor, reason)
-    return ledger.append(pipeline, "retrain_request", bundle=None, day=day, actor=actor, payload={"reason": reason})
+    return ledger.append(
+        pipeline, "retrain_request", bundle=None, day=day, actor=actor, payload={"reason": reason}
+    )
 
 
 def released(entries: Sequence[Entry]) -> str | None:
     """The bundle that the newest release or roll-back names."""
-    return next((entry.bundle for entry in reversed(entries) if entry.kind in ("release", "rollback")), None)
+    return next(
+        (entry.bundle for entry in reversed(entries) if entry.kind in ("release", "rollback")), None
+    )
 
 
 def served(entries: Sequence[Entry]) -> list[str]:
     """Bundles that an endpoint confirmed to serve, in order of their first time."""
-    return list(dict.fromkeys(entry.bundle for entry in entries if entry.kind == "traffic" and entry.bundle))
+    return list(
+        dict.fromkeys(entry.bundle for entry in entries if entry.kind == "traffic" and entry.bundle)
+    )
 
 
 def before(entries: Sequence[Entry]) -> str | None:
@@ -229,12 +288,26 @@ def before(entries: Sequence[Entry]) -> str | None:
             del history[len(history) - history[::-1].index(entry.bundle) :]
         else:
             history.append(entry.bundle)
-    return next((bundle for bundle in reversed(history[:-1]) if bundle in confirmed and bundle != history[-1]), None)
+    return next(
+        (
+            bundle
+            for bundle in reversed(history[:-1])
+            if bundle in confirmed and bundle != history[-1]
+        ),
+        None,
+    )
 
 
 def candidate_of(entries: Sequence[Entry], bundle: str) -> str | None:
     """The candidate of a bundle that is or was on its way to the traffic, as its release or rollout says."""
-    found = next((entry for entry in reversed(entries) if entry.kind in ("release", "rollout") and entry.bundle == bundle), None)
+    found = next(
+        (
+            entry
+            for entry in reversed(entries)
+            if entry.kind in ("release", "rollout") and entry.bundle == bundle
+        ),
+        None,
+    )
     return str(found.payload["candidate"]) if found else None
 
 
@@ -258,14 +331,20 @@ def _append(
         bundle=proposal.bundle,
         day=proposal.day,
         actor=actor,
-        payload={"candidate": proposal.candidate, "evidence": dict(proposal.evidence), "reason": reason},
+        payload={
+            "candidate": proposal.candidate,
+            "evidence": dict(proposal.evidence),
+            "reason": reason,
+        },
         unless=already,
     )
 
 
 def _person(actor: str, reason: str) -> None:
     if not actor.strip() or actor == POLICY:
-        raise ValueError(f"actor={actor!r} is no person; give the name or address of whoever decides")
+        raise ValueError(
+            f"actor={actor!r} is no person; give the name or address of whoever decides"
+        )
     if not reason.strip():
         raise ValueError(f"reason={reason!r} is empty; say why, for whoever reads the ledger later")
 

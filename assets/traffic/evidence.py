@@ -60,7 +60,13 @@ class Divided:
     def of(self, chosen: NDArray[np.bool_]) -> Divided:
         """The chosen rows."""
         return Divided(
-            self.arm[chosen], self.shares[chosen], self.output[chosen], self.y[chosen], self.ms[chosen], self.key[chosen], self.day[chosen]
+            self.arm[chosen],
+            self.shares[chosen],
+            self.output[chosen],
+            self.y[chosen],
+            self.ms[chosen],
+            self.key[chosen],
+            self.day[chosen],
         )
 
 
@@ -89,7 +95,14 @@ class Evidence:
     confirmed: bool
 
 
-def gather(pipeline: Pipeline, rollout: Rollout, entries: Sequence[Entry], day: date, lake: Lake, trials: Sequence[Path]) -> Evidence:
+def gather(
+    pipeline: Pipeline,
+    rollout: Rollout,
+    entries: Sequence[Entry],
+    day: date,
+    lake: Lake,
+    trials: Sequence[Path],
+) -> Evidence:
     """The evidence on a rollout as known on the day after `day`, when the next step would begin: rows about events up to `day`,
     labels known by that day's refresh."""
     first = rollout.steps[0].day
@@ -97,12 +110,16 @@ def gather(pipeline: Pipeline, rollout: Rollout, entries: Sequence[Entry], day: 
     served = windows(entries, [step.entry for step in rollout.steps])
     shadow = _trials(trials, rollout.bundle, first, day, rollout.steps[0].moment)
     key = pipeline.release.split_by or pipeline.entity
-    rows = answered(pipeline, lake, first, day, served, [rollout.champion or "", rollout.bundle], key, labels)
+    rows = answered(
+        pipeline, lake, first, day, served, [rollout.champion or "", rollout.bundle], key, labels
+    )
     now = served.get(rollout.steps[-1].entry)
     step = rows.of(np.zeros(len(rows), dtype=bool))
     if now is not None and rollout.steps[-1].stage == "canary":
         step = rows.of(rows.shares[:, 1] == now[2][rollout.bundle])
-    return Evidence(day, paired(shadow, labels, pipeline.entity), rows, step, _failures(shadow), now is not None)
+    return Evidence(
+        day, paired(shadow, labels, pipeline.entity), rows, step, _failures(shadow), now is not None
+    )
 
 
 Window = tuple[datetime, datetime | None, dict[str, float]]
@@ -116,7 +133,10 @@ def windows(entries: Sequence[Entry], serials: Sequence[int]) -> dict[int, Windo
         confirmed = confirmation(entries, serial)
         if confirmed is None:
             continue
-        later = next((entry.moment for entry in entries if entry.serial > serial and entry.kind in MOVES), None)
+        later = next(
+            (entry.moment for entry in entries if entry.serial > serial and entry.kind in MOVES),
+            None,
+        )
         arms = confirmed.payload.get("arms")
         shares = {str(arm[0]): float(arm[1]) for arm in arms} if isinstance(arms, list) else {}
         found[serial] = (confirmed.moment, later, shares)
@@ -141,22 +161,42 @@ def answered(
 
     frames = []
     try:
-        rows = lake.scan(predictions_table(pipeline.name), first, last).filter(pl.col("bundle").is_in(list(bundles)))
+        rows = lake.scan(predictions_table(pipeline.name), first, last).filter(
+            pl.col("bundle").is_in(list(bundles))
+        )
     except FileNotFoundError:
         rows = None
     for begun, ended, shares in served.values() if rows is not None else ():
         if any(shares.get(bundle, 0.0) == 0.0 for bundle in bundles):
             continue
         assert rows is not None
-        inside = pl.col("wall_time") >= begun if ended is None else pl.col("wall_time").is_between(begun, ended, closed="left")
+        inside = (
+            pl.col("wall_time") >= begun
+            if ended is None
+            else pl.col("wall_time").is_between(begun, ended, closed="left")
+        )
         weights = {f"share_{index}": pl.lit(shares[bundle]) for index, bundle in enumerate(bundles)}
         frames.append(rows.filter(inside).with_columns(**weights).collect())
     if not frames:
         none = np.zeros(0)
-        return Divided(np.zeros(0, np.int64), np.zeros((0, len(bundles))), none, none, none, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    found = pl.concat(frames, how="diagonal").sort("wall_time", "prediction_id").unique("prediction_id", keep="first", maintain_order=True)
+        return Divided(
+            np.zeros(0, np.int64),
+            np.zeros((0, len(bundles))),
+            none,
+            none,
+            none,
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+        )
+    found = (
+        pl.concat(frames, how="diagonal")
+        .sort("wall_time", "prediction_id")
+        .unique("prediction_id", keep="first", maintain_order=True)
+    )
     keys = found[key].cast(pl.String).fill_null("").to_numpy()
-    found = found.with_columns(pl.col(pipeline.entity).cast(pl.String)).join(labels, on=pipeline.entity, how="left", maintain_order="left")
+    found = found.with_columns(pl.col(pipeline.entity).cast(pl.String)).join(
+        labels, on=pipeline.entity, how="left", maintain_order="left"
+    )
     places = {bundle: index for index, bundle in enumerate(bundles)}
     return Divided(
         arm=found["bundle"].replace_strict(places, return_dtype=pl.Int64).to_numpy(),
@@ -182,13 +222,19 @@ def paired(trials: pl.DataFrame, labels: pl.DataFrame, entity: str) -> Paired:
     )
 
 
-def _trials(folders: Sequence[Path], bundle: str, first: date, last: date, since: datetime) -> pl.DataFrame:
+def _trials(
+    folders: Sequence[Path], bundle: str, first: date, last: date, since: datetime
+) -> pl.DataFrame:
     """What the log of trials holds of a bundle since a moment: of the shadow stage, and failures of every stage."""
     import polars as pl
 
     from bundle.records.log import read_trials
 
-    found = {each.id: each for each in read_trials(folders, first, last) if each.bundle == bundle and each.at >= since}
+    found = {
+        each.id: each
+        for each in read_trials(folders, first, last)
+        if each.bundle == bundle and each.at >= since
+    }
     rows = sorted(found.values(), key=lambda each: (each.at, each.id))
     return pl.DataFrame(
         {
@@ -228,8 +274,13 @@ def labels_known(pipeline: Pipeline, lake: Lake, first: date, day: date) -> pl.D
     from assets.tabular.features.point_in_time import labels
 
     moment = refresh(pipeline, day + DAY)
-    known = labels(pipeline, reader(lake, pipeline.name), first, day, day + DAY).filter(pl.col("known_at") <= moment)
-    return known.select(pl.col(pipeline.entity).cast(pl.String), pl.col(pipeline.label.name).cast(pl.Float64).alias("y"))
+    known = labels(pipeline, reader(lake, pipeline.name), first, day, day + DAY).filter(
+        pl.col("known_at") <= moment
+    )
+    return known.select(
+        pl.col(pipeline.entity).cast(pl.String),
+        pl.col(pipeline.label.name).cast(pl.Float64).alias("y"),
+    )
 
 
 def _floats(series: pl.Series) -> Floats:

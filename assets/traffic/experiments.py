@@ -40,16 +40,34 @@ class Running:
 def running(entries: Sequence[Entry]) -> Running | None:
     """The experiment that has traffic now. Any later move ends it: what was found until then holds all the same."""
     move = newest_move(entries)
-    return _of(move) if move is not None and move.kind == "experiment" and move.payload.get("stage") == "running" else None
+    return (
+        _of(move)
+        if move is not None and move.kind == "experiment" and move.payload.get("stage") == "running"
+        else None
+    )
 
 
 def started(entries: Sequence[Entry], name: str) -> Running | None:
     """The newest start of an experiment, whether it still runs or not."""
-    found = [e for e in entries if e.kind == "experiment" and e.payload.get("stage") == "running" and e.payload.get("name") == name]
+    found = [
+        e
+        for e in entries
+        if e.kind == "experiment"
+        and e.payload.get("stage") == "running"
+        and e.payload.get("name") == name
+    ]
     return _of(found[-1]) if found else None
 
 
-def start(ledger: Ledger, pipeline: str, experiment: Experiment, candidate: str | None, actor: str, reason: str, day: date) -> Entry:
+def start(
+    ledger: Ledger,
+    pipeline: str,
+    experiment: Experiment,
+    candidate: str | None,
+    actor: str,
+    reason: str,
+    day: date,
+) -> Entry:
     """Give an experiment its traffic from data day `day` on; starting what runs makes no entry.
 
     `candidate` is the bundle that the arm "candidate" stands for. Raises ValueError for an arm that nobody approved, LookupError where nothing
@@ -58,7 +76,9 @@ def start(ledger: Ledger, pipeline: str, experiment: Experiment, candidate: str 
     entries = ledger.entries(pipeline)
     champion = decisions.released(entries)
     if champion is None:
-        raise LookupError(f"pipeline {pipeline!r} has released nothing yet; an experiment compares with what serves")
+        raise LookupError(
+            f"pipeline {pipeline!r} has released nothing yet; an experiment compares with what serves"
+        )
     named = {CHAMPION: champion, **({CANDIDATE: candidate} if candidate else {})}
     ordered = [CHAMPION, *(arm for arm in experiment.arms if arm != CHAMPION)]
     arms = [(arm, named.get(arm, arm), experiment.arms[arm]) for arm in ordered]
@@ -77,9 +97,13 @@ def start(ledger: Ledger, pipeline: str, experiment: Experiment, candidate: str 
         if current is not None and current.name == experiment.name:
             return newest_move(now)
         if (rollout := under_way(now)) is not None:
-            raise PermissionError(f"bundle {rollout.bundle[:12]} is {rollout.told}; an experiment may start when that has ended")
+            raise PermissionError(
+                f"bundle {rollout.bundle[:12]} is {rollout.told}; an experiment may start when that has ended"
+            )
         if decisions.released(now) != champion:
-            raise ValueError(f"bundle {decisions.released(now)} is released now, not {champion}; try again")
+            raise ValueError(
+                f"bundle {decisions.released(now)} is released now, not {champion}; try again"
+            )
         return None
 
     payload: dict[str, Json] = {
@@ -91,11 +115,25 @@ def start(ledger: Ledger, pipeline: str, experiment: Experiment, candidate: str 
         "salt": experiment.name,
         "reason": reason,
     }
-    return ledger.append(pipeline, "experiment", bundle=champion, day=day, actor=actor, payload=payload, unless=already)
+    return ledger.append(
+        pipeline,
+        "experiment",
+        bundle=champion,
+        day=day,
+        actor=actor,
+        payload=payload,
+        unless=already,
+    )
 
 
 def stop(
-    ledger: Ledger, pipeline: str, current: Running, actor: str, reason: str, day: date, payload: Mapping[str, Json] | None = None
+    ledger: Ledger,
+    pipeline: str,
+    current: Running,
+    actor: str,
+    reason: str,
+    day: date,
+    payload: Mapping[str, Json] | None = None,
 ) -> Entry:
     """Give all traffic back to the champion. Raises ValueError where the experiment does not run any more."""
     champion = current.bundles[0]
@@ -103,11 +141,21 @@ def stop(
     def still(now: Sequence[Entry]) -> Entry | None:
         found = running(now)
         if found is None or found.entry != current.entry:
-            raise ValueError(f"experiment {current.name!r} of entry {current.entry} does not run any more")
+            raise ValueError(
+                f"experiment {current.name!r} of entry {current.entry} does not run any more"
+            )
         return None
 
-    body: dict[str, Json] = {"name": current.name, "stage": "stopped", "arms": [[champion, 1.0]], "reason": reason, **(payload or {})}
-    return ledger.append(pipeline, "experiment", bundle=champion, day=day, actor=actor, payload=body, unless=still)
+    body: dict[str, Json] = {
+        "name": current.name,
+        "stage": "stopped",
+        "arms": [[champion, 1.0]],
+        "reason": reason,
+        **(payload or {}),
+    }
+    return ledger.append(
+        pipeline, "experiment", bundle=champion, day=day, actor=actor, payload=body, unless=still
+    )
 
 
 def approved(entries: Sequence[Entry], bundle: str) -> bool:
@@ -117,7 +165,11 @@ def approved(entries: Sequence[Entry], bundle: str) -> bool:
     for entry in entries:
         if entry.kind == "approval" and entry.bundle == bundle:
             found, candidate = True, entry.payload.get("candidate")
-        elif found and entry.kind in ("rejection", "rollback") and candidate in (entry.payload.get("from_candidate"), _rejected(entry)):
+        elif (
+            found
+            and entry.kind in ("rejection", "rollback")
+            and candidate in (entry.payload.get("from_candidate"), _rejected(entry))
+        ):
             found = False
     return found
 
@@ -129,14 +181,29 @@ def measures(experiment: Experiment, current: Running, split: Divided) -> tuple[
     for index, (name, _) in enumerate(current.arms):
         own = split.of(split.arm == index)
         found.append(Measure(name="requests", value=float(len(own)), n=len(split), group=name))
-        found.append(Measure(name="mean_prediction", value=float(own.output.mean()) if len(own) else None, n=len(own), group=name))
+        found.append(
+            Measure(
+                name="mean_prediction",
+                value=float(own.output.mean()) if len(own) else None,
+                n=len(own),
+                group=name,
+            )
+        )
         if index:
             observed = arm_effects(split, index, experiment.metric)
-            found.append(bounded(EFFECT, confidence_sequence(observed.values, experiment.alpha / others, 2_000), name))
+            found.append(
+                bounded(
+                    EFFECT,
+                    confidence_sequence(observed.values, experiment.alpha / others, 2_000),
+                    name,
+                )
+            )
     return tuple(found)
 
 
-def verdicts(experiment: Experiment, current: Running, found: Sequence[Measure]) -> tuple[Verdict, ...]:
+def verdicts(
+    experiment: Experiment, current: Running, found: Sequence[Measure]
+) -> tuple[Verdict, ...]:
     """Whether the split is as declared, and for each arm whether it is no worse than the champion by the minimum effect (None while open)."""
     split = next((measure for measure in found if measure.name == "split_evidence"), None)
     limit = 1 / SPLIT_ALPHA
@@ -153,7 +220,9 @@ def verdicts(experiment: Experiment, current: Running, found: Sequence[Measure])
         )
     ]
     for name, _ in current.arms[1:]:
-        effect = next(measure for measure in found if measure.name == EFFECT and measure.group == name)
+        effect = next(
+            measure for measure in found if measure.name == EFFECT and measure.group == name
+        )
         said = finding(effect, experiment)
         interval = (
             "no labels have matured"
@@ -183,15 +252,29 @@ def finding(effect: Measure, experiment: Experiment, minimum: int = 100) -> Find
     return "worse" if effect.low > 0 else "better" if effect.high < 0 else "open"
 
 
-def stops(experiment: Experiment, current: Running, judged: Sequence[Verdict], found: Sequence[Measure], day: date) -> str | None:
+def stops(
+    experiment: Experiment,
+    current: Running,
+    judged: Sequence[Verdict],
+    found: Sequence[Measure],
+    day: date,
+) -> str | None:
     """Why the experiment ends with this day; None while it goes on."""
     if judged[0].passed is False:
-        return f"the split is not as declared, so nothing it says can be relied on: {judged[0].reason}"
-    effects = {measure.group: finding(measure, experiment) for measure in found if measure.name == EFFECT}
+        return (
+            f"the split is not as declared, so nothing it says can be relied on: {judged[0].reason}"
+        )
+    effects = {
+        measure.group: finding(measure, experiment) for measure in found if measure.name == EFFECT
+    }
     if "open" not in effects.values():
-        return "every arm is decided: " + ", ".join(f"{name} is {said}" for name, said in effects.items())
+        return "every arm is decided: " + ", ".join(
+            f"{name} is {said}" for name, said in effects.items()
+        )
     if (day - current.since).days + 1 >= experiment.days:
-        return f"its {experiment.days} days are over: " + ", ".join(f"{name} is {said}" for name, said in effects.items())
+        return f"its {experiment.days} days are over: " + ", ".join(
+            f"{name} is {said}" for name, said in effects.items()
+        )
     return None
 
 
@@ -200,7 +283,12 @@ def _of(entry: Entry) -> Running:
     assert isinstance(names, list)
     assert isinstance(arms, list)
     bundles = [str(arm[0]) for arm in arms if isinstance(arm, list)]
-    return Running(entry.serial, str(entry.payload["name"]), tuple(zip(map(str, names), bundles, strict=True)), entry.day)
+    return Running(
+        entry.serial,
+        str(entry.payload["name"]),
+        tuple(zip(map(str, names), bundles, strict=True)),
+        entry.day,
+    )
 
 
 def _rejected(entry: Entry) -> object:

@@ -19,7 +19,9 @@ def kept(entries: Sequence[Entry], actual: Actual) -> frozenset[str]:
     """Digests of the bundles of a pipeline that stay installed: what is served, what a roll-back goes back to, and those that the
     ledger named last."""
     named = dict.fromkeys(
-        entry.bundle for entry in reversed(entries) if entry.bundle is not None and entry.kind not in ("approval", "rejection")
+        entry.bundle
+        for entry in reversed(entries)
+        if entry.bundle is not None and entry.kind not in ("approval", "rejection")
     )
     newest = [bundle for bundle, _ in zip(named, range(STEPS_BACK + 1), strict=False)]
     before = decisions.before(entries)

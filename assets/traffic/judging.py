@@ -45,25 +45,70 @@ def measures(rollout: Rollout, evidence: Evidence) -> tuple[Measure, ...]:
     champion, candidate = _outputs(paired, step, shadow)
     found = [
         Measure(name="scored_in_shadow", value=float(len(paired)), n=len(paired)),
-        Measure(name="requests", value=float(len(champion)), n=len(champion) + len(candidate), group=CHAMPION),
-        Measure(name="requests", value=float(len(candidate)), n=len(champion) + len(candidate), group=CANDIDATE),
+        Measure(
+            name="requests",
+            value=float(len(champion)),
+            n=len(champion) + len(candidate),
+            group=CHAMPION,
+        ),
+        Measure(
+            name="requests",
+            value=float(len(candidate)),
+            n=len(champion) + len(candidate),
+            group=CANDIDATE,
+        ),
         Measure(name="days", value=float((evidence.day - rollout.steps[-1].day).days + 1), n=1),
         Measure(name="confirmed", value=float(evidence.confirmed), n=1),
     ]
     tried = _tried(evidence, shadow)
     found += [
-        Measure(name="invalid_outputs", value=float(evidence.failures.invalid), n=tried, group=CANDIDATE),
-        Measure(name="error_share", value=evidence.failures.raised / tried if tried else None, n=tried, group=CANDIDATE),
+        Measure(
+            name="invalid_outputs", value=float(evidence.failures.invalid), n=tried, group=CANDIDATE
+        ),
+        Measure(
+            name="error_share",
+            value=evidence.failures.raised / tried if tried else None,
+            n=tried,
+            group=CANDIDATE,
+        ),
     ]
     for name, values in zip((CHAMPION, CANDIDATE), _latencies(paired, step, shadow), strict=True):
-        found.append(Measure(name="latency_ms_median", value=float(np.median(values)) if len(values) else None, n=len(values), group=name))
+        found.append(
+            Measure(
+                name="latency_ms_median",
+                value=float(np.median(values)) if len(values) else None,
+                n=len(values),
+                group=name,
+            )
+        )
     for name, values in ((CHAMPION, champion), (CANDIDATE, candidate)):
-        found.append(Measure(name="mean_prediction", value=float(values.mean()) if len(values) else None, n=len(values), group=name))
+        found.append(
+            Measure(
+                name="mean_prediction",
+                value=float(values.mean()) if len(values) else None,
+                n=len(values),
+                group=name,
+            )
+        )
         # What the log loss would be if the outputs were calibrated: all that can be said without labels (Guo et al. 2017 show how far
         # calibration may be off, hence an estimate).
-        found.append(Measure(name="estimated_log_loss", value=_entropy(values), n=len(values), group=name))
-    found.append(Measure(name="prediction_shift", value=_psi(champion, candidate), n=len(champion) + len(candidate)))
-    found.append(Measure(name="shift_by_chance", value=_psi_by_chance(len(champion), len(candidate)), n=len(champion) + len(candidate)))
+        found.append(
+            Measure(name="estimated_log_loss", value=_entropy(values), n=len(values), group=name)
+        )
+    found.append(
+        Measure(
+            name="prediction_shift",
+            value=_psi(champion, candidate),
+            n=len(champion) + len(candidate),
+        )
+    )
+    found.append(
+        Measure(
+            name="shift_by_chance",
+            value=_psi_by_chance(len(champion), len(candidate)),
+            n=len(champion) + len(candidate),
+        )
+    )
     return (*found, *split_measures(step))
 
 
@@ -72,15 +117,33 @@ def quality(evidence: Evidence, policy: ReleasePolicy) -> tuple[Measure, ...]:
     on the same requests ("shadow") and between requests answered by either ("canary"). Each takes half of alpha."""
     alpha = policy.alpha / 2
     found = []
-    for group, observed in (("shadow", paired_losses(evidence.paired)), ("canary", arm_effects(evidence.split, 1, "log_loss"))):
-        found.append(bounded("log_loss_worse_by", confidence_sequence(observed.values, alpha, tuned_for(policy)), group))
+    for group, observed in (
+        ("shadow", paired_losses(evidence.paired)),
+        ("canary", arm_effects(evidence.split, 1, "log_loss")),
+    ):
+        found.append(
+            bounded(
+                "log_loss_worse_by",
+                confidence_sequence(observed.values, alpha, tuned_for(policy)),
+                group,
+            )
+        )
     for arm, name in ((0, CHAMPION), (1, CANDIDATE)):
         y, p = _labelled(evidence, arm)
-        found.append(Measure(name="log_loss", value=float(row_metric("log_loss", y, p).mean()) if len(y) else None, n=len(y), group=name))
+        found.append(
+            Measure(
+                name="log_loss",
+                value=float(row_metric("log_loss", y, p).mean()) if len(y) else None,
+                n=len(y),
+                group=name,
+            )
+        )
     return tuple(found)
 
 
-def verdicts(rollout: Rollout, found: tuple[Measure, ...], policy: ReleasePolicy) -> tuple[Verdict, ...]:
+def verdicts(
+    rollout: Rollout, found: tuple[Measure, ...], policy: ReleasePolicy
+) -> tuple[Verdict, ...]:
     """One verdict for each of `RULES`, from measures alone."""
     at = {(measure.name, measure.group): measure for measure in found}
     shadow = rollout.steps[-1].stage == "shadow"
@@ -115,7 +178,14 @@ def _enough(at: Numbers, shadow: bool, policy: ReleasePolicy) -> Verdict:
     n = int(at["requests", CANDIDATE].value or 0)
     what = "scored beside the champion's" if shadow else "answered by the candidate"
     if not at["confirmed", None].value:
-        return Verdict(rule=REQUESTS, passed=None, value=0.0, limit=limit, n=0, reason="no endpoint has confirmed the step yet")
+        return Verdict(
+            rule=REQUESTS,
+            passed=None,
+            value=0.0,
+            limit=limit,
+            n=0,
+            reason="no endpoint has confirmed the step yet",
+        )
     return Verdict(
         rule=REQUESTS,
         passed=True if n >= limit else None,
@@ -142,50 +212,112 @@ def _baked(at: Numbers, policy: ReleasePolicy) -> Verdict:
 def _valid(at: Numbers) -> Verdict:
     found = at["invalid_outputs", CANDIDATE]
     reason = f"{found.value:g} of {found.n} outputs are no probability"
-    return Verdict(rule=VALID, passed=None if not found.n else not found.value, value=found.value, limit=0.0, n=found.n, reason=reason)
+    return Verdict(
+        rule=VALID,
+        passed=None if not found.n else not found.value,
+        value=found.value,
+        limit=0.0,
+        n=found.n,
+        reason=reason,
+    )
 
 
 def _errors(at: Numbers, policy: ReleasePolicy) -> Verdict:
     found = at["error_share", CANDIDATE]
     limit = policy.error_margin
     if found.value is None:
-        return Verdict(rule=ERRORS, passed=None, value=None, limit=limit, n=0, reason="no request was computed")
+        return Verdict(
+            rule=ERRORS, passed=None, value=None, limit=limit, n=0, reason="no request was computed"
+        )
     # A request that the champion cannot compute is answered with an error and is on trial nowhere: the champion's share here is zero.
     reason = f"the candidate failed on {found.value:.2%} of {found.n} requests that the champion computed, at most {limit:.2%} are allowed"
-    return Verdict(rule=ERRORS, passed=found.value <= limit, value=found.value, limit=limit, n=found.n, reason=reason)
+    return Verdict(
+        rule=ERRORS,
+        passed=found.value <= limit,
+        value=found.value,
+        limit=limit,
+        n=found.n,
+        reason=reason,
+    )
 
 
 def _latency(at: Numbers, policy: ReleasePolicy) -> Verdict:
     champion, candidate = at["latency_ms_median", CHAMPION], at["latency_ms_median", CANDIDATE]
     if champion.value is None or candidate.value is None or min(champion.n, candidate.n) < 20:
         n = min(champion.n, candidate.n)
-        return Verdict(rule=LATENCY, passed=None, value=None, limit=None, n=n, reason="fewer than 20 requests of an arm were timed")
+        return Verdict(
+            rule=LATENCY,
+            passed=None,
+            value=None,
+            limit=None,
+            n=n,
+            reason="fewer than 20 requests of an arm were timed",
+        )
     limit = champion.value * (1 + policy.latency_margin) + LATENCY_SLACK_MS
     reason = f"median {candidate.value:.3f} ms against the champion's {champion.value:.3f} ms, at most {limit:.3f} ms are allowed"
-    return Verdict(rule=LATENCY, passed=candidate.value <= limit, value=candidate.value, limit=limit, n=candidate.n, reason=reason)
+    return Verdict(
+        rule=LATENCY,
+        passed=candidate.value <= limit,
+        value=candidate.value,
+        limit=limit,
+        n=candidate.n,
+        reason=reason,
+    )
 
 
 def _alike(at: Numbers, policy: ReleasePolicy) -> Verdict:
     found, chance = at["prediction_shift", None], at["shift_by_chance", None]
     if found.value is None or chance.value is None:
-        return Verdict(rule=SHIFT, passed=None, value=None, limit=None, n=found.n, reason="too few predictions of an arm to compare")
+        return Verdict(
+            rule=SHIFT,
+            passed=None,
+            value=None,
+            limit=None,
+            n=found.n,
+            reason="too few predictions of an arm to compare",
+        )
     limit = policy.prediction_shift + chance.value
     reason = f"PSI {found.value:.3f} between both arms' outputs, at most {limit:.3f} are allowed ({chance.value:.3f} of it for chance)"
-    return Verdict(rule=SHIFT, passed=found.value <= limit, value=found.value, limit=limit, n=found.n, reason=reason)
+    return Verdict(
+        rule=SHIFT,
+        passed=found.value <= limit,
+        value=found.value,
+        limit=limit,
+        n=found.n,
+        reason=reason,
+    )
 
 
 def _split_verdict(at: Numbers) -> Verdict:
     found = at.get(("split_evidence", None))
     limit = 1 / SPLIT_ALPHA
     if found is None or found.value is None:
-        return Verdict(rule=SPLIT, passed=None, value=None, limit=limit, n=0, reason="the traffic is not divided")
+        return Verdict(
+            rule=SPLIT,
+            passed=None,
+            value=None,
+            limit=limit,
+            n=0,
+            reason="the traffic is not divided",
+        )
     reason = f"another split than the declared one is {found.value:.3g} times as likely for {found.n} callers, fewer than {limit:g} times are allowed"
-    return Verdict(rule=SPLIT, passed=found.value < limit, value=found.value, limit=limit, n=found.n, reason=reason)
+    return Verdict(
+        rule=SPLIT,
+        passed=found.value < limit,
+        value=found.value,
+        limit=limit,
+        n=found.n,
+        reason=reason,
+    )
 
 
 def _quality_verdict(at: Numbers, policy: ReleasePolicy) -> Verdict:
     looked = [at["log_loss_worse_by", group] for group in ("shadow", "canary")]
-    judged = [measure for measure in looked if measure.n >= policy.minimum_labels and measure.low is not None]
+    judged = [
+        measure
+        for measure in looked
+        if measure.n >= policy.minimum_labels and measure.low is not None
+    ]
     limit = policy.quality_margin
     if not judged:
         estimates = [at["estimated_log_loss", arm].value for arm in (CHAMPION, CANDIDATE)]
@@ -196,13 +328,18 @@ def _quality_verdict(at: Numbers, policy: ReleasePolicy) -> Verdict:
             f"{policy.bake_days} days and on an estimate of the log loss from the outputs alone, champion and candidate: {known}"
         )
         return Verdict(rule=QUALITY, passed=None, value=None, limit=limit, n=n, reason=reason)
-    worst = max(judged, key=lambda measure: measure.low if measure.low is not None else float("-inf"))
+    worst = max(
+        judged, key=lambda measure: measure.low if measure.low is not None else float("-inf")
+    )
     told = "; ".join(
-        f"{measure.value:+.4f} ({measure.low:+.4f} to {measure.high:+.4f}, n={measure.n}, {measure.group})" for measure in judged
+        f"{measure.value:+.4f} ({measure.low:+.4f} to {measure.high:+.4f}, n={measure.n}, {measure.group})"
+        for measure in judged
     )
     reason = f"log loss worse by {told} on matured labels; it goes back when a whole interval lies above {limit:g}"
     passed = not (worst.low is not None and worst.low > limit)
-    return Verdict(rule=QUALITY, passed=passed, value=worst.value, limit=limit, n=worst.n, reason=reason)
+    return Verdict(
+        rule=QUALITY, passed=passed, value=worst.value, limit=limit, n=worst.n, reason=reason
+    )
 
 
 def _outputs(paired: Paired, step: Divided, shadow: bool) -> tuple[Floats, Floats]:
@@ -232,7 +369,13 @@ def split_measures(step: Divided) -> tuple[Measure, ...]:
         return ()
     callers = {(key, arm) for key, arm in zip(step.key.tolist(), step.arm.tolist(), strict=True)}
     counts = [sum(arm == each for _, arm in callers) for each in range(step.shares.shape[1])]
-    return (Measure(name="split_evidence", value=split_evidence(counts, step.shares[0].tolist()), n=sum(counts)),)
+    return (
+        Measure(
+            name="split_evidence",
+            value=split_evidence(counts, step.shares[0].tolist()),
+            n=sum(counts),
+        ),
+    )
 
 
 class Observed(NamedTuple):
@@ -251,7 +394,9 @@ def paired_losses(paired: Paired) -> Observed:
     """How much worse the candidate's log loss is than the champion's on the same requests, where labels have matured."""
     known = ~np.isnan(paired.y) & ~np.isnan(paired.candidate)
     y = paired.y[known]
-    worse = row_metric("log_loss", y, paired.candidate[known]) - row_metric("log_loss", y, paired.champion[known])
+    worse = row_metric("log_loss", y, paired.candidate[known]) - row_metric(
+        "log_loss", y, paired.champion[known]
+    )
     return Observed(worse, paired.day[known])
 
 
@@ -268,7 +413,9 @@ def arm_effects(split: Divided, arm: int, metric: str) -> Observed:
     code = code.reshape(-1)
     mean = np.bincount(code, weights=losses) / np.bincount(code)
     days = chosen.day[first]
-    return Observed(effects(mean, chosen.arm[first] == arm, share[first], centred(mean, days)), days)
+    return Observed(
+        effects(mean, chosen.arm[first] == arm, share[first], centred(mean, days)), days
+    )
 
 
 def _labelled(evidence: Evidence, arm: int) -> tuple[Floats, Floats]:
@@ -277,14 +424,18 @@ def _labelled(evidence: Evidence, arm: int) -> tuple[Floats, Floats]:
     outputs = paired.candidate if arm else paired.champion
     known = ~np.isnan(paired.y) & ~np.isnan(outputs)
     own = ~np.isnan(split.y) & (split.arm == arm)
-    return np.concatenate([paired.y[known], split.y[own]]), np.concatenate([outputs[known], split.output[own]])
+    return np.concatenate([paired.y[known], split.y[own]]), np.concatenate(
+        [outputs[known], split.output[own]]
+    )
 
 
 def bounded(name: str, bounds: Bounds, group: str) -> Measure:
     """An estimate as a measure."""
     if bounds.n < 2:
         return Measure(name=name, value=None, n=bounds.n, group=group)
-    return Measure(name=name, value=bounds.mean, low=bounds.low, high=bounds.high, n=bounds.n, group=group)
+    return Measure(
+        name=name, value=bounds.mean, low=bounds.low, high=bounds.high, n=bounds.n, group=group
+    )
 
 
 def _entropy(outputs: Floats) -> float | None:
@@ -300,7 +451,10 @@ def _psi(first: Floats, second: Floats) -> float | None:
     if min(len(first), len(second)) < BINS:
         return None
     edges = np.quantile(first, np.linspace(0, 1, BINS + 1)[1:-1])
-    counts = [np.bincount(np.searchsorted(edges, values), minlength=BINS).astype(np.int64) for values in (first, second)]
+    counts = [
+        np.bincount(np.searchsorted(edges, values), minlength=BINS).astype(np.int64)
+        for values in (first, second)
+    ]
     return population_stability_index(*counts)
 
 

@@ -29,7 +29,12 @@ LEAD = "May the candidate take more of the traffic, must it wait, or must it go 
 
 
 def page(
-    report: Report, rollout: Rollout, evidence: Evidence, policy: ReleasePolicy, action: Action, why: str
+    report: Report,
+    rollout: Rollout,
+    evidence: Evidence,
+    policy: ReleasePolicy,
+    action: Action,
+    why: str,
 ) -> tuple[bytes, list[Image]]:
     """The HTML page of a rollout's day, and its plots."""
     images = plots(rollout, evidence, policy)
@@ -39,12 +44,17 @@ def page(
         ("candidate", rollout.bundle[:16]),
         ("champion", (rollout.champion or "none")[:16]),
         ("stage", "shadow" if last.stage == "shadow" else f"canary {last.share:.0%}"),
-        ("decision", f"{ACTIONS[action]}{f': {_share(share)} from tomorrow' if action == 'advance' else ''}"),
+        (
+            "decision",
+            f"{ACTIONS[action]}{f': {_share(share)} from tomorrow' if action == 'advance' else ''}",
+        ),
     ]
     sections = [
         Section("Why", why[:1].upper() + why[1:] + "."),
         Section("The arms", images=images, tables=[_by_arm(report.measures)]),
-        Section("Steps", tables=[Table(["step", "share", "from", "ledger entry"], _steps(rollout))]),
+        Section(
+            "Steps", tables=[Table(["step", "share", "from", "ledger entry"], _steps(rollout))]
+        ),
         Section("Numbers", tables=[_plain(report.measures)]),
     ]
     return render(report, "Rollout", LEAD, facts, sections), images
@@ -55,16 +65,27 @@ def plots(rollout: Rollout, evidence: Evidence, policy: ReleasePolicy) -> list[I
     return [*_distributions(rollout, evidence), *_differences(evidence, policy)]
 
 
-def experiment_page(report: Report, experiment: Experiment, current: Running, split: Divided) -> bytes:
+def experiment_page(
+    report: Report, experiment: Experiment, current: Running, split: Divided
+) -> bytes:
     """The HTML page of an experiment's day: arms, shares, differences with intervals that hold at every look."""
     effects = {measure.group: measure for measure in report.measures if measure.name == EFFECT}
     counts = {measure.group: measure for measure in report.measures if measure.name == "requests"}
     rows = []
     for name, bundle in current.arms:
         effect, count = effects.get(name), counts[name]
-        shown = "–" if effect is None else estimate(effect.value, effect.low, effect.high, sign=True)
+        shown = (
+            "–" if effect is None else estimate(effect.value, effect.low, effect.high, sign=True)
+        )
         rows.append(
-            [name[:16], bundle[:16], _share(experiment.arms[name]), f"{count.value or 0:,.0f}", shown, f"{effect.n if effect else 0:,}"]
+            [
+                name[:16],
+                bundle[:16],
+                _share(experiment.arms[name]),
+                f"{count.value or 0:,.0f}",
+                shown,
+                f"{effect.n if effect else 0:,}",
+            ]
         )
     facts = [
         ("experiment", experiment.name),
@@ -73,11 +94,20 @@ def experiment_page(report: Report, experiment: Experiment, current: Running, sp
         ("minimum effect", f"{experiment.minimum_effect:g}"),
         ("alpha", f"{experiment.alpha:g} over all arms and looks"),
     ]
-    header = ["arm", "bundle", "share", "requests", f"{experiment.metric.replace('_', ' ')} worse by", "labels"]
-    sections = [Section("The arms", images=_effects(effects.values(), experiment), tables=[Table(header, rows)])]
-    lead = (
-        "Is any arm better or worse than the champion, by as much as matters? The intervals hold at every look, so any day may be the last."
-    )
+    header = [
+        "arm",
+        "bundle",
+        "share",
+        "requests",
+        f"{experiment.metric.replace('_', ' ')} worse by",
+        "labels",
+    ]
+    sections = [
+        Section(
+            "The arms", images=_effects(effects.values(), experiment), tables=[Table(header, rows)]
+        )
+    ]
+    lead = "Is any arm better or worse than the champion, by as much as matters? The intervals hold at every look, so any day may be the last."
     return render(report, "Experiment", lead, facts, sections)
 
 
@@ -92,7 +122,14 @@ def _effects(effects: Iterable[Measure], experiment: Experiment) -> list[Image]:
         assert m.value is not None
         assert m.low is not None
         assert m.high is not None
-        axes.errorbar([m.value], [place], xerr=[[m.value - m.low], [m.high - m.value]], fmt="o", capsize=4, color=ACCENT)
+        axes.errorbar(
+            [m.value],
+            [place],
+            xerr=[[m.value - m.low], [m.high - m.value]],
+            fmt="o",
+            capsize=4,
+            color=ACCENT,
+        )
     axes.set_yticks(range(len(known)), [str(m.group)[:16] for m in known])
     axes.axvline(0, color=INK, linewidth=0.8)
     for side in (-1, 1):
@@ -102,7 +139,11 @@ def _effects(effects: Iterable[Measure], experiment: Experiment) -> list[Image]:
         f"Difference in {experiment.metric.replace('_', ' ')} to the champion",
         "below zero the arm is better; dashed: the minimum effect",
     )
-    return [Image(png(drawn), "Differences to the champion with intervals that hold at every look.", 700)]
+    return [
+        Image(
+            png(drawn), "Differences to the champion with intervals that hold at every look.", 700
+        )
+    ]
 
 
 def _distributions(rollout: Rollout, evidence: Evidence) -> list[Image]:
@@ -112,11 +153,21 @@ def _distributions(rollout: Rollout, evidence: Evidence) -> list[Image]:
     shadow = rollout.steps[-1].stage == "shadow"
     if shadow:
         timed = ~np.isnan(paired.champion_us)
-        outputs = {CHAMPION: paired.champion, CANDIDATE: paired.candidate[~np.isnan(paired.candidate)]}
-        times = {CHAMPION: paired.champion_us[timed] / 1_000, CANDIDATE: paired.candidate_us / 1_000}
+        outputs = {
+            CHAMPION: paired.champion,
+            CANDIDATE: paired.candidate[~np.isnan(paired.candidate)],
+        }
+        times = {
+            CHAMPION: paired.champion_us[timed] / 1_000,
+            CANDIDATE: paired.candidate_us / 1_000,
+        }
     else:
-        outputs = {name: step.output[step.arm == index] for index, name in enumerate((CHAMPION, CANDIDATE))}
-        times = {name: step.ms[step.arm == index] for index, name in enumerate((CHAMPION, CANDIDATE))}
+        outputs = {
+            name: step.output[step.arm == index] for index, name in enumerate((CHAMPION, CANDIDATE))
+        }
+        times = {
+            name: step.ms[step.arm == index] for index, name in enumerate((CHAMPION, CANDIDATE))
+        }
     if not all(len(values) for values in (*outputs.values(), *times.values())):
         return []
     drawn, (left, right) = figure(2, 4.6, 2.8)
@@ -150,8 +201,15 @@ def _distributions(rollout: Rollout, evidence: Evidence) -> list[Image]:
 def _differences(evidence: Evidence, policy: ReleasePolicy) -> list[Image]:
     from assets.reporting.plots import INK, PALETTE, figure, label, png
 
-    series = {"same requests (shadow)": paired_losses(evidence.paired), "between arms (canary)": arm_effects(evidence.split, 1, "log_loss")}
-    series = {name: observed for name, observed in series.items() if len(observed.values) >= policy.minimum_labels}
+    series = {
+        "same requests (shadow)": paired_losses(evidence.paired),
+        "between arms (canary)": arm_effects(evidence.split, 1, "log_loss"),
+    }
+    series = {
+        name: observed
+        for name, observed in series.items()
+        if len(observed.values) >= policy.minimum_labels
+    }
     if not series:
         return []
     drawn, (axes,) = figure(1, 7.0, 2.8)
@@ -159,13 +217,24 @@ def _differences(evidence: Evidence, policy: ReleasePolicy) -> list[Image]:
         looks = _looks(observed, policy)
         at = [date.fromordinal(_ordinal(day)).toordinal() + 0.12 * shift for day, *_ in looks]
         middle = [mean for _, mean, *_ in looks]
-        errors = [[mean - low for _, mean, low, _ in looks], [high - mean for _, mean, _, high in looks]]
+        errors = [
+            [mean - low for _, mean, low, _ in looks],
+            [high - mean for _, mean, _, high in looks],
+        ]
         axes.errorbar(at, middle, yerr=errors, fmt="o", capsize=4, color=colour, label=name)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.axhline(policy.quality_margin, color=INK, linewidth=0.8, linestyle="--")
-    ticks = sorted({int(tick) for observed in series.values() for tick in (_ordinal(day) for day in np.unique(observed.days))})
+    ticks = sorted(
+        {
+            int(tick)
+            for observed in series.values()
+            for tick in (_ordinal(day) for day in np.unique(observed.days))
+        }
+    )
     axes.set_xticks(ticks, [date.fromordinal(tick).strftime("%d %b") for tick in ticks])
-    label(axes, "Candidate's log loss minus champion's", "all labels up to", "difference", legend=True)
+    label(
+        axes, "Candidate's log loss minus champion's", "all labels up to", "difference", legend=True
+    )
     return [
         Image(
             png(drawn),
@@ -178,7 +247,9 @@ def _differences(evidence: Evidence, policy: ReleasePolicy) -> list[Image]:
 def _looks(observed: Observed, policy: ReleasePolicy) -> list[tuple[int, float, float, float]]:
     looks = []
     for day in np.unique(observed.days).tolist():
-        bounds = confidence_sequence(observed.values[observed.days <= day], policy.alpha / 2, tuned_for(policy))
+        bounds = confidence_sequence(
+            observed.values[observed.days <= day], policy.alpha / 2, tuned_for(policy)
+        )
         looks.append((int(day), bounds.mean, bounds.low, bounds.high))
     return looks
 
@@ -194,13 +265,22 @@ def _by_arm(measures: Sequence[Measure]) -> Table:
     rows = []
     for name in names:
         cells = [found.get((name, arm)) for arm in (CHAMPION, CANDIDATE)]
-        rows.append([name.replace("_", " "), *(f"{number(m.value)} (n={m.n:,})" if m else "–" for m in cells)])
+        rows.append(
+            [
+                name.replace("_", " "),
+                *(f"{number(m.value)} (n={m.n:,})" if m else "–" for m in cells),
+            ]
+        )
     return Table(["", CHAMPION, CANDIDATE], rows)
 
 
 def _plain(measures: Sequence[Measure]) -> Table:
     rows = [
-        [f"{m.name.replace('_', ' ')}{f' ({m.group})' if m.group else ''}", estimate(m.value, m.low, m.high), f"{m.n:,}"]
+        [
+            f"{m.name.replace('_', ' ')}{f' ({m.group})' if m.group else ''}",
+            estimate(m.value, m.low, m.high),
+            f"{m.n:,}",
+        ]
         for m in measures
         if m.group not in (CHAMPION, CANDIDATE)
     ]
@@ -208,7 +288,10 @@ def _plain(measures: Sequence[Measure]) -> Table:
 
 
 def _steps(rollout: Rollout) -> list[list[str]]:
-    return [[step.stage, _share(step.share), step.day.isoformat(), str(step.entry)] for step in rollout.steps]
+    return [
+        [step.stage, _share(step.share), step.day.isoformat(), str(step.entry)]
+        for step in rollout.steps
+    ]
 
 
 def _share(share: float) -> str:

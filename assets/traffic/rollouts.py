@@ -60,7 +60,10 @@ class Rollout:
     def told(self) -> str:
         """Where it stands, for people: "canary 10 % since 2013-06-25"."""
         last = self.steps[-1]
-        where = {"shadow": "in the shadow of the champion", "canary": f"canary {last.share:.0%}"}.get(self.outcome)
+        where = {
+            "shadow": "in the shadow of the champion",
+            "canary": f"canary {last.share:.0%}",
+        }.get(self.outcome)
         if where is not None:
             return f"{where} since {last.day}"
         return f"{self.outcome.replace('_', ' ')}{f' on {self.ended}' if self.ended else ''}{f': {self.reason}' if self.reason else ''}"
@@ -73,7 +76,9 @@ def rollouts(entries: Sequence[Entry]) -> tuple[Rollout, ...]:
 
     def close(outcome: Outcome, reason: str, day: date, automatic: bool = False) -> None:
         if found and found[-1].under_way:
-            found[-1] = replace(found[-1], outcome=outcome, reason=reason, ended=day, automatic=automatic)
+            found[-1] = replace(
+                found[-1], outcome=outcome, reason=reason, ended=day, automatic=automatic
+            )
 
     def supersede(day: date, reason: str) -> None:
         for place, each in enumerate(found):
@@ -89,7 +94,14 @@ def rollouts(entries: Sequence[Entry]) -> tuple[Rollout, ...]:
                 continue
             close("superseded", f"the newer bundle {bundle[:12]} took its place", entry.day)
             champion = entry.payload.get("champion")
-            opened = Rollout(entry.pipeline, bundle, _text(entry, "candidate"), str(champion) if champion else None, (step,), "shadow")
+            opened = Rollout(
+                entry.pipeline,
+                bundle,
+                _text(entry, "candidate"),
+                str(champion) if champion else None,
+                (step,),
+                "shadow",
+            )
             found.append(opened)
         elif entry.kind == "release":
             supersede(entry.day, f"bundle {bundle[:12]} was released")
@@ -98,14 +110,27 @@ def rollouts(entries: Sequence[Entry]) -> tuple[Rollout, ...]:
                 found[-1] = replace(found[-1], steps=(*found[-1].steps, full), outcome="full")
             else:
                 close("superseded", f"bundle {bundle[:12]} was released", entry.day)
-                found.append(Rollout(entry.pipeline, bundle, _text(entry, "candidate"), served, (full,), "full"))
+                found.append(
+                    Rollout(
+                        entry.pipeline, bundle, _text(entry, "candidate"), served, (full,), "full"
+                    )
+                )
         elif entry.kind == "rollback":
             reason, automatic = _text(entry, "reason"), entry.actor == POLICY
             close("rolled_back", reason, entry.day, automatic)
             for place, each in enumerate(found):
                 if each.outcome == "full" and each.bundle != bundle:
-                    found[place] = replace(each, outcome="rolled_back", reason=reason, ended=entry.day, automatic=automatic)
-            back = next((place for place in reversed(range(len(found))) if found[place].bundle == bundle), None)
+                    found[place] = replace(
+                        each,
+                        outcome="rolled_back",
+                        reason=reason,
+                        ended=entry.day,
+                        automatic=automatic,
+                    )
+            back = next(
+                (place for place in reversed(range(len(found))) if found[place].bundle == bundle),
+                None,
+            )
             if back is not None:
                 found[back] = replace(found[back], outcome="full", reason="", ended=None)
         if entry.kind in ("release", "rollback"):
@@ -132,7 +157,14 @@ def unconfirmed(entries: Sequence[Entry]) -> Entry | None:
 
 def confirmation(entries: Sequence[Entry], serial: int) -> Entry | None:
     """The traffic entry that confirms a move."""
-    return next((entry for entry in entries if entry.kind == "traffic" and entry.payload.get("decision") == serial), None)
+    return next(
+        (
+            entry
+            for entry in entries
+            if entry.kind == "traffic" and entry.payload.get("decision") == serial
+        ),
+        None,
+    )
 
 
 def next_share(policy: ReleasePolicy, step: Step) -> float:
@@ -144,12 +176,23 @@ def next_share(policy: ReleasePolicy, step: Step) -> float:
 
 def resting_until(entries: Sequence[Entry], policy: ReleasePolicy) -> date | None:
     """The day until which no rollout begins, because one went back by itself; None where none did."""
-    ends = [each.ended for each in rollouts(entries) if each.outcome == "rolled_back" and each.automatic and each.ended]
-    return max(ends) + timedelta(days=policy.cooldown_days) if ends and policy.cooldown_days else None
+    ends = [
+        each.ended
+        for each in rollouts(entries)
+        if each.outcome == "rolled_back" and each.automatic and each.ended
+    ]
+    return (
+        max(ends) + timedelta(days=policy.cooldown_days) if ends and policy.cooldown_days else None
+    )
 
 
 def start(
-    ledger: Ledger, proposal: Proposal, approvals: int, policy: ReleasePolicy, payload: Mapping[str, Json], today: date | None = None
+    ledger: Ledger,
+    proposal: Proposal,
+    approvals: int,
+    policy: ReleasePolicy,
+    payload: Mapping[str, Json],
+    today: date | None = None,
 ) -> Entry:
     """The entry with which an approved bundle begins to take over: its shadow, or the release itself where nothing serves yet or
     the strategy is all at once. A bundle that is on its way or released already makes no entry.
@@ -165,11 +208,15 @@ def start(
     def already(now: Sequence[Entry]) -> Entry | None:
         newest = newest_move(now)
         open_ = under_way(now)
-        if newest is not None and (champion == proposal.bundle or (open_ is not None and open_.bundle == proposal.bundle)):
+        if newest is not None and (
+            champion == proposal.bundle or (open_ is not None and open_.bundle == proposal.bundle)
+        ):
             return newest
         held = standing(now, proposal)
         if not held.approved(approvals):
-            raise PermissionError(f"bundle {proposal.bundle} is not approved: {held.explain(approvals)}")
+            raise PermissionError(
+                f"bundle {proposal.bundle} is not approved: {held.explain(approvals)}"
+            )
         rests = resting_until(now, policy)
         if rests is not None and day < rests and not held.people:
             raise PermissionError(
@@ -180,13 +227,25 @@ def start(
         return None
 
     body = _payload("shadow", 0.0, champion, proposal.bundle, policy)
-    about: dict[str, Json] = {"candidate": proposal.candidate, "evidence": dict(proposal.evidence), **payload}
+    about: dict[str, Json] = {
+        "candidate": proposal.candidate,
+        "evidence": dict(proposal.evidence),
+        **payload,
+    }
     return ledger.append(
-        proposal.pipeline, "rollout", bundle=proposal.bundle, day=day, actor=POLICY, payload={**body, **about}, unless=already
+        proposal.pipeline,
+        "rollout",
+        bundle=proposal.bundle,
+        day=day,
+        actor=POLICY,
+        payload={**body, **about},
+        unless=already,
     )
 
 
-def advance(ledger: Ledger, rollout: Rollout, policy: ReleasePolicy, day: date, payload: Mapping[str, Json]) -> Entry:
+def advance(
+    ledger: Ledger, rollout: Rollout, policy: ReleasePolicy, day: date, payload: Mapping[str, Json]
+) -> Entry:
     """The entry of the next step, which holds from data day `day` on. Raises ValueError where the rollout has moved on or ended."""
     entries = ledger.entries(rollout.pipeline)
     began = next(entry for entry in entries if entry.serial == rollout.steps[0].entry)
@@ -196,15 +255,43 @@ def advance(ledger: Ledger, rollout: Rollout, policy: ReleasePolicy, day: date, 
         _same_step(now, rollout)
         return None
 
-    about: dict[str, Json] = {"candidate": rollout.candidate, "evidence": began.payload["evidence"], "rollout": began.serial, **payload}
+    about: dict[str, Json] = {
+        "candidate": rollout.candidate,
+        "evidence": began.payload["evidence"],
+        "rollout": began.serial,
+        **payload,
+    }
     if share == 1.0:
-        return ledger.append(rollout.pipeline, "release", bundle=rollout.bundle, day=day, actor=POLICY, payload=about, unless=still)
+        return ledger.append(
+            rollout.pipeline,
+            "release",
+            bundle=rollout.bundle,
+            day=day,
+            actor=POLICY,
+            payload=about,
+            unless=still,
+        )
     assert rollout.champion is not None
     body = _payload("canary", share, rollout.champion, rollout.bundle, policy)
-    return ledger.append(rollout.pipeline, "rollout", bundle=rollout.bundle, day=day, actor=POLICY, payload={**body, **about}, unless=still)
+    return ledger.append(
+        rollout.pipeline,
+        "rollout",
+        bundle=rollout.bundle,
+        day=day,
+        actor=POLICY,
+        payload={**body, **about},
+        unless=still,
+    )
 
 
-def abort(ledger: Ledger, rollout: Rollout, actor: str, reason: str, day: date, payload: Mapping[str, Json] | None = None) -> Entry:
+def abort(
+    ledger: Ledger,
+    rollout: Rollout,
+    actor: str,
+    reason: str,
+    day: date,
+    payload: Mapping[str, Json] | None = None,
+) -> Entry:
     """The entry that gives all traffic back to what served before. Raises ValueError where the rollout has moved on or ended."""
     entries = ledger.entries(rollout.pipeline)
 
@@ -220,7 +307,15 @@ def abort(ledger: Ledger, rollout: Rollout, actor: str, reason: str, day: date, 
         "rollout": rollout.steps[0].entry,
         **(payload or {}),
     }
-    return ledger.append(rollout.pipeline, "rollback", bundle=rollout.champion, day=day, actor=actor, payload=about, unless=still)
+    return ledger.append(
+        rollout.pipeline,
+        "rollback",
+        bundle=rollout.champion,
+        day=day,
+        actor=actor,
+        payload=about,
+        unless=still,
+    )
 
 
 def withdraw(ledger: Ledger, release: Entry, reason: str) -> Entry | None:
@@ -234,7 +329,9 @@ def withdraw(ledger: Ledger, release: Entry, reason: str) -> Entry | None:
     def still(now: Sequence[Entry]) -> Entry | None:
         newest = newest_move(now)
         if newest is None or newest.serial != release.serial:
-            raise ValueError(f"entry {release.serial} is not the newest move of {release.pipeline!r} any more; reconcile again")
+            raise ValueError(
+                f"entry {release.serial} is not the newest move of {release.pipeline!r} any more; reconcile again"
+            )
         return None
 
     about: dict[str, Json] = {
@@ -243,15 +340,28 @@ def withdraw(ledger: Ledger, release: Entry, reason: str) -> Entry | None:
         "candidate": decisions.candidate_of(entries, target),
         "reason": reason,
     }
-    return ledger.append(release.pipeline, "rollback", bundle=target, day=release.day, actor=POLICY, payload=about, unless=still)
+    return ledger.append(
+        release.pipeline,
+        "rollback",
+        bundle=target,
+        day=release.day,
+        actor=POLICY,
+        payload=about,
+        unless=still,
+    )
 
 
 def went_back_before(entries: Sequence[Entry], bundle: str) -> bool:
     """Whether a bundle has gone back by itself already; it does so once, after that people decide."""
-    return any(entry.kind == "rollback" and entry.actor == POLICY and entry.payload.get("from") == bundle for entry in entries)
+    return any(
+        entry.kind == "rollback" and entry.actor == POLICY and entry.payload.get("from") == bundle
+        for entry in entries
+    )
 
 
-def _payload(stage: Stage, share: float, champion: str, bundle: str, policy: ReleasePolicy) -> dict[str, Json]:
+def _payload(
+    stage: Stage, share: float, champion: str, bundle: str, policy: ReleasePolicy
+) -> dict[str, Json]:
     """What an endpoint has to serve in a step, whole: it follows from the entry alone, whatever is declared later."""
     shadow = stage == "shadow"
     return {
@@ -268,12 +378,20 @@ def _payload(stage: Stage, share: float, champion: str, bundle: str, policy: Rel
 def _step(entry: Entry) -> Step:
     stage: Stage = "shadow" if entry.payload.get("stage") == "shadow" else "canary"
     share = entry.payload.get("share")
-    return Step(entry.serial, stage, float(share) if isinstance(share, (int, float)) else 0.0, entry.day, entry.moment)
+    return Step(
+        entry.serial,
+        stage,
+        float(share) if isinstance(share, (int, float)) else 0.0,
+        entry.day,
+        entry.moment,
+    )
 
 
 def _same_champion(now: Sequence[Entry], champion: str) -> None:
     if decisions.released(now) != champion:
-        raise ValueError(f"bundle {decisions.released(now)} is released now, not {champion}; try again")
+        raise ValueError(
+            f"bundle {decisions.released(now)} is released now, not {champion}; try again"
+        )
 
 
 def _same_step(now: Sequence[Entry], rollout: Rollout) -> None:

@@ -49,7 +49,9 @@ def confidence_sequence(values: Floats, alpha: float, tuned_for: int = 1_000) ->
 def radius(n: int, alpha: float, tuned_for: int = 1_000) -> float:
     """Half the width of `confidence_sequence` after n observations, in standard deviations."""
     squared = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuned_for
-    return math.sqrt(2 * (n * squared + 1) / (n * n * squared) * math.log(math.sqrt(n * squared + 1) / alpha))
+    return math.sqrt(
+        2 * (n * squared + 1) / (n * n * squared) * math.log(math.sqrt(n * squared + 1) / alpha)
+    )
 
 
 def around(mean: float, half: float) -> tuple[float, float]:
@@ -85,5 +87,8 @@ def split_evidence(counts: Sequence[int], shares: Sequence[float]) -> float:
     total = sum(counts)
     prior = [CONCENTRATION * share for share in shares]
     log = math.lgamma(CONCENTRATION) - math.lgamma(CONCENTRATION + total)
-    log += sum(math.lgamma(a + n) - math.lgamma(a) - n * math.log(share) for a, n, share in zip(prior, counts, shares, strict=True))
+    log += sum(
+        math.lgamma(a + n) - math.lgamma(a) - n * math.log(share)
+        for a, n, share in zip(prior, counts, shares, strict=True)
+    )
     return math.exp(min(log, 700.0))

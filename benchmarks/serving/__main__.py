@@ -50,10 +50,27 @@ def main() -> int:
     names = [server.name for server in SERVERS]
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--seconds", type=int, default=8, help="seconds of each case")
-    options.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
-    options.add_argument("--skip", nargs="+", choices=names, default=[], metavar="NAME", help="leave these out")
-    options.add_argument("--install", action="store_true", help="make the environments and the task, and measure nothing")
-    options.add_argument("--table", action="store_true", help="print the figures of the runs before, and measure nothing")
+    options.add_argument(
+        "--only",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"of {', '.join(names)}",
+    )
+    options.add_argument(
+        "--skip", nargs="+", choices=names, default=[], metavar="NAME", help="leave these out"
+    )
+    options.add_argument(
+        "--install",
+        action="store_true",
+        help="make the environments and the task, and measure nothing",
+    )
+    options.add_argument(
+        "--table",
+        action="store_true",
+        help="print the figures of the runs before, and measure nothing",
+    )
     found = options.parse_args()
     place = CACHE.absolute() / "results.json"
     results: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {}
@@ -63,14 +80,18 @@ def main() -> int:
     try:
         find()
         if (cores := os.cpu_count() or 1) < 2:
-            raise RuntimeError(f"two cores are needed, one for the server and one for the client; there are {cores}")
+            raise RuntimeError(
+                f"two cores are needed, one for the server and one for the client; there are {cores}"
+            )
     except (FileNotFoundError, RuntimeError) as error:
         print(f"bench-serving: {error}", file=sys.stderr)
         return 2
     # What is started must be stopped, so a signal unwinds the stack.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     task = prepared(CACHE.absolute() / "task")
-    chosen = [server for server in SERVERS if server.name in found.only and server.name not in found.skip]
+    chosen = [
+        server for server in SERVERS if server.name in found.only and server.name not in found.skip
+    ]
     for server in chosen:
         print(f"{server.name} ...", file=sys.stderr, flush=True)
         try:
@@ -81,13 +102,20 @@ def main() -> int:
         except UnavailableError as error:
             print(f"{server.name}: {error}", file=sys.stderr)
             figures = {"unavailable": str(error)}
-        results[server.name] = {"says": server.says, "at": datetime.now(UTC).isoformat(timespec="seconds"), **figures}
+        results[server.name] = {
+            "says": server.says,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **figures,
+        }
         write_atomically(place, json.dumps(ordered(results, names), indent=1).encode())
     if not found.install:
         print(report.tables(ordered(results, names)))
     ours = results.get(ENDPOINT.name, {})
     if ours.get("missing") or any(each["errors"] for each in ours.get("cases", {}).values()):
-        print("bench-serving: the endpoint failed requests, or its log lacks what it answered", file=sys.stderr)
+        print(
+            "bench-serving: the endpoint failed requests, or its log lacks what it answered",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -119,7 +147,9 @@ def measured(server: Server, task: Task, python: Path, seconds: int) -> dict[str
     return figures
 
 
-def all_cases(server: Server, running: Running, task: Task, seconds: int) -> Iterator[tuple[str, Figures]]:
+def all_cases(
+    server: Server, running: Running, task: Task, seconds: int
+) -> Iterator[tuple[str, Figures]]:
     """Cases of a server by name, as they are measured."""
     most = 0.0
     for connections in (1, 8, 64):
@@ -130,16 +160,28 @@ def all_cases(server: Server, running: Running, task: Task, seconds: int) -> Ite
     if server in FLOORS:
         return
     for rows in (100, ROWS):
-        yield f"{rows:,} rows JSON", case(running, server.json, task, rows, seconds, CONNECTIONS[rows])
+        yield (
+            f"{rows:,} rows JSON",
+            case(running, server.json, task, rows, seconds, CONNECTIONS[rows]),
+        )
         for encoding in server.other_json:
-            yield f"{rows:,} rows JSON: {encoding.named}", case(running, encoding, task, rows, seconds, CONNECTIONS[rows])
+            yield (
+                f"{rows:,} rows JSON: {encoding.named}",
+                case(running, encoding, task, rows, seconds, CONNECTIONS[rows]),
+            )
         for encoding in server.binary:
-            yield f"{rows:,} rows binary: {encoding.named}", case(running, encoding, task, rows, seconds, CONNECTIONS[rows])
+            yield (
+                f"{rows:,} rows binary: {encoding.named}",
+                case(running, encoding, task, rows, seconds, CONNECTIONS[rows]),
+            )
 
 
 def bodies_of(encoding: Encoding, task: Task, rows: int) -> list[Body]:
     """Different requests of so many rows each."""
-    return [encoding.encode(task, range(first * rows, (first + 1) * rows)) for first in range(BODIES[rows])]
+    return [
+        encoding.encode(task, range(first * rows, (first + 1) * rows))
+        for first in range(BODIES[rows])
+    ]
 
 
 def case(
@@ -151,23 +193,39 @@ def case(
     cores = {SERVER_CORE, CLIENT_CORE} if core is None else {core}
     warm = load(running.url + encoding.path, headers, bodies, 1, connections, cores)
     before = running.cpu_seconds()
-    figures = load(running.url + encoding.path, headers, bodies, seconds, connections, cores, pause_ms)
+    figures = load(
+        running.url + encoding.path, headers, bodies, seconds, connections, cores, pause_ms
+    )
     running.rows += rows * (warm.answered + figures.answered)
-    return replace(figures, cpu_us=(running.cpu_seconds() - before) / max(1, figures.answered) * 1e6)
+    return replace(
+        figures, cpu_us=(running.cpu_seconds() - before) / max(1, figures.answered) * 1e6
+    )
 
 
-def half_load(running: Running, encoding: Encoding, task: Task, seconds: int, most: float) -> Figures:
+def half_load(
+    running: Running, encoding: Encoding, task: Task, seconds: int, most: float
+) -> Figures:
     """Half of the most requests a second, by connections that pause; the pause is corrected once by what two seconds of it gave."""
     turn_ms = 1e3 * HALF_CONNECTIONS / (most / 2)
     tried = case(running, encoding, task, 1, 2, HALF_CONNECTIONS, turn_ms)
     # A turn of a connection is its pause and what an answer takes.
-    return case(running, encoding, task, 1, seconds, HALF_CONNECTIONS, max(0.1, 2 * turn_ms - 1e3 * HALF_CONNECTIONS / tried.a_second))
+    return case(
+        running,
+        encoding,
+        task,
+        1,
+        seconds,
+        HALF_CONNECTIONS,
+        max(0.1, 2 * turn_ms - 1e3 * HALF_CONNECTIONS / tried.a_second),
+    )
 
 
 def in_log(state: Path, answered: int) -> dict[str, int]:
     """How many rows were answered, and how many of these the prediction log lacks. It may have more: what was under way when
     a client stopped."""
-    logged = sum(len(log.contents(segment).records) for segment in log.segments(state / NAME / "predictions"))
+    logged = sum(
+        len(log.contents(segment).records) for segment in log.segments(state / NAME / "predictions")
+    )
     return {"answered": answered, "missing": max(0, answered - logged)}
 
 
@@ -179,11 +237,18 @@ def two_workers(task: Task, python: Path, seconds: int, one: dict[str, float]) -
     apart = (os.cpu_count() or 1) > 2
     with (
         tempfile.TemporaryDirectory() as name,
-        started(ENDPOINT, launch_of(task, python, Path(name), workers=2), {SERVER_CORE, CLIENT_CORE}) as running,
+        started(
+            ENDPOINT, launch_of(task, python, Path(name), workers=2), {SERVER_CORE, CLIENT_CORE}
+        ) as running,
     ):
         two = case(running, ENDPOINT.json, task, 1, seconds, 8, core=2 if apart else None)
     ratio = two.a_second / one["a_second"] if apart else 2 * one["cpu_us"] / two.cpu_us
-    return {**two.stored(), "ratio": round(ratio, 3), "one_cpu_us": one["cpu_us"], "client_apart": apart}
+    return {
+        **two.stored(),
+        "ratio": round(ratio, 3),
+        "one_cpu_us": one["cpu_us"],
+        "client_apart": apart,
+    }
 
 
 if __name__ == "__main__":

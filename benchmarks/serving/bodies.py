@@ -53,12 +53,20 @@ def _plain_answer(content: bytes, _: Mapping[str, str]) -> list[float]:
 def _arrow(task: Task, numbers: Sequence[int]) -> Body:
     import pyarrow as pa
 
-    kinds = {"string": pa.string(), "integer": pa.int64(), "float": pa.float64(), "datetime": pa.timestamp("us", "UTC")}
+    kinds = {
+        "string": pa.string(),
+        "integer": pa.int64(),
+        "float": pa.float64(),
+        "datetime": pa.timestamp("us", "UTC"),
+    }
     columns = {}
     for name, declared in CONTRACT.items():
         values = [task.requests[number][name] for number in numbers]
         columns[name] = pa.array(
-            [datetime.fromisoformat(value) for value in values] if declared.kind == "datetime" else values, kinds[declared.kind]
+            [datetime.fromisoformat(value) for value in values]
+            if declared.kind == "datetime"
+            else values,
+            kinds[declared.kind],
         )
     return Body(_stream(pa.table(columns)))
 
@@ -127,15 +135,27 @@ def _tensors_answer(content: bytes, headers: Mapping[str, str]) -> list[float]:
     from tritonclient.http import InferenceServerClient
 
     length = headers.get("inference-header-content-length")
-    found = InferenceServerClient.parse_response_body(content, header_length=int(length) if length else None)
+    found = InferenceServerClient.parse_response_body(
+        content, header_length=int(length) if length else None
+    )
     values: list[float] = found.as_numpy("prediction").tolist()
     return values
 
 
 ENDPOINT_JSON = Encoding(f"/predict/{NAME}", "application/json", _plain, _plain_answer)
-ENDPOINT_ARROW = Encoding(f"/predict/{NAME}", "application/vnd.apache.arrow.stream", _arrow, _arrow_answer, "Arrow IPC")
-ENDPOINT_COLUMNS = Encoding(f"/v2/models/{NAME}/infer", "application/json", _columns, _columns_answer, "V2 tensors")
-ENDPOINT_TENSORS = Encoding(f"/v2/models/{NAME}/infer", "application/octet-stream", _tensors, _tensors_answer, "V2 binary tensors")
+ENDPOINT_ARROW = Encoding(
+    f"/predict/{NAME}", "application/vnd.apache.arrow.stream", _arrow, _arrow_answer, "Arrow IPC"
+)
+ENDPOINT_COLUMNS = Encoding(
+    f"/v2/models/{NAME}/infer", "application/json", _columns, _columns_answer, "V2 tensors"
+)
+ENDPOINT_TENSORS = Encoding(
+    f"/v2/models/{NAME}/infer",
+    "application/octet-stream",
+    _tensors,
+    _tensors_answer,
+    "V2 binary tensors",
+)
 
 
 # -- peers, which take the features ready-made ------------------------------------------------------------------------------------------
@@ -147,13 +167,25 @@ def _predictions(content: bytes, _: Mapping[str, str]) -> list[float]:
 
 
 def _split(task: Task, numbers: Sequence[int]) -> Body:
-    return _json({"dataframe_split": {"columns": task.names, "data": [task.rows[number] for number in numbers]}})
+    return _json(
+        {
+            "dataframe_split": {
+                "columns": task.names,
+                "data": [task.rows[number] for number in numbers],
+            }
+        }
+    )
 
 
 def _frame(task: Task, numbers: Sequence[int]) -> object:
     import pyarrow as pa
 
-    return pa.table({name: pa.array([task.rows[number][at] for number in numbers], pa.float64()) for at, name in enumerate(task.names)})
+    return pa.table(
+        {
+            name: pa.array([task.rows[number][at] for number in numbers], pa.float64())
+            for at, name in enumerate(task.names)
+        }
+    )
 
 
 def _parquet(task: Task, numbers: Sequence[int]) -> Body:
@@ -165,12 +197,25 @@ def _parquet(task: Task, numbers: Sequence[int]) -> Body:
 
 
 MLFLOW_JSON = Encoding("/invocations", "application/json", _split, _predictions)
-MLFLOW_PARQUET = Encoding("/invocations", "application/vnd.apache.parquet", _parquet, _predictions, "Parquet")
+MLFLOW_PARQUET = Encoding(
+    "/invocations", "application/vnd.apache.parquet", _parquet, _predictions, "Parquet"
+)
 
 
 def _inference(task: Task, numbers: Sequence[int]) -> Body:
     flat = [value for number in numbers for value in task.rows[number]]
-    return _json({"inputs": [{"name": "rows", "shape": [len(numbers), len(task.names)], "datatype": "FP32", "data": flat}]})
+    return _json(
+        {
+            "inputs": [
+                {
+                    "name": "rows",
+                    "shape": [len(numbers), len(task.names)],
+                    "datatype": "FP32",
+                    "data": flat,
+                }
+            ]
+        }
+    )
 
 
 def _inference_answer(content: bytes, _: Mapping[str, str]) -> list[float]:
@@ -178,7 +223,9 @@ def _inference_answer(content: bytes, _: Mapping[str, str]) -> list[float]:
     return found
 
 
-MLSERVER_JSON = Encoding(f"/v2/models/{NAME}/infer", "application/json", _inference, _inference_answer)
+MLSERVER_JSON = Encoding(
+    f"/v2/models/{NAME}/infer", "application/json", _inference, _inference_answer
+)
 
 
 def _rows(task: Task, numbers: Sequence[int]) -> Body:
@@ -195,7 +242,9 @@ LITSERVE_JSON = Encoding("/predict", "application/json", _rows, _predictions)
 
 
 def _named_rows(task: Task, numbers: Sequence[int]) -> Body:
-    return _json({"rows": [dict(zip(task.names, task.rows[number], strict=True)) for number in numbers]})
+    return _json(
+        {"rows": [dict(zip(task.names, task.rows[number], strict=True)) for number in numbers]}
+    )
 
 
 def _named_arrow(task: Task, numbers: Sequence[int]) -> Body:
@@ -203,4 +252,6 @@ def _named_arrow(task: Task, numbers: Sequence[int]) -> Body:
 
 
 FASTAPI_JSON = Encoding("/predict", "application/json", _named_rows, _predictions)
-FASTAPI_ARROW = Encoding("/predict-arrow", "application/vnd.apache.arrow.stream", _named_arrow, _predictions, "Arrow IPC")
+FASTAPI_ARROW = Encoding(
+    "/predict-arrow", "application/vnd.apache.arrow.stream", _named_arrow, _predictions, "Arrow IPC"
+)

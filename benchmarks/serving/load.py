@@ -62,12 +62,20 @@ def find() -> str:
     """Path of wrk. Raises FileNotFoundError with the way out."""
     found = shutil.which("wrk")
     if found is None:
-        raise FileNotFoundError("wrk is needed to make load and was not found; install it (Debian: apt-get install wrk)")
+        raise FileNotFoundError(
+            "wrk is needed to make load and was not found; install it (Debian: apt-get install wrk)"
+        )
     return found
 
 
 def load(
-    url: str, headers: Mapping[str, str], bodies: Sequence[Body], seconds: int, connections: int, cores: set[int], pause_ms: float = 0.0
+    url: str,
+    headers: Mapping[str, str],
+    bodies: Sequence[Body],
+    seconds: int,
+    connections: int,
+    cores: set[int],
+    pause_ms: float = 0.0,
 ) -> Figures:
     """Send bodies in turn over some connections, each of which pauses for `pause_ms` on average after an answer."""
     with tempfile.TemporaryDirectory() as name:
@@ -76,13 +84,28 @@ def load(
         for number, body in enumerate(bodies):
             place = folder / f"{number}.body"
             place.write_bytes(body.content)
-            given = ", ".join(f"[{_quoted(header)}] = {_quoted(value)}" for header, value in {**headers, **body.headers}.items())
+            given = ", ".join(
+                f"[{_quoted(header)}] = {_quoted(value)}"
+                for header, value in {**headers, **body.headers}.items()
+            )
             lines.append(f"  add({_quoted(str(place))}, {{{given}}})")
         script = folder / "load.lua"
         path = "/" + url.split("/", 3)[3]
         delay = _DELAY % pause_ms if pause_ms else ""
-        script.write_text(_SCRIPT % {"bodies": "\n".join(lines), "path": _quoted(path), "delay": delay})
-        command = [find(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), url]
+        script.write_text(
+            _SCRIPT % {"bodies": "\n".join(lines), "path": _quoted(path), "delay": delay}
+        )
+        command = [
+            find(),
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--timeout",
+            "60s",
+            "-s",
+            str(script),
+            url,
+        ]
         output = subprocess.run(
             command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL, timeout=seconds + 120,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
@@ -90,7 +113,9 @@ def load(
     found = re.search(r"^RESULT (\S+) (\S+) (\S+) (\d+) (\d+)$", output, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"wrk said nothing of its results: {output[-300:]}")
-    return Figures(float(found[1]), float(found[2]), float(found[3]), int(found[4]), int(found[5]), connections)
+    return Figures(
+        float(found[1]), float(found[2]), float(found[3]), int(found[4]), int(found[5]), connections
+    )
 
 
 def _quoted(text: str) -> str:

@@ -25,7 +25,11 @@ def tables(results: Results) -> str:
     ]
     if failed:
         found.append("Requests that failed:\n\n" + "\n".join(failed))
-    missing = [f"- {name}: {each['unavailable']}" for name, each in results.items() if "unavailable" in each]
+    missing = [
+        f"- {name}: {each['unavailable']}"
+        for name, each in results.items()
+        if "unavailable" in each
+    ]
     if missing:
         found.append("Not measured:\n\n" + "\n".join(missing))
     return "\n\n".join(found)
@@ -34,7 +38,9 @@ def tables(results: Results) -> str:
 def in_encodings(figures: Mapping[str, Any], case: str) -> list[tuple[float, str]]:
     """Requests a second of a case in each of a server's encodings, the fastest first, with the encoding's name where it has one."""
     found = [
-        (each["a_second"], name.partition(": ")[2]) for name, each in figures.get("cases", {}).items() if name.partition(": ")[0] == case
+        (each["a_second"], name.partition(": ")[2])
+        for name, each in figures.get("cases", {}).items()
+        if name.partition(": ")[0] == case
     ]
     return sorted(found, reverse=True)
 
@@ -75,7 +81,10 @@ def _batches(results: Results) -> str:
             continue
         cells = []
         for case in (MANY, BINARY[0], LARGE, BINARY[1]):
-            each = [f"{_number(a_second)}{f' ({named})' if named else ''}" for a_second, named in in_encodings(figures, case)]
+            each = [
+                f"{_number(a_second)}{f' ({named})' if named else ''}"
+                for a_second, named in in_encodings(figures, case)
+            ]
             cells.append(", ".join(each) or "–")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -100,13 +109,23 @@ def _wanted(results: Results) -> str:
     """What is wanted, what was measured, whether it is reached."""
     lines = ["| wanted | measured | reached |", "|---|---|---|"]
     for says, value, limit, over in _goals(results):
-        reached = "not measured" if value is None else "yes" if (value >= limit if over else value <= limit) else "no"
+        reached = (
+            "not measured"
+            if value is None
+            else "yes"
+            if (value >= limit if over else value <= limit)
+            else "no"
+        )
         shown = "–" if value is None else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
         lines.append(f"| {says} | {shown} | {reached} |")
     ours = results.get(OURS, {})
     two = ours.get("two_workers")
     if two is not None:
-        how = "client on a core of its own" if two["client_apart"] else "the client shares their cores, so only CPU time tells"
+        how = (
+            "client on a core of its own"
+            if two["client_apart"]
+            else "the client shares their cores, so only CPU time tells"
+        )
         lines += [
             "",
             f"Two workers ({how}): {two['a_second']:,.0f} requests a second, {two['cpu_us']:.1f} µs of CPU a request against {two['one_cpu_us']:.1f} µs with one.",
@@ -129,7 +148,12 @@ def _goals(results: Results) -> Iterator[tuple[str, float | None, float, bool]]:
 
     def best_peer(case: str) -> float | None:
         ours = rate(results, OURS, case)
-        theirs = [found for name in results if name not in (OURS, FLOOR, USUAL_FLOOR) and (found := rate(results, name, case)) is not None]
+        theirs = [
+            found
+            for name in results
+            if name not in (OURS, FLOOR, USUAL_FLOOR)
+            and (found := rate(results, name, case)) is not None
+        ]
         return ours / max(theirs) if ours and theirs else None
 
     ours = results.get(OURS, {})

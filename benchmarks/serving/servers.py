@@ -122,7 +122,11 @@ def _mlserver(launch: Launch) -> Sequence[str]:
         "host": "127.0.0.1", "http_port": launch.ports[0], "grpc_port": launch.ports[1], "metrics_port": launch.ports[2],
         "parallel_workers": 0, "debug": False, "gzip_enabled": False, "metrics_endpoint": None,
     }  # fmt: skip
-    model = {"name": NAME, "implementation": "mlserver_xgboost.XGBoostModel", "parameters": {"uri": str(launch.task.model)}}
+    model = {
+        "name": NAME,
+        "implementation": "mlserver_xgboost.XGBoostModel",
+        "parameters": {"uri": str(launch.task.model)},
+    }
     (launch.folder / "settings.json").write_text(json.dumps(settings))
     (launch.folder / "model-settings.json").write_text(json.dumps(model))
     return _script(launch, "mlserver"), "start", str(launch.folder)
@@ -161,9 +165,21 @@ ENDPOINT = Server(
     _evergreen, bodies.ENDPOINT_JSON, (bodies.ENDPOINT_ARROW, bodies.ENDPOINT_TENSORS), (bodies.ENDPOINT_COLUMNS,), locked=False,
     headers=lambda task: {"authorization": f"Bearer {task.key}"},
 )  # fmt: skip
-FLOOR = Server("hello", "the endpoint's HTTP server, five bytes for an answer", _hello, bodies.ENDPOINT_JSON, locked=False)
+FLOOR = Server(
+    "hello",
+    "the endpoint's HTTP server, five bytes for an answer",
+    _hello,
+    bodies.ENDPOINT_JSON,
+    locked=False,
+)
 # Most peers stand on this.
-USUAL_FLOOR = Server("hello, uvicorn", "uvicorn's own HTTP, five bytes for an answer", _uvicorn, bodies.ENDPOINT_JSON, locked=False)
+USUAL_FLOOR = Server(
+    "hello, uvicorn",
+    "uvicorn's own HTTP, five bytes for an answer",
+    _uvicorn,
+    bodies.ENDPOINT_JSON,
+    locked=False,
+)
 FLOORS = (FLOOR, USUAL_FLOOR)
 SERVERS = (
     *FLOORS,
@@ -193,7 +209,16 @@ def environment(server: Server, cache: Path) -> Path:
     try:
         quiet(str(uv), "venv", "--quiet", "--clear", "--python", sys.executable, str(place))
         # The lock is whole; xgboost-cpu stands in for the xgboost with a GPU runtime that some of them ask for.
-        quiet(str(uv), "pip", "sync", "--quiet", "--compile-bytecode", "--python", str(python), str(lock))
+        quiet(
+            str(uv),
+            "pip",
+            "sync",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            str(python),
+            str(lock),
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise UnavailableError(f"it could not be installed: {reason(error)}") from error
     stamp.write_text(lock.read_text())
@@ -202,14 +227,24 @@ def environment(server: Server, cache: Path) -> Path:
 
 def reason(error: Exception) -> str:
     """The last line that a failed command said."""
-    said = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
+    said = (
+        error.stderr.strip().splitlines()
+        if isinstance(error, subprocess.CalledProcessError)
+        else []
+    )
     return said[-1] if said else str(error)
 
 
 def quiet(*command: str) -> None:
     """Raises OSError and subprocess.CalledProcessError with what the command said."""
     subprocess.run(
-        command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}, timeout=500
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **ENVIRONMENT},
+        timeout=500,
     )
 
 
@@ -228,14 +263,20 @@ def started(server: Server, launch: Launch, cores: set[int]) -> Iterator[Running
         "MODEL": str(task.model), "FEATURES": ",".join(task.names), "PORT": str(launch.ports[0]), "PATH": f"{launch.python.parent}:{os.environ['PATH']}",
         **({"PYTHONPATH": str(TREE)} if not server.locked else {}), **ENVIRONMENT, **server.variables(launch),
     }  # fmt: skip
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    }
     begun = time.monotonic()
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=launch.folder, env={**inherited, **variables},
             start_new_session=True, preexec_fn=lambda: _confine(cores),
         )  # fmt: skip
-    running = Running(psutil.Process(process.pid), f"http://127.0.0.1:{launch.ports[0]}", server.headers(task))
+    running = Running(
+        psutil.Process(process.pid), f"http://127.0.0.1:{launch.ports[0]}", server.headers(task)
+    )
     try:
         body = server.json.encode(task, [0])
         with httpx.Client(base_url=running.url, timeout=10, trust_env=False) as client:
@@ -246,7 +287,9 @@ def started(server: Server, launch: Launch, cores: set[int]) -> Iterator[Running
                         break
                 if process.poll() is not None or time.monotonic() - begun > START_SECONDS:
                     said = log.read_text(errors="replace").strip().splitlines()
-                    raise UnavailableError(f"it does not answer: {said[-1] if said else 'it said nothing'}")
+                    raise UnavailableError(
+                        f"it does not answer: {said[-1] if said else 'it said nothing'}"
+                    )
                 time.sleep(0.02)
         running.start_seconds = time.monotonic() - begun
         if server not in FLOORS:
@@ -264,15 +307,29 @@ def ask(client: httpx.Client, running: Running, encoding: Encoding, body: Body) 
 def agree(server: Server, running: Running, task: Task) -> None:
     """Raises UnavailableError where an answer is not what the model predicts: one row, and a hundred in each encoding."""
     with httpx.Client(base_url=running.url, timeout=60, trust_env=False) as client:
-        for encoding, rows in ((server.json, 1), *((found, 100) for found in (server.json, *server.other_json, *server.binary))):
+        for encoding, rows in (
+            (server.json, 1),
+            *((found, 100) for found in (server.json, *server.other_json, *server.binary)),
+        ):
             answer = ask(client, running, encoding, encoding.encode(task, range(rows)))
             if answer.status_code != 200:
-                raise UnavailableError(f"it answers {rows} rows of {encoding.named} with {answer.status_code}: {answer.text[:200]}")
+                raise UnavailableError(
+                    f"it answers {rows} rows of {encoding.named} with {answer.status_code}: {answer.text[:200]}"
+                )
             running.rows += rows
             found = encoding.decode(answer.content, answer.headers)
-            worst = max(abs(value - expected) for value, expected in zip(found, task.expected, strict=False)) if found else 1.0
+            worst = (
+                max(
+                    abs(value - expected)
+                    for value, expected in zip(found, task.expected, strict=False)
+                )
+                if found
+                else 1.0
+            )
             if len(found) != rows or not worst <= 1e-5:
-                raise UnavailableError(f"{rows} rows of {encoding.named}: {len(found)} predictions, off by up to {worst:.2g} (limit 1e-5)")
+                raise UnavailableError(
+                    f"{rows} rows of {encoding.named}: {len(found)} predictions, off by up to {worst:.2g} (limit 1e-5)"
+                )
 
 
 def launch_of(task: Task, python: Path, folder: Path, workers: int = 1) -> Launch:

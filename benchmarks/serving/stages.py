@@ -56,7 +56,9 @@ def main() -> int:
         stages: dict[str, Callable[[int], object]] = {
             "decode and check": lambda index: contract.decode(bodies[index]),
             "features and lookups": lambda index: bundle.row(rows[index], online),
-            f"trees ({bundle.models.model.engine.name})": lambda index: bundle.models.model.predict_row(features[index]),
+            f"trees ({bundle.models.model.engine.name})": lambda index: (
+                bundle.models.model.predict_row(features[index])
+            ),
             "record, with bounds": record,
             "log: encode, CRC, write": lambda index: log.append([records[index]]),
             "encode the answer": lambda index: encode(answers[index]),
@@ -69,7 +71,9 @@ def main() -> int:
     return 0
 
 
-def timed(stages: dict[str, Callable[[int], object]], indices: Sequence[int] = range(CALLS)) -> dict[str, float]:
+def timed(
+    stages: dict[str, Callable[[int], object]], indices: Sequence[int] = range(CALLS)
+) -> dict[str, float]:
     """Microseconds of a call of each stage, the median over rounds that take the stages in turn; this process keeps to one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rounds: dict[str, list[float]] = {name: [] for name in stages}

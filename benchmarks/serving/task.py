@@ -52,7 +52,10 @@ CONTRACT = {
     "flight_id": RequestField("string", pattern=r"^f-\d+$"),
     "carrier": RequestField("string"),
     "origin": RequestField("string", values=ORIGINS),
-    **{name: RequestField("integer" if digits == 0 else "float", ge=low, le=high) for name, (low, high, digits) in NUMBERS.items()},
+    **{
+        name: RequestField("integer" if digits == 0 else "float", ge=low, le=high)
+        for name, (low, high, digits) in NUMBERS.items()
+    },
     "event_time": RequestField("datetime"),
 }
 
@@ -77,7 +80,12 @@ def prepared(folder: Path) -> Task:
     """The task, made in `folder` unless it is there already and nothing that it depends on has changed since."""
     requests = tuple(request(number) for number in range(ROWS))
     matrix = _matrix(requests)
-    root, public_key, model, key = folder / "endpoint", folder / "keys" / "platform.pub", folder / "model.ubj", folder / "key"
+    root, public_key, model, key = (
+        folder / "endpoint",
+        folder / "keys" / "platform.pub",
+        folder / "model.ubj",
+        folder / "key",
+    )
     stamp, wanted = folder / "stamp", _version()
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,17 +93,30 @@ def prepared(folder: Path) -> Task:
         write_atomically(stamp, wanted.encode())
     booster = xgboost.Booster(model_file=model, params={"nthread": 1})
     expected = booster.inplace_predict(np.array(matrix, dtype=np.float32))
-    return Task(root, public_key, key.read_text(), model, _program().names, requests, matrix, tuple(float(value) for value in expected))
+    return Task(
+        root,
+        public_key,
+        key.read_text(),
+        model,
+        _program().names,
+        requests,
+        matrix,
+        tuple(float(value) for value in expected),
+    )
 
 
 def request(number: int) -> dict[str, Any]:
     """The request for flight `number`, JSON-ready; equal numbers give equal requests."""
     random = np.random.default_rng(number)
     numbers = {
-        name: int(random.integers(low, high + 1)) if digits == 0 else round(float(random.uniform(low, high)), digits)
+        name: int(random.integers(low, high + 1))
+        if digits == 0
+        else round(float(random.uniform(low, high)), digits)
         for name, (low, high, digits) in NUMBERS.items()
     }
-    moment = datetime(DAY.year, DAY.month, DAY.day, 10, tzinfo=UTC) + timedelta(minutes=number % 720)
+    moment = datetime(DAY.year, DAY.month, DAY.day, 10, tzinfo=UTC) + timedelta(
+        minutes=number % 720
+    )
     return {
         "flight_id": f"f-{number}", "carrier": str(random.choice(CARRIERS)), "origin": str(random.choice(ORIGINS)), **numbers,
         "event_time": moment.isoformat().replace("+00:00", "Z"),
@@ -103,7 +124,10 @@ def request(number: int) -> dict[str, Any]:
 
 
 def _program() -> FeatureProgram:
-    rates = (rate("late", by="carrier", over=days(7), source="flights"), rate("late", by="carrier", over=days(28), source="flights"))
+    rates = (
+        rate("late", by="carrier", over=days(7), source="flights"),
+        rate("late", by="carrier", over=days(28), source="flights"),
+    )
     by_origin = rate("late", by="origin", over=days(7), source="flights")
     queue = join("runways", on="origin", within=timedelta(days=3)).queue
     names = [aggregate_name(found) for found in rates]
@@ -129,7 +153,10 @@ def _snapshot() -> Snapshot:
     """What is looked up: queues and rates of late flights, of two refreshes."""
     program = _program()
     runways, carriers, origins = program.lookups
-    moments = tuple(datetime(day.year, day.month, day.day, 9, tzinfo=UTC) for day in (DAY - timedelta(days=1), DAY))
+    moments = tuple(
+        datetime(day.year, day.month, day.day, 9, tzinfo=UTC)
+        for day in (DAY - timedelta(days=1), DAY)
+    )
 
     def rates(lookup: Lookup, texts: tuple[str, ...], first: float) -> AggregateTable:
         width = len(lookup.values)
@@ -137,7 +164,13 @@ def _snapshot() -> Snapshot:
             Refresh(
                 moment,
                 tuple(
-                    ((text,), tuple(round(first + 0.02 * index + 0.005 * later + 0.01 * value, 3) for value in range(width)))
+                    (
+                        (text,),
+                        tuple(
+                            round(first + 0.02 * index + 0.005 * later + 0.01 * value, 3)
+                            for value in range(width)
+                        ),
+                    )
                     for index, text in enumerate(texts)
                 ),
             )
@@ -146,9 +179,15 @@ def _snapshot() -> Snapshot:
         return AggregateTable(lookup.keys, lookup.values, tuple(refreshes))
 
     queues = LatestTable(
-        ("origin",), ("queue",), tuple(((text,), LatestRows(moments[:1], ((3.0 + i,),))) for i, text in enumerate(ORIGINS))
+        ("origin",),
+        ("queue",),
+        tuple(((text,), LatestRows(moments[:1], ((3.0 + i,),))) for i, text in enumerate(ORIGINS)),
     )
-    tables = {runways.table: queues, carriers.table: rates(carriers, CARRIERS, 0.08), origins.table: rates(origins, ORIGINS, 0.15)}
+    tables = {
+        runways.table: queues,
+        carriers.table: rates(carriers, CARRIERS, 0.08),
+        origins.table: rates(origins, ORIGINS, 0.15),
+    }
     return Snapshot(NAME, DAY, moments[-1], tables)
 
 
@@ -156,22 +195,48 @@ def _matrix(requests: tuple[dict[str, Any], ...]) -> tuple[tuple[float, ...], ..
     """The features of requests, computed as the endpoint does."""
     row_of, online = compile_row(_program()), _snapshot()
     return tuple(
-        tuple(float(value) for value in row_of({**found, "event_time": datetime.fromisoformat(found["event_time"])}, online))
+        tuple(
+            float(value)
+            for value in row_of(
+                {**found, "event_time": datetime.fromisoformat(found["event_time"])}, online
+            )
+        )
         for found in requests
     )
 
 
-def _make(folder: Path, requests: tuple[dict[str, Any], ...], matrix: tuple[tuple[float, ...], ...]) -> None:
+def _make(
+    folder: Path, requests: tuple[dict[str, Any], ...], matrix: tuple[tuple[float, ...], ...]
+) -> None:
     """Train, compile, sign, install and release; make a key."""
     program, online, features = _program(), _snapshot(), np.array(matrix, dtype=np.float32)
     random = np.random.default_rng(0)
     place = {name: index for index, name in enumerate(program.names)}
     centred = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9)
-    hidden = centred[:, [place[name] for name in ("wind_gust", "rain", "hour", "carrier_late_7", "queue", "load_factor")]]
-    late = hidden @ np.array([0.5, 0.6, 0.4, 0.5, 0.3, 0.3]) - 0.4 * hidden[:, 0] * hidden[:, 1] + random.logistic(size=len(features)) > 1
+    hidden = centred[
+        :,
+        [
+            place[name]
+            for name in ("wind_gust", "rain", "hour", "carrier_late_7", "queue", "load_factor")
+        ],
+    ]
+    late = (
+        hidden @ np.array([0.5, 0.6, 0.4, 0.5, 0.3, 0.3])
+        - 0.4 * hidden[:, 0] * hidden[:, 1]
+        + random.logistic(size=len(features))
+        > 1
+    )
     # No names of features in the trees: some peers predict arrays, others frames.
-    parameters = {"objective": "binary:logistic", "max_depth": DEPTH, "eta": 0.1, "nthread": 1, "seed": 0}
-    booster = xgboost.train(parameters, xgboost.QuantileDMatrix(features, label=late.astype(float)), TREES)
+    parameters = {
+        "objective": "binary:logistic",
+        "max_depth": DEPTH,
+        "eta": 0.1,
+        "nthread": 1,
+        "seed": 0,
+    }
+    booster = xgboost.train(
+        parameters, xgboost.QuantileDMatrix(features, label=late.astype(float)), TREES
+    )
     model = BoostedTrees.from_booster(booster, program.names)
     private = signing.new_key()
     files = bundle_files(
@@ -187,7 +252,13 @@ def _make(folder: Path, requests: tuple[dict[str, Any], ...], matrix: tuple[tupl
     endpoint.install(digest, files)
     write_atomically(root / NAME / "online.msgpack", online.encode())
     desired = Desired(
-        pipeline=NAME, serial=1, arms=((digest, 1.0),), shadows=(), key="", ledger_entry="1", issued=datetime.now(UTC).isoformat()
+        pipeline=NAME,
+        serial=1,
+        arms=((digest, 1.0),),
+        shadows=(),
+        key="",
+        ledger_entry="1",
+        issued=datetime.now(UTC).isoformat(),
     )
     endpoint.desire(desired, signing.sign(private, desired.content))
     write_atomically(folder / "model.ubj", model.ubj)

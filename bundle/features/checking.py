@@ -21,8 +21,31 @@ from bundle.features.program import EVENT_TIME, FeatureProgram, Kind, value_name
 # "null" is the type of a literal null: it stands where any type does.
 Type = Literal["number", "boolean", "text", "datetime", "null"]
 
-TYPE_OF_KIND: dict[Kind, Type] = {"string": "text", "float": "number", "integer": "number", "boolean": "boolean", "datetime": "datetime"}
-ARITHMETIC = frozenset({"add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "abs", "clip", "log", "log1p", "sqrt", "sin", "cos"})
+TYPE_OF_KIND: dict[Kind, Type] = {
+    "string": "text",
+    "float": "number",
+    "integer": "number",
+    "boolean": "boolean",
+    "datetime": "datetime",
+}
+ARITHMETIC = frozenset(
+    {
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "neg",
+        "abs",
+        "clip",
+        "log",
+        "log1p",
+        "sqrt",
+        "sin",
+        "cos",
+    }
+)
 COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 LOGIC = frozenset({"and", "or", "not"})
 DATE_PARTS = frozenset({"minute", "hour", "weekday", "day", "month", "day_of_year"})
@@ -36,7 +59,9 @@ SYMBOLS = {
 class Types:
     """Types of trees over given columns. `looked_up` tells the type of a join or aggregate; without it there may be none."""
 
-    def __init__(self, columns: Mapping[str, Type], looked_up: Callable[[Join | Rolling], Type] | None = None) -> None:
+    def __init__(
+        self, columns: Mapping[str, Type], looked_up: Callable[[Join | Rolling], Type] | None = None
+    ) -> None:
         self._columns, self._looked_up = columns, looked_up
 
     def of(self, node: Expression) -> Type:
@@ -46,10 +71,14 @@ class Types:
                 return _literal(value)
             case Column(name=name):
                 if name not in self._columns:
-                    raise ValueError(f"column {name!r} is unknown here; known are {', '.join(sorted(self._columns))}")
+                    raise ValueError(
+                        f"column {name!r} is unknown here; known are {', '.join(sorted(self._columns))}"
+                    )
                 return self._columns[name]
             case Category(operand=operand):
-                self._need(node, operand, frozenset({"text", "null"}), "text; a number needs no category")
+                self._need(
+                    node, operand, frozenset({"text", "null"}), "text; a number needs no category"
+                )
                 return "text"
             case Join() | Rolling():
                 if self._looked_up is None:
@@ -70,7 +99,12 @@ class Types:
             return "boolean"
         if name in LOGIC:
             for operand in operands:
-                self._need(node, operand, frozenset({"boolean", "null"}), "conditions (write x != 0 for a number)")
+                self._need(
+                    node,
+                    operand,
+                    frozenset({"boolean", "null"}),
+                    "conditions (write x != 0 for a number)",
+                )
             return "boolean"
         if name in DATE_PARTS:
             self._need(node, operands[0], frozenset({"datetime", "null"}), "a datetime")
@@ -79,13 +113,24 @@ class Types:
             self.of(operands[0])
             return "boolean"
         if name == "if_else":
-            self._need(node, operands[0], frozenset({"boolean", "null"}), "a condition (write x != 0 for a number)")
+            self._need(
+                node,
+                operands[0],
+                frozenset({"boolean", "null"}),
+                "a condition (write x != 0 for a number)",
+            )
             return self._same(node, operands[1:])
         if name == "fill_null":
             return self._same(node, operands)
         raise ValueError(f"operator {name!r} has no rule for types")
 
-    def _need(self, node: Expression, operand: Expression, allowed: frozenset[Type] | frozenset[str], what: str) -> None:
+    def _need(
+        self,
+        node: Expression,
+        operand: Expression,
+        allowed: frozenset[Type] | frozenset[str],
+        what: str,
+    ) -> None:
         found = self.of(operand)
         if found not in allowed:
             raise ValueError(f"{show(node)} needs {what}, but {show(operand)} is {_article(found)}")
@@ -116,40 +161,62 @@ def program_types(program: FeatureProgram) -> Types:
         lookup = program.lookup(node)
         name = value_name(node)
         if name not in lookup.values:
-            raise ValueError(f"lookup {lookup.name!r} has no value {name!r}; it has {', '.join(lookup.values)}")
+            raise ValueError(
+                f"lookup {lookup.name!r} has no value {name!r}; it has {', '.join(lookup.values)}"
+            )
         return TYPE_OF_KIND[lookup.kinds[lookup.values.index(name)]]
 
-    return Types({name: TYPE_OF_KIND[column.kind] for name, column in program.request.items()}, looked_up)
+    return Types(
+        {name: TYPE_OF_KIND[column.kind] for name, column in program.request.items()}, looked_up
+    )
 
 
 def check_types(program: FeatureProgram) -> None:
     """Raises ValueError where a feature's tree mixes types or a lookup is incomplete, naming the feature and the part."""
     types = program_types(program)
     if len(set(program.names)) != len(program.names):
-        raise ValueError(f"feature program of {program.pipeline!r} names a feature twice: {', '.join(program.names)}")
+        raise ValueError(
+            f"feature program of {program.pipeline!r} names a feature twice: {', '.join(program.names)}"
+        )
     event = program.request.get(EVENT_TIME)
     if (program.lookups and event is None) or (event is not None and event.kind != "datetime"):
-        raise ValueError(f"feature program of {program.pipeline!r} needs {EVENT_TIME!r} as a datetime of the request")
+        raise ValueError(
+            f"feature program of {program.pipeline!r} needs {EVENT_TIME!r} as a datetime of the request"
+        )
     for lookup in program.lookups:
-        if not len(lookup.values) == len(lookup.kinds) or not len(lookup.keys) == len(lookup.columns):
-            raise ValueError(f"lookup {lookup.name!r} is incomplete: values and kinds, keys and columns must pair up")
+        if not len(lookup.values) == len(lookup.kinds) or not len(lookup.keys) == len(
+            lookup.columns
+        ):
+            raise ValueError(
+                f"lookup {lookup.name!r} is incomplete: values and kinds, keys and columns must pair up"
+            )
         for key in lookup.keys:
             if key not in program.request:
                 raise ValueError(
                     f"lookup {lookup.name!r} has key {key!r}, which is no request column; those are {', '.join(program.request)}"
                 )
             if program.request[key].kind == "float":
-                raise ValueError(f"lookup {lookup.name!r} has key {key!r}, a float; equality of floats is no key, use text or an integer")
+                raise ValueError(
+                    f"lookup {lookup.name!r} has key {key!r}, a float; equality of floats is no key, use text or an integer"
+                )
     for feature in program.features:
         try:
             root = feature.expression
             found = types.of(root)
             for part in _below(root):
                 if isinstance(part, Category):
-                    raise ValueError(f"{show(part)} stands inside another expression; a category is a feature of its own")
+                    raise ValueError(
+                        f"{show(part)} stands inside another expression; a category is a feature of its own"
+                    )
             if not isinstance(root, Category) and found not in NUMBERS:
-                way = "wrap it as category(...)" if found == "text" else "take a part of it, such as .hour()"
-                raise ValueError(f"{show(root)} is {_article(found)}, and a feature is a number or a category; {way}")
+                way = (
+                    "wrap it as category(...)"
+                    if found == "text"
+                    else "take a part of it, such as .hour()"
+                )
+                raise ValueError(
+                    f"{show(root)} is {_article(found)}, and a feature is a number or a category; {way}"
+                )
         except ValueError as error:
             raise ValueError(f"feature {feature.name!r}: {error}") from error
 
@@ -187,4 +254,10 @@ def _literal(value: bool | int | float | str | None) -> Type:
 
 
 def _article(kind: Type) -> str:
-    return {"number": "a number", "boolean": "a condition", "text": "text", "datetime": "a datetime", "null": "null"}[kind]
+    return {
+        "number": "a number",
+        "boolean": "a condition",
+        "text": "text",
+        "datetime": "a datetime",
+        "null": "null",
+    }[kind]

@@ -31,14 +31,24 @@ _PARTS = (attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds"))
 PACKED = {"float": "d", "integer": "q"}
 # Of 2013-02-01T14:15:00Z: what is no digit, and where the pairs of digits begin (century, year, month, day, hour, minute, second).
 _SIGNS, _PAIRS = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":", 19: "Z"}, (0, 2, 5, 8, 11, 14, 17)
-DTYPES: dict[str, type[np.generic]] = {"float": np.float64, "integer": np.int64, "boolean": np.bool_, "datetime": np.int64}
+DTYPES: dict[str, type[np.generic]] = {
+    "float": np.float64,
+    "integer": np.int64,
+    "boolean": np.bool_,
+    "datetime": np.int64,
+}
 
 
 class Texts:
     """Texts of a column, None where there is none: as a list, or as `words` and the place of each row's word in them (-1: none).
     Either is made of the other when it is asked for; words need not be used, nor be different."""
 
-    def __init__(self, values: list[str | None] | None = None, codes: NDArray[np.int64] | None = None, words: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        values: list[str | None] | None = None,
+        codes: NDArray[np.int64] | None = None,
+        words: Sequence[str] = (),
+    ) -> None:
         if values is not None:
             self.values = values
         elif codes is not None:
@@ -62,7 +72,9 @@ class Texts:
 
     @cached_property
     def coded(self) -> tuple[NDArray[np.int64], Sequence[str]]:
-        places: dict[str | None, int] = {word: place for place, word in enumerate(dict.fromkeys(self.values))}
+        places: dict[str | None, int] = {
+            word: place for place, word in enumerate(dict.fromkeys(self.values))
+        }
         codes = np.fromiter(map(places.__getitem__, self.values), np.int64, len(self.values))
         if None in places:
             none = places[None]
@@ -115,7 +127,11 @@ class Column:
     def taken(self, places: NDArray[np.int64]) -> Column:
         """The rows at some places."""
         null = None if self.null is None else self.null[places]
-        return Column(self.kind, self.values.taken(places) if isinstance(self.values, Texts) else self.values[places], null)
+        return Column(
+            self.kind,
+            self.values.taken(places) if isinstance(self.values, Texts) else self.values[places],
+            null,
+        )
 
     def plain(self) -> list[Any]:
         """Plain Python values: texts, numbers, booleans, UTC datetimes, or None."""
@@ -125,7 +141,10 @@ class Column:
         if self.kind == "datetime":
             found = [EPOCH + timedelta(microseconds=value) for value in found]
         if self.null is not None:
-            found = [None if missing else value for value, missing in zip(found, self.null.tolist(), strict=True)]
+            found = [
+                None if missing else value
+                for value, missing in zip(found, self.null.tolist(), strict=True)
+            ]
         return found
 
 
@@ -137,7 +156,10 @@ def column(kind: Kind, values: Sequence[Any]) -> Column:
     if kind in PACKED:
         try:
             # A third of the time that NumPy takes, and it refuses None.
-            return Column(kind, np.frombuffer(struct.pack(f"{len(values)}{PACKED[kind]}", *values), DTYPES[kind]))
+            return Column(
+                kind,
+                np.frombuffer(struct.pack(f"{len(values)}{PACKED[kind]}", *values), DTYPES[kind]),
+            )
         except struct.error:
             pass
     null = None
@@ -153,7 +175,9 @@ def column(kind: Kind, values: Sequence[Any]) -> Column:
 def moments(values: Sequence[datetime]) -> NDArray[np.int64]:
     """`moment` of many."""
     since = [value - EPOCH for value in values]
-    days, seconds, microseconds = (np.fromiter(map(part, since), np.int64, len(since)) for part in _PARTS)
+    days, seconds, microseconds = (
+        np.fromiter(map(part, since), np.int64, len(since)) for part in _PARTS
+    )
     return (days * 86_400 + seconds) * 1_000_000 + microseconds
 
 
@@ -169,18 +193,30 @@ def plain_moments(texts: Sequence[str | None]) -> NDArray[np.int64] | None:
     if any((letters[place] != ord(sign)).any() for place, sign in _SIGNS.items()):
         return None
     # What stands before 0 becomes a large number.
-    tens, ones = letters[list(_PAIRS)] - np.uint8(ord("0")), letters[[place + 1 for place in _PAIRS]] - np.uint8(ord("0"))
+    tens, ones = (
+        letters[list(_PAIRS)] - np.uint8(ord("0")),
+        letters[[place + 1 for place in _PAIRS]] - np.uint8(ord("0")),
+    )
     if tens.max() > 9 or ones.max() > 9:
         return None
     century, year, month, day, hour, minute, second = (tens * np.uint8(10) + ones).astype(np.int64)
     year += 100 * century
-    if year.min() < 1 or month.min() < 1 or month.max() > 12 or hour.max() > 23 or minute.max() > 59 or second.max() > 59:
+    if (
+        year.min() < 1
+        or month.min() < 1
+        or month.max() > 12
+        or hour.max() > 23
+        or minute.max() > 59
+        or second.max() > 59
+    ):
         return None
     months = (12 * (year - 1970) + month - 1).view("datetime64[M]")
     days = months.astype("datetime64[D]") + (day - 1)
     if (days.astype("datetime64[M]") != months).any():
         return None
-    found: NDArray[np.int64] = ((days.astype(np.int64) * 24 + hour) * 3600 + minute * 60 + second) * 1_000_000
+    found: NDArray[np.int64] = (
+        (days.astype(np.int64) * 24 + hour) * 3600 + minute * 60 + second
+    ) * 1_000_000
     return found
 
 

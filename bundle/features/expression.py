@@ -31,7 +31,9 @@ OPERATORS: dict[str, int] = {
 }  # fmt: skip
 
 
-class Expression(msgspec.Struct, frozen=True, eq=False, tag_field="node", forbid_unknown_fields=True):
+class Expression(
+    msgspec.Struct, frozen=True, eq=False, tag_field="node", forbid_unknown_fields=True
+):
     """Base of all nodes: operators build trees, nothing is computed here."""
 
     # Node equality is `==` as an expression; identity hashing keeps nodes usable in sets and dictionaries.
@@ -107,7 +109,9 @@ class Expression(msgspec.Struct, frozen=True, eq=False, tag_field="node", forbid
         return operation("not", self)
 
     def __bool__(self) -> bool:
-        raise TypeError("An expression has no truth value; combine conditions with & | ~ and if_else().")
+        raise TypeError(
+            "An expression has no truth value; combine conditions with & | ~ and if_else()."
+        )
 
     def is_null(self) -> Operation:
         return operation("is_null", self)
@@ -186,9 +190,13 @@ class Operation(Expression, frozen=True, eq=False, tag="operation"):
     def __post_init__(self) -> None:
         arity = OPERATORS.get(self.operator)
         if arity is None:
-            raise ValueError(f"unknown operator {self.operator!r}; known are {', '.join(sorted(OPERATORS))}")
+            raise ValueError(
+                f"unknown operator {self.operator!r}; known are {', '.join(sorted(OPERATORS))}"
+            )
         if arity != len(self.operands):
-            raise ValueError(f"operator {self.operator!r} takes {arity} operands, not {len(self.operands)}")
+            raise ValueError(
+                f"operator {self.operator!r} takes {arity} operands, not {len(self.operands)}"
+            )
 
 
 class Category(Expression, frozen=True, eq=False, tag="category"):
@@ -248,7 +256,9 @@ def as_node(operand: Operand | Feature) -> Any:
         return operand
     if operand is None or isinstance(operand, (bool, int, float, str)):
         return Literal(operand)
-    raise TypeError(f"{operand!r} ({type(operand).__name__}) cannot stand in a feature; use a column, number, text or null")
+    raise TypeError(
+        f"{operand!r} ({type(operand).__name__}) cannot stand in a feature; use a column, number, text or null"
+    )
 
 
 def col(name: str) -> Column:
@@ -286,43 +296,61 @@ class JoinedSource:
         return self[column]
 
 
-def join(source: str, on: str | tuple[str, ...] = (), within: timedelta | None = None) -> JoinedSource:
+def join(
+    source: str, on: str | tuple[str, ...] = (), within: timedelta | None = None
+) -> JoinedSource:
     """Look another source up by its keys: `join("airports", on="dest").lat`."""
     return JoinedSource(source, (on,) if isinstance(on, str) else tuple(on), within)
 
 
-def _rolling(function: Aggregate, value: Operand, by: str | tuple[str, ...], over: timedelta, source: str) -> Rolling:
+def _rolling(
+    function: Aggregate, value: Operand, by: str | tuple[str, ...], over: timedelta, source: str
+) -> Rolling:
     days, rest = divmod(over, timedelta(days=1))
     if rest:
-        raise ValueError(f"over={over} is no whole number of days; rolling windows are counted in days, such as over=days(7)")
+        raise ValueError(
+            f"over={over} is no whole number of days; rolling windows are counted in days, such as over=days(7)"
+        )
     keys = (by,) if isinstance(by, str) else tuple(by)
     operand = Column(value) if isinstance(value, str) else as_node(value)
     return Rolling(function, operand, keys, days, source)
 
 
-def rate(value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = "") -> Rolling:
+def rate(
+    value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = ""
+) -> Rolling:
     """Share of facts for which `value` is true: `rate("late", by="carrier", over=days(7))`."""
     return _rolling("rate", value, by, over, source)
 
 
-def count(value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = "") -> Rolling:
+def count(
+    value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = ""
+) -> Rolling:
     """Number of facts for which `value` is known."""
     return _rolling("count", value, by, over, source)
 
 
-def mean(value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = "") -> Rolling:
+def mean(
+    value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = ""
+) -> Rolling:
     return _rolling("mean", value, by, over, source)
 
 
-def minimum(value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = "") -> Rolling:
+def minimum(
+    value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = ""
+) -> Rolling:
     return _rolling("min", value, by, over, source)
 
 
-def maximum(value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = "") -> Rolling:
+def maximum(
+    value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = ""
+) -> Rolling:
     return _rolling("max", value, by, over, source)
 
 
-def deviation(value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = "") -> Rolling:
+def deviation(
+    value: Operand, *, by: str | tuple[str, ...] = (), over: timedelta, source: str = ""
+) -> Rolling:
     """Standard deviation (n - 1); null for fewer than two facts."""
     return _rolling("std", value, by, over, source)
 

@@ -50,9 +50,18 @@ SECOND, DAY = 1_000_000, 86_400_000_000
 _FEW_DAYS = 100
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)
 # What Python's datetimes can hold in every time zone.
-_LEAST, _GREATEST = moment(datetime(1, 1, 3, tzinfo=UTC)), moment(datetime(9999, 12, 29, tzinfo=UTC))
+_LEAST, _GREATEST = (
+    moment(datetime(1, 1, 3, tzinfo=UTC)),
+    moment(datetime(9999, 12, 29, tzinfo=UTC)),
+)
 # What stands where a value of a type is null: something that can be computed with.
-_FILLERS: dict[Type, Any] = {"number": 0.0, "boolean": False, "text": "", "datetime": 0, "null": False}
+_FILLERS: dict[Type, Any] = {
+    "number": 0.0,
+    "boolean": False,
+    "text": "",
+    "datetime": 0,
+    "null": False,
+}
 
 
 class Value(NamedTuple):
@@ -71,7 +80,9 @@ class Frame:
 
     __slots__ = ("columns", "found", "looked_up", "rows")
 
-    def __init__(self, columns: Mapping[str, RequestColumn], rows: int, looked_up: Mapping[str, Value]) -> None:
+    def __init__(
+        self, columns: Mapping[str, RequestColumn], rows: int, looked_up: Mapping[str, Value]
+    ) -> None:
         self.columns, self.rows, self.looked_up = columns, rows, looked_up
         self.found: list[Value] = []
 
@@ -87,7 +98,9 @@ class ColumnFunction:
         self._features = [self._feature(index) for index in range(len(program.features))]
         self._bound: tuple[Snapshot | None, tuple[_Table, ...]] = (None, ())
 
-    def __call__(self, columns: Mapping[str, RequestColumn], online: Snapshot) -> NDArray[np.float32]:
+    def __call__(
+        self, columns: Mapping[str, RequestColumn], online: Snapshot
+    ) -> NDArray[np.float32]:
         rows = len(next(iter(columns.values())))
         snapshot, tables = self._bound
         if snapshot is not online:
@@ -112,7 +125,14 @@ class ColumnFunction:
         program, compiler = self._program, self._compiler
         name, root = program.names[index], fold(program.features[index].expression)
         if isinstance(root, Category):
-            return _coded(root.operand, compiler, {word: float(place + 1) for place, word in enumerate(program.vocabularies.get(name, ()))})
+            return _coded(
+                root.operand,
+                compiler,
+                {
+                    word: float(place + 1)
+                    for place, word in enumerate(program.vocabularies.get(name, ()))
+                },
+            )
         place = compiler.value(root, "number")
 
         def number(frame: Frame, into: Array) -> None:
@@ -123,13 +143,17 @@ class ColumnFunction:
 
         return number
 
-    def _looked_up(self, columns: Mapping[str, RequestColumn], tables: Sequence[_Table]) -> dict[str, Value]:
+    def _looked_up(
+        self, columns: Mapping[str, RequestColumn], tables: Sequence[_Table]
+    ) -> dict[str, Value]:
         """Values of all lookups, by their names in the wide frame."""
         if not tables:
             return {}
         event = columns[EVENT_TIME]
         if event.null is not None:
-            raise ValueError(f"a row has no {EVENT_TIME!r}, which its lookups need; send it as ISO 8601 text with a UTC offset")
+            raise ValueError(
+                f"a row has no {EVENT_TIME!r}, which its lookups need; send it as ISO 8601 text with a UTC offset"
+            )
         predicted_at = event.array - self._program.lead_seconds * SECOND
         found: dict[str, Value] = {}
         for table in tables:
@@ -161,7 +185,9 @@ class _Compiler:
         identity = (f"local {msgspec.json.encode(node).decode()}", _MOMENT)
         if identity not in self._known:
             place, zone = self.value(node, _MOMENT), self._zone
-            self.steps.append(lambda frame: Value(local(frame.found[place].values, zone), frame.found[place].null))
+            self.steps.append(
+                lambda frame: Value(local(frame.found[place].values, zone), frame.found[place].null)
+            )
             self._known[identity] = len(self.steps) - 1
         return self._known[identity]
 
@@ -182,7 +208,9 @@ class _Compiler:
     def _step(self, node: Expression, found: Type) -> Step:
         match node:
             case Literal(value=value):
-                constant = Value(_constant(float(value) if found == "number" and value is not None else value))
+                constant = Value(
+                    _constant(float(value) if found == "number" and value is not None else value)
+                )
                 return lambda frame: constant
             case Column(name=name):
                 kind = self._program.request[name].kind
@@ -215,25 +243,41 @@ class _Compiler:
             place = self.value(operands[0], self._types.of(operands[0]))
             return lambda frame: Value(_false_if_none(frame.found[place].null))
         if name == "if_else":
-            condition, a, b = self.value(operands[0], "boolean"), *(self.value(operand, found) for operand in operands[1:])
-            return lambda frame: _chosen(_true(frame.found[condition]), frame.found[a], frame.found[b])
+            condition, a, b = (
+                self.value(operands[0], "boolean"),
+                *(self.value(operand, found) for operand in operands[1:]),
+            )
+            return lambda frame: _chosen(
+                _true(frame.found[condition]), frame.found[a], frame.found[b]
+            )
         if name == "fill_null":
             a, b = (self.value(operand, found) for operand in operands)
-            return lambda frame: _chosen(_false_if_none(frame.found[a].null), frame.found[b], frame.found[a])
+            return lambda frame: _chosen(
+                _false_if_none(frame.found[a].null), frame.found[b], frame.found[a]
+            )
         if name in _DATE_PARTS:
             place, part = self._local(operands[0]), _DATE_PARTS[name]
-            return lambda frame: Value(part(frame.found[place].values).astype(np.float64), frame.found[place].null)
+            return lambda frame: Value(
+                part(frame.found[place].values).astype(np.float64), frame.found[place].null
+            )
         simple = _SIMPLE[name]
-        places = [self.value(operand, "boolean" if name == "not" else "number") for operand in operands]
+        places = [
+            self.value(operand, "boolean" if name == "not" else "number") for operand in operands
+        ]
 
         def computed(frame: Frame) -> Value:
             found = [frame.found[place] for place in places]
-            return Value(simple(*(value.values for value in found)), _either(*(value.null for value in found)))
+            return Value(
+                simple(*(value.values for value in found)),
+                _either(*(value.null for value in found)),
+            )
 
         return computed
 
 
-def _coded(node: Expression, compiler: _Compiler, codes: Mapping[str, float]) -> Callable[[Frame, Array], None]:
+def _coded(
+    node: Expression, compiler: _Compiler, codes: Mapping[str, float]
+) -> Callable[[Frame, Array], None]:
     """Writes the codes of a category: 0 for a text never seen in training, NaN for none."""
     code = codes.get
     if isinstance(node, Column):
@@ -247,7 +291,9 @@ def _coded(node: Expression, compiler: _Compiler, codes: Mapping[str, float]) ->
 
     def of_texts(frame: Frame, into: Array) -> None:
         texts, null = frame.found[place]
-        into[:] = np.array([code(text, 0.0) for text in np.atleast_1d(texts).tolist()]).reshape(texts.shape)
+        into[:] = np.array([code(text, 0.0) for text in np.atleast_1d(texts).tolist()]).reshape(
+            texts.shape
+        )
         if null is not None:
             into[np.broadcast_to(null, into.shape)] = np.nan
 
@@ -289,7 +335,9 @@ def _texts(values: Sequence[str | None]) -> Value:
 def _finite(compute: Callable[..., Array], operands: Sequence[Value]) -> Value:
     """A number, null where an operand is and where it is not finite."""
     values = compute(*(operand.values for operand in operands))
-    return Value(values, _either(*(operand.null for operand in operands), _any(~np.isfinite(values))))
+    return Value(
+        values, _either(*(operand.null for operand in operands), _any(~np.isfinite(values)))
+    )
 
 
 def _compared(compare: Callable[[Array, Array], Array], a: Value, b: Value) -> Value:
@@ -299,7 +347,10 @@ def _compared(compare: Callable[[Array, Array], Array], a: Value, b: Value) -> V
 def _kleene(conjunction: bool, a: Value, b: Value) -> Value:
     """Three-valued `and` (`or`): what one operand settles is known whatever the other is."""
     known = [
-        value.values == (not conjunction) if value.null is None else (value.values == (not conjunction)) & ~value.null for value in (a, b)
+        value.values == (not conjunction)
+        if value.null is None
+        else (value.values == (not conjunction)) & ~value.null
+        for value in (a, b)
     ]
     settled = known[0] | known[1]
     null = _either(a.null, b.null)
@@ -307,7 +358,11 @@ def _kleene(conjunction: bool, a: Value, b: Value) -> Value:
 
 
 def _chosen(condition: Mask, a: Value, b: Value) -> Value:
-    null = None if a.null is None and b.null is None else np.where(condition, _false_if_none(a.null), _false_if_none(b.null))
+    null = (
+        None
+        if a.null is None and b.null is None
+        else np.where(condition, _false_if_none(a.null), _false_if_none(b.null))
+    )
     return Value(np.where(condition, a.values, b.values), null)
 
 
@@ -345,7 +400,9 @@ def _element_by_element(function: Callable[[float], float]) -> Callable[[Array],
         except (ValueError, OverflowError):
             return math.nan
 
-    return lambda values: np.array([one(value) for value in np.atleast_1d(values).tolist()]).reshape(np.shape(values))
+    return lambda values: np.array(
+        [one(value) for value in np.atleast_1d(values).tolist()]
+    ).reshape(np.shape(values))
 
 
 _ARITHMETIC: dict[str, Callable[..., Array]] = {
@@ -409,10 +466,15 @@ def local(moments: Array, zone: ZoneInfo) -> Array:
         found_days, places = np.unique(days, return_inverse=True)
         asked = found_days.tolist()
     offsets = [_offset_of_day(zone, day) for day in asked]
-    found: Array = moments + np.array([0 if offset is None else offset for offset in offsets], dtype=np.int64)[places]
+    found: Array = (
+        moments
+        + np.array([0 if offset is None else offset for offset in offsets], dtype=np.int64)[places]
+    )
     if None in offsets:
         changing = np.flatnonzero(np.array([offset is None for offset in offsets])[places])
-        found[changing] = moments[changing] + np.array([_offset(zone, at) for at in moments[changing].tolist()], dtype=np.int64)
+        found[changing] = moments[changing] + np.array(
+            [_offset(zone, at) for at in moments[changing].tolist()], dtype=np.int64
+        )
     return found
 
 
@@ -443,10 +505,13 @@ class _Table:
             case AggregateTable(refreshes=refreshes):
                 held = [(refresh.moment, dict(refresh.rows)) for refresh in refreshes]
                 rows_of = {
-                    key: [(at, rows.get(key)) for at, rows in held] for key in dict.fromkeys(key for _, rows in held for key in rows)
+                    key: [(at, rows.get(key)) for at, rows in held]
+                    for key in dict.fromkeys(key for _, rows in held for key in rows)
                 }
             case LatestTable(rows=rows):
-                rows_of = {key: list(zip(found.known_at, found.values, strict=True)) for key, found in rows}
+                rows_of = {
+                    key: list(zip(found.known_at, found.values, strict=True)) for key, found in rows
+                }
         single = len(lookup.keys) == 1
         self._index = {key[0] if single else key: place for place, key in enumerate(rows_of)}
         # After the last key comes that of keys that are not there, without rows.
@@ -461,10 +526,15 @@ class _Table:
             for value, kind in zip(lookup.values, lookup.kinds, strict=True)
         }  # fmt: skip
 
-    def values_of(self, columns: Mapping[str, RequestColumn], predicted_at: NDArray[np.int64]) -> dict[str, Value]:
+    def values_of(
+        self, columns: Mapping[str, RequestColumn], predicted_at: NDArray[np.int64]
+    ) -> dict[str, Value]:
         """The values known for each row's key when it is predicted, by their names in the wide frame."""
         rows = self._rows(self._keys(columns), predicted_at)
-        return {name: Value(values[rows], None if null is None else _any(null[rows])) for name, (values, null) in self._columns.items()}
+        return {
+            name: Value(values[rows], None if null is None else _any(null[rows]))
+            for name, (values, null) in self._columns.items()
+        }
 
     def _keys(self, columns: Mapping[str, RequestColumn]) -> NDArray[np.int64]:
         """The place of each row's key."""
@@ -473,7 +543,10 @@ class _Table:
         if len(keys) == 1 and keys[0].kind == "string":
             codes, words = keys[0].texts.coded
             # The last of these is what -1, a null, means.
-            return np.array([*(place_of(word, nowhere) for word in words), place_of(None, nowhere)], dtype=np.int64)[codes]
+            return np.array(
+                [*(place_of(word, nowhere) for word in words), place_of(None, nowhere)],
+                dtype=np.int64,
+            )[codes]
         # Integers are no floats in a key, and a key beside integers is as it was sent.
         exact = any(key.kind == "integer" for key in keys)
         plain = [_key_values(key, exact) for key in keys]
@@ -492,7 +565,10 @@ class _Table:
             while (low < high).any():
                 middle = (low + high) // 2
                 known = (known_at[middle] <= at) & (low < high)
-                low, high = np.where(known, middle + 1, low), np.where(known, high, np.minimum(middle, high))
+                low, high = (
+                    np.where(known, middle + 1, low),
+                    np.where(known, high, np.minimum(middle, high)),
+                )
             after[older] = low
         rows: NDArray[np.int64] = np.where(after > starts, after - 1, nothing)
         if self._lookup.within is not None:

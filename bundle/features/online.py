@@ -23,7 +23,9 @@ class LatestRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values: tuple[Values, ...]
 
 
-class LatestTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="latest"):
+class LatestTable(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="latest"
+):
     """Newest rows per key of a source: those of the last days, and the newest older one."""
 
     keys: tuple[str, ...]
@@ -38,7 +40,9 @@ class Refresh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: tuple[tuple[Key, Values], ...]
 
 
-class AggregateTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="aggregate"):
+class AggregateTable(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="aggregate"
+):
     """Rolling aggregates per key, of the last refreshes, oldest first."""
 
     keys: tuple[str, ...]
@@ -62,13 +66,21 @@ class Snapshot:
     Equal data gives equal bytes. Times are UTC, keys and values plain Python (numbers are finite floats, or null).
     """
 
-    def __init__(self, pipeline: str, as_of: date, created: datetime, tables: Mapping[str, LatestTable | AggregateTable]) -> None:
+    def __init__(
+        self,
+        pipeline: str,
+        as_of: date,
+        created: datetime,
+        tables: Mapping[str, LatestTable | AggregateTable],
+    ) -> None:
         self.pipeline, self.as_of, self.created = pipeline, as_of, created
         self.tables = dict(tables)
         self._finders = {name: _finder(table) for name, table in self.tables.items()}
 
     def encode(self) -> bytes:
-        return msgspec.msgpack.encode(Document(self.pipeline, self.as_of, self.created, self.tables), order="deterministic")
+        return msgspec.msgpack.encode(
+            Document(self.pipeline, self.as_of, self.created, self.tables), order="deterministic"
+        )
 
     @property
     def digest(self) -> str:
@@ -82,7 +94,9 @@ class Snapshot:
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"not an online snapshot: {error}") from error
         if document.version != FORMAT:
-            raise ValueError(f"online snapshot of format {document.version}; this release reads format {FORMAT}, so publish it again")
+            raise ValueError(
+                f"online snapshot of format {document.version}; this release reads format {FORMAT}, so publish it again"
+            )
         for name, table in document.tables.items():
             _check(name, table)
         return Snapshot(document.pipeline, document.as_of, document.created, document.tables)
@@ -100,7 +114,9 @@ class Snapshot:
         """The lookup function of a table: (key, predicted at, within seconds) -> values, or None."""
         return self._finders.get(table, _nothing)
 
-    def lookup(self, table: str, key: Key, predicted_at: datetime, within: int | None = None) -> dict[str, Any] | None:
+    def lookup(
+        self, table: str, key: Key, predicted_at: datetime, within: int | None = None
+    ) -> dict[str, Any] | None:
         """Values by name: the newest row of the key (or its aggregates at the newest refresh) known at `predicted_at`;
         None where there is none or it is older than `within` seconds."""
         found = self.finder(table)(key, predicted_at, within)
@@ -143,7 +159,9 @@ def _finder(table: LatestTable | AggregateTable) -> Finder:
             return None
         known_at, values = found
         position = bisect_right(known_at, predicted_at) - 1
-        if position < 0 or (within is not None and predicted_at - known_at[position] > timedelta(seconds=within)):
+        if position < 0 or (
+            within is not None and predicted_at - known_at[position] > timedelta(seconds=within)
+        ):
             return None
         return values[position]
 
@@ -158,7 +176,11 @@ def _check(name: str, table: LatestTable | AggregateTable) -> None:
         rows = [(key, values) for key, found in table.rows for values in found.values]
         for key, found in table.rows:
             if len(found.known_at) != len(found.values):
-                raise ValueError(f"online snapshot: table {name!r}, key {key!r}: {len(found.known_at)} times for {len(found.values)} rows")
+                raise ValueError(
+                    f"online snapshot: table {name!r}, key {key!r}: {len(found.known_at)} times for {len(found.values)} rows"
+                )
     for key, values in rows:
         if len(key) != len(table.keys) or len(values) != len(table.values):
-            raise ValueError(f"online snapshot: table {name!r}, key {key!r}: {len(values)} values where {len(table.values)} are named")
+            raise ValueError(
+                f"online snapshot: table {name!r}, key {key!r}: {len(values)} values where {len(table.values)} are named"
+            )

@@ -35,10 +35,14 @@ _MIRRORED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "
 def compile_batch(program: FeatureProgram) -> list[pl.Expr]:
     """One expression per feature, named after it: Float64 for numbers, String for categories."""
     compiler = Compiler(program_types(program), program.timezone, program)
-    return [compiler.feature(feature.expression).alias(feature.name) for feature in program.features]
+    return [
+        compiler.feature(feature.expression).alias(feature.name) for feature in program.features
+    ]
 
 
-def compile_values(nodes: Mapping[str, Node], columns: Mapping[str, Type], timezone: str) -> list[pl.Expr]:
+def compile_values(
+    nodes: Mapping[str, Node], columns: Mapping[str, Type], timezone: str
+) -> list[pl.Expr]:
     """Trees over plain columns (labels, values of aggregates), named as given; conditions come out as Boolean."""
     compiler = Compiler(Types(columns), timezone)
     return [compiler.value(node).alias(name) for name, node in nodes.items()]
@@ -64,7 +68,11 @@ class Compiler:
         """As long as the frame: what reads no column, literals or columns that can only be null, would have one row alone in a select."""
         import polars as pl
 
-        return expression if expression.meta.root_names() else pl.when(pl.int_range(pl.len()) >= 0).then(expression)
+        return (
+            expression
+            if expression.meta.root_names()
+            else pl.when(pl.int_range(pl.len()) >= 0).then(expression)
+        )
 
     def _as(self, node: Expression, wanted: Type) -> pl.Expr:
         """The expression of a tree as one type; a literal null takes whatever type is wanted."""
@@ -74,7 +82,9 @@ class Compiler:
         if found == "null":
             return pl.lit(None, dtype=_dtypes()[wanted])
         expression = self._compile(node, found)
-        return expression.cast(pl.Float64) if found == "boolean" and wanted == "number" else expression
+        return (
+            expression.cast(pl.Float64) if found == "boolean" and wanted == "number" else expression
+        )
 
     def _compile(self, node: Expression, found: Type) -> pl.Expr:
         import polars as pl
@@ -88,7 +98,11 @@ class Compiler:
                 assert self._program is not None
                 column = _leaf(pl.col(self._program.lookup(node).wide(value_name(node))), found)
                 # No facts are a count of zero.
-                return column.fill_null(0.0) if isinstance(node, Rolling) and node.function == "count" else column
+                return (
+                    column.fill_null(0.0)
+                    if isinstance(node, Rolling) and node.function == "count"
+                    else column
+                )
             case Operation():
                 return self._operation(node, found)
         raise ValueError(f"{type(node).__name__} cannot be compiled here")
@@ -115,7 +129,13 @@ class Compiler:
             return _compared(name, *self._alike(operands))
         if name in ("and", "or", "not"):
             conditions = [self._as(operand, "boolean") for operand in operands]
-            return ~conditions[0] if name == "not" else conditions[0] & conditions[1] if name == "and" else conditions[0] | conditions[1]
+            return (
+                ~conditions[0]
+                if name == "not"
+                else conditions[0] & conditions[1]
+                if name == "and"
+                else conditions[0] | conditions[1]
+            )
         if name == "if_else":
             a, b = (self._as(operand, found) for operand in operands[1:])
             return pl.when(self._as(operands[0], "boolean")).then(a).otherwise(b)

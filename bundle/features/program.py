@@ -88,12 +88,22 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def fitted(self) -> bool:
-        return all(name in self.vocabularies for name, categorical in zip(self.names, self.categorical, strict=True) if categorical)
+        return all(
+            name in self.vocabularies
+            for name, categorical in zip(self.names, self.categorical, strict=True)
+            if categorical
+        )
 
     @property
     def aggregates(self) -> tuple[Rolling, ...]:
         """All rolling aggregates that features use, each once."""
-        return tuple({aggregate_name(node) + lookup_name(node): node for node in self.nodes() if isinstance(node, Rolling)}.values())
+        return tuple(
+            {
+                aggregate_name(node) + lookup_name(node): node
+                for node in self.nodes()
+                if isinstance(node, Rolling)
+            }.values()
+        )
 
     @property
     def unlogged(self) -> frozenset[str]:
@@ -104,11 +114,18 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def withheld(self) -> frozenset[str]:
         """Features that are not logged because they read an unlogged column, be it as the key of a lookup: their values would
         tell it."""
-        return frozenset(feature.name for feature in self.features if self._reads(feature) & self.unlogged)
+        return frozenset(
+            feature.name for feature in self.features if self._reads(feature) & self.unlogged
+        )
 
     def _reads(self, feature: Feature) -> set[str]:
         nodes = walk(feature.expression)
-        keys = {key for node in nodes if isinstance(node, (Join, Rolling)) for key in self.lookup(node).keys}
+        keys = {
+            key
+            for node in nodes
+            if isinstance(node, (Join, Rolling))
+            for key in self.lookup(node).keys
+        }
         return keys | {node.name for node in nodes if isinstance(node, Column)}
 
     @property
@@ -126,7 +143,9 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for lookup in self.lookups:
             if lookup.name == name:
                 return lookup
-        raise ValueError(f"feature program of {self.pipeline!r} has no lookup {name!r}; it has {[lookup.name for lookup in self.lookups]}")
+        raise ValueError(
+            f"feature program of {self.pipeline!r} has no lookup {name!r}; it has {[lookup.name for lookup in self.lookups]}"
+        )
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self, order="deterministic")
@@ -141,7 +160,9 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"not a feature program: {error}") from error
         if program.version != FORMAT:
-            raise ValueError(f"feature program of format {program.version}; this release reads format {FORMAT}, so train or release again")
+            raise ValueError(
+                f"feature program of format {program.version}; this release reads format {FORMAT}, so train or release again"
+            )
         check_types(program)
         return program
 
@@ -155,8 +176,18 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         vocabularies = {}
         for name, categorical in zip(self.names, self.categorical, strict=True):
             if categorical:
-                counts = frame.lazy().select(text=pl.col(name).cast(pl.String)).drop_nulls().group_by("text").len()
-                kept = counts.sort(["len", "text"], descending=[True, False]).head(VOCABULARY_LIMIT).collect()
+                counts = (
+                    frame.lazy()
+                    .select(text=pl.col(name).cast(pl.String))
+                    .drop_nulls()
+                    .group_by("text")
+                    .len()
+                )
+                kept = (
+                    counts.sort(["len", "text"], descending=[True, False])
+                    .head(VOCABULARY_LIMIT)
+                    .collect()
+                )
                 vocabularies[name] = tuple(sorted(kept["text"].to_list()))
         return msgspec.structs.replace(self, vocabularies=vocabularies)
 
@@ -183,14 +214,18 @@ class FeatureProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def require_fitted(self) -> None:
         """Raises ValueError for a program whose vocabularies were not learned yet."""
         if not self.fitted:
-            raise ValueError(f"feature program of {self.pipeline!r} has no vocabularies yet; call fit() with training rows first")
+            raise ValueError(
+                f"feature program of {self.pipeline!r} has no vocabularies yet; call fit() with training rows first"
+            )
 
 
 def lookup_name(node: Join | Rolling) -> str:
     """Name of the lookup of a resolved node (joins name their request columns in `on`, aggregates their source)."""
     if isinstance(node, Rolling):
         return aggregate_table(node.source, node.by)
-    return f"{node.source} on {', '.join(node.on)}" + ("" if node.within is None else f" within {node.within}s")
+    return f"{node.source} on {', '.join(node.on)}" + (
+        "" if node.within is None else f" within {node.within}s"
+    )
 
 
 def latest_table(source: str, columns: tuple[str, ...]) -> str:

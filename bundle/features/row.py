@@ -89,7 +89,11 @@ def _picked(online: Snapshot, lookup: Lookup) -> Finder:
 
     def picked(key: tuple[Any, ...], predicted_at: datetime, within: int | None) -> Values | None:
         values = find(key, predicted_at, within)
-        return None if values is None else tuple([None if position is None else values[position] for position in positions])
+        return (
+            None
+            if values is None
+            else tuple([None if position is None else values[position] for position in positions])
+        )
 
     return picked
 
@@ -111,7 +115,11 @@ _ARITHMETIC = {
     "floordiv": "float(floor({a} / {b}))", "mod": "{a} - floor({a} / {b}) * {b}",
 }  # fmt: skip
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_FUNCTIONS = {"neg": "-{a}", "abs": "abs({a})", **{name: f"{name}({{a}})" for name in ("log", "log1p", "sqrt", "sin", "cos")}}
+_FUNCTIONS = {
+    "neg": "-{a}",
+    "abs": "abs({a})",
+    **{name: f"{name}({{a}})" for name in ("log", "log1p", "sqrt", "sin", "cos")},
+}
 _DATE_PARTS = {
     "minute": "minute", "hour": "hour", "weekday": "isoweekday()", "day": "day", "month": "month", "day_of_year": "timetuple().tm_yday",
 }  # fmt: skip
@@ -141,7 +149,9 @@ class Statements:
         self.lines.append(f"{name} = {expression}")
         return Atom(name, null)
 
-    def attempt(self, expression: str, operands: Sequence[Atom], errors: str, *, bounded: bool = True) -> Atom:
+    def attempt(
+        self, expression: str, operands: Sequence[Atom], errors: str, *, bounded: bool = True
+    ) -> Atom:
         """A number, null where an operand is, where computing it fails, and (`bounded`) where it is not finite."""
         name = self.name()
         self.lines.append(f"{name} = None")
@@ -153,11 +163,15 @@ class Statements:
         if errors:
             self.lines += [f"{indent}try: {name} = {expression}", f"{indent}except {errors}: pass"]
             if bounded:
-                self.lines.append(f"{indent}if {name} is not None and not {LOWEST!r} <= {name} <= {HIGHEST!r}: {name} = None")
+                self.lines.append(
+                    f"{indent}if {name} is not None and not {LOWEST!r} <= {name} <= {HIGHEST!r}: {name} = None"
+                )
         else:
             self.lines.append(f"{indent}{name} = {expression}")
             if bounded:
-                self.lines.append(f"{indent}if not {LOWEST!r} <= {name} <= {HIGHEST!r}: {name} = None")
+                self.lines.append(
+                    f"{indent}if not {LOWEST!r} <= {name} <= {HIGHEST!r}: {name} = None"
+                )
         return Atom(name)
 
     def compute(self, node: Expression) -> Atom:
@@ -169,7 +183,9 @@ class Statements:
         if found is None:
             if not isinstance(node, Operation):
                 raise ValueError(f"{type(node).__name__} cannot be compiled here")
-            found = self.known[identity] = self._operation(node.operator, [self.compute(operand) for operand in node.operands])
+            found = self.known[identity] = self._operation(
+                node.operator, [self.compute(operand) for operand in node.operands]
+            )
         return found
 
     def _operation(self, operator: str, operands: list[Atom]) -> Atom:
@@ -179,33 +195,51 @@ class Statements:
             errors = "(ZeroDivisionError, OverflowError, ValueError)" if divides else ""
             return self.attempt(_ARITHMETIC[operator].format(a=a.text, b=b.text), operands, errors)
         if operator in _COMPARISONS:
-            return self.let(_unless_null(operands, f"{a.text} {_COMPARISONS[operator]} {b.text}"), a.null or b.null)
+            return self.let(
+                _unless_null(operands, f"{a.text} {_COMPARISONS[operator]} {b.text}"),
+                a.null or b.null,
+            )
         if operator in _FUNCTIONS:
             simple = operator in ("neg", "abs")
             return self.attempt(
-                _FUNCTIONS[operator].format(a=a.text), operands, "" if simple else "(ValueError, OverflowError)", bounded=not simple
+                _FUNCTIONS[operator].format(a=a.text),
+                operands,
+                "" if simple else "(ValueError, OverflowError)",
+                bounded=not simple,
             )
         if operator in _DATE_PARTS:
             local = self.known.get(f"local {a.text}")
             if local is None:
-                local = self.known[f"local {a.text}"] = self.let(_unless_null([a], f"{a.text}.astimezone(zone)"), a.null)
-            return self.let(_unless_null([local], f"float({local.text}.{_DATE_PARTS[operator]})"), a.null)
+                local = self.known[f"local {a.text}"] = self.let(
+                    _unless_null([a], f"{a.text}.astimezone(zone)"), a.null
+                )
+            return self.let(
+                _unless_null([local], f"float({local.text}.{_DATE_PARTS[operator]})"), a.null
+            )
         match operator:
             case "and":
-                return self.let(f"False if {a.text} is False or {b.text} is False else {_unless_null(operands, 'True')}")
+                return self.let(
+                    f"False if {a.text} is False or {b.text} is False else {_unless_null(operands, 'True')}"
+                )
             case "or":
-                return self.let(f"True if {a.text} is True or {b.text} is True else {_unless_null(operands, 'False')}")
+                return self.let(
+                    f"True if {a.text} is True or {b.text} is True else {_unless_null(operands, 'False')}"
+                )
             case "not":
                 return self.let(_unless_null([a], f"not {a.text}"), a.null)
             case "is_null":
                 return self.let(f"{a.text} is None" if a.null else "False", False)
             case "fill_null":
-                return self.let(f"{b.text} if {a.text} is None else {a.text}", b.null) if a.null else a
+                return (
+                    self.let(f"{b.text} if {a.text} is None else {a.text}", b.null) if a.null else a
+                )
             case "if_else":
                 return self.let(f"{b.text} if {a.text} is True else {c.text}", b.null or c.null)
             case "clip":
                 inner = f"{b.text} if {a.text} < {b.text} else {c.text} if {a.text} > {c.text} else {a.text}"
-                return self.let(_unless_null(operands, inner), any(operand.null for operand in operands))
+                return self.let(
+                    _unless_null(operands, inner), any(operand.null for operand in operands)
+                )
         raise ValueError(f"operator {operator!r} cannot be compiled here")
 
     def function(self, parameters: str, result: str) -> tuple[str, Callable[..., Any]]:
@@ -225,15 +259,32 @@ class Writer(Statements):
         super().__init__(ZoneInfo(program.timezone))
         self._program = program
         # Integers are no floats in a key: beyond 2^53 they would be other keys.
-        exact = [lookup for lookup in program.lookups if any(program.request[key].kind == "integer" for key in lookup.keys)]
+        exact = [
+            lookup
+            for lookup in program.lookups
+            if any(program.request[key].kind == "integer" for key in lookup.keys)
+        ]
         read = {node.name for node in program.nodes() if isinstance(node, Column)}
         read |= {key for lookup in program.lookups if lookup not in exact for key in lookup.keys}
-        used = read | {key for lookup in exact for key in lookup.keys} | ({EVENT_TIME} if program.lookups else set())
+        used = (
+            read
+            | {key for lookup in exact for key in lookup.keys}
+            | ({EVENT_TIME} if program.lookups else set())
+        )
         self.inputs = tuple(name for name in program.request if name in used)
-        columns = {name: self._column(name, program.request[name].kind) for name in program.request if name in read}
-        self.known |= {_identity(Column(name)): Atom(variable) for name, variable in columns.items()}
+        columns = {
+            name: self._column(name, program.request[name].kind)
+            for name in program.request
+            if name in read
+        }
+        self.known |= {
+            _identity(Column(name)): Atom(variable) for name, variable in columns.items()
+        }
         keys = {
-            lookup.name: [self._exact(name) if lookup in exact else columns[name] for name in lookup.keys] for lookup in program.lookups
+            lookup.name: [
+                self._exact(name) if lookup in exact else columns[name] for name in lookup.keys
+            ]
+            for lookup in program.lookups
         }
         found = self._look_up(keys) if program.lookups else {}
         for node in program.nodes():
@@ -241,8 +292,15 @@ class Writer(Statements):
                 value = found[program.lookup(node).wide(value_name(node))]
                 # No facts are a count of zero.
                 counts = isinstance(node, Rolling) and node.function == "count"
-                self.known[_identity(node)] = self.let(f"0.0 if {value} is None else {value}", False) if counts else Atom(value)
-        features = [self._feature(fold(feature.expression), program.vocabularies.get(feature.name, ())) for feature in program.features]
+                self.known[_identity(node)] = (
+                    self.let(f"0.0 if {value} is None else {value}", False)
+                    if counts
+                    else Atom(value)
+                )
+        features = [
+            self._feature(fold(feature.expression), program.vocabularies.get(feature.name, ()))
+            for feature in program.features
+        ]
         self.row = f"[{', '.join(features)}]"
 
     def _column(self, name: str, kind: Kind, *, bounded: bool = True) -> str:
@@ -252,9 +310,13 @@ class Writer(Statements):
         otherwise = f"if {variable} is not None: {variable} = {read}({variable})"
         match kind:
             case "string":
-                self.lines.append(f"if type({variable}) is not str and {variable} is not None: {variable} = {read}({variable})")
+                self.lines.append(
+                    f"if type({variable}) is not str and {variable} is not None: {variable} = {read}({variable})"
+                )
             case "boolean":
-                self.lines.append(f"if type({variable}) is not bool and {variable} is not None: {variable} = {read}({variable})")
+                self.lines.append(
+                    f"if type({variable}) is not bool and {variable} is not None: {variable} = {read}({variable})"
+                )
             case "datetime" if bounded:
                 self.lines += [
                     f"if type({variable}) is datetime and {variable}.tzinfo is UTC:",
@@ -262,7 +324,9 @@ class Writer(Statements):
                     f"el{otherwise}",
                 ]
             case "datetime":
-                self.lines.append(f"if type({variable}) is not datetime or {variable}.tzinfo is not UTC: {variable} = {read}({variable})")
+                self.lines.append(
+                    f"if type({variable}) is not datetime or {variable}.tzinfo is not UTC: {variable} = {read}({variable})"
+                )
             case "integer":
                 self.lines += [
                     f"if type({variable}) is int:",
@@ -284,7 +348,10 @@ class Writer(Statements):
         if kind != "integer":
             return self._column(name, kind, bounded=False)
         variable, read = self.name(), self.bind(reader(name, kind, bounded=False))
-        self.lines += [f"{variable} = get({name!r})", f"if type({variable}) is not int: {variable} = {read}({variable})"]
+        self.lines += [
+            f"{variable} = get({name!r})",
+            f"if type({variable}) is not int: {variable} = {read}({variable})",
+        ]
         return variable
 
     def _look_up(self, keys: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -292,7 +359,10 @@ class Writer(Statements):
         event_time = self._column(EVENT_TIME, "datetime", bounded=False)
         self.objects["no_event_time"] = _no_event_time
         self.objects["lead"] = timedelta(seconds=self._program.lead_seconds)
-        self.lines += [f"if {event_time} is None: no_event_time()", f"predicted_at = {event_time} - lead"]
+        self.lines += [
+            f"if {event_time} is None: no_event_time()",
+            f"predicted_at = {event_time} - lead",
+        ]
         finders = [self.name() for _ in self._program.lookups]
         self.lines.append(f"{', '.join(finders)}, = finders")
         variables: dict[str, str] = {}
@@ -304,9 +374,17 @@ class Writer(Statements):
                 f"if {found} is None: {' = '.join(values)} = None",
                 f"else: {', '.join(values)}, = {found}",
             ]
-            moments = [name for name, kind in zip(values, lookup.kinds, strict=True) if kind == "datetime"]
-            self.lines += [f"if {name} is not None and not EARLIEST <= {name} < LATEST: {name} = None" for name in moments]
-            variables |= {lookup.wide(value): variable for value, variable in zip(lookup.values, values, strict=True)}
+            moments = [
+                name for name, kind in zip(values, lookup.kinds, strict=True) if kind == "datetime"
+            ]
+            self.lines += [
+                f"if {name} is not None and not EARLIEST <= {name} < LATEST: {name} = None"
+                for name in moments
+            ]
+            variables |= {
+                lookup.wide(value): variable
+                for value, variable in zip(lookup.values, values, strict=True)
+            }
         return variables
 
     def _feature(self, root: Node, vocabulary: Sequence[str]) -> str:
@@ -323,7 +401,9 @@ class Writer(Statements):
 
 
 def _no_event_time() -> None:
-    raise ValueError(f"the request has no {EVENT_TIME!r}, which its lookups need; send it as ISO 8601 text with a UTC offset")
+    raise ValueError(
+        f"the request has no {EVENT_TIME!r}, which its lookups need; send it as ISO 8601 text with a UTC offset"
+    )
 
 
 def _unless_null(operands: Sequence[Atom], expression: str) -> str:
@@ -340,13 +420,20 @@ def _literal(value: Any) -> Atom:
     """A literal in the source. Numbers are floats: arithmetic is that of doubles."""
     if value is None:
         return Atom("None")
-    return Atom(repr(float(value)) if isinstance(value, int) and not isinstance(value, bool) else repr(value), False)
+    return Atom(
+        repr(float(value))
+        if isinstance(value, int) and not isinstance(value, bool)
+        else repr(value),
+        False,
+    )
 
 
 def fold(node: Node) -> Node:
     """The tree with parts that read nothing replaced by their value."""
     folded = mapped(node, fold)
-    if isinstance(folded, Operation) and all(isinstance(operand, Literal) for operand in folded.operands):
+    if isinstance(folded, Operation) and all(
+        isinstance(operand, Literal) for operand in folded.operands
+    ):
         # Date parts of a literal are always those of null: there are no literal datetimes, so the time zone is of no matter.
         statements = Statements(ZoneInfo("UTC"))
         _, function = statements.function("", statements.compute(folded).text)
@@ -369,7 +456,9 @@ def _checked(name: str, kind: type, expected: str) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if value is None or isinstance(value, kind):
             return value
-        raise TypeError(f"request column {name!r} holds {value!r} ({type(value).__name__}); it must be {expected}")
+        raise TypeError(
+            f"request column {name!r} holds {value!r} ({type(value).__name__}); it must be {expected}"
+        )
 
     return read
 
@@ -381,7 +470,9 @@ def _finite(name: str) -> Callable[[Any], float | None]:
         if value is None:
             return None
         if not isinstance(value, (int, float)):
-            raise TypeError(f"request column {name!r} holds {value!r} ({type(value).__name__}); it must be a number")
+            raise TypeError(
+                f"request column {name!r} holds {value!r} ({type(value).__name__}); it must be a number"
+            )
         try:
             number = float(value)
         except OverflowError:
@@ -403,7 +494,9 @@ def _moment(name: str, bounded: bool) -> Callable[[Any], datetime | None]:
                     f"request column {name!r} holds {value!r}, which is no ISO 8601 datetime such as 2013-02-01T14:15:00Z"
                 ) from error
         elif not isinstance(value, datetime):
-            raise TypeError(f"request column {name!r} holds {value!r} ({type(value).__name__}); it must be a datetime as ISO 8601 text")
+            raise TypeError(
+                f"request column {name!r} holds {value!r} ({type(value).__name__}); it must be a datetime as ISO 8601 text"
+            )
         # A datetime without offset counts as UTC.
         if value.tzinfo is None:
             value = value.replace(tzinfo=UTC)

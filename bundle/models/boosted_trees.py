@@ -28,16 +28,30 @@ class BoostedTrees(Model):
 
     kind = "xgboost"
 
-    def __init__(self, ubj: bytes, names: Sequence[str], calibration: Calibration | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        ubj: bytes,
+        names: Sequence[str],
+        calibration: Calibration | None = None,
+        *,
+        threads: int = 1,
+    ) -> None:
         super().__init__(names, calibration)
         self.ubj = ubj
         self._threads = threads
         if self.booster.num_features() != len(self.names):
-            raise ValueError(f"the trees read {self.booster.num_features()} features, but {len(self.names)} are named")
+            raise ValueError(
+                f"the trees read {self.booster.num_features()} features, but {len(self.names)} are named"
+            )
 
     @classmethod
     def from_booster(
-        cls, booster: xgboost.Booster, names: Sequence[str], calibration: Calibration | None = None, *, threads: int = 1
+        cls,
+        booster: xgboost.Booster,
+        names: Sequence[str],
+        calibration: Calibration | None = None,
+        *,
+        threads: int = 1,
     ) -> BoostedTrees:
         return cls(bytes(booster.save_raw("ubj")), names, calibration, threads=threads)
 
@@ -48,7 +62,9 @@ class BoostedTrees(Model):
         try:
             booster = xgboost.Booster(model_file=bytearray(self.ubj))
         except xgboost.core.XGBoostError as error:
-            raise ValueError(f"{FILES[self.kind]} is no XGBoost model; build the bundle again") from error
+            raise ValueError(
+                f"{FILES[self.kind]} is no XGBoost model; build the bundle again"
+            ) from error
         booster.set_param({"nthread": self._threads})
         return booster
 
@@ -63,10 +79,14 @@ class BoostedTrees(Model):
     def compute(self, matrix: Matrix) -> Array:
         import numpy as np
 
-        margins = self.booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
+        margins = self.booster.inplace_predict(
+            matrix, predict_type="margin", validate_features=False
+        )
         return np.asarray(margins, dtype=np.float64)
 
-    def contributions(self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1) -> tuple[Array, Array]:
+    def contributions(
+        self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1
+    ) -> tuple[Array, Array]:
         return contributions(self.booster, matrix, categorical, threads)
 
     @property

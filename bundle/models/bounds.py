@@ -54,12 +54,18 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises ValueError for anything but bounds of this format."""
         found = msgspec.json.decode(content, type=Bounds)
         if found.format != FORMAT:
-            raise ValueError(f"bounds.json has format {found.format}; this release reads format {FORMAT}")
+            raise ValueError(
+                f"bounds.json has format {found.format}; this release reads format {FORMAT}"
+            )
         return found
 
     def one(self, names: Sequence[str]) -> Outside:
         """A function from one row (values in the order of `names`) to the features outside, about a microsecond a row."""
-        rules = [(place, name, self.features[name]) for place, name in enumerate(names) if name in self.features]
+        rules = [
+            (place, name, self.features[name])
+            for place, name in enumerate(names)
+            if name in self.features
+        ]
         # NaN compares false with everything: the first form lets missing values pass, the second does not.
         conditions = [
             f"row[{place}] < {found.low!r} or row[{place}] > {found.high!r}"
@@ -70,7 +76,10 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         inside: Outside = lambda row: ()  # noqa: E731
         if not rules:
             return inside
-        listed = ", ".join(f"*(({name!r},) if {condition} else ())" for (_, name, _), condition in zip(rules, conditions, strict=True))
+        listed = ", ".join(
+            f"*(({name!r},) if {condition} else ())"
+            for (_, name, _), condition in zip(rules, conditions, strict=True)
+        )
         # One expression of comparisons with constants: a loop over the features costs several times as much.
         source = f"lambda row: ({listed},) if {' or '.join(conditions)} else ()"
         compiled: Outside = eval(source, {"__builtins__": {}, "inf": float("inf")})  # noqa: S307  made of numbers and of names that are quoted
@@ -141,7 +150,9 @@ def learn(matrix: Matrix, names: Sequence[str], categorical: Sequence[bool]) -> 
             # Nearly constant: the rare other values are all that tells its range.
             low, high = float(known.min()), float(known.max())
         margin = WIDENED * (high - low)
-        features[name] = Range(low - margin - ROUNDING * abs(low), high + margin + ROUNDING * abs(high), missing)
+        features[name] = Range(
+            low - margin - ROUNDING * abs(low), high + margin + ROUNDING * abs(high), missing
+        )
     bounds = Bounds(features, len(matrix), 0.0)
     outside = float(bounds._mask(names)(matrix).any(axis=1).mean()) if len(matrix) else 0.0
     return msgspec.structs.replace(bounds, outside=outside)

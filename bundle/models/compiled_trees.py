@@ -107,16 +107,22 @@ def compile_trees(trees: Any, width: int) -> Compiled:
             subprocess.run(
                 [compiler, *FLAGS, "-o", LIBRARY, "-", *LIBRARIES], input=source.encode(), cwd=folder, capture_output=True, check=True, timeout=COMPILE_SECONDS,
             )  # fmt: skip
-            return Compiled(target.read_bytes(), Statement(this_platform(), _version(compiler), FLAGS))
+            return Compiled(
+                target.read_bytes(), Statement(this_platform(), _version(compiler), FLAGS)
+            )
         except subprocess.CalledProcessError as error:
-            raise NotCompiledError(f"{compiler} failed: {error.stderr.decode(errors='replace')[-500:].strip()}") from error
+            raise NotCompiledError(
+                f"{compiler} failed: {error.stderr.decode(errors='replace')[-500:].strip()}"
+            ) from error
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NotCompiledError(f"{compiler} failed: {error}") from error
 
 
 @lru_cache(maxsize=8)
 def _version(compiler: str) -> str:
-    told = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_SECONDS).stdout
+    told = subprocess.run(
+        [compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_SECONDS
+    ).stdout
     return told.decode(errors="replace").partition("\n")[0].strip()
 
 
@@ -130,9 +136,13 @@ class CompiledTrees:
         `library` must have been verified: its code runs in this process.
         """
         if statement.platform != this_platform():
-            raise NotCompiledError(f"they were compiled for {statement.platform}, this is {this_platform()}")
+            raise NotCompiledError(
+                f"they were compiled for {statement.platform}, this is {this_platform()}"
+            )
         if statement.interface != INTERFACE:
-            raise NotCompiledError(f"they have interface {statement.interface}, this release reads interface {INTERFACE}")
+            raise NotCompiledError(
+                f"they have interface {statement.interface}, this release reads interface {INTERFACE}"
+            )
         self.width = width
         loaded = _load(library)
         # Not `self`: what is released must not keep itself alive.
@@ -157,13 +167,17 @@ class CompiledTrees:
         try:
             return self._one(self._pack(*row))
         except struct.error as error:
-            raise ValueError(f"the model takes rows of {self.width} features, not of {len(row)} ({error})") from None
+            raise ValueError(
+                f"the model takes rows of {self.width} features, not of {len(row)} ({error})"
+            ) from None
 
     def margins(self, matrix: Matrix) -> Matrix:
         import numpy as np
 
         if matrix.ndim != 2 or matrix.shape[1] != self.width:
-            raise ValueError(f"the model takes rows of {self.width} features, not a matrix of shape {matrix.shape}")
+            raise ValueError(
+                f"the model takes rows of {self.width} features, not a matrix of shape {matrix.shape}"
+            )
         rows = np.ascontiguousarray(matrix, dtype=np.float32)
         found = np.empty(len(rows), dtype=np.float32)
         self._many(rows.ctypes.data, len(rows), found.ctypes.data)
@@ -240,7 +254,9 @@ def c_source(trees: Any, width: int) -> str:
         f"{{{category.feature},{category.start},{category.codes},{category.bits.shape[1]},{offset}}}"
         for category, offset in zip(categories, offsets, strict=False)
     ]
-    bits = "".join(",".join(map(str, category.bits.ravel().tolist())) + "," for category in categories)
+    bits = "".join(
+        ",".join(map(str, category.bits.ravel().tolist())) + "," for category in categories
+    )
     end = 2 * width + 1 + sum(category.bits.shape[1] for category in categories)
     return (
         f"#define WIDTH {width}\n#define TREES {len(roots)}\n#define PLACES {end}\n#define CATEGORIES {len(categories)}\n"
@@ -253,7 +269,10 @@ def c_source(trees: Any, width: int) -> str:
 
 
 def _side_by_side(
-    trees: Sequence[dict[str, NDArray[Any]]], depths: Sequence[int], categories: Sequence[_Category], places: Sequence[dict[int, int]]
+    trees: Sequence[dict[str, NDArray[Any]]],
+    depths: Sequence[int],
+    categories: Sequence[_Category],
+    places: Sequence[dict[int, int]],
 ) -> str:
     """What computes many rows: side by side, but for trees that are too deep or ask for too much."""
     edges, numbers, columns = _edges(trees)
@@ -281,7 +300,11 @@ def _side_by_side(
                 if tree["node_type"][node] == _CATEGORY:
                     (column, bit), bound = bits[own[node]], 0
                 else:
-                    asked = int(tree["split_index"][node]), float(tree["threshold"][node]), bool(tree["default_left"][node])
+                    asked = (
+                        int(tree["split_index"][node]),
+                        float(tree["threshold"][node]),
+                        bool(tree["default_left"][node]),
+                    )
                     (column, bound), bit = columns[asked], -1
                 splits.append(f"{{{column * rows},{bound},{bit}}}")
                 below += [int(tree["cleft"][node]), int(tree["cright"][node])]
@@ -299,13 +322,17 @@ def _side_by_side(
     )
 
 
-def _edges(trees: Iterable[dict[str, NDArray[Any]]]) -> tuple[list[str], list[str], dict[tuple[int, float, bool], tuple[int, int]]]:
+def _edges(
+    trees: Iterable[dict[str, NDArray[Any]]],
+) -> tuple[list[str], list[str], dict[tuple[int, float, bool], tuple[int, int]]]:
     """Thresholds of the numeric nodes, up to `EDGES` of one feature side by side in a set; the feature of each set; and for a feature,
     a threshold and whether missing values go left, the column that is compared and the number above which it goes right."""
     asked: dict[int, set[float]] = {}
     for tree in trees:
         numeric = tree["node_type"] == _NUMBER
-        for feature, threshold in zip(tree["split_index"][numeric].tolist(), tree["threshold"][numeric].tolist(), strict=True):
+        for feature, threshold in zip(
+            tree["split_index"][numeric].tolist(), tree["threshold"][numeric].tolist(), strict=True
+        ):
             asked.setdefault(feature, set()).add(threshold)
     edges: list[str] = []
     numbers: list[str] = []
@@ -319,11 +346,15 @@ def _edges(trees: Iterable[dict[str, NDArray[Any]]]) -> tuple[list[str], list[st
                 columns[feature, threshold, False] = 2 * len(numbers) + 1, place - 128
             numbers.append(str(feature))
             # No value reaches what is no number.
-            edges += [_hex(threshold) for threshold in held] + ['__builtin_nanf("")'] * (EDGES + 1 - len(held))
+            edges += [_hex(threshold) for threshold in held] + ['__builtin_nanf("")'] * (
+                EDGES + 1 - len(held)
+            )
     return edges, numbers, columns
 
 
-def _packed(categories: Iterable[_Category], start: int) -> tuple[list[str], list[str], dict[int, tuple[int, int]]]:
+def _packed(
+    categories: Iterable[_Category], start: int
+) -> tuple[list[str], list[str], dict[int, tuple[int, int]]]:
     """What is asked of each category, in columns from `start` on; the bytes of their codes, column by column; and for each place of a
     categorical node its column and its bit."""
     import numpy as np
@@ -336,10 +367,17 @@ def _packed(categories: Iterable[_Category], start: int) -> tuple[list[str], lis
         count = -(-held // BITS)
         padded = np.zeros((category.codes + 2, count * BITS), dtype=np.uint8)
         padded[:, :held] = category.bits
-        columns = (padded.reshape(-1, count, BITS) << np.arange(BITS, dtype=np.uint8)).sum(axis=2, dtype=np.uint8).T
+        columns = (
+            (padded.reshape(-1, count, BITS) << np.arange(BITS, dtype=np.uint8))
+            .sum(axis=2, dtype=np.uint8)
+            .T
+        )
         coded.append(f"{{{category.feature},{start},{category.codes},{count},{len(packed)}}}")
         packed += map(str, columns.ravel().tolist())
-        bits |= {category.start + place: (start + place // BITS, 1 << place % BITS) for place in range(held)}
+        bits |= {
+            category.start + place: (start + place // BITS, 1 << place % BITS)
+            for place in range(held)
+        }
         start += count
     return coded, packed, bits
 
@@ -354,15 +392,31 @@ def _base(margin: float) -> float:
 
 
 def _fields(tree: Any) -> dict[str, NDArray[Any]]:
-    names = ("node_type", "cleft", "cright", "split_index", "default_left", "leaf_value", "threshold", "cmp")
-    lists = ("category_list", "category_list_begin", "category_list_end", "category_list_right_child")
+    names = (
+        "node_type",
+        "cleft",
+        "cright",
+        "split_index",
+        "default_left",
+        "leaf_value",
+        "threshold",
+        "cmp",
+    )
+    lists = (
+        "category_list",
+        "category_list_begin",
+        "category_list_end",
+        "category_list_right_child",
+    )
     return {name: tree.get_field(name) for name in (*names, *lists)}
 
 
 _LEAF, _NUMBER, _CATEGORY, _LESS = 0, 1, 2, 2  # treelite's node types, and its operator <
 
 
-def _categories(trees: Iterable[dict[str, NDArray[Any]]], width: int) -> tuple[list[_Category], list[dict[int, int]]]:
+def _categories(
+    trees: Iterable[dict[str, NDArray[Any]]], width: int
+) -> tuple[list[_Category], list[dict[int, int]]]:
     """What is asked of each categorical feature, and for each tree the places of its categorical nodes."""
     import numpy as np
 
@@ -371,8 +425,16 @@ def _categories(trees: Iterable[dict[str, NDArray[Any]]], width: int) -> tuple[l
     for index, tree in enumerate(trees):
         count = index + 1
         for node in np.flatnonzero(tree["node_type"] == _CATEGORY).tolist():
-            listed = tree["category_list"][tree["category_list_begin"][node] : tree["category_list_end"][node]].tolist()
-            rule = (index, node, frozenset(listed), bool(tree["category_list_right_child"][node]), not tree["default_left"][node])
+            listed = tree["category_list"][
+                tree["category_list_begin"][node] : tree["category_list_end"][node]
+            ].tolist()
+            rule = (
+                index,
+                node,
+                frozenset(listed),
+                bool(tree["category_list_right_child"][node]),
+                not tree["default_left"][node],
+            )
             asked.setdefault(int(tree["split_index"][node]), []).append(rule)
     places: list[dict[int, int]] = [{} for _ in range(count)]
     categories, start = [], 2 * width + 1
@@ -386,11 +448,15 @@ def _categories(trees: Iterable[dict[str, NDArray[Any]]], width: int) -> tuple[l
         categories.append(_Category(feature, start, codes, bits))
         start += len(rules)
     if start > PLACES:
-        raise NotCompiledError(f"the trees need {start} places for their values; the limit is {PLACES}")
+        raise NotCompiledError(
+            f"the trees need {start} places for their values; the limit is {PLACES}"
+        )
     return categories, places
 
 
-def _nodes(tree: dict[str, NDArray[Any]], width: int, places: dict[int, int]) -> tuple[list[str], int]:
+def _nodes(
+    tree: dict[str, NDArray[Any]], width: int, places: dict[int, int]
+) -> tuple[list[str], int]:
     """A tree's nodes from its root down, children side by side, and its depth."""
     kind, left, right = (tree[name].tolist() for name in ("node_type", "cleft", "cright"))
     order, depth, level = [0], [0], 0
@@ -402,7 +468,9 @@ def _nodes(tree: dict[str, NDArray[Any]], width: int, places: dict[int, int]) ->
             level = depth[position] + 1
             depth += [level, level]
     if max(lefts) >= PLACES or level > 255:
-        raise NotCompiledError(f"a tree has {len(order)} nodes and {level} levels; the limits are {PLACES} and 255")
+        raise NotCompiledError(
+            f"a tree has {len(order)} nodes and {level} levels; the limits are {PLACES} and 255"
+        )
     written = []
     for position, node in enumerate(order):
         if kind[node] == _LEAF:

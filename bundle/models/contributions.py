@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def contributions(
-    booster: xgboost.Booster, matrix: NDArray[np.float32], categorical: Sequence[bool], threads: int = 1
+    booster: xgboost.Booster,
+    matrix: NDArray[np.float32],
+    categorical: Sequence[bool],
+    threads: int = 1,
 ) -> tuple[Array, Array]:
     """TreeSHAP contributions (n, k + 1; the last column is the bias) and margins (n,) of trees for rows of their matrix (n, k).
 
@@ -36,4 +39,6 @@ def contributions(
         nthread=threads,
     )
     parts = booster.predict(data, pred_contribs=True, strict_shape=False)
-    return np.asarray(parts, dtype=np.float64), np.asarray(booster.predict(data, output_margin=True), dtype=np.float64)
+    return np.asarray(parts, dtype=np.float64), np.asarray(
+        booster.predict(data, output_margin=True), dtype=np.float64
+    )

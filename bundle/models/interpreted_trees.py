@@ -22,7 +22,9 @@ def parse(ubj: bytes, name: str) -> Any:
     try:
         return treelite.frontend.from_xgboost_ubjson(ubj)
     except treelite.TreeliteError as error:
-        raise ValueError(f"{name} cannot be read by treelite (train on numbers and integer codes): {error}") from error
+        raise ValueError(
+            f"{name} cannot be read by treelite (train on numbers and integer codes): {error}"
+        ) from error
 
 
 class InterpretedTrees:
@@ -44,7 +46,9 @@ class InterpretedTrees:
         import numpy as np
         from treelite.gtil.gtil import _predict_impl
 
-        return np.asarray(_predict_impl(self._trees, matrix, config=self._configuration), dtype=np.float64).reshape(len(matrix))
+        return np.asarray(
+            _predict_impl(self._trees, matrix, config=self._configuration), dtype=np.float64
+        ).reshape(len(matrix))
 
     def margin(self, row: Sequence[float]) -> float:
         """Raises ValueError for a row of another width."""
@@ -60,14 +64,21 @@ class InterpretedTrees:
         trees, configuration, width = self._trees, self._configuration, self._width
         if trees.input_type != "float32" or trees.output_type != "float32":
             return lambda row: float(self.margins(np.array([row], dtype=np.float32))[0])
-        values, predict, kind, one = c_float * width, _LIB.TreeliteGTILPredict, c_char_p(b"float32"), c_uint64(1)
+        values, predict, kind, one = (
+            c_float * width,
+            _LIB.TreeliteGTILPredict,
+            c_char_p(b"float32"),
+            c_uint64(1),
+        )
 
         def margin(row: Sequence[float]) -> float:
             if len(row) != width:
                 raise ValueError(f"the model takes rows of {width} features, not of {len(row)}")
             # Buffers of its own for each call: several threads may predict at once.
             result = c_float()
-            _check_call(predict(trees.handle, values(*row), kind, one, byref(result), configuration.handle))
+            _check_call(
+                predict(trees.handle, values(*row), kind, one, byref(result), configuration.handle)
+            )
             return result.value
 
         return margin

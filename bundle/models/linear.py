@@ -75,9 +75,13 @@ class Linear:
 
     def margin(self, row: Sequence[float]) -> float:
         try:
-            return self.intercept + sum([one(value) for one, value in zip(self._ones, row, strict=True)])
+            return self.intercept + sum(
+                [one(value) for one, value in zip(self._ones, row, strict=True)]
+            )
         except ValueError:
-            raise ValueError(f"the model takes rows of {len(self.terms)} features, not of {len(row)}") from None
+            raise ValueError(
+                f"the model takes rows of {len(self.terms)} features, not of {len(row)}"
+            ) from None
 
     def margins(self, matrix: Matrix) -> Array:
         found: Array = self.intercept + self.parts(matrix).sum(axis=1)
@@ -87,7 +91,9 @@ class Linear:
         import numpy as np
 
         if matrix.ndim != 2 or matrix.shape[1] != len(self.terms):
-            raise ValueError(f"the model takes rows of {len(self.terms)} features, not an array of shape {matrix.shape}")
+            raise ValueError(
+                f"the model takes rows of {len(self.terms)} features, not an array of shape {matrix.shape}"
+            )
         found = np.empty(matrix.shape)
         for column, term in enumerate(self.terms):
             values = matrix[:, column].astype(np.float64)
@@ -105,19 +111,31 @@ def linear(pipeline: Any) -> Linear:
         terms: dict[int, NumberTerm | CategoryTerm] = {}
         if numbers:
             union = dict(columns.named_transformers_["numbers"].transformer_list)
-            fills, scaler = union["values"].named_steps["fill"].statistics_, union["values"].named_steps["scale"]
+            fills, scaler = (
+                union["values"].named_steps["fill"].statistics_,
+                union["values"].named_steps["scale"],
+            )
             steps = [
                 (float(fill), float(mean), float(scale), next(weights))
                 for fill, mean, scale in zip(fills, scaler.mean_, scaler.scale_, strict=True)
             ]
-            terms = {column: NumberTerm(*step, missing=next(weights)) for column, step in zip(numbers, steps, strict=True)}
+            terms = {
+                column: NumberTerm(*step, missing=next(weights))
+                for column, step in zip(numbers, steps, strict=True)
+            }
         seen = columns.named_transformers_["categories"].categories_ if categories else []
         for column, codes in zip(categories, seen, strict=True):
             own = dict(zip((float(code) for code in codes), weights, strict=False))
             known = sorted(code for code in own if code == code)
             terms[column] = CategoryTerm(
-                tuple(known), tuple(own[code] for code in known), next((own[code] for code in own if code != code), 0.0)
+                tuple(known),
+                tuple(own[code] for code in known),
+                next((own[code] for code in own if code != code), 0.0),
             )
-        return Linear([terms[column] for column in range(len(terms))], float(regression.intercept_[0]))
+        return Linear(
+            [terms[column] for column in range(len(terms))], float(regression.intercept_[0])
+        )
     except (AttributeError, KeyError, StopIteration) as error:
-        raise ValueError(f"the estimator is a pipeline of another form than those that this platform trains: {error}") from error
+        raise ValueError(
+            f"the estimator is a pipeline of another form than those that this platform trains: {error}"
+        ) from error

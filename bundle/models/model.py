@@ -133,7 +133,9 @@ class Model(ABC):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{FACTS} does not describe a model: {error}") from error
         if facts.format != FORMAT:
-            raise ValueError(f"{FACTS} has format {facts.format}; this release reads format {FORMAT}")
+            raise ValueError(
+                f"{FACTS} has format {facts.format}; this release reads format {FORMAT}"
+            )
         if not (math.isfinite(facts.calibration.a) and math.isfinite(facts.calibration.b)):
             raise ValueError(f"{FACTS} has a calibration that is not finite")
         held = _file(files, FILES[facts.kind])
@@ -161,7 +163,9 @@ class Model(ABC):
         """What the library that trained the model says of rows (n, k), n > 0, in `unit`."""
 
     @abstractmethod
-    def contributions(self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1) -> tuple[Array, Array]:
+    def contributions(
+        self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1
+    ) -> tuple[Array, Array]:
         """Exact SHAP values of rows (n, k), as (n, k + 1) with the bias last, and what those of a row add up to, (n,); in `unit`.
 
         Raises ValueError for rows of another width.
@@ -189,10 +193,15 @@ class Model(ABC):
 
         try:
             found = CompiledTrees(library, statement, len(self.names))
-            expected, computed = (self.probability(np.asarray(raw)) for raw in (self.compute(sample), found.margins(sample)))
+            expected, computed = (
+                self.probability(np.asarray(raw))
+                for raw in (self.compute(sample), found.margins(sample))
+            )
             worst = float(np.max(np.abs(expected - computed), initial=0.0))
             if not worst <= TOLERANCE:
-                raise NotCompiledError(f"they differ by {worst:.2g} from the model; the limit is {TOLERANCE:g}")
+                raise NotCompiledError(
+                    f"they differ by {worst:.2g} from the model; the limit is {TOLERANCE:g}"
+                )
         except NotCompiledError as error:
             logger.warning("compiled trees are not used: %s", error)
             self.engine = Engine("interpreted", self.engine.crossover, str(error))
@@ -213,7 +222,9 @@ class Model(ABC):
         few_start, few_row = _line(self.margin_of_few, many)
         many_start, many_row = _line(self.margin_of_many, many)
         gain = few_row - many_row
-        crossover = ALWAYS if gain <= 0 else int(min(max((many_start - few_start) / gain, 1.0), ALWAYS))
+        crossover = (
+            ALWAYS if gain <= 0 else int(min(max((many_start - few_start) / gain, 1.0), ALWAYS))
+        )
         self.engine = msgspec.structs.replace(self.engine, crossover=crossover)
 
     def margin(self, matrix: Matrix) -> Array:
@@ -226,7 +237,9 @@ class Model(ABC):
     def check_width(self, matrix: Matrix) -> None:
         """Raises ValueError for anything but rows of the model's features."""
         if matrix.ndim != 2 or matrix.shape[1] != len(self.names):
-            raise ValueError(f"the model takes rows of {len(self.names)} features, not a matrix of shape {matrix.shape}")
+            raise ValueError(
+                f"the model takes rows of {len(self.names)} features, not a matrix of shape {matrix.shape}"
+            )
 
     def margin_of_few(self, matrix: Matrix) -> Array:
         import numpy as np
@@ -280,7 +293,10 @@ class Model(ABC):
         import numpy as np
 
         if len(matrix):
-            few, many = (self.calibration.apply(margin(matrix)) for margin in (self.margin_of_few, self.margin_of_many))
+            few, many = (
+                self.calibration.apply(margin(matrix))
+                for margin in (self.margin_of_few, self.margin_of_many)
+            )
             worst = float(np.max(np.abs(few - many)))
             if not worst <= TOLERANCE:
                 raise ValueError(

@@ -31,7 +31,11 @@ class EstimatorModel(Model):
     kind = "scikit-learn"
 
     def __init__(
-        self, skops: bytes, names: Sequence[str], calibration: Calibration | None = None, background: Sequence[float] = ()
+        self,
+        skops: bytes,
+        names: Sequence[str],
+        calibration: Calibration | None = None,
+        background: Sequence[float] = (),
     ) -> None:
         super().__init__(names, calibration)
         self.background = tuple(background)
@@ -39,9 +43,13 @@ class EstimatorModel(Model):
         self.estimator = skops_files.load(skops)
         read = getattr(self.estimator, "n_features_in_", None)
         if read != len(self.names):
-            raise ValueError(f"the estimator reads {read} features, but {len(self.names)} are named")
+            raise ValueError(
+                f"the estimator reads {read} features, but {len(self.names)} are named"
+            )
         if list(self.estimator.classes_) != [0, 1]:
-            raise ValueError(f"the estimator tells classes {list(self.estimator.classes_)} apart, not 0 and 1")
+            raise ValueError(
+                f"the estimator tells classes {list(self.estimator.classes_)} apart, not 0 and 1"
+            )
         self.linear = linear(self.estimator) if _is(self.estimator, "Pipeline") else None
         # Trees are checked here, before anything walks them.
         self.booster = None if self.linear is not None else booster(self.estimator, self.names)
@@ -49,19 +57,35 @@ class EstimatorModel(Model):
             self.engine = Engine("linear", ALWAYS)
             self.explained_by = "linear SHAP"
             if len(self.background) != len(self.names):
-                raise ValueError(f"a linear model of {len(self.names)} features needs as many averages, not {len(self.background)}")
+                raise ValueError(
+                    f"a linear model of {len(self.names)} features needs as many averages, not {len(self.background)}"
+                )
         elif _is(self.estimator, "RandomForestClassifier"):
             self.unit = "probability"
 
     @classmethod
-    def from_estimator(cls, estimator: Any, names: Sequence[str], matrix: Matrix, calibration: Calibration | None = None) -> EstimatorModel:
+    def from_estimator(
+        cls,
+        estimator: Any,
+        names: Sequence[str],
+        matrix: Matrix,
+        calibration: Calibration | None = None,
+    ) -> EstimatorModel:
         """The model of an estimator that was fitted on a matrix (n, k) of a feature program."""
-        background = linear(estimator).parts(matrix).mean(axis=0).tolist() if _is(estimator, "Pipeline") else ()
+        background = (
+            linear(estimator).parts(matrix).mean(axis=0).tolist()
+            if _is(estimator, "Pipeline")
+            else ()
+        )
         return cls(skops_files.dump(estimator), names, calibration, background)
 
     @cached_property
     def trees(self) -> Any:
-        return None if self.booster is None else parse(bytes(self.booster.save_raw("ubj")), FILES[self.kind])
+        return (
+            None
+            if self.booster is None
+            else parse(bytes(self.booster.save_raw("ubj")), FILES[self.kind])
+        )
 
     @cached_property
     def portable(self) -> InterpretedTrees | Linear:
@@ -72,9 +96,13 @@ class EstimatorModel(Model):
 
         if self.unit == "probability":
             return np.asarray(self.estimator.predict_proba(matrix)[:, 1], dtype=np.float64)
-        return np.asarray(self.estimator.decision_function(matrix.astype(np.float64)), dtype=np.float64)
+        return np.asarray(
+            self.estimator.decision_function(matrix.astype(np.float64)), dtype=np.float64
+        )
 
-    def contributions(self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1) -> tuple[Array, Array]:
+    def contributions(
+        self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1
+    ) -> tuple[Array, Array]:
         """TreeSHAP of an ensemble's trees, or how far each term of a linear model is from its average over the training rows (Lundberg and
         Lee 2017, *A unified approach to interpreting model predictions*, corollary 1)."""
         import numpy as np
@@ -85,7 +113,9 @@ class EstimatorModel(Model):
         assert self.linear is not None
         average = np.array(self.background)
         bias = np.full(len(matrix), self.linear.intercept + average.sum())
-        return np.column_stack([self.linear.parts(matrix) - average, bias]), self.linear.margins(matrix)
+        return np.column_stack([self.linear.parts(matrix) - average, bias]), self.linear.margins(
+            matrix
+        )
 
     @property
     def content(self) -> bytes:

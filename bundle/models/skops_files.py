@@ -95,7 +95,10 @@ def _written(schema: Any, files: Mapping[str, bytes]) -> bytes:
             arrays[node["file"]] = array
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
-        for name, file in [(SCHEMA, json.dumps(schema, separators=(",", ":")).encode()), *sorted(arrays.items())]:
+        for name, file in [
+            (SCHEMA, json.dumps(schema, separators=(",", ":")).encode()),
+            *sorted(arrays.items()),
+        ]:
             archive.writestr(zipfile.ZipInfo(name, DATE), file)
     return written.getvalue()
 
@@ -106,16 +109,24 @@ def _audit(content: bytes) -> None:
     for node in _nodes(schema):
         loader, name = str(node["__loader__"]), f"{node.get('__module__')}.{node.get('__class__')}"
         if name not in TRUSTED.get(loader, ()):
-            raise ValueError(f"the estimator holds {name} ({loader}), which is not among the types that an endpoint loads")
+            raise ValueError(
+                f"the estimator holds {name} ({loader}), which is not among the types that an endpoint loads"
+            )
     here = json.dumps(version("scikit-learn"))
-    for made_by in {described["_sklearn_version"]["content"] for described in _described(schema) if "_sklearn_version" in described}:
+    for made_by in {
+        described["_sklearn_version"]["content"]
+        for described in _described(schema)
+        if "_sklearn_version" in described
+    }:
         if made_by != here:
             raise ValueError(
                 f"the estimator was made by scikit-learn {made_by}, here is {here}, which may compute something else; train it again, or "
                 "serve it where it was made"
             )
     if _written(schema, files) != content:
-        raise ValueError("the estimator's file is not in the form in which this platform writes them")
+        raise ValueError(
+            "the estimator's file is not in the form in which this platform writes them"
+        )
 
 
 def _files(content: bytes) -> dict[str, bytes]:
@@ -123,8 +134,13 @@ def _files(content: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
             # Stored as they are, files cannot be larger than the archive.
-            if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
-                raise ValueError("the estimator's file is compressed or encrypted; this platform stores it plainly")
+            if any(
+                entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1
+                for entry in entries
+            ):
+                raise ValueError(
+                    "the estimator's file is compressed or encrypted; this platform stores it plainly"
+                )
             if sum(entry.file_size for entry in entries) > len(content):
                 raise ValueError("the estimator's file states more bytes than it has")
             return {entry.filename: archive.read(entry) for entry in entries}

@@ -50,9 +50,15 @@ def booster(ensemble: Any, names: Sequence[str]) -> xgboost.Booster:
         categorical: set[int] = set()
     elif kind == "HistGradientBoostingClassifier":
         trees = _of_boosting(ensemble)
-        categorical = set() if ensemble.is_categorical_ is None else {int(i) for i in ensemble.is_categorical_.nonzero()[0]}
+        categorical = (
+            set()
+            if ensemble.is_categorical_ is None
+            else {int(i) for i in ensemble.is_categorical_.nonzero()[0]}
+        )
     else:
-        raise ValueError(f"trees of a {kind} are not known; train a random forest or histogram-based gradient boosting")
+        raise ValueError(
+            f"trees of a {kind} are not known; train a random forest or histogram-based gradient boosting"
+        )
     document = {
         "learner": {
             "attributes": {}, "feature_names": list(names), "feature_types": ["c" if i in categorical else "q" for i in range(len(names))],
@@ -88,7 +94,9 @@ def _written(tree: _Tree, index: int, width: int) -> dict[str, Any]:
     with np.errstate(over="ignore"):
         near = np.clip(threshold, -GREATEST, GREATEST).astype(np.float32)
         limit = np.where(near > threshold, near, np.nextafter(near, np.float32(np.inf)))
-    codes = {place: tree.codes[node] for place, node in enumerate(order.tolist()) if node in tree.codes}
+    codes = {
+        place: tree.codes[node] for place, node in enumerate(order.tolist()) if node in tree.codes
+    }
     sizes = [len(found) for found in codes.values()]
     return {
         "base_weights": value.tolist(), "categories": [code for found in codes.values() for code in found], "categories_nodes": list(codes),
@@ -103,7 +111,9 @@ def _written(tree: _Tree, index: int, width: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _laid(tree: _Tree, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _laid(
+    tree: _Tree, index: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """A tree's nodes from its root down, siblings side by side, as XGBoost walks them: their former places, where the left children (-1 for
     leaves) and the parents stand now. Raises ValueError for nodes that are no tree."""
     import numpy as np
@@ -122,7 +132,9 @@ def _laid(tree: _Tree, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
             break
     found = np.concatenate(order)
     if not np.array_equal(np.sort(found), np.arange(count)):
-        raise ValueError(f"tree {index} of the estimator is none: its nodes do not follow from its root")
+        raise ValueError(
+            f"tree {index} of the estimator is none: its nodes do not follow from its root"
+        )
     return found, np.concatenate(lefts), np.concatenate(parents)
 
 
@@ -133,7 +145,11 @@ def _of_forest(tree: Any, trees: int) -> _Tree:
     cover, share = tree.weighted_n_node_samples, tree.value[:, 0, :]
     impurity = cover * tree.impurity
     # Whether the children's places are sound is checked later.
-    gain = impurity - impurity.take(tree.children_left, mode="clip") - impurity.take(tree.children_right, mode="clip")
+    gain = (
+        impurity
+        - impurity.take(tree.children_left, mode="clip")
+        - impurity.take(tree.children_right, mode="clip")
+    )
     return _Tree(
         tree.children_left, tree.children_right, tree.feature, tree.threshold, np.asarray(tree.missing_go_to_left, dtype=bool),
         share[:, 1] / share.sum(axis=1) / trees, cover, gain, {},
@@ -145,7 +161,11 @@ def _of_boosting(ensemble: Any) -> list[_Tree]:
     import numpy as np
 
     width = ensemble.n_features_in_
-    categorical = np.zeros(width, dtype=bool) if ensemble.is_categorical_ is None else ensemble.is_categorical_
+    categorical = (
+        np.zeros(width, dtype=bool)
+        if ensemble.is_categorical_ is None
+        else ensemble.is_categorical_
+    )
     # Categories are encoded anew and come first.
     order = np.concatenate([np.flatnonzero(categorical), np.flatnonzero(~categorical)])
     encoded: dict[int, dict[float, int]] = {}

@@ -109,15 +109,26 @@ class Batch(NamedTuple):
                     add(_CODES + name, codes.astype(np.int8 if len(words) < 1 << 7 else np.int32))
                 parts.append((_REQUEST + name, _JSON, _encode(words)))
                 continue
-            add(_REQUEST + name, _narrow(column.values) if column.kind == "integer" and column.null is None else column.values)
+            add(
+                _REQUEST + name,
+                _narrow(column.values)
+                if column.kind == "integer" and column.null is None
+                else column.values,
+            )
             if column.null is not None:
                 add(_NULL + name, column.null)
         # Values of one feature side by side compress best.
         rows = self.matrix.T
         copied = self._copied(rows)
-        kept = [index for index, withheld in enumerate(self.withheld) if not withheld and index not in copied]
+        kept = [
+            index
+            for index, withheld in enumerate(self.withheld)
+            if not withheld and index not in copied
+        ]
         add("rows", rows[kept])
-        outside = {features: place + 1 for place, features in enumerate(dict.fromkeys(self.ood.values()))}
+        outside = {
+            features: place + 1 for place, features in enumerate(dict.fromkeys(self.ood.values()))
+        }
         if outside:
             which = np.zeros(len(self.outputs), dtype=np.int64)
             which[list(self.ood)] = [outside[features] for features in self.ood.values()]
@@ -136,13 +147,21 @@ class Batch(NamedTuple):
         """Features that are to be read from the logged columns of the request, by their places."""
         import numpy as np
 
-        maybe = {place: name for place, name in self.same.items() if name in self.request and self.columns[name].null is None}
+        maybe = {
+            place: name
+            for place, name in self.same.items()
+            if name in self.request and self.columns[name].null is None
+        }
         found = np.empty((len(maybe), rows.shape[1]), dtype=np.float32)
         with np.errstate(over="ignore"):
             for index, name in enumerate(maybe.values()):
                 found[index] = self.columns[name].array
         equal = (found == rows[list(maybe)]).all(axis=1)
-        return {place: name for (place, name), same in zip(maybe.items(), equal.tolist(), strict=True) if same}
+        return {
+            place: name
+            for (place, name), same in zip(maybe.items(), equal.tolist(), strict=True)
+            if same
+        }
 
 
 def unpacked(head: Head, content: bytes) -> list[Stored]:
@@ -179,17 +198,37 @@ def unpacked(head: Head, content: bytes) -> list[Stored]:
         if kind == "datetime":
             plain = [msgspec.to_builtins(moment) for moment in plain]
         null = found.get(_NULL + name)
-        columns[name] = plain if null is None else [None if missing else value for value, missing in zip(plain, null.tolist(), strict=True)]
+        columns[name] = (
+            plain
+            if null is None
+            else [
+                None if missing else value
+                for value, missing in zip(plain, null.tolist(), strict=True)
+            ]
+        )
     features: list[NDArray[np.float32] | None] = [None] * head.width
     for index, values in zip(head.kept, found["rows"].reshape(len(head.kept), count), strict=True):
         features[index] = values
     for index, name in head.copied.items():
         features[index] = found[_REQUEST + name].astype(np.float32) + np.float32(0)
     nothing = [None] * count
-    used = [nothing if values is None else [None if value != value else value for value in values.tolist()] for values in features]
+    used = [
+        nothing
+        if values is None
+        else [None if value != value else value for value in values.tolist()]
+        for values in features
+    ]
     rows = list(zip(*used, strict=True)) if used else [()] * count
-    requests = list(zip(*(columns[name] for name in head.request), strict=True)) if head.request else [()] * count
-    numbers, outputs, entities = found["number"].tolist(), found["output"].tolist(), columns[head.entity]
+    requests = (
+        list(zip(*(columns[name] for name in head.request), strict=True))
+        if head.request
+        else [()] * count
+    )
+    numbers, outputs, entities = (
+        found["number"].tolist(),
+        found["output"].tolist(),
+        columns[head.entity],
+    )
     return [
         Stored(
             day=day, id=f"{head.prefix}{number:012x}", at=head.at, event_time=moment, pipeline=head.pipeline, bundle=head.bundle, arm=head.arm,
@@ -223,4 +262,6 @@ def _narrow(values: NDArray[np.int64]) -> NDArray[Any]:
 
     if len(values) < _MANY:
         return values
-    return values.astype(np.promote_types(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
+    return values.astype(
+        np.promote_types(np.min_scalar_type(values.min()), np.min_scalar_type(values.max()))
+    )

@@ -179,9 +179,13 @@ class Writer:
         self._wake, self._stopping = threading.Event(), False
         folder.mkdir(parents=True, exist_ok=True)
         self.full = self._is_full()
-        self._packer = ThreadPoolExecutor(1, thread_name_prefix="prediction log", initializer=_step_back)
+        self._packer = ThreadPoolExecutor(
+            1, thread_name_prefix="prediction log", initializer=_step_back
+        )
         self._packer.submit(self._seal_abandoned)
-        self._thread = threading.Thread(target=self._keep_syncing, name="prediction log", daemon=True)
+        self._thread = threading.Thread(
+            target=self._keep_syncing, name="prediction log", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -195,7 +199,11 @@ class Writer:
         Raises OSError (disk full, say) when not all of them could be written; then none of them is in the log, and the
         next call simply tries again.
         """
-        content = line(records[0]) if len(records) == 1 else b"".join([line(record) for record in records])
+        content = (
+            line(records[0])
+            if len(records) == 1
+            else b"".join([line(record) for record in records])
+        )
         self._write(content, records, {})
 
     def append_batches(self, batches: Sequence[Batch]) -> None:
@@ -208,7 +216,9 @@ class Writer:
             days.update(head.days)
         self._write(b"".join(contents), (), days)
 
-    def _write(self, content: bytes, records: Sequence[Record | Trial], days: Mapping[str, int]) -> None:
+    def _write(
+        self, content: bytes, records: Sequence[Record | Trial], days: Mapping[str, int]
+    ) -> None:
         with self._lock:
             if self._descriptor < 0 or self._size >= self._segment_bytes:
                 self._rotate()
@@ -252,8 +262,13 @@ class Writer:
         while True:
             self._number += 1
             # Names sort by time of creation; the process's own part keeps workers apart.
-            path = self.folder / f"{datetime.now().astimezone().timestamp():017.6f}-{self._name}-{self._number:05d}{SUFFIX}"
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            path = (
+                self.folder
+                / f"{datetime.now().astimezone().timestamp():017.6f}-{self._name}-{self._number:05d}{SUFFIX}"
+            )
+            descriptor = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640
+            )
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
                 return path, descriptor
@@ -362,7 +377,9 @@ def read(folder: Path | str, first: date, last: date | None = None) -> Reading:
     return Reading(records, damage, opened)
 
 
-def read_trials(folders: Sequence[Path | str], first: date, last: date | None = None) -> list[Trial]:
+def read_trials(
+    folders: Sequence[Path | str], first: date, last: date | None = None
+) -> list[Trial]:
     """Trials whose event day lies in [first, last], in the order in which they were written. They are evidence and no
     answers: damaged lines are left out."""
     return [
@@ -405,14 +422,21 @@ def closed_before(folder: Path, day: date) -> Iterator[tuple[Path, date, date]]:
     """Closed segments whose predictions are all about events before a day: file, first and last day."""
     for path in segments(folder):
         index = _index(path)
-        if path.name.endswith(PACKED_SUFFIX) and index is not None and index.days and max(index.days) < day.isoformat():
+        if (
+            path.name.endswith(PACKED_SUFFIX)
+            and index is not None
+            and index.days
+            and max(index.days) < day.isoformat()
+        ):
             yield path, date.fromisoformat(min(index.days)), date.fromisoformat(max(index.days))
 
 
 def contents(path: Path) -> Reading:
     """All predictions of one segment."""
     found = list(_entries(path, _ALL))
-    records = [record for each in found if not isinstance(each, Damage) for record in _records(each, _ALL)]
+    records = [
+        record for each in found if not isinstance(each, Damage) for record in _records(each, _ALL)
+    ]
     return Reading(records, [each for each in found if isinstance(each, Damage)], 1)
 
 
@@ -427,7 +451,11 @@ def seal_abandoned(folder: Path) -> int:
     every segment as readable as before."""
     sealed = 0
     for path in segments(folder):
-        if _index(path) is not None and path.name.endswith(PACKED_SUFFIX) and not path.with_suffix("").exists():
+        if (
+            _index(path) is not None
+            and path.name.endswith(PACKED_SUFFIX)
+            and not path.with_suffix("").exists()
+        ):
             continue
         # Another process may be faster: then the file is gone.
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
@@ -445,13 +473,19 @@ def seal_abandoned(folder: Path) -> int:
 def _pack(path: Path, days: Mapping[str, int] | None = None) -> None:
     """Replace a closed segment by its compressed form, and index it by `days` (None: count them). A kill at any point leaves it
     readable, and `seal_abandoned` finishes it. Raises OSError."""
-    packed = path if path.name.endswith(PACKED_SUFFIX) else path.with_name(_stem(path) + PACKED_SUFFIX)
+    packed = (
+        path if path.name.endswith(PACKED_SUFFIX) else path.with_name(_stem(path) + PACKED_SUFFIX)
+    )
     if not packed.exists():
         compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
         write_atomically(packed, compressor.compress(path.read_bytes()))
     packed.with_suffix("").unlink(missing_ok=True)
     index = Index(packed.stat().st_size, dict(_count(packed) if days is None else days))
-    write_atomically(packed.with_name(_stem(packed) + INDEX_SUFFIX), msgspec.json.encode(index, order="sorted"), durable=False)
+    write_atomically(
+        packed.with_name(_stem(packed) + INDEX_SUFFIX),
+        msgspec.json.encode(index, order="sorted"),
+        durable=False,
+    )
 
 
 def _stem(path: Path) -> str:
@@ -461,7 +495,9 @@ def _stem(path: Path) -> str:
 def _index(path: Path) -> Index | None:
     """The index of a closed segment; None where there is none, or where it does not fit the segment any more."""
     try:
-        index = msgspec.json.decode(path.with_name(_stem(path) + INDEX_SUFFIX).read_bytes(), type=Index)
+        index = msgspec.json.decode(
+            path.with_name(_stem(path) + INDEX_SUFFIX).read_bytes(), type=Index
+        )
         return index if index.bytes == path.stat().st_size else None
     except (FileNotFoundError, msgspec.DecodeError):
         return None
@@ -478,7 +514,10 @@ def _count(path: Path) -> Counter[str]:
 
 
 _ALL = ("", "~")
-_DAY, _BODY_DAY = slice(17, 27), slice(8, 18)  # of `00000000 {"day":"2013-01-01",...`, and of its JSON alone
+_DAY, _BODY_DAY = (
+    slice(17, 27),
+    slice(8, 18),
+)  # of `00000000 {"day":"2013-01-01",...`, and of its JSON alone
 _BATCH = b'{"days":'
 Entry = bytes | tuple[Head, bytes]
 """The JSON of a record, or head and columns of a batch."""

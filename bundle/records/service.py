@@ -99,7 +99,11 @@ def append(folder: Path, sample: Sample) -> None:
 def prune(folder: Path, now: datetime, retention: timedelta = RETENTION) -> int:
     """Remove the files of wall days more than `retention` before `now`; returns their number."""
     oldest = _utc_day(now - retention)
-    old = [path for path in folder.glob("*.jsonl") if path.name[:10] < oldest] if folder.is_dir() else []
+    old = (
+        [path for path in folder.glob("*.jsonl") if path.name[:10] < oldest]
+        if folder.is_dir()
+        else []
+    )
     for path in old:
         path.unlink(missing_ok=True)
     return len(old)

@@ -60,7 +60,11 @@ def demo(settings: Settings, end: date | None, *, quiet: bool = False) -> int:
 
     Raises CommandError before anything starts when the machine is unfit.
     """
-    unfit = [check.problem for check in (python_version(), compiler(), disk(settings.home), packages()) if check.problem]
+    unfit = [
+        check.problem
+        for check in (python_version(), compiler(), disk(settings.home), packages())
+        if check.problem
+    ]
     if unfit:
         raise CommandError("\nevergreen: ".join(unfit), UNFIT)
     # Dagster gives SIGTERM the handler of SIGINT, which a shell's background job ignores: such a demo could not be stopped.
@@ -70,7 +74,9 @@ def demo(settings: Settings, end: date | None, *, quiet: bool = False) -> int:
     local = _fresh(settings)
     screen = console(stderr=True)
     say: Callable[[str], None] = (
-        (lambda line: None) if quiet else (lambda line: screen.print(f"{time.monotonic() - began:6.1f} s  {line}", markup=False))
+        (lambda line: None)
+        if quiet
+        else (lambda line: screen.print(f"{time.monotonic() - began:6.1f} s  {line}", markup=False))
     )
     initialise(local)
     say(f"initialised {local.home}")
@@ -110,7 +116,16 @@ def _fresh(settings: Settings) -> Settings:
     """Settings of an empty home of the demo's own, on this disk, with a free port; made this process's."""
     home = settings.home.absolute() / "demo"
     shutil.rmtree(home, ignore_errors=True)
-    for name in ("LANDING", "LAKE", "ARTIFACTS", "REPORTS", "MLFLOW", "ENDPOINT_CERTIFICATE", "ENDPOINT_PRIVATE_KEY", "ENDPOINT_KEY_FILE"):
+    for name in (
+        "LANDING",
+        "LAKE",
+        "ARTIFACTS",
+        "REPORTS",
+        "MLFLOW",
+        "ENDPOINT_CERTIFICATE",
+        "ENDPOINT_PRIVATE_KEY",
+        "ENDPOINT_KEY_FILE",
+    ):
         os.environ.pop(f"EVERGREEN_{name}", None)
     with socket.socket() as free, socket.socket() as admin:
         free.bind((settings.host, 0))
@@ -174,11 +189,21 @@ def _progress(quiet: bool) -> Progress:
     )
 
     screen = console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=screen, transient=True, disable=quiet or not screen.is_terminal)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(
+        *columns, console=screen, transient=True, disable=quiet or not screen.is_terminal
+    )
 
 
-def _live(local: Settings, end: date | None, say: Callable[[str], None], progress: Progress) -> Facts:
+def _live(
+    local: Settings, end: date | None, say: Callable[[str], None], progress: Progress
+) -> Facts:
     """History, first champion, then day by day; returns what happened."""
     from cli.decide import ledger_of
     from cli.demo.driver import Driver, other_processes
@@ -266,7 +291,14 @@ class Diary:
         from assets.traffic.rollouts import rollouts
 
         candidate = self._artifacts.pointed(PIPELINE, "candidate")
-        rollout = next((each for each in reversed(rollouts(self._ledger.entries(PIPELINE))) if each.candidate == candidate), None)
+        rollout = next(
+            (
+                each
+                for each in reversed(rollouts(self._ledger.entries(PIPELINE)))
+                if each.candidate == candidate
+            ),
+            None,
+        )
         retrain: Retrain = {
             "as_of": ran.tags.get("evergreen/as_of"),
             "cause": ran.tags.get("evergreen/cause"),
@@ -275,7 +307,11 @@ class Diary:
             "released": False,
         }
         self.retrains.append(retrain)
-        outcome = f"bundle {rollout.bundle[:12]} is {rollout.told}" if rollout else "released nothing: the champion serves on"
+        outcome = (
+            f"bundle {rollout.bundle[:12]} is {rollout.told}"
+            if rollout
+            else "released nothing: the champion serves on"
+        )
         self._say(f"retrained as of {retrain['as_of']} ({retrain['cause']}): {outcome}")
 
     def _moved(self) -> None:
@@ -294,22 +330,36 @@ class Diary:
 
     def released_at_last(self) -> list[Retrain]:
         """The retrains, each with whether its candidate got all traffic in the end."""
-        candidates = {entry.payload.get("candidate") for entry in self._ledger.entries(PIPELINE, "release")}
-        return [{**retrain, "released": retrain["candidate"] in candidates} for retrain in self.retrains]
+        candidates = {
+            entry.payload.get("candidate") for entry in self._ledger.entries(PIPELINE, "release")
+        }
+        return [
+            {**retrain, "released": retrain["candidate"] in candidates} for retrain in self.retrains
+        ]
 
     def answering(self) -> str | None:
         """Digest of the bundle that the endpoint itself says it serves."""
         from resources.endpoint import LocalEndpoint
 
-        actual = LocalEndpoint(path=str(self._local.endpoint_path), url=self._local.endpoint_url).actual(PIPELINE)
+        actual = LocalEndpoint(
+            path=str(self._local.endpoint_path), url=self._local.endpoint_url
+        ).actual(PIPELINE)
         return actual.bundles[0] if actual is not None and actual.bundles else None
 
 
 def served(entry: Entry) -> Served:
     """What a traffic entry says: who answered from when on, with which share."""
     arms, shadows = entry.payload.get("arms"), entry.payload.get("shadows")
-    found: list[Arm] = [{"bundle": str(arm[0]), "share": float(arm[1])} for arm in arms] if isinstance(arms, list) else []
-    found += [{"bundle": str(bundle), "share": 0.0} for bundle in shadows] if isinstance(shadows, list) else []
+    found: list[Arm] = (
+        [{"bundle": str(arm[0]), "share": float(arm[1])} for arm in arms]
+        if isinstance(arms, list)
+        else []
+    )
+    found += (
+        [{"bundle": str(bundle), "share": 0.0} for bundle in shadows]
+        if isinstance(shadows, list)
+        else []
+    )
     return {"day": entry.day.isoformat(), "bundle": str(entry.bundle), "arms": found}
 
 
@@ -320,7 +370,10 @@ def rolled_out(ledger: Ledger) -> list[Rollout]:
     return [
         {
             "bundle": each.bundle,
-            "steps": [{"stage": step.stage, "share": step.share, "day": step.day.isoformat()} for step in each.steps],
+            "steps": [
+                {"stage": step.stage, "share": step.share, "day": step.day.isoformat()}
+                for step in each.steps
+            ],
             "outcome": each.outcome,
             "reason": each.reason if each.outcome == "rolled_back" else "",
         }
@@ -355,12 +408,30 @@ def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Com
         return None
     pipeline = next(found for found in declared_pipelines() if found.name == PIPELINE)
     lake, entity, name = Lake(uri=local.lake_uri), pipeline.entity, pipeline.label.name
-    known = labels(pipeline, reader(lake, PIPELINE), first, last, last + DAY).drop_nulls(name).select(entity, name)
-    answered = lake.scan(predictions_table(PIPELINE), first, last).select(entity, pl.col("output").alias("live")).collect()
+    known = (
+        labels(pipeline, reader(lake, PIPELINE), first, last, last + DAY)
+        .drop_nulls(name)
+        .select(entity, name)
+    )
+    answered = (
+        lake.scan(predictions_table(PIPELINE), first, last)
+        .select(entity, pl.col("output").alias("live"))
+        .collect()
+    )
     rows = lake.scan(f"{PIPELINE}/features", first, last).collect().sort("event_time", entity)
-    bundle = load(local.endpoint_path / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes())
-    frozen = rows.select(entity).with_columns(never=pl.Series(bundle.models.model.predict(bundle.features.program.matrix(rows))))
-    matched = known.join(answered.unique(entity, keep="first"), on=entity).join(frozen, on=entity).sort(entity)
+    bundle = load(
+        local.endpoint_path / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes()
+    )
+    frozen = rows.select(entity).with_columns(
+        never=pl.Series(bundle.models.model.predict(bundle.features.program.matrix(rows)))
+    )
+    matched = (
+        known.join(answered.unique(entity, keep="first"), on=entity)
+        .join(frozen, on=entity)
+        .sort(entity)
+    )
     if matched.is_empty():
         return None
-    return compare(*(matched[column].cast(pl.Float64).to_numpy() for column in (name, "live", "never")))
+    return compare(
+        *(matched[column].cast(pl.Float64).to_numpy() for column in (name, "live", "never"))
+    )

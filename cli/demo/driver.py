@@ -80,25 +80,40 @@ class Runs:
             instance=self._instance,
             output_capturing_enabled=True,
             raise_on_error=False,
-            run_tags=merge_run_tags(job, request.partition_key, dict(request.tags), selection, self._instance, dict(request.run_config)),
+            run_tags=merge_run_tags(
+                job,
+                request.partition_key,
+                dict(request.tags),
+                selection,
+                self._instance,
+                dict(request.run_config),
+            ),
             asset_selection=request.selection,
         )
         failure = None
         if not result.success:
-            failed = [event.event_specific_data for event in result.all_events if event.is_step_failure]
+            failed = [
+                event.event_specific_data for event in result.all_events if event.is_step_failure
+            ]
             error = getattr(failed[0], "error", None) if failed else None
             if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
                 # Dagster takes Ctrl-C and SIGTERM for itself while it executes; here they mean this whole process.
                 raise KeyboardInterrupt
-            failure = (error.cause or error).message.strip() if error else "failed before its first step"
-        return Ran(result.run_id, request.job, request.sensor, result.success, failure, dict(request.tags))
+            failure = (
+                (error.cause or error).message.strip() if error else "failed before its first step"
+            )
+        return Ran(
+            result.run_id, request.job, request.sensor, result.success, failure, dict(request.tags)
+        )
 
     def _job(self, name: str, selection: frozenset[dg.AssetKey]) -> dg.JobDefinition:
         """A job, or its part with the selected assets, for this process: what `JobDefinition.execute_in_process` makes anew, with
         its snapshot and all, for each run."""
         if (name, selection) not in self._jobs:
             job = self._repository.get_job(name)
-            self._jobs[name, selection] = job.as_ephemeral_job({}, {}, asset_selection=list(selection))
+            self._jobs[name, selection] = job.as_ephemeral_job(
+                {}, {}, asset_selection=list(selection)
+            )
         return self._jobs[name, selection]
 
 
@@ -120,7 +135,9 @@ def other_processes(opened: Callable[[], AbstractContextManager[Runs]]) -> Itera
     with its first run."""
     # Spawned, not forked: this process has threads (Polars, deltalake), whose locks a fork would copy as they stand.
     spawned = multiprocessing.get_context("spawn")
-    hurried, unhurried = (ProcessPoolExecutor(1, spawned, _open, (opened, niceness)) for niceness in (0, LOWEST))
+    hurried, unhurried = (
+        ProcessPoolExecutor(1, spawned, _open, (opened, niceness)) for niceness in (0, LOWEST)
+    )
     try:
         hurried.submit(_ready)
         yield OtherProcesses(hurried, unhurried)
@@ -172,11 +189,16 @@ class Driver:
         resources = self._repository.get_top_level_resources()
         # Made once: for each evaluation Dagster would read their whole declarations again. They hold nothing open.
         with dg.build_resources(resources, instance) as made:
-            self._resources = {name: dg.ResourceDefinition.hardcoded_resource(getattr(made, name)) for name in resources}
+            self._resources = {
+                name: dg.ResourceDefinition.hardcoded_resource(getattr(made, name))
+                for name in resources
+            }
         self._observe = observe or (lambda ran: None)
         self._cursors: dict[str, str | None] = {}
         self._unhurried: list[Future[Ran]] = []
-        self._sensors = [sensor for sensor in self._repository.sensor_defs if sensor.name not in skip]
+        self._sensors = [
+            sensor for sensor in self._repository.sensor_defs if sensor.name not in skip
+        ]
 
     def settle(self) -> list[Ran]:
         """Evaluate all sensors, execute what they request, and again until they request nothing. Raises RuntimeError when they
@@ -187,7 +209,9 @@ class Driver:
             ran.extend(made)
             if not made:
                 return ran
-        raise RuntimeError(f"the sensors requested runs in {TICKS} rounds one after the other: {', '.join(run.job for run in ran[-3:])}, …")
+        raise RuntimeError(
+            f"the sensors requested runs in {TICKS} rounds one after the other: {', '.join(run.job for run in ran[-3:])}, …"
+        )
 
     def finish(self) -> list[Ran]:
         """Wait for the runs that nothing waited for."""
@@ -201,7 +225,9 @@ class Driver:
         """One evaluation of each sensor, with its requests executed before the next one's."""
         ran: list[Ran] = []
         for sensor in self._sensors:
-            for made in self._execute([self._request(sensor, request) for request in self._evaluate(sensor)]):
+            for made in self._execute(
+                [self._request(sensor, request) for request in self._evaluate(sensor)]
+            ):
                 self._observe(made)
                 ran.append(made)
         return ran
@@ -214,7 +240,9 @@ class Driver:
                     cursor=self._cursors.get(sensor.name),
                     repository_def=self._repository,
                     sensor_name=sensor.name,
-                    resources={name: self._resources[name] for name in sensor.required_resource_keys},
+                    resources={
+                        name: self._resources[name] for name in sensor.required_resource_keys
+                    },
                 )
             )
             result = sensor.evaluate_tick(context)
@@ -224,10 +252,23 @@ class Driver:
     def _request(self, sensor: dg.SensorDefinition, request: dg.RunRequest) -> Request:
         name = request.job_name or sensor.job_name
         if name is None:
-            raise RuntimeError(f"sensor {sensor.name} requests a run but names no job; give it job_name=")
-        tags = {**request.tags, "dagster/sensor_name": sensor.name, **({RUN_KEY_TAG: request.run_key} if request.run_key else {})}
+            raise RuntimeError(
+                f"sensor {sensor.name} requests a run but names no job; give it job_name="
+            )
+        tags = {
+            **request.tags,
+            "dagster/sensor_name": sensor.name,
+            **({RUN_KEY_TAG: request.run_key} if request.run_key else {}),
+        }
         selection = frozenset(request.asset_selection or ())
-        return Request(name, sensor.name, selection, request.partition_key, {**QUIET_LOGS, **(request.run_config or {})}, tags)
+        return Request(
+            name,
+            sensor.name,
+            selection,
+            request.partition_key,
+            {**QUIET_LOGS, **(request.run_config or {})},
+            tags,
+        )
 
     def _execute(self, requests: list[Request]) -> list[Ran]:
         """Execute requests, but for those whose run key was used before: Dagster honours a key once."""
@@ -235,12 +276,17 @@ class Driver:
         fresh = []
         for request in requests:
             key = request.tags.get(RUN_KEY_TAG)
-            if key is None or (key not in keys and not self._instance.get_runs_count(RunsFilter(tags={RUN_KEY_TAG: key}))):
+            if key is None or (
+                key not in keys
+                and not self._instance.get_runs_count(RunsFilter(tags={RUN_KEY_TAG: key}))
+            ):
                 fresh.append(request)
                 keys.update({key} if key else ())
         if self._beside is None:
             return [self._runs.execute(request) for request in fresh]
         hurried = [request for request in fresh if request.hurried]
-        self._unhurried += [self._beside.submit(request) for request in fresh if not request.hurried]
+        self._unhurried += [
+            self._beside.submit(request) for request in fresh if not request.hurried
+        ]
         beside = [self._beside.submit(request) for request in hurried[1:]]
         return [*map(self._runs.execute, hurried[:1]), *(each.result() for each in beside)]

@@ -21,7 +21,9 @@ class Comparison(TypedDict):
     never_retrained: Quality
 
 
-def compare(label: NDArray[np.float64], live: NDArray[np.float64], never_retrained: NDArray[np.float64]) -> Comparison:
+def compare(
+    label: NDArray[np.float64], live: NDArray[np.float64], never_retrained: NDArray[np.float64]
+) -> Comparison:
     """Log loss and ROC AUC of two predictions, each of shape (n,), of the same n labels (0 or 1).
 
     Raises ValueError for shapes that differ, for labels of one class alone, and for values that are no probabilities.
@@ -31,15 +33,24 @@ def compare(label: NDArray[np.float64], live: NDArray[np.float64], never_retrain
     from assets.tabular.validation.metrics import log_loss, roc_auc
 
     if not label.shape == live.shape == never_retrained.shape or label.ndim != 1:
-        raise ValueError(f"shapes {label.shape}, {live.shape} and {never_retrained.shape} differ; give the same rows to all")
+        raise ValueError(
+            f"shapes {label.shape}, {live.shape} and {never_retrained.shape} differ; give the same rows to all"
+        )
     if len(np.unique(label)) != 2:
-        raise ValueError(f"{len(label)} labels hold {len(np.unique(label))} classes; two are needed to compare on")
+        raise ValueError(
+            f"{len(label)} labels hold {len(np.unique(label))} classes; two are needed to compare on"
+        )
     for name, predicted in (("live", live), ("never_retrained", never_retrained)):
         if not np.all((predicted >= 0) & (predicted <= 1)):
-            raise ValueError(f"{name} holds values outside 0 to 1, or missing ones; give probabilities")
+            raise ValueError(
+                f"{name} holds values outside 0 to 1, or missing ones; give probabilities"
+            )
 
     def quality(predicted: NDArray[np.float64]) -> Quality:
-        return {"log_loss": round(float(log_loss(label, predicted)), 5), "roc_auc": round(float(roc_auc(label, predicted)), 5)}
+        return {
+            "log_loss": round(float(log_loss(label, predicted)), 5),
+            "roc_auc": round(float(roc_auc(label, predicted)), 5),
+        }
 
     return {"rows": len(label), "live": quality(live), "never_retrained": quality(never_retrained)}
 
@@ -108,11 +119,17 @@ def document(facts: Facts) -> dict[str, object]:
         "requests": facts["requests"],
         "failed_requests": facts["failed_requests"],
         "retrains": facts["retrains"],
-        "served": [{"from": period["day"], "bundle": period["bundle"], "arms": period["arms"]} for period in facts["served"]],
+        "served": [
+            {"from": period["day"], "bundle": period["bundle"], "arms": period["arms"]}
+            for period in facts["served"]
+        ],
         "rollouts": [
             {
                 "bundle": rollout["bundle"],
-                "steps": [{"stage": step["stage"], "share": step["share"], "from": step["day"]} for step in rollout["steps"]],
+                "steps": [
+                    {"stage": step["stage"], "share": step["share"], "from": step["day"]}
+                    for step in rollout["steps"]
+                ],
                 "outcome": rollout["outcome"],
                 **({"reason": rollout["reason"]} if rollout["reason"] else {}),
             }
@@ -144,21 +161,46 @@ def problems(facts: Facts) -> list[str]:
     retrains, served = facts["retrains"], facts["served"]
     released = [retrain for retrain in retrains if retrain["released"]]
     rollouts = facts["rollouts"]
-    in_full = [rollout for rollout in rollouts if rollout["outcome"] in ("full", "superseded") and rollout["steps"][-1]["stage"] == "full"]
+    in_full = [
+        rollout
+        for rollout in rollouts
+        if rollout["outcome"] in ("full", "superseded") and rollout["steps"][-1]["stage"] == "full"
+    ]
     skipped = [rollout["bundle"][:12] for rollout in in_full[1:] if not stepwise(rollout)]
     full = [rollout["bundle"] for rollout in rollouts if rollout["outcome"] == "full"]
     claims: Sequence[tuple[bool, str]] = (
-        (facts["days"] == facts["wanted_days"], f"{facts['days']} of {facts['wanted_days']} days were replayed"),
+        (
+            facts["days"] == facts["wanted_days"],
+            f"{facts['days']} of {facts['wanted_days']} days were replayed",
+        ),
         (facts["requests"] > 0, "no request was sent"),
-        (facts["failed_requests"] == 0, f"{facts['failed_requests']} of {facts['requests']} requests failed"),
-        (not facts["failed_runs"], f"{len(facts['failed_runs'])} runs failed: {'; '.join(facts['failed_runs'][:3])}"),
+        (
+            facts["failed_requests"] == 0,
+            f"{facts['failed_requests']} of {facts['requests']} requests failed",
+        ),
+        (
+            not facts["failed_runs"],
+            f"{len(facts['failed_runs'])} runs failed: {'; '.join(facts['failed_runs'][:3])}",
+        ),
         (bool(served), "nothing was served"),
-        (bool(released) and released[0]["champion_before"] is None, "the first training released no champion"),
+        (
+            bool(released) and released[0]["champion_before"] is None,
+            "the first training released no champion",
+        ),
         (len(released) > 1, "no retrained model was released"),
-        (bool(served) and served[-1]["bundle"] == facts["answering"], "the endpoint does not serve what the ledger says"),
+        (
+            bool(served) and served[-1]["bundle"] == facts["answering"],
+            "the endpoint does not serve what the ledger says",
+        ),
         (not skipped, f"bundles {', '.join(skipped)} took all traffic without shadow and canary"),
-        (any(stepwise(rollout) for rollout in in_full), "no bundle went through shadow and canary to all traffic"),
-        (bool(served) and full == [served[-1]["bundle"]], "the bundle that serves is not the one that was rolled out in full"),
+        (
+            any(stepwise(rollout) for rollout in in_full),
+            "no bundle went through shadow and canary to all traffic",
+        ),
+        (
+            bool(served) and full == [served[-1]["bundle"]],
+            "the bundle that serves is not the one that was rolled out in full",
+        ),
         (facts["comparison"] is not None, "no matured rows were found to compare on"),
         (facts["ledger_verified"], "the ledger does not verify"),
     )

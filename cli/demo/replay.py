@@ -63,17 +63,25 @@ def open_feed(settings: Settings, options: Options) -> Feed:
 
     module = f"pipelines.{options.pipeline}.feed"
     try:
-        feed: Feed = import_module(module).Feed(settings.landing_uri, options.late, options.corrected, options.seed)
+        feed: Feed = import_module(module).Feed(
+            settings.landing_uri, options.late, options.corrected, options.seed
+        )
     except ModuleNotFoundError as error:
         if error.name not in (module, f"pipelines.{options.pipeline}"):
             raise
         raise CommandError(
-            f"pipeline {options.pipeline!r} ships no feed ({module}); land its files in {settings.landing_uri}", WRONG_USE
+            f"pipeline {options.pipeline!r} ships no feed ({module}); land its files in {settings.landing_uri}",
+            WRONG_USE,
         ) from error
     return feed
 
 
-def replay(settings: Settings, options: Options, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Position:
+def replay(
+    settings: Settings,
+    options: Options,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Position:
     """Land history at once, then a day at a time up to `end`; a replay that was stopped goes on where it stood.
 
     Raises CommandError for days that the feed does not have.
@@ -81,7 +89,10 @@ def replay(settings: Settings, options: Options, say: Callable[[str], None], sle
     feed = open_feed(settings, options)
     start, end = options.start or default_start(feed), options.end or feed.last
     if not feed.first <= start <= end <= feed.last:
-        raise CommandError(f"--from {start} --to {end} do not fit the feed, which holds {feed.first} to {feed.last}", WRONG_USE)
+        raise CommandError(
+            f"--from {start} --to {end} do not fit the feed, which holds {feed.first} to {feed.last}",
+            WRONG_USE,
+        )
     place = settings.home.absolute() / "replay.json"
     position = load(place)
     landed = position.landed
@@ -92,7 +103,9 @@ def replay(settings: Settings, options: Options, say: Callable[[str], None], sle
     platform = Platform(settings, options.pipeline)
     if options.follow:
         platform.wait_until_serving(CHAMPION_TIMEOUT, say, sleep)
-    unsent = options.follow and landed >= start and (position.sent is None or position.sent < landed)
+    unsent = (
+        options.follow and landed >= start and (position.sent is None or position.sent < landed)
+    )
     day = landed if unsent else max(start, landed + DAY)
     while day <= end:
         began = time.monotonic()
@@ -137,7 +150,9 @@ def _send_day(
     sleep: Callable[[float], None],
 ) -> Position:
     if not platform.wait_for(day, DAY_TIMEOUT, sleep):
-        say(f"{day}: the platform has not published its aggregates within {DAY_TIMEOUT:.0f} s; going on with older ones")
+        say(
+            f"{day}: the platform has not published its aggregates within {DAY_TIMEOUT:.0f} s; going on with older ones"
+        )
     if not platform.serves():
         say(f"{day}: no champion serves; the day's requests are not sent")
         return replace(position, sent=day)
@@ -149,7 +164,12 @@ def _send_day(
         trusted=settings.endpoint_certificate,
     )
     say(described(day, sent))
-    return replace(position, sent=day, requests=position.requests + sent.requests, failed=position.failed + sent.failed)
+    return replace(
+        position,
+        sent=day,
+        requests=position.requests + sent.requests,
+        failed=position.failed + sent.failed,
+    )
 
 
 def described(day: date, sent: Sent) -> str:
@@ -170,7 +190,9 @@ class Platform:
     def serves(self) -> bool:
         return self._actual()[0]
 
-    def wait_until_serving(self, timeout: float, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
+    def wait_until_serving(
+        self, timeout: float, say: Callable[[str], None], sleep: Callable[[float], None]
+    ) -> None:
         """Wait for the first champion, but not for ever: where a gate refused it, only newer data can bring another."""
         if self.serves():
             return
@@ -219,12 +241,23 @@ def load(place: Path) -> Position:
         stored = json.loads(place.read_text())
     except FileNotFoundError:
         return Position()
-    days = {name: date.fromisoformat(stored[name]) if stored.get(name) else None for name in ("landed", "sent")}
-    return Position(days["landed"], days["sent"], stored.get("requests", 0), stored.get("failed", 0))
+    days = {
+        name: date.fromisoformat(stored[name]) if stored.get(name) else None
+        for name in ("landed", "sent")
+    }
+    return Position(
+        days["landed"], days["sent"], stored.get("requests", 0), stored.get("failed", 0)
+    )
 
 
 def _save(place: Path, position: Position) -> None:
     from resources.files import write_atomically
 
-    days = {name: day.isoformat() if day else None for name, day in (("landed", position.landed), ("sent", position.sent))}
-    write_atomically(str(place), json.dumps({**days, "requests": position.requests, "failed": position.failed}).encode())
+    days = {
+        name: day.isoformat() if day else None
+        for name, day in (("landed", position.landed), ("sent", position.sent))
+    }
+    write_atomically(
+        str(place),
+        json.dumps({**days, "requests": position.requests, "failed": position.failed}).encode(),
+    )

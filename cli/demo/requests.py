@@ -58,7 +58,9 @@ def send(
         connection.close()
 
     began = time.monotonic()
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(connections, len(rows)))]
+    workers = [
+        threading.Thread(target=work, daemon=True) for _ in range(min(connections, len(rows)))
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -87,11 +89,18 @@ class SecureAtOnce(AtOnce, HTTPSConnection):
 
 def _connection(place: SplitResult, trusted: Path | None) -> HTTPConnection:
     if place.scheme == "https":
-        return SecureAtOnce(place.hostname or "", place.port, timeout=TIMEOUT, context=ssl.create_default_context(cafile=trusted))
+        return SecureAtOnce(
+            place.hostname or "",
+            place.port,
+            timeout=TIMEOUT,
+            context=ssl.create_default_context(cafile=trusted),
+        )
     return AtOnce(place.hostname or "", place.port, timeout=TIMEOUT)
 
 
-def _ask(connection: HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]) -> str | None:
+def _ask(
+    connection: HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
+) -> str | None:
     """None when the answer is a prediction, else what went wrong."""
     try:
         connection.request("POST", path, body, {"content-type": "application/json", **headers})
@@ -99,7 +108,11 @@ def _ask(connection: HTTPConnection, path: str, body: bytes, headers: Mapping[st
         content = answer.read()
     except (OSError, HTTPException) as error:
         return f"{type(error).__name__}: {error}"
-    return None if answer.status == 200 else f"{answer.status}: {content[:200].decode(errors='replace')}"
+    return (
+        None
+        if answer.status == 200
+        else f"{answer.status}: {content[:200].decode(errors='replace')}"
+    )
 
 
 def _shared(bodies: Iterator[bytes], lock: threading.Lock) -> Iterator[bytes]:

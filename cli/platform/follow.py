@@ -29,9 +29,15 @@ class Follower:
         from resources.ledger import Ledger
 
         self._instance = instance
-        self._ledger = Ledger(path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path)))
+        self._ledger = Ledger(
+            path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path))
+        )
         newest = newest_serial(instance)
-        self._after: dict[Kind, int] = {"materialization": newest, "check": newest, "run_failure": newest}
+        self._after: dict[Kind, int] = {
+            "materialization": newest,
+            "check": newest,
+            "run_failure": newest,
+        }
         self._open: dict[Group, list[Event]] = {}
         entries = self._ledger.entries()
         self._entry = entries[-1].serial if entries else 0
@@ -47,7 +53,12 @@ class Follower:
         for event in happened:
             if event.kind == "materialization":
                 self._open.setdefault(_group(event), []).append(event)
-        complete = [event for group in list(self._open) if group not in grown for event in self._open.pop(group)]
+        complete = [
+            event
+            for group in list(self._open)
+            if group not in grown
+            for event in self._open.pop(group)
+        ]
         entries = [entry for entry in self._ledger.entries() if entry.serial > self._entry]
         if entries:
             self._entry = entries[-1].serial
@@ -70,8 +81,16 @@ class Follower:
             TimeElapsedColumn,
         )
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(
+            *columns, console=screen, transient=True, disable=not screen.is_terminal
+        ) as progress:
             yield Bars(progress)
 
 
@@ -88,12 +107,18 @@ class Bars:
             self._progress.remove_task(self._tasks.pop(gone))
         for work in works:
             if work.run_id not in self._tasks:
-                self._tasks[work.run_id] = self._progress.add_task(_title(work), total=work.steps or None)
-            self._progress.update(self._tasks[work.run_id], description=_title(work), completed=work.finished)
+                self._tasks[work.run_id] = self._progress.add_task(
+                    _title(work), total=work.steps or None
+                )
+            self._progress.update(
+                self._tasks[work.run_id], description=_title(work), completed=work.finished
+            )
 
 
 def _title(work: Work) -> str:
-    first, last = (work.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+    first, last = (
+        work.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end")
+    )
     days = "" if not first else f" {first}" if first == last else f" {first} to {last}"
     return f"{work.job}{days} ({work.status.lower()})"
 
@@ -116,8 +141,16 @@ def told(events: Sequence[Event]) -> list[str]:
             lines.append(line)
     for event in events:
         if event.kind == "check" and event.passed is False:
-            word = "drift seen" if "drift" in event.asset[-1] else "gate failed" if "validation" in event.asset else "check failed"
-            lines.append(f"{event.asset[0]}: {word}: {'/'.join(event.asset[1:])}: {event.name}{_first_line(event.text)}")
+            word = (
+                "drift seen"
+                if "drift" in event.asset[-1]
+                else "gate failed"
+                if "validation" in event.asset
+                else "check failed"
+            )
+            lines.append(
+                f"{event.asset[0]}: {word}: {'/'.join(event.asset[1:])}: {event.name}{_first_line(event.text)}"
+            )
         elif event.kind == "run_failure":
             lines.append(f"{event.name}: run {event.run_id[:8]} failed{_first_line(event.text)}")
     return lines
@@ -125,7 +158,9 @@ def told(events: Sequence[Event]) -> list[str]:
 
 def _made(asset: tuple[str, ...], made: Sequence[Event]) -> str | None:
     days = sorted({event.partition for event in made if event.partition})
-    span = f"{days[0]} to {days[-1]} ({len(days)} days)" if len(days) > 1 else days[0] if days else ""
+    span = (
+        f"{days[0]} to {days[-1]} ({len(days)} days)" if len(days) > 1 else days[0] if days else ""
+    )
     newest = made[-1].metadata
     match asset[1:]:
         case ("raw",):
@@ -137,7 +172,11 @@ def _made(asset: tuple[str, ...], made: Sequence[Event]) -> str | None:
             return f"{asset[0]}: trained candidate {str(newest.get('digest'))[:12]} as of {newest.get('as_of')}{shown}"
         case ("retraining_decision",):
             asked = [event for event in made if event.metadata.get("retrain") is True]
-            return f"{asset[0]}: decided to retrain ({asked[-1].metadata.get('decision')})" if asked else None
+            return (
+                f"{asset[0]}: decided to retrain ({asked[-1].metadata.get('decision')})"
+                if asked
+                else None
+            )
         case ("features",) | ("bundle",) | ("training_set",):
             return f"{asset[0]}: {asset[-1].replace('_', ' ')} {span}".rstrip()
     return None
@@ -150,7 +189,11 @@ def _first_line(text: str) -> str:
 
 def _stage(entry: Entry) -> str:
     share = entry.payload.get("share")
-    return f"canary {share:.0%} for" if isinstance(share, float) and share > 0 else "tries in the shadow"
+    return (
+        f"canary {share:.0%} for"
+        if isinstance(share, float) and share > 0
+        else "tries in the shadow"
+    )
 
 
 def entry_line(entry: Entry) -> str:

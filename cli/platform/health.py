@@ -17,15 +17,21 @@ _LOCATION = """{ workspaceOrError { ... on Workspace { locationEntries { name lo
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def get(url: str, body: object = None, timeout: float = 5.0, headers: Mapping[str, str] | None = None) -> Any:
+def get(
+    url: str, body: object = None, timeout: float = 5.0, headers: Mapping[str, str] | None = None
+) -> Any:
     """The JSON (or text) that a URL answers. Raises OSError when nothing answers and ValueError for an error status."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json", **(headers or {})})  # noqa: S310  http by construction
+    request = urllib.request.Request(
+        url, data=data, headers={"content-type": "application/json", **(headers or {})}
+    )  # noqa: S310  http by construction
     try:
         with _direct.open(request, timeout=timeout) as answer:
             content = answer.read().decode()
     except urllib.error.HTTPError as error:
-        raise ValueError(f"{url} answered {error.code}: {error.read(300).decode(errors='replace')}") from error
+        raise ValueError(
+            f"{url} answered {error.code}: {error.read(300).decode(errors='replace')}"
+        ) from error
     except HTTPException as error:
         raise OSError(f"{url}: {error}") from error
     try:
@@ -37,7 +43,9 @@ def get(url: str, body: object = None, timeout: float = 5.0, headers: Mapping[st
 def dagster_state(settings: Settings) -> tuple[str | None, str | None]:
     """(what is wrong with the UI and its code location, what is wrong with the daemon); None where all is well."""
     try:
-        data = get(f"http://{settings.host}:{settings.dagster_port}/graphql", {"query": _LOCATION})["data"]
+        data = get(f"http://{settings.host}:{settings.dagster_port}/graphql", {"query": _LOCATION})[
+            "data"
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"does not answer ({error})", "unknown"
     entries = data["workspaceOrError"].get("locationEntries", [])
@@ -48,7 +56,11 @@ def dagster_state(settings: Settings) -> tuple[str | None, str | None]:
             ui = f"code location {entry['name']} is loading"
         elif loaded["__typename"] == "PythonError":
             ui = f"code location {entry['name']} does not load: {loaded['message'].strip().splitlines()[0]}"
-    sick = [s["daemonType"].lower() for s in data["instance"]["daemonHealth"]["allDaemonStatuses"] if s["required"] and not s["healthy"]]
+    sick = [
+        s["daemonType"].lower()
+        for s in data["instance"]["daemonHealth"]["allDaemonStatuses"]
+        if s["required"] and not s["healthy"]
+    ]
     return ui, f"no heartbeat of {', '.join(sick)}" if sick else None
 
 
@@ -66,7 +78,10 @@ def services(settings: Settings) -> dict[str, tuple[str, Callable[[], str | None
         return probe
 
     return {
-        "Dagster UI": (f"http://{settings.host}:{settings.dagster_port}", lambda: dagster_state(settings)[0]),
+        "Dagster UI": (
+            f"http://{settings.host}:{settings.dagster_port}",
+            lambda: dagster_state(settings)[0],
+        ),
         "Dagster daemon": ("", lambda: dagster_state(settings)[1]),
         "endpoint": (settings.endpoint_url, answers(f"{settings.endpoint_admin_url}/healthz")),
         "reports": (settings.reports_url, answers(f"{settings.reports_url}/")),

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from resources.settings import Settings
 
-FOLDERS = ("dagster", "landing", "lake", "mlflow", "artifacts", "ledger", "endpoint", "keys", "reports", "run")
+FOLDERS = (
+    "dagster",
+    "landing",
+    "lake",
+    "mlflow",
+    "artifacts",
+    "ledger",
+    "endpoint",
+    "keys",
+    "reports",
+    "run",
+)
 
 
 @contextmanager

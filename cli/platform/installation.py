@@ -13,7 +13,17 @@ from pathlib import Path
 
 PYTHON = (3, 11)
 FREE_MIB = 2048
-REQUIRED = ("dagster", "dagster-webserver", "polars", "deltalake", "mlflow", "xgboost", "scikit-learn", "uvicorn", "supervisor")
+REQUIRED = (
+    "dagster",
+    "dagster-webserver",
+    "polars",
+    "deltalake",
+    "mlflow",
+    "xgboost",
+    "scikit-learn",
+    "uvicorn",
+    "supervisor",
+)
 
 
 @dataclass(frozen=True)
@@ -29,14 +39,22 @@ def python_version() -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
     wrong = sys.version_info[:2] != PYTHON
     return Check(
-        "python", found, f"Python {found} runs this; Evergreen needs 3.11: run `make setup` with python3.11 on PATH" if wrong else None
+        "python",
+        found,
+        f"Python {found} runs this; Evergreen needs 3.11: run `make setup` with python3.11 on PATH"
+        if wrong
+        else None,
     )
 
 
 def compiler() -> Check:
     place = shutil.which("gcc") or shutil.which("cc")
     return Check(
-        "gcc", place or "none", None if place else "gcc is needed and was not found on PATH: install gcc (Debian: apt-get install gcc)"
+        "gcc",
+        place or "none",
+        None
+        if place
+        else "gcc is needed and was not found on PATH: install gcc (Debian: apt-get install gcc)",
     )
 
 
@@ -46,7 +64,9 @@ def disk(home: Path) -> Check:
         place = place.parent
     free = shutil.disk_usage(place).free // 2**20
     problem = (
-        None if free >= FREE_MIB else f"{free} MiB are free on the disk of {home}, {FREE_MIB} are needed: make room or set EVERGREEN_HOME"
+        None
+        if free >= FREE_MIB
+        else f"{free} MiB are free on the disk of {home}, {FREE_MIB} are needed: make room or set EVERGREEN_HOME"
     )
     return Check("disk", f"{free} MiB free", problem)
 
@@ -59,8 +79,16 @@ def port(host: str, number: int, service: str, setting: str) -> Check:
         try:
             probe.bind((host, number))
         except OSError as error:
-            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be listened on ({error.strerror})"
-            return Check(f"port {number}", why, f"port {number} on {host} {why}; free it, or move the {service} with {setting}=<port>")
+            why = (
+                "is in use"
+                if error.errno == errno.EADDRINUSE
+                else f"cannot be listened on ({error.strerror})"
+            )
+            return Check(
+                f"port {number}",
+                why,
+                f"port {number} on {host} {why}; free it, or move the {service} with {setting}=<port>",
+            )
     return Check(f"port {number}", "free")
 
 
@@ -71,7 +99,9 @@ def packages(required: tuple[str, ...] = REQUIRED) -> Check:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
-    problem = f"{', '.join(missing)} not installed in {sys.prefix}: run `make setup`" if missing else None
+    problem = (
+        f"{', '.join(missing)} not installed in {sys.prefix}: run `make setup`" if missing else None
+    )
     return Check("packages", ", ".join(versions), problem)
 
 

@@ -47,7 +47,11 @@ def endpoint_command(settings: Settings) -> tuple[str, ...]:
         word for option, place in (("--tls-certificate", settings.endpoint_certificate), ("--tls-key", settings.endpoint_private_key)) if place
         for word in (option, str(place.absolute()))
     ]  # fmt: skip
-    grpc = () if settings.endpoint_grpc_port is None else ("--grpc-port", str(settings.endpoint_grpc_port))
+    grpc = (
+        ()
+        if settings.endpoint_grpc_port is None
+        else ("--grpc-port", str(settings.endpoint_grpc_port))
+    )
     return (
         sys.executable, "-m", "serving", "--root", str(settings.endpoint_path), "--host", settings.host,
         "--port", str(settings.endpoint_port), "--admin-port", str(settings.endpoint_admin_port), *grpc,
@@ -76,15 +80,44 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
         python, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri, "--host", host,
         "--port", str(settings.mlflow_port), "--artifacts-destination", str(home / "mlflow" / "artifacts"), "--workers", "1",
     )  # fmt: skip
-    files = (python, "-m", "http.server", str(settings.reports_port), "--bind", host, "--directory", str(home / "reports"))
+    files = (
+        python,
+        "-m",
+        "http.server",
+        str(settings.reports_port),
+        "--bind",
+        host,
+        "--directory",
+        str(home / "reports"),
+    )
     history = () if feed is None else (str(home / "replay.json"),)
     found = [
         Program("code", "code server", code),
-        Program("webserver", "Dagster UI", (python, "-m", "dagster_webserver", "-h", host, "-p", str(settings.dagster_port), *locations)),
+        Program(
+            "webserver",
+            "Dagster UI",
+            (
+                python,
+                "-m",
+                "dagster_webserver",
+                "-h",
+                host,
+                "-p",
+                str(settings.dagster_port),
+                *locations,
+            ),
+        ),
         Program(
             "daemon",
             "Dagster daemon",
-            (*after(f"{host}:{settings.code_port}", *history), python, "-m", "dagster._daemon", "run", *locations),
+            (
+                *after(f"{host}:{settings.code_port}", *history),
+                python,
+                "-m",
+                "dagster._daemon",
+                "run",
+                *locations,
+            ),
         ),
         Program("endpoint", "endpoint", endpoint_command(settings)),
         Program("reports", "reports", files),
@@ -144,7 +177,11 @@ def sweep(home: Path, seconds: float = 3.0) -> list[int]:
     import psutil
 
     spared = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
-    left = [process for process in psutil.process_iter() if process.pid not in spared and _mark(process) == str(home.absolute())]
+    left = [
+        process
+        for process in psutil.process_iter()
+        if process.pid not in spared and _mark(process) == str(home.absolute())
+    ]
     for process in left:
         _send(process, "terminate")
     _, alive = psutil.wait_procs(left, timeout=seconds)

@@ -47,8 +47,14 @@ def up(settings: Settings, feed: Sequence[str] | None) -> None:
     with _only_one(home):
         left = sweep(home)
         if left:
-            screen.print(f"stopped {len(left)} processes that an earlier, killed platform had left behind")
-        problems = [check.problem for check in preflight(home, settings.host, ports(settings)) if check.problem]
+            screen.print(
+                f"stopped {len(left)} processes that an earlier, killed platform had left behind"
+            )
+        problems = [
+            check.problem
+            for check in preflight(home, settings.host, ports(settings))
+            if check.problem
+        ]
         if problems:
             raise CommandError("\nevergreen: ".join(problems), UNFIT)
         if initialise(settings):
@@ -107,7 +113,10 @@ class _only_one:  # noqa: N801  a context manager
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise CommandError(f"a platform already runs on {self._place.parent.parent}; stop it, or set EVERGREEN_HOME", UNFIT) from None
+            raise CommandError(
+                f"a platform already runs on {self._place.parent.parent}; stop it, or set EVERGREEN_HOME",
+                UNFIT,
+            ) from None
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -120,7 +129,9 @@ def _cure(settings: Settings, screen: Console) -> None:
     with instance.opened(settings) as opened:
         abandoned = instance.fail_abandoned(opened)
     if abandoned:
-        screen.print(f"{len(abandoned)} runs were cut off when the platform last stopped; they are tried again")
+        screen.print(
+            f"{len(abandoned)} runs were cut off when the platform last stopped; they are tried again"
+        )
 
 
 def _start(settings: Settings, home: Path, feed: Sequence[str] | None) -> subprocess.Popen[bytes]:
@@ -135,7 +146,9 @@ def _start(settings: Settings, home: Path, feed: Sequence[str] | None) -> subpro
         stdout=subprocess.DEVNULL,
         stderr=open(home / "logs" / "supervisor.err", "ab"),
         start_new_session=True,  # Ctrl-C reaches this process alone, which stops the others in order
-        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # and should it be killed, the supervisor stops too
+        preexec_fn=lambda: libc.prctl(
+            _PR_SET_PDEATHSIG, signal.SIGTERM
+        ),  # and should it be killed, the supervisor stops too
         env=os.environ | environment.variables(settings),
     )
 
@@ -158,10 +171,15 @@ def _announce(settings: Settings, screen: Console, stop: _Stop, began: float) ->
             status.update(f"starting: waiting for {', '.join(waiting)}")
     if stop.asked:
         return
-    rows = [(name, url, "answers" if name in ready else wrong[name]) for name, (url, _) in services(settings).items()]
+    rows = [
+        (name, url, "answers" if name in ready else wrong[name])
+        for name, (url, _) in services(settings).items()
+    ]
     table(("service", "where", "state"), rows)
     for name in waiting:
-        screen.print(f"{name} has not answered yet; its log is in {settings.home}/logs", style="yellow")
+        screen.print(
+            f"{name} has not answered yet; its log is in {settings.home}/logs", style="yellow"
+        )
     screen.print("Ctrl-C stops the platform.")
 
 

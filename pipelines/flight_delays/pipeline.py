@@ -36,10 +36,15 @@ schedule = Source(
     volume=(500, 1_200),
     description="Departures of the next day, as planned the day before at noon.",
     columns={
-        "flight_id": text(pattern=r"^\d{8}-[0-9A-Z]{2}\d{1,4}-[A-Z]{3}$", description="local day, carrier and number, origin"),
+        "flight_id": text(
+            pattern=r"^\d{8}-[0-9A-Z]{2}\d{1,4}-[A-Z]{3}$",
+            description="local day, carrier and number, origin",
+        ),
         "carrier": text(pattern=r"^[0-9A-Z]{2}$", description="IATA code of the airline"),
         "flight": integer(ge=1, le=9999, description="flight number"),
-        "tailnum": text(nullable=True, pattern=r"^[0-9A-Z]{2,6}$", description="aircraft planned for the flight"),
+        "tailnum": text(
+            nullable=True, pattern=r"^[0-9A-Z]{2,6}$", description="aircraft planned for the flight"
+        ),
         "origin": text(values=ORIGINS, description="airport of departure"),
         "dest": text(pattern=r"^[A-Z]{3}$", description="airport of arrival"),
         "sched_dep_time": integer(**CLOCK, description="planned departure, hhmm"),
@@ -75,7 +80,13 @@ outcomes = Source(
         "dep_time": integer(nullable=True, **CLOCK, known="after"),
         "dep_delay": number(nullable=True, ge=-120, le=2_000, known="after", description="minutes"),
         "arr_time": integer(nullable=True, **CLOCK, known="after"),
-        "arr_delay": number(nullable=True, ge=-180, le=2_000, known="after", description="minutes; null when cancelled or diverted"),
+        "arr_delay": number(
+            nullable=True,
+            ge=-180,
+            le=2_000,
+            known="after",
+            description="minutes; null when cancelled or diverted",
+        ),
         "air_time": number(nullable=True, ge=0, le=1_000, known="after", description="minutes"),
         "cancelled": flag(known="after"),
     },
@@ -109,7 +120,9 @@ airports = Source(
     },
 )
 
-minute_of_day = (col("sched_dep_time") // 100 * 60 + col("sched_dep_time") % 100).named("minute_of_day")
+minute_of_day = (col("sched_dep_time") // 100 * 60 + col("sched_dep_time") % 100).named(
+    "minute_of_day"
+)
 angle = minute_of_day.expression * (2 * math.pi / 1440)
 sky = join("weather", within=hours(24))
 
@@ -159,8 +172,12 @@ flight_delays = Pipeline(
         rate("cancelled", by="origin", over=days(1)),
         count("late", by="tailnum", over=days(7)),
     ],
-    model=XGBoost(increasing=("dep_delay_mean_by_origin_1d", "dep_delay_mean_by_carrier_origin_28d")),
-    split=Split(test_days=10, validation_days=10),  # delays change by the week: what is trained should not be older than needed
+    model=XGBoost(
+        increasing=("dep_delay_mean_by_origin_1d", "dep_delay_mean_by_carrier_origin_28d")
+    ),
+    split=Split(
+        test_days=10, validation_days=10
+    ),  # delays change by the week: what is trained should not be older than needed
     slices=["origin", "carrier"],
     fairness=[
         Fairness(

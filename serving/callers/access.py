@@ -47,7 +47,9 @@ class Caller:
     def permit(self, scope: str, pipeline: str | None = None) -> None:
         """Raises Refusal where this caller may not."""
         if scope not in self.scopes:
-            raise Refusal(403, "scope", f"This key is not for this route; it needs the scope {scope}.")
+            raise Refusal(
+                403, "scope", f"This key is not for this route; it needs the scope {scope}."
+            )
         if pipeline is not None and self.pipelines and pipeline not in self.pipelines:
             raise Refusal(403, "pipeline", "This key is not for this pipeline.")
 
@@ -88,7 +90,11 @@ class Access:
         """
         if not header:
             if self.required:
-                raise Refusal(401, "key_missing", "This route needs a key; send it as Authorization: Bearer KEY.")
+                raise Refusal(
+                    401,
+                    "key_missing",
+                    "This route needs a key; send it as Authorization: Bearer KEY.",
+                )
             return ANYONE
         kind, _, text = header.partition(b" ")
         kind = kind.lower()
@@ -108,7 +114,9 @@ class Access:
             heading.caller, heading.keys = self._caller(heading.authorization), version
         caller = heading.caller
         if caller.until <= time.time():
-            raise Refusal(401, "key_expired", "This key has expired; ask its owner for the one that follows.")
+            raise Refusal(
+                401, "key_expired", "This key has expired; ask its owner for the one that follows."
+            )
         return caller
 
     def refresh(self) -> None:
@@ -121,7 +129,9 @@ class Access:
             if found == self._stamp:
                 return
             if found is None and self._stored:
-                raise ValueError(f"{self._place} is gone; the keys read before stay in force, and a restart without it needs no key")
+                raise ValueError(
+                    f"{self._place} is gone; the keys read before stay in force, and a restart without it needs no key"
+                )
             stored = api_keys.read(self._place).keys
         except (OSError, ValueError) as error:
             if str(error) != self._problem:

@@ -41,4 +41,8 @@ class Call:
     def in_time(self) -> None:
         """Raises Refusal when the answer would come too late to be of use."""
         if time.monotonic() > self.end:
-            raise Refusal(504, "deadline", "The request's time was over before it could be predicted; nothing was predicted or logged.")
+            raise Refusal(
+                504,
+                "deadline",
+                "The request's time was over before it could be predicted; nothing was predicted or logged.",
+            )

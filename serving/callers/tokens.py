@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("serving")
 
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+ALGORITHMS = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+)
 """Those that can be allowed; the first of each family is what providers use."""
 DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 REFRESH_SECONDS = 300.0
@@ -48,12 +59,18 @@ class TokenRules:
     def __post_init__(self) -> None:
         wrong = [name for name in self.algorithms if name not in ALGORITHMS]
         if wrong or not self.algorithms:
-            raise ValueError(f"token algorithm {', '.join(wrong) or 'none'} cannot be allowed; choose from {', '.join(ALGORITHMS)}")
+            raise ValueError(
+                f"token algorithm {', '.join(wrong) or 'none'} cannot be allowed; choose from {', '.join(ALGORITHMS)}"
+            )
         if not self.issuer or not self.audience:
-            raise ValueError("a key set needs the issuer and the audience that its tokens must name; give --jwt-issuer and --jwt-audience")
+            raise ValueError(
+                "a key set needs the issuer and the audience that its tokens must name; give --jwt-issuer and --jwt-audience"
+            )
         url = urlsplit(self.jwks)
         if url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise ValueError(f"the key set at {self.jwks} would travel unencrypted; give its https URL, or a file")
+            raise ValueError(
+                f"the key set at {self.jwks} would travel unencrypted; give its https URL, or a file"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,9 @@ class Tokens:
         except (OSError, ValueError) as error:
             self._due = min(self._due, now + HASTE_SECONDS)
             if str(error) != self._problem:
-                logger.error("key set %s: %s; the keys read before stay in force", self._rules.jwks, error)
+                logger.error(
+                    "key set %s: %s; the keys read before stay in force", self._rules.jwks, error
+                )
             self._problem = str(error)
             return False
         changed = content != self._content
@@ -137,11 +156,20 @@ class Tokens:
         except (jwt.InvalidTokenError, ValueError, TypeError):
             raise TokenError("its signature or its claims are not valid") from None
         scope, pipelines = claims.get("scope", ""), claims.get("pipelines", [])
-        if not isinstance(scope, str) or not isinstance(pipelines, list) or not all(isinstance(name, str) for name in pipelines):
+        if (
+            not isinstance(scope, str)
+            or not isinstance(pipelines, list)
+            or not all(isinstance(name, str) for name in pipelines)
+        ):
             raise TokenError("its claims scope or pipelines are malformed")
         if "pipelines" in claims and not pipelines:
             raise TokenError("it names no pipeline")
-        return Claims(str(claims["sub"]), frozenset(scope.split()), frozenset(pipelines), float(claims["exp"]) + LEEWAY_SECONDS)
+        return Claims(
+            str(claims["sub"]),
+            frozenset(scope.split()),
+            frozenset(pipelines),
+            float(claims["exp"]) + LEEWAY_SECONDS,
+        )
 
 
 def _key_set(content: bytes, algorithms: tuple[str, ...]) -> dict[str | None, PyJWK]:

@@ -41,7 +41,10 @@ _MANY_TIMES = 300
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)
 # What a datetime can hold.
-_LEAST, _GREATEST = moment(datetime.min.replace(tzinfo=UTC)), moment(datetime.max.replace(tzinfo=UTC))
+_LEAST, _GREATEST = (
+    moment(datetime.min.replace(tzinfo=UTC)),
+    moment(datetime.max.replace(tzinfo=UTC)),
+)
 # A time is no longer than this, but for fractions of a microsecond.
 _TIME_LENGTH = 40
 # Up to so many rows numbers are looked at together.
@@ -77,34 +80,62 @@ class Contract:
             "Row", [(slot, _type(self.fields[name], text_limit)) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True,
         )  # fmt: skip
-        batch = msgspec.defstruct("Batch", [("instances", list[self._row])], forbid_unknown_fields=True)  # type: ignore[name-defined]
-        self._columns = {name: list[_type(field, text_limit)] for name, field in self.fields.items()}  # type: ignore[misc]
+        batch = msgspec.defstruct(
+            "Batch", [("instances", list[self._row])], forbid_unknown_fields=True
+        )  # type: ignore[name-defined]
+        self._columns = {
+            name: list[_type(field, text_limit)] for name, field in self.fields.items()
+        }  # type: ignore[misc]
         self._one = msgspec.json.Decoder(self._row).decode
         self._many = msgspec.json.Decoder(batch).decode
-        self._times = tuple(index for index, name in enumerate(self.names) if self.fields[name].kind == "datetime")
-        texts = [index for index, name in enumerate(self.names) if self.fields[name].kind in ("string", "datetime")]
-        self._maybe_texts = tuple(index for index in texts if self.fields[self.names[index]].nullable)
+        self._times = tuple(
+            index for index, name in enumerate(self.names) if self.fields[name].kind == "datetime"
+        )
+        texts = [
+            index
+            for index, name in enumerate(self.names)
+            if self.fields[name].kind in ("string", "datetime")
+        ]
+        self._maybe_texts = tuple(
+            index for index in texts if self.fields[self.names[index]].nullable
+        )
         # Quotation marks of a row: two for each name, two for each text that is always there.
         self._quotes = 2 * (len(self.names) + len(texts) - len(self._maybe_texts))
         self._checks = {name: _check(field, text_limit) for name, field in self.fields.items()}
-        self._limits = {name: limits for name, field in self.fields.items() if (limits := _exact_limits(field)) is not None}
+        self._limits = {
+            name: limits
+            for name, field in self.fields.items()
+            if (limits := _exact_limits(field)) is not None
+        }
         # For many rows: types alone, since limits are checked a column at a time, and nothing for the garbage collector to look at.
         loose = msgspec.defstruct(
             "LooseRow", [(slot, _loose(self.fields[name])) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True, gc=False,
         )  # fmt: skip
-        self._loose = msgspec.json.Decoder(msgspec.defstruct("LooseBatch", [("instances", list[loose])], forbid_unknown_fields=True)).decode  # type: ignore[valid-type]
+        self._loose = msgspec.json.Decoder(
+            msgspec.defstruct(
+                "LooseBatch", [("instances", list[loose])], forbid_unknown_fields=True
+            )
+        ).decode  # type: ignore[valid-type]
         # Numbers that are always there are read row by row, which is kind to the processor's caches.
-        packed = {slot: name for slot, name in slots.items() if self.fields[name].kind in PACKED and not self.fields[name].nullable}
+        packed = {
+            slot: name
+            for slot, name in slots.items()
+            if self.fields[name].kind in PACKED and not self.fields[name].nullable
+        }
         self._packed = tuple(packed.values()) if len(packed) > 1 else ()
         self._numbers_of = attrgetter(*packed) if self._packed else None
-        self._pack = struct.Struct("=" + "".join(PACKED[self.fields[name].kind] for name in self._packed)).pack
+        self._pack = struct.Struct(
+            "=" + "".join(PACKED[self.fields[name].kind] for name in self._packed)
+        ).pack
         self._layout = np.dtype([(name, DTYPES[self.fields[name].kind]) for name in self._packed])
         self._lists = {
             name: msgspec.json.Decoder(list[_loose(field)]).decode  # type: ignore[misc]
             for name, field in self.fields.items()
         }
-        self._by_column = [(attrgetter(slot), name) for slot, name in slots.items() if name not in self._packed]
+        self._by_column = [
+            (attrgetter(slot), name) for slot, name in slots.items() if name not in self._packed
+        ]
 
     def decode(self, body: bytes) -> tuple[list[Row], bool]:
         """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
@@ -156,7 +187,10 @@ class Contract:
                 found = self._loose(body).instances  # type: ignore[attr-defined]
             except (msgspec.DecodeError, ValueError, RecursionError):
                 found = []
-            if MANY_ROWS <= len(found) <= self.row_limit and (columns := self._columns_of(found, count_quotes(body))) is not None:
+            if (
+                MANY_ROWS <= len(found) <= self.row_limit
+                and (columns := self._columns_of(found, count_quotes(body))) is not None
+            ):
                 return columns
         return self.decode(body)[0]
 
@@ -166,9 +200,16 @@ class Contract:
         columns: dict[str, Column] = {}
         try:
             if self._numbers_of is not None:
-                numbers = np.frombuffer(b"".join(starmap(self._pack, map(self._numbers_of, found))), self._layout)
-                columns = {name: Column(self.fields[name].kind, np.ascontiguousarray(numbers[name])) for name in self._packed}
-            columns |= {name: self._column(name, list(map(get, found))) for get, name in self._by_column}
+                numbers = np.frombuffer(
+                    b"".join(starmap(self._pack, map(self._numbers_of, found))), self._layout
+                )
+                columns = {
+                    name: Column(self.fields[name].kind, np.ascontiguousarray(numbers[name]))
+                    for name in self._packed
+                }
+            columns |= {
+                name: self._column(name, list(map(get, found))) for get, name in self._by_column
+            }
         except (OverflowError, struct.error, msgspec.ValidationError):
             return None
         expected = 2 + count * self._quotes
@@ -176,7 +217,9 @@ class Contract:
             null = columns[self.names[place]].null
             expected += 2 * (count if null is None else count - int(null.sum()))
         sound = self._sound(columns)
-        if quotes != expected or any(self._wrong(name, columns[name]) is not None for name in self.names if name not in sound):
+        if quotes != expected or any(
+            self._wrong(name, columns[name]) is not None for name in self.names if name not in sound
+        ):
             return None
         return {name: columns[name] for name in self.names}
 
@@ -190,10 +233,18 @@ class Contract:
         kind = self.fields[name].kind
         if kind != "datetime":
             return column(kind, values)
-        if len(values) < _MANY_TIMES and not self.fields[name].nullable and max(map(len, values), default=0) <= _TIME_LENGTH:
+        if (
+            len(values) < _MANY_TIMES
+            and not self.fields[name].nullable
+            and max(map(len, values), default=0) <= _TIME_LENGTH
+        ):
             return Column(kind, np.fromiter(map(_moment_of, values), np.int64, len(values)))
         found = plain_moments(values) if len(values) >= _MANY_TIMES else None
-        return column(kind, msgspec.convert(values, self._columns[name])) if found is None else Column(kind, found)
+        return (
+            column(kind, msgspec.convert(values, self._columns[name]))
+            if found is None
+            else Column(kind, found)
+        )
 
     def check_columns(self, found: Mapping[str, Column | list[Any]]) -> Columns:
         """Columns of another protocol, checked by the same rules; lists hold plain values of whatever type. Raises Refusal, which names
@@ -210,7 +261,9 @@ class Contract:
                 raise self._out_of_contract("", name, f"[{wrong}]")
             # Unsigned numbers beyond int64 are among the wrong ones.
             columns[name] = (
-                Column("integer", values.array.astype(np.int64, copy=False), values.null) if values.kind == "integer" else values
+                Column("integer", values.array.astype(np.int64, copy=False), values.null)
+                if values.kind == "integer"
+                else values
             )
         return columns
 
@@ -220,14 +273,18 @@ class Contract:
         asked = {
             name: found.array
             for name in self._limits
-            if isinstance(found := columns[name], Column) and found.null is None and len(found) <= _FEW
+            if isinstance(found := columns[name], Column)
+            and found.null is None
+            and len(found) <= _FEW
         }
         if not asked:
             return ()
         numbers = np.array(list(asked.values()), dtype=np.float64)
         low, high = np.array([self._limits[name] for name in asked]).T
         # NaN compares false.
-        kept = (np.minimum.reduce(numbers, axis=1) >= low).all() and (np.maximum.reduce(numbers, axis=1) <= high).all()
+        kept = (np.minimum.reduce(numbers, axis=1) >= low).all() and (
+            np.maximum.reduce(numbers, axis=1) <= high
+        ).all()
         return asked.keys() if kept else ()
 
     def _wrong(self, name: str, values: Column) -> int | None:
@@ -249,9 +306,23 @@ class Contract:
         match self.fields[name].kind:
             case "float":
                 # JSON has no NaN, and here it would pass every comparison.
-                wrong = next((index for index, value in enumerate(checked) if value is not None and not math.isfinite(value)), None)
+                wrong = next(
+                    (
+                        index
+                        for index, value in enumerate(checked)
+                        if value is not None and not math.isfinite(value)
+                    ),
+                    None,
+                )
             case "datetime":
-                wrong = next((index for index, value in enumerate(checked) if value is not None and not EARLIEST <= value < LATEST), None)
+                wrong = next(
+                    (
+                        index
+                        for index, value in enumerate(checked)
+                        if value is not None and not EARLIEST <= value < LATEST
+                    ),
+                    None,
+                )
             case _:
                 wrong = None
         if wrong is not None:
@@ -263,7 +334,10 @@ class Contract:
             raise Refusal(422, "rows", "The request has no rows; send at least one.", "instances")
         if rows > self.row_limit:
             raise Refusal(
-                413, "rows", f"The request has more than {self.row_limit} rows, the most for one request; send several.", "instances"
+                413,
+                "rows",
+                f"The request has more than {self.row_limit} rows, the most for one request; send several.",
+                "instances",
             )
 
     def _refusal(self, message: str) -> Refusal:
@@ -273,7 +347,12 @@ class Contract:
         where = place if not place or place.endswith(".") else place + "."
         if found := _UNKNOWN.match(message):
             name = shown(found.group(1))
-            return Refusal(422, "unknown_field", f"There is no field {name}; fields are {', '.join(self.names)}.", where + name)
+            return Refusal(
+                422,
+                "unknown_field",
+                f"There is no field {name}; fields are {', '.join(self.names)}.",
+                where + name,
+            )
         if found := _MISSING.match(message):
             name = found.group(1)
             return Refusal(
@@ -307,7 +386,10 @@ def count_quotes(body: bytes) -> int:
 
 
 def rows_of(columns: Columns) -> list[Row]:
-    return [dict(zip(columns, values, strict=True)) for values in zip(*(found.plain() for found in columns.values()), strict=True)]
+    return [
+        dict(zip(columns, values, strict=True))
+        for values in zip(*(found.plain() for found in columns.values()), strict=True)
+    ]
 
 
 def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
@@ -322,7 +404,9 @@ def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
             says.append(f"{sign} {limit:g}")
     if field.values is not None:
         rules.append("values")
-        says.append(f"one of {', '.join(field.values[:20])}{', ...' if len(field.values) > 20 else ''}")
+        says.append(
+            f"one of {', '.join(field.values[:20])}{', ...' if len(field.values) > 20 else ''}"
+        )
     if field.pattern is not None:
         rules.append("pattern")
         says.append(f"matching {field.pattern}")
@@ -344,14 +428,19 @@ def _check(field: RequestField, text_limit: int) -> Callable[[Column], Wrong]:
 
             def floats(values: Column) -> Wrong:
                 beyond = _beyond(values.array, field.ge, field.le)
-                return beyond, None if bounded and beyond is None else _some(~np.isfinite(values.array))
+                return beyond, None if bounded and beyond is None else _some(
+                    ~np.isfinite(values.array)
+                )
 
             return floats
         case "integer":
             low, high = _integer_limits(field)
             return lambda values: (_beyond(values.array, low, high), None)
         case "datetime":
-            return lambda values: (_beyond(values.array, _LEAST, _GREATEST), _beyond(values.array, _FIRST, _LAST - 1))
+            return lambda values: (
+                _beyond(values.array, _LEAST, _GREATEST),
+                _beyond(values.array, _FIRST, _LAST - 1),
+            )
         case "string":
             allowed = _text_check(field, text_limit)
             return lambda values: (_wrong_texts(values.texts, allowed), None)
@@ -410,7 +499,9 @@ def _wrong_texts(texts: Texts, allowed: Callable[[Iterable[str]], bool]) -> Mask
             return None
         # Of words that no row uses nothing is wrong.
         return _some(np.array([*(not allowed((word,)) for word in words), False])[codes])
-    known = texts.values if texts.null is None else [text for text in texts.values if text is not None]
+    known = (
+        texts.values if texts.null is None else [text for text in texts.values if text is not None]
+    )
     if allowed(known):  # type: ignore[arg-type]
         return None
     return np.array([text is not None and not allowed((text,)) for text in texts.values])
@@ -444,7 +535,9 @@ def parse_place(error: msgspec.ValidationError) -> str:
 
 
 def malformed() -> Refusal:
-    return Refusal(400, "json", "The body is not valid JSON (RFC 8259, UTF-8; NaN and Infinity are no JSON).")
+    return Refusal(
+        400, "json", "The body is not valid JSON (RFC 8259, UTF-8; NaN and Infinity are no JSON)."
+    )
 
 
 def refuse_duplicates(body: bytes) -> None:
@@ -460,7 +553,9 @@ def parse(body: bytes) -> Any:
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             twice = shown(next(name for name in names if names.count(name) > 1))
-            raise Refusal(422, "duplicate_field", f"The field {twice} is there more than once.", twice)
+            raise Refusal(
+                422, "duplicate_field", f"The field {twice} is there more than once.", twice
+            )
         return found
 
     def refuse(_: str) -> Any:
@@ -475,7 +570,9 @@ def parse(body: bytes) -> Any:
     try:
         # Texts that cannot be UTF-8 (lone surrogates) cannot be logged either.
         text = body.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+        value = json.loads(
+            text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite
+        )
         if "\\u" in text:
             msgspec.json.encode(value)
     except (ValueError, RecursionError):
@@ -488,7 +585,10 @@ def _type(field: RequestField, text_limit: int | None) -> Any:
     kind: Any
     match field.kind:
         case "string":
-            text = Annotated[str, Meta(max_length=text_limit, pattern=field.pattern and _to_the_end(field.pattern))]
+            text = Annotated[
+                str,
+                Meta(max_length=text_limit, pattern=field.pattern and _to_the_end(field.pattern)),
+            ]
             kind = text if field.values is None else Literal[field.values]
         case "float":
             kind = Annotated[float, Meta(ge=field.ge, le=field.le)]
@@ -511,7 +611,9 @@ def _loose(field: RequestField) -> Any:
 
 def _to_the_end(pattern: str) -> str:
     """The same pattern, whose final `$` is the end of the text, as JSON Schema has it: Python's would let a line break follow."""
-    return pattern[:-1] + r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
+    return (
+        pattern[:-1] + r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
+    )
 
 
 def example(manifest: Manifest) -> Row:
@@ -522,13 +624,25 @@ def example(manifest: Manifest) -> Row:
 def _example(name: str, field: RequestField, manifest: Manifest) -> Any:
     match field.kind:
         case "string":
-            return field.values[0] if field.values else ("example-1" if name == manifest.entity else "example")
+            return (
+                field.values[0]
+                if field.values
+                else ("example-1" if name == manifest.entity else "example")
+            )
         case "float" | "integer":
-            low = field.ge if field.ge is not None else min(0.0, field.le if field.le is not None else 0.0)
+            low = (
+                field.ge
+                if field.ge is not None
+                else min(0.0, field.le if field.le is not None else 0.0)
+            )
             high = field.le if field.le is not None else low + 1
             middle = (low + high) / 2
             return math.ceil(low) if field.kind == "integer" else middle
         case "boolean":
             return False
         case "datetime":
-            return f"{manifest.created_as_of}T12:00:00Z" if name == EVENT_TIME else f"{manifest.created_as_of}T00:00:00Z"
+            return (
+                f"{manifest.created_as_of}T12:00:00Z"
+                if name == EVENT_TIME
+                else f"{manifest.created_as_of}T00:00:00Z"
+            )

@@ -14,7 +14,9 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
     many seconds asking again may help.
     """
 
-    def __init__(self, status: int, rule: str, error: str, field: str | None = None, *, wait: float = 1.0) -> None:
+    def __init__(
+        self, status: int, rule: str, error: str, field: str | None = None, *, wait: float = 1.0
+    ) -> None:
         super().__init__(error)
         self.status = status
         self.rule = rule

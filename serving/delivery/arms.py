@@ -48,26 +48,43 @@ def divided(view: View, rows: list[Row]) -> tuple[list[Answer], list[Failure]]:
         failures += failed
     champion = view.arms[0]
     rest = [place for place in range(len(rows)) if place not in found]
-    results = zip(*champion.bundle.predict_rows([rows[place] for place in rest], view.online), strict=True)
-    found.update({place: Answer(champion, *result) for place, result in zip(rest, results, strict=True)})
+    results = zip(
+        *champion.bundle.predict_rows([rows[place] for place in rest], view.online), strict=True
+    )
+    found.update(
+        {place: Answer(champion, *result) for place, result in zip(rest, results, strict=True)}
+    )
     return [found[place] for place in range(len(rows))], failures
 
 
-def tried(arm: Arm, view: View, rows: list[Row], places: list[int]) -> tuple[dict[int, Answer], list[Failure]]:
+def tried(
+    arm: Arm, view: View, rows: list[Row], places: list[int]
+) -> tuple[dict[int, Answer], list[Failure]]:
     """What an arm makes of the rows at some places: answers, and failures where there is none."""
     if not places:
         return {}, []
     start = time.perf_counter()
     try:
-        results = list(zip(*arm.bundle.predict_rows([rows[place] for place in places], view.online), strict=True))
+        results = list(
+            zip(
+                *arm.bundle.predict_rows([rows[place] for place in places], view.online),
+                strict=True,
+            )
+        )
     except Exception as error:
         # Whatever a bundle on trial does wrong, its callers still get an answer.
         logger.exception("%s: arm %s failed", view.manifest.pipeline, arm.name)
         took = microseconds(start) // len(places)
         return {}, [Failure(place, arm, type(error).__name__, took) for place in places]
     took = microseconds(start) // len(places)
-    answers = {place: Answer(arm, *result) for place, result in zip(places, results, strict=True) if is_probability(result[1])}
-    return answers, [Failure(place, arm, "no probability", took) for place in places if place not in answers]
+    answers = {
+        place: Answer(arm, *result)
+        for place, result in zip(places, results, strict=True)
+        if is_probability(result[1])
+    }
+    return answers, [
+        Failure(place, arm, "no probability", took) for place in places if place not in answers
+    ]
 
 
 class Part(NamedTuple):
@@ -105,14 +122,20 @@ def divided_columns(view: View, columns: Columns, count: int) -> tuple[list[Part
 
 
 def _champions(arm: Arm, view: View, columns: Columns, places: NDArray[np.int64] | None) -> Part:
-    mine = columns if places is None else {name: column.taken(places) for name, column in columns.items()}
+    mine = (
+        columns
+        if places is None
+        else {name: column.taken(places) for name, column in columns.items()}
+    )
     matrix, outputs = arm.bundle.predict_columns(mine, view.online)
     if not _are_probabilities(outputs).all():
         raise ArithmeticError(f"bundle {arm.bundle.digest} predicted what is no probability")
     return Part(arm, places, mine, matrix, outputs)
 
 
-def _tried_columns(arm: Arm, view: View, columns: Columns, places: NDArray[np.int64]) -> tuple[Part | None, list[Failure]]:
+def _tried_columns(
+    arm: Arm, view: View, columns: Columns, places: NDArray[np.int64]
+) -> tuple[Part | None, list[Failure]]:
     """What an arm makes of the rows at some places (None where it answers none of them), and its failures."""
     if not len(places):
         return None, []

@@ -36,5 +36,12 @@ def _feature(arm: Arm, name: str, categorical: bool) -> dict[str, Any]:
     known = arm.bundle.bounds.features.get(name)
     found: dict[str, Any] = {"name": name, "type": "category" if categorical else "number"}
     if categorical:
-        return found | {"values": arm.bundle.program.vocabularies[name], "unseen_is_ood": known is not None and known.low >= 1}
-    return found if known is None else found | {"low": known.low, "high": known.high, "missing_is_ood": not known.missing}
+        return found | {
+            "values": arm.bundle.program.vocabularies[name],
+            "unseen_is_ood": known is not None and known.low >= 1,
+        }
+    return (
+        found
+        if known is None
+        else found | {"low": known.low, "high": known.high, "missing_is_ood": not known.missing}
+    )

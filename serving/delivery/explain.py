@@ -25,14 +25,19 @@ def explain(view: View, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     if len(rows) > ROW_LIMIT:
         raise Refusal(
-            413, "rows", f"The request has more than {ROW_LIMIT} rows, the most to be explained at once; send several.", "instances"
+            413,
+            "rows",
+            f"The request has more than {ROW_LIMIT} rows, the most to be explained at once; send several.",
+            "instances",
         )
     arms = [view.arms[view.desired.arm(str(row[view.key]))] for row in rows]
     found: dict[int, dict[str, Any]] = {}
     for arm in view.arms:
         places = [place for place, chosen in enumerate(arms) if chosen is arm]
         if places:
-            found |= zip(places, _explained(view, arm, [rows[place] for place in places]), strict=True)
+            found |= zip(
+                places, _explained(view, arm, [rows[place] for place in places]), strict=True
+            )
     return [found[place] for place in range(len(rows))]
 
 
@@ -51,10 +56,14 @@ def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[dict[str, Any]
     probabilities = model.probability(sums)
     words = [program.vocabularies.get(name) for name in program.names]
     explanations = []
-    for row, part, margin, probability in zip(values, parts.tolist(), sums.tolist(), probabilities.tolist(), strict=True):
+    for row, part, margin, probability in zip(
+        values, parts.tolist(), sums.tolist(), probabilities.tolist(), strict=True
+    ):
         features = [
             {"feature": name, "value": _shown(value, vocabulary), "contribution": amount}
-            for name, value, vocabulary, amount in zip(program.names, row, words, part[:-1], strict=True)
+            for name, value, vocabulary, amount in zip(
+                program.names, row, words, part[:-1], strict=True
+            )
         ]
         features.sort(key=lambda feature: -abs(feature["contribution"]))
         explanations.append(

@@ -70,12 +70,19 @@ class Answers:
         as_of, tails = _json(self.online_as_of), dict[tuple[str, str, tuple[str, ...]], bytes]()
         for key in set(zip(self.bundles, self.arms, self.ood, strict=True)):
             bundle, arm, ood = (_json(part) for part in key)
-            tails[key] = b',"bundle":%b,"arm":%b,"online_as_of":%b,"ood":%b}' % (bundle, arm, as_of, ood)
+            tails[key] = b',"bundle":%b,"arm":%b,"online_as_of":%b,"ood":%b}' % (
+                bundle,
+                arm,
+                as_of,
+                ood,
+            )
         # Ids are hexadecimal; no number holds a comma.
         outputs = _json(self.outputs)[1:-1].split(b",")
         ids = ",".join(self.ids).encode().split(b",")
         ends = map(tails.__getitem__, zip(self.bundles, self.arms, self.ood, strict=True))
-        parts = zip(itertools.repeat(b',{"id":"'), ids, itertools.repeat(b'","prediction":'), outputs, ends)
+        parts = zip(
+            itertools.repeat(b',{"id":"'), ids, itertools.repeat(b'","prediction":'), outputs, ends
+        )
         return b'{"predictions":[' + b"".join(itertools.chain.from_iterable(parts))[1:] + b"]}"
 
 
@@ -92,14 +99,20 @@ class Numbering:
         self.numbers = itertools.count(1)
 
 
-def predict_rows(served: Served, view: View, rows: list[Row], calls: Iterable[Call], ids: Numbering) -> list[Record]:
+def predict_rows(
+    served: Served, view: View, rows: list[Row], calls: Iterable[Call], ids: Numbering
+) -> list[Record]:
     """Records of few rows, each of which belongs to a call; when this returns, they are in the log.
 
     Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be written."""
     failures: list[Failure] = []
     if len(view.arms) == 1:
         champion = view.arms[0]
-        results = zip(itertools.repeat(champion), *champion.bundle.predict_rows(rows, view.online), strict=False)
+        results = zip(
+            itertools.repeat(champion),
+            *champion.bundle.predict_rows(rows, view.online),
+            strict=False,
+        )
     else:
         answers, failures = divided(view, rows)
         results = iter(answers)  # type: ignore[assignment]
@@ -110,7 +123,9 @@ def predict_rows(served: Served, view: View, rows: list[Row], calls: Iterable[Ca
     for row, (arm, values, output), call in zip(rows, results, calls, strict=False):
         bundle = arm.bundle
         if not is_probability(output):
-            raise ArithmeticError(f"bundle {bundle.digest} predicted {output}, which is no probability")
+            raise ArithmeticError(
+                f"bundle {bundle.digest} predicted {output}, which is no probability"
+            )
         event_time: datetime = row[EVENT_TIME]
         request, used = bundle.logged(row, values) if bundle.withholds else (row, values)
         records.append(
@@ -155,7 +170,13 @@ def predict_columns(served: Served, view: View, columns: Columns, start: float) 
     return answers
 
 
-def _answers(parts: Sequence[Part], batches: Sequence[Batch], prefix: str, numbers: NDArray[np.int64], view: View) -> Answers:
+def _answers(
+    parts: Sequence[Part],
+    batches: Sequence[Batch],
+    prefix: str,
+    numbers: NDArray[np.int64],
+    view: View,
+) -> Answers:
     """The answers of all arms in the order of the request."""
     count = len(numbers)
     ood: list[tuple[str, ...]] = [()] * count
@@ -163,7 +184,15 @@ def _answers(parts: Sequence[Part], batches: Sequence[Batch], prefix: str, numbe
         [(part, batch)] = zip(parts, batches, strict=True)
         for place, features in batch.ood.items():
             ood[place] = features
-        return Answers(prefix, numbers, part.outputs.tolist(), [batch.bundle] * count, [batch.arm] * count, ood, view.online_as_of)
+        return Answers(
+            prefix,
+            numbers,
+            part.outputs.tolist(),
+            [batch.bundle] * count,
+            [batch.arm] * count,
+            ood,
+            view.online_as_of,
+        )
     outputs, bundles, arms = [0.0] * count, [""] * count, [""] * count
     for part, batch in zip(parts, batches, strict=True):
         assert part.places is not None
@@ -181,7 +210,11 @@ def _try_out(
 ) -> None:  # fmt: skip
     """Have the shadows score what there is room for, and note what arms could not answer; only these become rows and records."""
     champion = view.arms[0].bundle.digest
-    answered = [place for place, bundle in enumerate(answers.bundles) if bundle == champion] if view.shadows else []
+    answered = (
+        [place for place, bundle in enumerate(answers.bundles) if bundle == champion]
+        if view.shadows
+        else []
+    )
     room = served.trials.room
 
     def made(places: list[int]) -> tuple[list[Row], list[Record]]:
@@ -201,4 +234,9 @@ def _try_out(
         served.trials.offer(view, *made(answered[:room]), missed=len(answered[room:]))
     if failures:
         rows, records = made([failure.place for failure in failures])
-        served.trials.failed(view, rows, records, [failure._replace(place=place) for place, failure in enumerate(failures)])
+        served.trials.failed(
+            view,
+            rows,
+            records,
+            [failure._replace(place=place) for place, failure in enumerate(failures)],
+        )

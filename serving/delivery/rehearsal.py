@@ -17,12 +17,23 @@ from bundle.manifest import Bundle, load
 SECONDS = 60.0
 
 
-def rehearse(folder: Path, public_key: Path, digest: str, stopping: threading.Event, seconds: float = SECONDS) -> None:
+def rehearse(
+    folder: Path, public_key: Path, digest: str, stopping: threading.Event, seconds: float = SECONDS
+) -> None:
     """Load a bundle in a child process. Raises ValueError where that fails, ends by a signal, takes longer than `seconds`, or is still
     going on when the server is `stopping`."""
-    command = [sys.executable, "-m", "serving.delivery.rehearsal", str(folder), str(public_key), digest]
+    command = [
+        sys.executable,
+        "-m",
+        "serving.delivery.rehearsal",
+        str(folder),
+        str(public_key),
+        digest,
+    ]
     end = time.monotonic() + seconds
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as child:
         while True:
             try:
                 _, errors = child.communicate(timeout=0.2)
@@ -30,13 +41,25 @@ def rehearse(folder: Path, public_key: Path, digest: str, stopping: threading.Ev
             except subprocess.TimeoutExpired:
                 if stopping.is_set() or time.monotonic() > end:
                     child.kill()
-                    limit = "before the server stopped" if stopping.is_set() else f"within {seconds:g} s"
-                    raise ValueError(f"bundle {digest} was not loaded {limit}, so no worker loads it") from None
+                    limit = (
+                        "before the server stopped"
+                        if stopping.is_set()
+                        else f"within {seconds:g} s"
+                    )
+                    raise ValueError(
+                        f"bundle {digest} was not loaded {limit}, so no worker loads it"
+                    ) from None
     if child.returncode < 0:
-        raise ValueError(f"bundle {digest} ends the process that loads it (signal {-child.returncode}), so no worker loads it")
+        raise ValueError(
+            f"bundle {digest} ends the process that loads it (signal {-child.returncode}), so no worker loads it"
+        )
     if child.returncode > 0:
         said = errors.decode(errors="replace").strip().splitlines()
-        raise ValueError(said[-1][:500] if said else f"bundle {digest} could not be loaded (exit {child.returncode})")
+        raise ValueError(
+            said[-1][:500]
+            if said
+            else f"bundle {digest} could not be loaded (exit {child.returncode})"
+        )
 
 
 def try_out(bundle: Bundle) -> float:
@@ -49,7 +72,8 @@ def try_out(bundle: Bundle) -> float:
 
 def main() -> int:
     made = argparse.ArgumentParser(
-        "python -m serving.delivery.rehearsal", description="Load a bundle and predict its golden rows; exit 0 if that works."
+        "python -m serving.delivery.rehearsal",
+        description="Load a bundle and predict its golden rows; exit 0 if that works.",
     )
     made.add_argument("folder", type=Path)
     made.add_argument("public_key", type=Path)

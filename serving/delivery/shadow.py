@@ -52,19 +52,33 @@ class Trials:
         """Rows that may be offered now."""
         return max(WAITING_ROWS - len(self._jobs), 0)
 
-    def offer(self, view: View, rows: Sequence[Row], records: Sequence[Record], missed: int = 0) -> None:
+    def offer(
+        self, view: View, rows: Sequence[Row], records: Sequence[Record], missed: int = 0
+    ) -> None:
         """Have the shadows of a view score the rows that its champion answered; what there is no room for is dropped, as are those
         that were `missed` out for want of it."""
         champion = view.arms[0].bundle.digest
         room = self.room
-        mine = [(view, row, record, None) for row, record in zip(rows, records, strict=True) if record.bundle == champion]
+        mine = [
+            (view, row, record, None)
+            for row, record in zip(rows, records, strict=True)
+            if record.bundle == champion
+        ]
         self._jobs.extend(mine[:room])
         self._counts["dropped"] += (len(mine[room:]) + missed) * len(view.shadows)
         self._start()
 
-    def failed(self, view: View, rows: Sequence[Row], records: Sequence[Record], failures: Sequence[Failure]) -> None:
+    def failed(
+        self,
+        view: View,
+        rows: Sequence[Row],
+        records: Sequence[Record],
+        failures: Sequence[Failure],
+    ) -> None:
         """Note rows that an arm should have answered and could not; these are never dropped."""
-        self._jobs.extend((view, rows[failure.place], records[failure.place], failure) for failure in failures)
+        self._jobs.extend(
+            (view, rows[failure.place], records[failure.place], failure) for failure in failures
+        )
         self._start()
 
     def counted(self) -> list[tuple[str, int]]:
@@ -92,7 +106,10 @@ class Trials:
     def _writer(self) -> Writer:
         options = self._options
         return Writer(
-            self._folder, segment_bytes=options.segment_bytes, segment_seconds=options.segment_seconds, reserve_bytes=options.reserve_bytes
+            self._folder,
+            segment_bytes=options.segment_bytes,
+            segment_seconds=options.segment_seconds,
+            reserve_bytes=options.reserve_bytes,
         )
 
     def _run(self) -> None:
@@ -110,7 +127,20 @@ class Trials:
                     log.append(_scores(view, row, record, rows))
                     self._counts["scored"] += len(view.shadows)
                 else:
-                    log.append([_trial(failure.arm, view, row, record, None, failure.microseconds, None, failure.why)])
+                    log.append(
+                        [
+                            _trial(
+                                failure.arm,
+                                view,
+                                row,
+                                record,
+                                None,
+                                failure.microseconds,
+                                None,
+                                failure.why,
+                            )
+                        ]
+                    )
                     self._counts["failed"] += 1
             except OSError as error:
                 # Trials are evidence, not answers: a full disk costs them alone.
@@ -141,7 +171,9 @@ def _score(arm: Arm, view: View, row: Row, record: Record, champion_us: int | No
         output = arm.bundle.predict_rows([row], view.online)[1][0]
     except Exception as error:
         logger.exception("%s: shadow %s failed", view.manifest.pipeline, arm.bundle.digest)
-        return _trial(arm, view, row, record, None, microseconds(start), champion_us, type(error).__name__)
+        return _trial(
+            arm, view, row, record, None, microseconds(start), champion_us, type(error).__name__
+        )
     took = microseconds(start)
     if not is_probability(output):
         return _trial(arm, view, row, record, None, took, champion_us, "no probability")
@@ -155,7 +187,14 @@ def _champion_time(view: View, row: Row) -> int:
 
 
 def _trial(
-    arm: Arm, view: View, row: Row, record: Record, output: float | None, took: int, champion_us: int | None, failure: str | None
+    arm: Arm,
+    view: View,
+    row: Row,
+    record: Record,
+    output: float | None,
+    took: int,
+    champion_us: int | None,
+    failure: str | None,
 ) -> Trial:
     return Trial(
         day=record.day, id=record.id, at=datetime.now(UTC), event_time=record.event_time, pipeline=record.pipeline,

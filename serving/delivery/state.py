@@ -132,7 +132,9 @@ class Served:
 
     def refresh(self) -> None:
         """Look for a new desired state and a new online snapshot, and take them over if they are sound."""
-        retry = (self._error is not None or self._online_error is not None) and time.monotonic() >= self._retry_at
+        retry = (
+            self._error is not None or self._online_error is not None
+        ) and time.monotonic() >= self._retry_at
         self._follow_online(retry)
         desired = stamp(self.folder / "desired.json")
         if desired != self._desired_stamp or (retry and self._error is not None):
@@ -177,12 +179,20 @@ class Served:
                 place.unlink(missing_ok=True)
             elif place.name not in states:
                 unseen = f"worker {place.name} has not seen this pipeline yet"
-                states[place.name] = Actual(pipeline=self.name, ready=False, error=unseen, workers=self._options.workers)
-        return min(states.values(), key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""))
+                states[place.name] = Actual(
+                    pipeline=self.name, ready=False, error=unseen, workers=self._options.workers
+                )
+        return min(
+            states.values(),
+            key=lambda state: (state.ready, state.serial, state.snapshot_as_of or ""),
+        )
 
     def _take_desired(self) -> None:
         """Serve the desired state, or keep what is served and say why; where nothing is, what was served last."""
-        if self.view is None and (served := self._try(self._served_file, remembered=True)) is not None:
+        if (
+            self.view is None
+            and (served := self._try(self._served_file, remembered=True)) is not None
+        ):
             logger.info("%s: nothing to go on with: %s", self.name, served)
         error = self._try(self.folder / "desired.json")
         if error is not None and self.view is not None and error != self._error:
@@ -234,9 +244,13 @@ class Served:
                     f"serial {desired.serial} is older than serial {seen.serial}, which was seen before; serials never go back"
                 )
             if desired.serial == seen.serial and payload != seen.payload:
-                raise ValueError(f"serial {desired.serial} was seen before with another content; every change needs a serial of its own")
+                raise ValueError(
+                    f"serial {desired.serial} was seen before with another content; every change needs a serial of its own"
+                )
             if desired.serial > seen.serial:
-                write_atomically(self._serial_file, msgspec.json.encode(Serial(desired.serial, payload)))
+                write_atomically(
+                    self._serial_file, msgspec.json.encode(Serial(desired.serial, payload))
+                )
                 self._seen_serial = desired.serial
 
     def _store(self, desired: Desired, content: bytes) -> None:
@@ -244,28 +258,39 @@ class Served:
         ValueError where another worker has seen a newer state meanwhile: what is stored never goes back."""
         with self._newest_seen() as seen:
             if desired.serial < seen.serial:
-                raise ValueError(f"serial {seen.serial} came while serial {desired.serial} was loaded")
+                raise ValueError(
+                    f"serial {seen.serial} came while serial {desired.serial} was loaded"
+                )
             try:
                 write_atomically(self._served_file, content)
             except OSError as error:
-                logger.error("%s: %s could not be written: %s", self.name, self._served_file.name, error)
+                logger.error(
+                    "%s: %s could not be written: %s", self.name, self._served_file.name, error
+                )
 
     def _publish(self, desired: Desired, content: bytes, remembered: bool) -> None:
         """Verify, try out and serve. Raises whatever is wrong, with nothing changed."""
         bundles: dict[str, tuple[Bundle, float]] = {}
         for digest in (*(digest for digest, _ in desired.arms), *desired.shadows):
             bundles[digest] = self._bundles.get(digest) or self._load(digest)
-        arms = tuple(Arm(arm_name(i), bundles[digest][0], share) for i, (digest, share) in enumerate(desired.arms))
+        arms = tuple(
+            Arm(arm_name(i), bundles[digest][0], share)
+            for i, (digest, share) in enumerate(desired.arms)
+        )
         shadows = tuple(Arm(SHADOW, bundles[digest][0], 0.0) for digest in desired.shadows)
         manifest = arms[0].bundle.manifest
         if desired.key and desired.key not in manifest.request:
-            raise ValueError(f"key {desired.key!r} is no column of a request; those are {', '.join(manifest.request)}")
+            raise ValueError(
+                f"key {desired.key!r} is no column of a request; those are {', '.join(manifest.request)}"
+            )
         for arm in (*arms[1:], *shadows):
             if arm.bundle.manifest.request != manifest.request:
                 raise ValueError(
                     f"bundles {manifest.pipeline} {arms[0].bundle.digest} and {arm.bundle.digest} want different requests; they cannot share traffic"
                 )
-        online = self._online or Snapshot.empty(self.name, date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC))
+        online = self._online or Snapshot.empty(
+            self.name, date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)
+        )
         view = View(
             desired, arms, shadows, Contract(manifest, self._options.row_limit, self._options.text_limit),
             local_day(ZoneInfo(manifest.timezone)),
@@ -279,7 +304,9 @@ class Served:
         self.view = view
         self._bundles = bundles
         self._since = _now()
-        told = [f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms] + [f"{arm.bundle.digest[:12]} in the shadow" for arm in shadows]
+        told = [f"{arm.bundle.digest[:12]} {arm.share:g}" for arm in arms] + [
+            f"{arm.bundle.digest[:12]} in the shadow" for arm in shadows
+        ]
         logger.info("%s: serving serial %d: %s", self.name, desired.serial, ", ".join(told))
 
     def _load(self, digest: str) -> tuple[Bundle, float]:
@@ -292,19 +319,33 @@ class Served:
                     rehearse(folder, self._options.public_key, digest, self._stopping)
                 bundle = from_files(files, self._key, digest)
                 if bundle.manifest.pipeline != self.name:
-                    raise ValueError(f"it is of pipeline {bundle.manifest.pipeline!r}, not of {self.name!r}")
+                    raise ValueError(
+                        f"it is of pipeline {bundle.manifest.pipeline!r}, not of {self.name!r}"
+                    )
                 row_ms = try_out(bundle)
             except ValueError as error:
-                raise ValueError(str(error) if digest in str(error) else f"bundle {digest}: {error}") from error
+                raise ValueError(
+                    str(error) if digest in str(error) else f"bundle {digest}: {error}"
+                ) from error
         engine = bundle.models.model.engine
-        logger.info("%s: bundle %s computes up to %d rows with %s trees", self.name, digest[:12], engine.crossover, engine.name)
+        logger.info(
+            "%s: bundle %s computes up to %d rows with %s trees",
+            self.name,
+            digest[:12],
+            engine.crossover,
+            engine.name,
+        )
         return bundle, row_ms
 
     @contextlib.contextmanager
     def _loading(self, digest: str) -> Iterator[bool]:
         """While a bundle is loaded a file says so; one that a process left tells that the process ended over it."""
         named = f".loading-{digest}-"
-        left = [place for place in self.own.glob(f"{named}*") if not alive(place.name.removeprefix(named))]
+        left = [
+            place
+            for place in self.own.glob(f"{named}*")
+            if not alive(place.name.removeprefix(named))
+        ]
         mine = self.own / f"{named}{self._worker}"
         mine.touch()
         try:
@@ -347,11 +388,19 @@ class Served:
             return
         try:
             if self._options.workers == 1:
-                write_atomically(self.own / "actual.json", msgspec.json.encode(actual), durable=False)
+                write_atomically(
+                    self.own / "actual.json", msgspec.json.encode(actual), durable=False
+                )
             else:
                 workers = self.own / "workers"
-                write_atomically(workers / f"{self._worker}.json", msgspec.json.encode(actual), durable=False)
-                write_atomically(self.own / "actual.json", msgspec.json.encode(self._combined(actual)), durable=False)
+                write_atomically(
+                    workers / f"{self._worker}.json", msgspec.json.encode(actual), durable=False
+                )
+                write_atomically(
+                    self.own / "actual.json",
+                    msgspec.json.encode(self._combined(actual)),
+                    durable=False,
+                )
         except OSError as error:
             logger.error("%s: actual.json could not be written: %s", self.name, error)
             return
@@ -366,7 +415,9 @@ class Served:
 
 
 def unlogged() -> Refusal:
-    return Refusal(503, "log", "The prediction cannot be logged now, so it is not given; try again later.")
+    return Refusal(
+        503, "log", "The prediction cannot be logged now, so it is not given; try again later."
+    )
 
 
 def enlist(options: Options, worker: str) -> None:
@@ -391,7 +442,12 @@ def discover(options: Options, known: Mapping[str, object]) -> list[str]:
             continue
         for entry in entries:
             name = entry.name
-            if name in known or name in NOT_PIPELINES or not PIPELINE_NAME.fullmatch(name) or not entry.is_dir(follow_symlinks=False):
+            if (
+                name in known
+                or name in NOT_PIPELINES
+                or not PIPELINE_NAME.fullmatch(name)
+                or not entry.is_dir(follow_symlinks=False)
+            ):
                 continue
             if (folder / name / file).exists():
                 found.add(name)

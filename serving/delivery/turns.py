@@ -75,7 +75,9 @@ class Turns:
     def _answer(self, group: list[Asked]) -> None:
         served, view = group[0].served, group[0].view
         try:
-            records = predict_rows(served, view, [each.row for each in group], [each.call for each in group], self._ids)
+            records = predict_rows(
+                served, view, [each.row for each in group], [each.call for each in group], self._ids
+            )
         except Exception as error:  # noqa: BLE001  it is raised again for the request that it belongs to
             if len(group) == 1:
                 group[0].error = error

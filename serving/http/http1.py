@@ -32,7 +32,9 @@ HEADS, HEAD_BYTES = 1_000, 2 << 10
 Headers = tuple[tuple[bytes, bytes], ...]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
 
 
 class Head:
@@ -40,7 +42,9 @@ class Head:
 
     __slots__ = ("headers", "keep_alive", "length", "memo", "method", "path")
 
-    def __init__(self, method: str, path: str, headers: list[tuple[bytes, bytes]], keep_alive: bool) -> None:
+    def __init__(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], keep_alive: bool
+    ) -> None:
         self.method, self.path, self.headers, self.keep_alive = method, path, headers, keep_alive
         self.length = 0
         self.memo: Any = None
@@ -64,7 +68,11 @@ class Connection(asyncio.Protocol):
     heads: ClassVar[dict[bytes, Head]] = {}
 
     def __init__(
-        self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         if not config.loaded:
             config.load()
@@ -173,9 +181,19 @@ class Connection(asyncio.Protocol):
                     raise httptools.HttpParserError("this is no proxy") from None
                 rest, headers = data[asked.args[0] :], self._headers
                 version = self._parser.get_http_version().encode()
-                lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in (b"connection", b"upgrade")]
+                lines = [
+                    b"%b: %b\r\n" % header
+                    for header in headers
+                    if header[0] not in (b"connection", b"upgrade")
+                ]
                 self._parser, self._upgrading = self._new_parser(), False
-                data = b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, self._url, version, b"".join(lines), rest)
+                data = b"%b %b HTTP/%b\r\n%b\r\n%b" % (
+                    method,
+                    self._url,
+                    version,
+                    b"".join(lines),
+                    rest,
+                )
 
     def shutdown(self) -> None:
         """Close after the answers that are due; uvicorn calls it to drain."""
@@ -216,7 +234,10 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         content = b'{"error":"%b","field":null,"rule":"%b"}' % (error.encode(), rule.encode())
-        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
+        head = (
+            b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            % len(content)
+        )
         self._transport.write(_STATUS[status] + head + content)
         self._close()
 
@@ -268,7 +289,9 @@ class Connection(asyncio.Protocol):
             return
         self._in_headers, self._header_bytes = False, 0
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
-        self._parsed = Head(parser.get_method().decode("ascii"), _path(self._url), self._headers, keep_alive)
+        self._parsed = Head(
+            parser.get_method().decode("ascii"), _path(self._url), self._headers, keep_alive
+        )
         self._arriving = request = Request(self, self._parsed, self._begun or time.monotonic())
         if self._current is None and self._unread_since is None:
             self._current = request
@@ -316,7 +339,9 @@ class Connection(asyncio.Protocol):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _rest(self, coroutine: Coroutine[Any, Any, Answer], awaited: Any, request: Request) -> None:
+    async def _rest(
+        self, coroutine: Coroutine[Any, Any, Answer], awaited: Any, request: Request
+    ) -> None:
         try:
             answer = await _resumed(coroutine, awaited)
         except BaseException as error:
@@ -396,9 +421,22 @@ class Request:
     """A head, and a body that may still be on its way: `content` is the whole of it as soon as it is there. `begun` is the moment of
     the monotonic clock at which the request began to arrive."""
 
-    __slots__ = ("_connection", "_parts", "_size", "_wake", "answered", "begun", "content", "gone", "head", "started")
+    __slots__ = (
+        "_connection",
+        "_parts",
+        "_size",
+        "_wake",
+        "answered",
+        "begun",
+        "content",
+        "gone",
+        "head",
+        "started",
+    )
 
-    def __init__(self, connection: Connection, head: Head, begun: float, content: bytes | None = None) -> None:
+    def __init__(
+        self, connection: Connection, head: Head, begun: float, content: bytes | None = None
+    ) -> None:
         self.head, self.begun, self.content = head, begun, content
         self.started = self.answered = self.gone = False
         self._connection = connection
@@ -429,7 +467,10 @@ class Request:
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises BodyTooLargeError as soon as it has more than `limit` bytes, GoneError."""
-        expected = (name == b"expect" and value.lower() == b"100-continue" for name, value in self.head.headers)
+        expected = (
+            name == b"expect" and value.lower() == b"100-continue"
+            for name, value in self.head.headers
+        )
         if self.content is None and not self._parts and any(expected):
             self._connection.write(CONTINUE)
         while self.content is None and self._size <= limit and not self.gone:
@@ -481,4 +522,7 @@ def _path(url: bytes) -> str:
 @lru_cache(maxsize=256)
 def _encoded(status: int, headers: Headers) -> tuple[bytes, bool]:
     """Status line and headers as they are sent, and whether they say that the connection closes."""
-    return _STATUS[status] + b"".join([b"%b: %b\r\n" % header for header in headers]), (b"connection", b"close") in headers
+    return _STATUS[status] + b"".join([b"%b: %b\r\n" % header for header in headers]), (
+        b"connection",
+        b"close",
+    ) in headers

@@ -30,7 +30,15 @@ def decode(contract: Contract, body: bytes) -> Columns:
 
     try:
         columns = _columns(body, contract)
-    except (pa.ArrowException, ValueError, OverflowError, OSError, struct.error, IndexError, NotImplementedError):
+    except (
+        pa.ArrowException,
+        ValueError,
+        OverflowError,
+        OSError,
+        struct.error,
+        IndexError,
+        NotImplementedError,
+    ):
         # What pyarrow, and Python at names and texts that are no UTF-8, find wrong with bytes.
         raise _malformed() from None
     return contract.check_columns(columns)
@@ -47,7 +55,9 @@ def encode(answers: Answers) -> bytes:
             "bundle": _often_one(answers.bundles, pa.string()),
             "arm": _often_one(answers.arms, pa.string()),
             "online_as_of": pa.repeat(pa.scalar(answers.online_as_of, pa.string()), len(answers)),
-            "ood": pa.array(answers.ood, pa.list_(pa.string())) if any(answers.ood) else _nothing(len(answers)),
+            "ood": pa.array(answers.ood, pa.list_(pa.string()))
+            if any(answers.ood)
+            else _nothing(len(answers)),
         }
     )
     sink = pa.BufferOutputStream()
@@ -62,9 +72,14 @@ def _ids(answers: Answers) -> Any:
     import pyarrow as pa
 
     prefix, count = answers.prefix.encode(), len(answers)
-    digits = np.frombuffer(answers.numbers.astype(">i8").tobytes().hex().encode(), dtype=np.uint8).reshape(count, 16)
+    digits = np.frombuffer(
+        answers.numbers.astype(">i8").tobytes().hex().encode(), dtype=np.uint8
+    ).reshape(count, 16)
     ids = np.empty((count, len(prefix) + 12), dtype=np.uint8)
-    ids[:, : len(prefix)], ids[:, len(prefix) :] = np.frombuffer(prefix, dtype=np.uint8), digits[:, 4:]
+    ids[:, : len(prefix)], ids[:, len(prefix) :] = (
+        np.frombuffer(prefix, dtype=np.uint8),
+        digits[:, 4:],
+    )
     ends = np.arange(count + 1, dtype=np.int32) * np.int32(ids.shape[1])
     return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(ids))
 
@@ -73,14 +88,20 @@ def _often_one(values: Sequence[Any], kind: Any) -> Any:
     """An array of values that are mostly all equal."""
     import pyarrow as pa
 
-    return pa.repeat(pa.scalar(values[0], kind), len(values)) if len(set(values)) == 1 else pa.array(values, kind)
+    return (
+        pa.repeat(pa.scalar(values[0], kind), len(values))
+        if len(set(values)) == 1
+        else pa.array(values, kind)
+    )
 
 
 def _nothing(count: int) -> Any:
     """Empty lists of texts."""
     import pyarrow as pa
 
-    return pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, dtype=np.int32)), pa.array([], pa.string()))
+    return pa.ListArray.from_arrays(
+        pa.array(np.zeros(count + 1, dtype=np.int32)), pa.array([], pa.string())
+    )
 
 
 def _columns(body: bytes, contract: Contract) -> dict[str, Column | list[Any]]:
@@ -89,22 +110,38 @@ def _columns(body: bytes, contract: Contract) -> dict[str, Column | list[Any]]:
     names = schema.names
     for name in names:
         if name not in contract.fields:
-            raise Refusal(422, "unknown_field", f"There is no such column; columns are {', '.join(contract.names)}.")
+            raise Refusal(
+                422,
+                "unknown_field",
+                f"There is no such column; columns are {', '.join(contract.names)}.",
+            )
         if names.count(name) > 1:
-            raise Refusal(422, "duplicate_field", f"The column {name} is there more than once.", name)
+            raise Refusal(
+                422, "duplicate_field", f"The column {name} is there more than once.", name
+            )
     for name in contract.names:
         if name not in names:
             raise Refusal(422, "missing_field", f"The column {name} is missing.", name)
         if not _fits(contract.fields[name], schema.field(name).type):
-            raise Refusal(422, "type", f"The column {name} must have an Arrow type for {contract.fields[name].kind}.", name)
+            raise Refusal(
+                422,
+                "type",
+                f"The column {name} must have an Arrow type for {contract.fields[name].kind}.",
+                name,
+            )
     contract.check_count(sum(batch.num_rows for batch in batches))
     return {
-        name: _column([batch.column(names.index(name)) for batch in batches], contract.fields[name], contract) for name in contract.names
+        name: _column(
+            [batch.column(names.index(name)) for batch in batches], contract.fields[name], contract
+        )
+        for name in contract.names
     }
 
 
 def _malformed() -> Refusal:
-    return Refusal(400, "arrow", "The body is not a valid Arrow IPC stream with columns of plain values.")
+    return Refusal(
+        400, "arrow", "The body is not a valid Arrow IPC stream with columns of plain values."
+    )
 
 
 def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
@@ -128,7 +165,9 @@ def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
                 contract.check_count(rows)
         elif length > len(body):
             raise _malformed()
-    with pa.ipc.open_stream(pa.py_buffer(body), options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
+    with pa.ipc.open_stream(
+        pa.py_buffer(body), options=pa.ipc.IpcReadOptions(use_threads=False)
+    ) as reader:
         batches = list(reader)
         for batch in batches:
             batch.validate(full=True)
@@ -143,7 +182,11 @@ def _column(arrays: list[Any], field: RequestField, contract: Contract) -> Colum
     if field.kind == "datetime" and types.is_timestamp(kind):
         arrays = [_microseconds(array) for array in arrays]
     elif field.kind == "string" and not types.is_null(kind):
-        texts = _texts(arrays[0], contract) if len(arrays) == 1 else Texts([text for array in arrays for text in _values(array, contract)])
+        texts = (
+            _texts(arrays[0], contract)
+            if len(arrays) == 1
+            else Texts([text for array in arrays for text in _values(array, contract)])
+        )
         return Column("string", texts, texts.null)
     elif field.kind in ("string", "datetime") or types.is_null(kind) or types.is_float16(kind):
         return [value for array in arrays for value in _values(array, contract)]
@@ -152,7 +195,9 @@ def _column(arrays: list[Any], field: RequestField, contract: Contract) -> Colum
         null = _joined([array.is_null().to_numpy(zero_copy_only=False) for array in arrays])
         arrays = [array.fill_null(False if types.is_boolean(kind) else 0) for array in arrays]
     values = _joined([array.to_numpy(zero_copy_only=False) for array in arrays])
-    return Column(field.kind, values.astype(np.float64, copy=False) if field.kind == "float" else values, null)
+    return Column(
+        field.kind, values.astype(np.float64, copy=False) if field.kind == "float" else values, null
+    )
 
 
 def _joined(arrays: list[Any]) -> Any:
@@ -173,7 +218,9 @@ def _texts(array: Any, contract: Contract) -> Texts:
     words = _values(coded.dictionary, contract)
     if None in words:
         return Texts(_values(array, contract))
-    return Texts(codes=coded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False), words=words)
+    return Texts(
+        codes=coded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False), words=words
+    )
 
 
 def _values(array: Any, contract: Contract) -> list[Any]:
@@ -195,13 +242,17 @@ def _microseconds(array: Any) -> Any:
     import pyarrow as pa
 
     # Only nanoseconds are cut off; a coarser unit that does not fit must not wrap around.
-    return array.cast(pa.timestamp("us", array.type.tz), safe=array.type.unit != "ns").cast(pa.int64())
+    return array.cast(pa.timestamp("us", array.type.tz), safe=array.type.unit != "ns").cast(
+        pa.int64()
+    )
 
 
 def _check_views(array: Any, contract: Contract) -> None:
     """Raises Refusal for views of long texts: a thousand views of one text are a thousand copies of it once they are read."""
     # A view is 16 bytes, of which the first four are the length of its text, in bytes.
-    lengths = np.frombuffer(array.buffers()[1], dtype="<i4")[4 * array.offset : 4 * (array.offset + len(array)) : 4]
+    lengths = np.frombuffer(array.buffers()[1], dtype="<i4")[
+        4 * array.offset : 4 * (array.offset + len(array)) : 4
+    ]
     if len(lengths) and lengths.max() > 4 * contract.text_limit:
         raise Refusal(422, "string", f"Texts must have up to {contract.text_limit} characters.")
 
@@ -249,7 +300,9 @@ def inspect(metadata: bytes) -> tuple[int, bool]:
     elif kind != record_batch:
         raise IndexError("neither a record batch nor a dictionary")
     length = _slot(metadata, table, 0)
-    return (struct.unpack_from("<q", metadata, length)[0] if length else 0), _slot(metadata, table, 3) != 0
+    return (struct.unpack_from("<q", metadata, length)[0] if length else 0), _slot(
+        metadata, table, 3
+    ) != 0
 
 
 def _slot(content: bytes, table: int, field: int) -> int:

@@ -69,8 +69,13 @@ class GrpcServer:
                 ("grpc.max_connection_age_grace_ms", int(options.request_seconds * 1000)), ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
             ],
         )  # fmt: skip
-        handlers = {name: grpc.unary_unary_rpc_method_handler(self._handler(name, method)) for name, method in methods.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._handler(name, method))
+            for name, method in methods.items()
+        }
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
+        )
 
     async def start(self) -> None:
         """Raises RuntimeError where the port is taken."""
@@ -88,7 +93,9 @@ class GrpcServer:
 
     # -- one call ------------------------------------------------------------------------------------------------------
 
-    def _handler(self, name: str, method: Method) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
+    def _handler(
+        self, name: str, method: Method
+    ) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
         asked, answered = MESSAGES[f"{name}Request"], MESSAGES[f"{name}Response"]
         unguarded = name in ("ServerLive", "ServerReady")
 
@@ -121,10 +128,14 @@ class GrpcServer:
             except Exception:
                 # A fault of ours. The reason goes to the log, not to the client.
                 logger.exception("%s %s failed", name, call.pipeline or "request")
-                await _abort(context, Refusal(500, "server", "The server failed; its log says why."))
+                await _abort(
+                    context, Refusal(500, "server", "The server failed; its log says why.")
+                )
             finally:
                 self.active -= 1
-                self._app.metrics.of(call.pipeline).answered(status, time.monotonic() - call.start, call.arm)
+                self._app.metrics.of(call.pipeline).answered(
+                    status, time.monotonic() - call.start, call.arm
+                )
                 if self._app.traces is not None and not unguarded:
                     self._app.traces.answered(call, "POST", f"/{SERVICE}/{name}", status)
             return answer
@@ -166,12 +177,19 @@ class GrpcServer:
         raw = len(request.raw_input_contents) > 0
         described, contents = [], []
         for name in outputs:
-            datatype, values = tensors.OUTPUTS[name], inference_protocol.output_values(name, answers)
+            datatype, values = (
+                tensors.OUTPUTS[name],
+                inference_protocol.output_values(name, answers),
+            )
             output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(answers)]}
             if raw:
                 contents.append(tensors.raw_output(datatype, values))
             else:
-                output["contents"] = {CONTENTS[datatype]: [value.encode() for value in values] if datatype == "BYTES" else values}
+                output["contents"] = {
+                    CONTENTS[datatype]: [value.encode() for value in values]
+                    if datatype == "BYTES"
+                    else values
+                }
             described.append(output)
         return {
             "model_name": served.name, "model_version": answers.bundles[0], "id": request.id, "outputs": described, "raw_output_contents": contents,
@@ -187,7 +205,9 @@ def _heading(context: grpc.aio.ServicerContext) -> Heading:
         elif key == "traceparent":
             found.traceparent = value.encode() if isinstance(value, str) else value
         elif key == TIMEOUT_HEADER.decode():
-            raise Refusal(400, "timeout", "Over gRPC, a call's own deadline says how long it may take.")
+            raise Refusal(
+                400, "timeout", "Over gRPC, a call's own deadline says how long it may take."
+            )
     remaining = context.time_remaining()
     if remaining is not None:
         found.seconds = max(0.0, remaining)
@@ -198,12 +218,22 @@ def _columns(contract: Contract, request: Any) -> Columns:
     """Checked columns of a ModelInferRequest. Raises Refusal."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        raise Refusal(422, "data", "raw_input_contents must hold the bytes of every input, in their order.", "raw_input_contents")
+        raise Refusal(
+            422,
+            "data",
+            "raw_input_contents must hold the bytes of every input, in their order.",
+            "raw_input_contents",
+        )
     found = []
     for place, tensor in enumerate(request.inputs):
         values = raw[place] if raw else _values(tensor, place)
         if raw and tensor.HasField("contents"):
-            raise Refusal(422, "data", "An input must have either contents or raw_input_contents.", f"inputs[{place}].contents")
+            raise Refusal(
+                422,
+                "data",
+                "An input must have either contents or raw_input_contents.",
+                f"inputs[{place}].contents",
+            )
         found.append(Tensor(tensor.name, tensor.datatype, list(tensor.shape), values))
     return tensors.columns_of(contract, found)
 
@@ -213,7 +243,10 @@ def _values(tensor: Any, place: int) -> list[Any]:
     held = CONTENTS.get(tensor.datatype)
     if any(field.name != held for field, _ in tensor.contents.ListFields()):
         raise Refusal(
-            422, "data", f"The contents must be those of the input's datatype: {held or 'raw_input_contents'}.", f"inputs[{place}].contents"
+            422,
+            "data",
+            f"The contents must be those of the input's datatype: {held or 'raw_input_contents'}.",
+            f"inputs[{place}].contents",
         )
     values = list(getattr(tensor.contents, held)) if held else []
     if held != "bytes_contents":
@@ -221,7 +254,9 @@ def _values(tensor: Any, place: int) -> list[Any]:
     try:
         return [value.decode() for value in values]
     except UnicodeDecodeError:
-        raise Refusal(422, "utf-8", "Texts must be UTF-8.", f"inputs[{place}].contents.bytes_contents") from None
+        raise Refusal(
+            422, "utf-8", "Texts must be UTF-8.", f"inputs[{place}].contents.bytes_contents"
+        ) from None
 
 
 async def _abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> None:
@@ -232,7 +267,9 @@ async def _abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> None:
         trailing.append(("field", refusal.field.encode("ascii", "backslashreplace").decode()))
     if refusal.status in (429, 503):
         trailing.append(("retry-after", str(max(1, round(refusal.wait)))))
-    await context.abort(CODES.get(refusal.status, grpc.StatusCode.INVALID_ARGUMENT), refusal.error, tuple(trailing))
+    await context.abort(
+        CODES.get(refusal.status, grpc.StatusCode.INVALID_ARGUMENT), refusal.error, tuple(trailing)
+    )
 
 
 class Certificate:
@@ -240,13 +277,18 @@ class Certificate:
 
     def __init__(self, options: Options) -> None:
         assert options.certificate is not None
-        self._certificate, self._key = options.certificate, options.private_key or options.certificate
+        self._certificate, self._key = (
+            options.certificate,
+            options.private_key or options.certificate,
+        )
         self._stamps: list[Stamp | None] = []
 
     def credentials(self) -> grpc.ServerCredentials:
         configuration = self._configuration()
         assert configuration is not None
-        return grpc.dynamic_ssl_server_credentials(configuration, self._configuration, require_client_authentication=False)
+        return grpc.dynamic_ssl_server_credentials(
+            configuration, self._configuration, require_client_authentication=False
+        )
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration | None:
         """None where nothing changed, or where what changed cannot be read: the older one stays."""
@@ -256,7 +298,9 @@ class Certificate:
         try:
             pair = self._key.read_bytes(), self._certificate.read_bytes()
         except OSError as error:
-            logger.error("keeping the older certificate: %s cannot be read (%s)", self._certificate, error)
+            logger.error(
+                "keeping the older certificate: %s cannot be read (%s)", self._certificate, error
+            )
             return None
         self._stamps = stamps
         return grpc.ssl_server_certificate_configuration([pair])

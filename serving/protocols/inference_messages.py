@@ -52,11 +52,16 @@ def _file() -> FileDescriptorProto:
         made[name] = (made[outer].nested_type if outer else file.message_type).add(name=inner)
         for field in filter(None, fields.split(", ")):
             kind, label, _, number = field.removeprefix("repeated ").split(" ")
-            added = made[name].field.add(name=label, number=int(number), label=FieldDescriptorProto.LABEL_OPTIONAL)
+            added = made[name].field.add(
+                name=label, number=int(number), label=FieldDescriptorProto.LABEL_OPTIONAL
+            )
             if field.startswith("repeated "):
                 added.label = FieldDescriptorProto.LABEL_REPEATED
             if kind in FIELDS:
-                added.type, added.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
+                added.type, added.type_name = (
+                    FieldDescriptorProto.TYPE_MESSAGE,
+                    f".{PACKAGE}.{kind}",
+                )
             else:
                 added.type = FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
     return file
@@ -66,7 +71,11 @@ def _classes() -> dict[str, type[Message]]:
     # A pool of its own: other libraries in this process may define the same names.
     pool = DescriptorPool()
     pool.AddSerializedFile(_file().SerializeToString())
-    return {name: GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}")) for name in FIELDS if "." not in name}
+    return {
+        name: GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+        for name in FIELDS
+        if "." not in name
+    }
 
 
 MESSAGES = _classes()

@@ -81,7 +81,9 @@ class Asked:
 
 def decode(contract: Contract, body: bytes, header: bytes | None = None) -> Asked:
     """The inference of a body; `header` is the value of Inference-Header-Content-Length. Raises Refusal."""
-    return (_decode_columns(contract, body) if header is None else None) or decode_any(contract, body, header)
+    return (_decode_columns(contract, body) if header is None else None) or decode_any(
+        contract, body, header
+    )
 
 
 def _decode_columns(contract: Contract, body: bytes) -> Asked | None:
@@ -95,13 +97,22 @@ def _decode_columns(contract: Contract, body: bytes) -> Asked | None:
         if count_quotes(msgspec.json.encode(found)) != count_quotes(body):
             return None
         tensors = [
-            Tensor(tensor.name, tensor.datatype, tensor.shape, contract.json_column(tensor.name, tensor.data)) for tensor in found.inputs
+            Tensor(
+                tensor.name,
+                tensor.datatype,
+                tensor.shape,
+                contract.json_column(tensor.name, tensor.data),
+            )
+            for tensor in found.inputs
         ]
         if any(BINARY_SIZE in (tensor.parameters or ()) for tensor in found.inputs):
             return None
         identity = None if found.id is msgspec.UNSET else found.id
         check_id(identity)
-        outputs = wanted([(output.name, output.parameters or {}) for output in found.outputs or ()], found.parameters or {})
+        outputs = wanted(
+            [(output.name, output.parameters or {}) for output in found.outputs or ()],
+            found.parameters or {},
+        )
         return Asked(columns_of(contract, tensors), identity, outputs)
     except (msgspec.DecodeError, ValueError, KeyError, OverflowError, RecursionError, Refusal):
         return None
@@ -128,24 +139,43 @@ def decode_any(contract: Contract, body: bytes, header: bytes | None) -> Asked:
     for index, found in enumerate(inference.inputs):
         length = found.parameters.get(BINARY_SIZE)
         if (length is None) == (found.data is None):
-            raise Refusal(422, "data", f"Every input must have either data or the parameter {BINARY_SIZE}.", f"inputs[{index}]")
+            raise Refusal(
+                422,
+                "data",
+                f"Every input must have either data or the parameter {BINARY_SIZE}.",
+                f"inputs[{index}]",
+            )
         if length is None:
             assert found.data is not None
             tensors.append(Tensor(found.name, found.datatype, found.shape, found.data))
             continue
-        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= len(body) - place:
+        if (
+            not isinstance(length, int)
+            or isinstance(length, bool)
+            or not 0 <= length <= len(body) - place
+        ):
             raise Refusal(
-                422, "size", f"{BINARY_SIZE} must be the number of raw bytes of this input.", f"inputs[{index}].parameters.{BINARY_SIZE}"
+                422,
+                "size",
+                f"{BINARY_SIZE} must be the number of raw bytes of this input.",
+                f"inputs[{index}].parameters.{BINARY_SIZE}",
             )
-        tensors.append(Tensor(found.name, found.datatype, found.shape, body[place : place + length]))
+        tensors.append(
+            Tensor(found.name, found.datatype, found.shape, body[place : place + length])
+        )
         place += length
     if place != len(body):
         raise Refusal(422, "size", "The body has more bytes than its JSON and its inputs say.")
-    outputs = wanted([(output.name, output.parameters) for output in inference.outputs or ()], inference.parameters)
+    outputs = wanted(
+        [(output.name, output.parameters) for output in inference.outputs or ()],
+        inference.parameters,
+    )
     return Asked(columns_of(contract, tensors), inference.id, outputs)
 
 
-def wanted(outputs: Sequence[tuple[str, dict[str, Parameter]]], parameters: dict[str, Parameter]) -> dict[str, bool]:
+def wanted(
+    outputs: Sequence[tuple[str, dict[str, Parameter]]], parameters: dict[str, Parameter]
+) -> dict[str, bool]:
     """Outputs that are asked for (none: all of them), and whether each is to be raw bytes. Raises Refusal."""
     default = _flag(parameters, BINARY_OUTPUT, False, f"parameters.{BINARY_OUTPUT}")
     if not outputs:
@@ -153,7 +183,12 @@ def wanted(outputs: Sequence[tuple[str, dict[str, Parameter]]], parameters: dict
     found: dict[str, bool] = {}
     for place, (name, asked) in enumerate(outputs):
         if name not in OUTPUTS or name in found:
-            raise Refusal(422, "outputs", f"outputs must name {', '.join(OUTPUTS)}, each once at most.", f"outputs[{place}].name")
+            raise Refusal(
+                422,
+                "outputs",
+                f"outputs must name {', '.join(OUTPUTS)}, each once at most.",
+                f"outputs[{place}].name",
+            )
         found[name] = _flag(asked, BINARY, default, f"outputs[{place}].parameters.{BINARY}")
     return found
 
@@ -186,7 +221,11 @@ def encode(pipeline: str, answers: Answers, asked: Asked) -> tuple[bytes, int | 
         else:
             output["data"] = values
         outputs.append(output)
-    answer: dict[str, Any] = {"model_name": pipeline, "model_version": answers.bundles[0], "outputs": outputs}
+    answer: dict[str, Any] = {
+        "model_name": pipeline,
+        "model_version": answers.bundles[0],
+        "outputs": outputs,
+    }
     if asked.id is not None:
         answer["id"] = asked.id
     header = msgspec.json.encode(answer)
@@ -202,7 +241,18 @@ def _flag(parameters: dict[str, Parameter], name: str, default: bool, place: str
 
 def _malformed(message: str) -> Refusal:
     """What msgspec found, said without values and without names that came from outside."""
-    for start, rule in (("Object contains unknown field", "unknown_field"), ("Object missing required field", "missing_field")):
+    for start, rule in (
+        ("Object contains unknown field", "unknown_field"),
+        ("Object missing required field", "missing_field"),
+    ):
         if message.startswith(start):
-            return Refusal(422, rule, "The body must be an inference: inputs (each name, shape, datatype, data), id, parameters, outputs.")
-    return Refusal(422, "type", "The body must be an inference: inputs (each name, shape, datatype, data), id, parameters, outputs.")
+            return Refusal(
+                422,
+                rule,
+                "The body must be an inference: inputs (each name, shape, datatype, data), id, parameters, outputs.",
+            )
+    return Refusal(
+        422,
+        "type",
+        "The body must be an inference: inputs (each name, shape, datatype, data), id, parameters, outputs.",
+    )

@@ -33,14 +33,22 @@ def document(manifests: Mapping[str, Manifest], options: Options) -> Schema:
     paths: Schema = {
         "/healthz": _get("live", "The process lives.", health),
         "/readyz": _get("ready", "Every known pipeline is served.", health, "503"),
-        "/metrics": _get("metrics", "Counts and latencies, as Prometheus text.", health, kind="text/plain"),
+        "/metrics": _get(
+            "metrics", "Counts and latencies, as Prometheus text.", health, kind="text/plain"
+        ),
         "/v2": _get("server", "Name, version and extensions of the server.", protocol),
         "/v2/health/live": _get("server_live", "Live.", protocol),
         "/v2/health/ready": _get("server_ready", "Ready.", protocol, "503"),
     }
     schemas: Schema = {**_SCHEMAS}
     for name, manifest in manifests.items():
-        schemas[name] = _object({column: _field(field, options.text_limit) for column, field in manifest.request.items()}, closed=True)
+        schemas[name] = _object(
+            {
+                column: _field(field, options.text_limit)
+                for column, field in manifest.request.items()
+            },
+            closed=True,
+        )
         paths |= _paths(name, manifest, options)
     return {
         "openapi": "3.1.0",
@@ -67,7 +75,11 @@ def document(manifests: Mapping[str, Manifest], options: Options) -> Schema:
 
 
 def _paths(name: str, manifest: Manifest, options: Options) -> Schema:
-    one, model, bundle = _reference(name), f"/v2/models/{name}", f"/v2/models/{name}/versions/{{version}}"
+    one, model, bundle = (
+        _reference(name),
+        f"/v2/models/{name}",
+        f"/v2/models/{name}/versions/{{version}}",
+    )
     purpose = manifest.purpose or f"Predict {manifest.label}."
     inference = _body(_reference("Inference"), _inference(manifest), _TENSORS)
     inferred = _answers(_reference("Inferred"), _TENSORS)
@@ -94,7 +106,13 @@ def _paths(name: str, manifest: Manifest, options: Options) -> Schema:
 
 
 def _of_version(operations: Schema) -> Schema:
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}, "description": "digest of a bundle"}
+    version = {
+        "name": "version",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": "digest of a bundle",
+    }
     return {verb: {**operation, "parameters": [version]} for verb, operation in operations.items()}
 
 
@@ -109,7 +127,13 @@ def _inference(manifest: Manifest) -> Schema:
 
 
 def _field(field: RequestField, text_limit: int) -> Schema:
-    kinds = {"string": "string", "float": "number", "integer": "integer", "boolean": "boolean", "datetime": "string"}
+    kinds = {
+        "string": "string",
+        "float": "number",
+        "integer": "integer",
+        "boolean": "boolean",
+        "datetime": "string",
+    }
     schema: Schema = {"type": [kinds[field.kind], "null"] if field.nullable else kinds[field.kind]}
     if field.kind == "datetime":
         schema["format"] = "date-time"
@@ -117,12 +141,21 @@ def _field(field: RequestField, text_limit: int) -> Schema:
         schema["enum"] = [*field.values, None] if field.nullable else list(field.values)
     elif field.kind == "string":
         schema["maxLength"] = text_limit
-    limits = {"minimum": field.ge, "maximum": field.le, "pattern": field.pattern, "description": field.description or None}
+    limits = {
+        "minimum": field.ge,
+        "maximum": field.le,
+        "pattern": field.pattern,
+        "description": field.description or None,
+    }
     return schema | {name: value for name, value in limits.items() if value is not None}
 
 
 def _object(properties: Schema, optional: Schema | None = None, closed: bool = False) -> Schema:
-    made: Schema = {"type": "object", "required": list(properties), "properties": {**properties, **(optional or {})}}
+    made: Schema = {
+        "type": "object",
+        "required": list(properties),
+        "properties": {**properties, **(optional or {})},
+    }
     return made | {"additionalProperties": False} if closed else made
 
 
@@ -143,32 +176,57 @@ def _reference(name: str) -> Schema:
 
 
 def _one_or_many(one: Schema, limit: int) -> Schema:
-    return {"oneOf": [one, _object({"instances": _array(one, minItems=1, maxItems=limit)}, closed=True)]}
+    return {
+        "oneOf": [one, _object({"instances": _array(one, minItems=1, maxItems=limit)}, closed=True)]
+    }
 
 
 def _body(schema: Schema, sample: Schema, others: Schema | None = None) -> Schema:
-    return {"required": True, "content": {"application/json": {"schema": schema, "example": sample}, **(others or {})}}
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": schema, "example": sample}, **(others or {})},
+    }
 
 
-def _answers(schema: Schema, others: Schema | None = None, says: str = "predicted and logged") -> Schema:
-    answer = {"description": says, "content": {"application/json": {"schema": schema}, **(others or {})}}
+def _answers(
+    schema: Schema, others: Schema | None = None, says: str = "predicted and logged"
+) -> Schema:
+    answer = {
+        "description": says,
+        "content": {"application/json": {"schema": schema}, **(others or {})},
+    }
     return {"200": answer, **{status: _refused(status) for status in _STATUSES}}
 
 
 def _refused(status: str) -> Schema:
-    return {"description": _STATUSES[status], "content": {"application/json": {"schema": _reference("Refusal")}}}
+    return {
+        "description": _STATUSES[status],
+        "content": {"application/json": {"schema": _reference("Refusal")}},
+    }
 
 
 def _post(identity: str, summary: str, tag: str, body: Schema, answers: Schema) -> Schema:
-    return {"post": {"operationId": identity, "summary": summary, "tags": [tag], "requestBody": body, "responses": answers}}
+    return {
+        "post": {
+            "operationId": identity,
+            "summary": summary,
+            "tags": [tag],
+            "requestBody": body,
+            "responses": answers,
+        }
+    }
 
 
-def _get(identity: str, summary: str, tag: str, *refusals: str, kind: str = "application/json") -> Schema:
+def _get(
+    identity: str, summary: str, tag: str, *refusals: str, kind: str = "application/json"
+) -> Schema:
     answers: Schema = {"200": {"description": summary, "content": {kind: {}}}}
     if tag != "Health":
         refusals = ("401", "403", "429", *refusals)
     answers |= {status: _refused(status) for status in sorted(refusals)}
-    return {"get": {"operationId": identity, "summary": summary, "tags": [tag], "responses": answers}}
+    return {
+        "get": {"operationId": identity, "summary": summary, "tags": [tag], "responses": answers}
+    }
 
 
 _PREDICTION = {
@@ -176,16 +234,27 @@ _PREDICTION = {
     "prediction": {"type": "number", "minimum": 0, "maximum": 1, "description": "probability"},
     "bundle": _text("digest of the bundle that answered"),
     "arm": _text("champion or challenger"),
-    "online_as_of": {"type": ["string", "null"], "format": "date", "description": "day of the online features that were used"},
-    "ood": _array({"type": "string"}) | {"description": "features of this row that lie outside the range of the training set"},
+    "online_as_of": {
+        "type": ["string", "null"],
+        "format": "date",
+        "description": "day of the online features that were used",
+    },
+    "ood": _array({"type": "string"})
+    | {"description": "features of this row that lie outside the range of the training set"},
 }
 _PARAMETERS = {"type": "object", "additionalProperties": {"type": ["boolean", "number", "string"]}}
 _TENSOR = {
     "name": {"type": "string"},
     "shape": _array({"type": "integer", "minimum": 0}, minItems=1, maxItems=2),
-    "datatype": {"type": "string", "enum": sorted({datatype for datatypes in DATATYPES.values() for datatype in datatypes})},
+    "datatype": {
+        "type": "string",
+        "enum": sorted({datatype for datatypes in DATATYPES.values() for datatype in datatypes}),
+    },
 }
-_DATA = {"data": _array({}) | {"description": "absent where the tensor travels as raw bytes"}, "parameters": _PARAMETERS}
+_DATA = {
+    "data": _array({}) | {"description": "absent where the tensor travels as raw bytes"},
+    "parameters": _PARAMETERS,
+}
 _SCHEMAS: Schema = {
     "Refusal": _object({
         "error": _text("what is wrong, without values"),

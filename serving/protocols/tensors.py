@@ -53,10 +53,22 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
     found: dict[str, Tensor] = {}
     for place, tensor in enumerate(tensors):
         base = tensor.name.removesuffix(IS_NULL)
-        if base not in contract.fields or (base != tensor.name and not contract.fields[base].nullable):
-            raise Refusal(422, "unknown_field", f"There is no such input; inputs are {', '.join(contract.names)}.", f"inputs[{place}].name")
+        if base not in contract.fields or (
+            base != tensor.name and not contract.fields[base].nullable
+        ):
+            raise Refusal(
+                422,
+                "unknown_field",
+                f"There is no such input; inputs are {', '.join(contract.names)}.",
+                f"inputs[{place}].name",
+            )
         if tensor.name in found:
-            raise Refusal(422, "duplicate_field", f"The input {tensor.name} is there more than once.", f"inputs[{place}].name")
+            raise Refusal(
+                422,
+                "duplicate_field",
+                f"The input {tensor.name} is there more than once.",
+                f"inputs[{place}].name",
+            )
         found[tensor.name] = tensor
     for name in contract.names:
         if name not in found:
@@ -71,12 +83,23 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
         if name + IS_NULL in found:
             nulls = _values(found[name + IS_NULL], ("BOOL",), count)
             assert not isinstance(nulls, Column), "no column is a mask"
-            null = np.array(_checked(nulls, list[bool], name + IS_NULL)) if isinstance(nulls, list) else nulls
+            null = (
+                np.array(_checked(nulls, list[bool], name + IS_NULL))
+                if isinstance(nulls, list)
+                else nulls
+            )
         if isinstance(values, Column):
             columns[name] = values
         elif isinstance(values, list):
             # Plain values are not what their datatype says before they are checked.
-            known = values if null is None else [None if missing else value for value, missing in zip(values, null.tolist(), strict=True)]
+            known = (
+                values
+                if null is None
+                else [
+                    None if missing else value
+                    for value, missing in zip(values, null.tolist(), strict=True)
+                ]
+            )
             raw = isinstance(found[name].values, bytes)
             if raw and kind == "string":
                 columns[name] = Column(kind, (texts := Texts(known)), texts.null)
@@ -85,13 +108,17 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
             else:
                 columns[name] = known
         else:
-            columns[name] = Column(kind, values.astype(np.float64) if kind == "float" else values, null)
+            columns[name] = Column(
+                kind, values.astype(np.float64) if kind == "float" else values, null
+            )
     return contract.check_columns(columns)
 
 
 def packed(texts: Sequence[str]) -> bytes:
     """Texts as a raw BYTES tensor: each preceded by its length, four bytes little-endian."""
-    return b"".join([struct.pack("<I", len(content)) + content for content in (text.encode() for text in texts)])
+    return b"".join(
+        [struct.pack("<I", len(content)) + content for content in (text.encode() for text in texts)]
+    )
 
 
 def raw_output(datatype: str, values: Sequence[Any]) -> bytes:
@@ -105,8 +132,14 @@ def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
         "name": manifest.pipeline,
         "versions": list(versions),
         "platform": "evergreen_xgboost",
-        "inputs": [{"name": name, "datatype": DATATYPES[field.kind][0], "shape": [-1]} for name, field in manifest.request.items()],
-        "outputs": [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in OUTPUTS.items()],
+        "inputs": [
+            {"name": name, "datatype": DATATYPES[field.kind][0], "shape": [-1]}
+            for name, field in manifest.request.items()
+        ],
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": [-1]}
+            for name, datatype in OUTPUTS.items()
+        ],
     }
 
 
@@ -121,17 +154,30 @@ def _length(tensor: Tensor) -> int:
 def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any] | Array | Column:
     """`count` values of a tensor that has one of the `allowed` datatypes: an array where numbers came as raw bytes."""
     if tensor.datatype not in allowed:
-        raise Refusal(422, "datatype", f"The input {tensor.name} must have the datatype {' or '.join(allowed)}.", tensor.name)
+        raise Refusal(
+            422,
+            "datatype",
+            f"The input {tensor.name} must have the datatype {' or '.join(allowed)}.",
+            tensor.name,
+        )
     if _length(tensor) != count:
         raise _shape(tensor.name)
     values = tensor.values
     if isinstance(values, bytes):
-        return _unpacked(tensor.name, values, count) if tensor.datatype == "BYTES" else _numbers(tensor, values, count)
+        return (
+            _unpacked(tensor.name, values, count)
+            if tensor.datatype == "BYTES"
+            else _numbers(tensor, values, count)
+        )
     if isinstance(values, Column):
         if len(values) != count:
             raise _shape(tensor.name)
         return values
-    if len(tensor.shape) == 2 and values and all(isinstance(item, list) and len(item) == 1 for item in values):
+    if (
+        len(tensor.shape) == 2
+        and values
+        and all(isinstance(item, list) and len(item) == 1 for item in values)
+    ):
         values = [item[0] for item in values]
     if len(values) != count:
         raise _shape(tensor.name)
@@ -141,11 +187,21 @@ def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any] | A
 def _numbers(tensor: Tensor, raw: bytes, count: int) -> Array:
     kind = np.dtype(_NUMPY[tensor.datatype])
     if len(raw) != count * kind.itemsize:
-        raise Refusal(422, "size", f"The raw bytes of the input {tensor.name} do not fit its datatype and shape.", tensor.name)
+        raise Refusal(
+            422,
+            "size",
+            f"The raw bytes of the input {tensor.name} do not fit its datatype and shape.",
+            tensor.name,
+        )
     array = np.frombuffer(raw, dtype=kind)
     if tensor.datatype == "BOOL":
         if (array > 1).any():
-            raise Refusal(422, "boolean", f"{tensor.name} must be true or false: one byte, 1 or 0.", tensor.name)
+            raise Refusal(
+                422,
+                "boolean",
+                f"{tensor.name} must be true or false: one byte, 1 or 0.",
+                tensor.name,
+            )
         return array.astype(np.bool_)
     return array
 
@@ -165,7 +221,12 @@ def _unpacked(name: str, raw: bytes, count: int) -> list[Any]:
             index = next(index for index, text in enumerate(found) if not _is_text(text))
             raise Refusal(422, "utf-8", f"{name} must be UTF-8 text.", f"{name}[{index}]") from None
     if len(texts) != count or starts[-1] != len(raw):
-        raise Refusal(422, "size", f"The raw bytes of the input {name} do not fit its datatype and shape.", name)
+        raise Refusal(
+            422,
+            "size",
+            f"The raw bytes of the input {name} do not fit its datatype and shape.",
+            name,
+        )
     return texts
 
 
@@ -204,9 +265,16 @@ def _checked(values: list[Any], kind: Any, name: str) -> list[Any]:
     try:
         checked: list[Any] = msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise Refusal(422, "boolean", f"{name} must be true or false.", f"{name}{parse_place(error)}") from None
+        raise Refusal(
+            422, "boolean", f"{name} must be true or false.", f"{name}{parse_place(error)}"
+        ) from None
     return checked
 
 
 def _shape(name: str) -> Refusal:
-    return Refusal(422, "shape", f"The input {name} must have the shape [n] or [n, 1], and n values, n being the same for all.", name)
+    return Refusal(
+        422,
+        "shape",
+        f"The input {name} must have the shape [n] or [n, 1], and n values, n being the same for all.",
+        name,
+    )

@@ -30,33 +30,65 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "requests_total": Family("counter", "Answered requests by status.", ("pipeline", "status")),
     "request_seconds": Family(
-        "histogram", "Time from a request's arrival to its answer, successes alone, by the arm that answered.", ("pipeline", "arm")
+        "histogram",
+        "Time from a request's arrival to its answer, successes alone, by the arm that answered.",
+        ("pipeline", "arm"),
     ),
     "predictions_total": Family("counter", "Rows predicted and logged.", ("pipeline", "arm")),
-    "prediction": Family("histogram", "What was predicted: the outputs' distribution.", ("pipeline", "arm")),
+    "prediction": Family(
+        "histogram", "What was predicted: the outputs' distribution.", ("pipeline", "arm")
+    ),
     "out_of_distribution_total": Family(
-        "counter", "Rows with a feature outside the range of the training set, by feature.", ("pipeline", "feature")
+        "counter",
+        "Rows with a feature outside the range of the training set, by feature.",
+        ("pipeline", "feature"),
     ),
-    "unauthorized_total": Family("counter", "Requests refused because of their key or token, by reason.", ("reason",)),
-    "rate_limited_total": Family("counter", "Requests refused because their key asked too often.", ("key",)),
+    "unauthorized_total": Family(
+        "counter", "Requests refused because of their key or token, by reason.", ("reason",)
+    ),
+    "rate_limited_total": Family(
+        "counter", "Requests refused because their key asked too often.", ("key",)
+    ),
     "shed_total": Family(
-        "counter", "Requests refused: too many at once, too late to be of use, or not to be logged (full disk).", ("reason",)
+        "counter",
+        "Requests refused: too many at once, too late to be of use, or not to be logged (full disk).",
+        ("reason",),
     ),
-    "requests_in_flight": Family("gauge", "Requests that have arrived and are not answered yet, queued ones included."),
-    "bundle_info": Family("gauge", "Bundle behind each arm; the value is its share of the traffic.", ("pipeline", "arm", "bundle")),
-    "serves_desired": Family("gauge", "1 where every worker serves the newest desired state, 0 where one does not.", ("pipeline",)),
+    "requests_in_flight": Family(
+        "gauge", "Requests that have arrived and are not answered yet, queued ones included."
+    ),
+    "bundle_info": Family(
+        "gauge",
+        "Bundle behind each arm; the value is its share of the traffic.",
+        ("pipeline", "arm", "bundle"),
+    ),
+    "serves_desired": Family(
+        "gauge",
+        "1 where every worker serves the newest desired state, 0 where one does not.",
+        ("pipeline",),
+    ),
     "trials_total": Family(
         "counter",
         "Rows computed by bundles on trial: scored beside the answer, failed, or dropped for want of time.",
         ("pipeline", "outcome"),
     ),
-    "serving_info": Family("gauge", "1 where a verified bundle is served; day of the online features.", ("pipeline", "online_as_of")),
-    "desired_serial": Family("gauge", "Serial of the desired state that is served.", ("pipeline",)),
-    "online_features_age_seconds": Family("gauge", "Time since the online features were published.", ("pipeline",)),
-    "api_key_expires_seconds": Family(
-        "gauge", "Time until a key expires: +Inf for one that never does, negative once it has.", ("key", "owner")
+    "serving_info": Family(
+        "gauge",
+        "1 where a verified bundle is served; day of the online features.",
+        ("pipeline", "online_as_of"),
     ),
-    "log_sync_failing": Family("gauge", "1 while the prediction log cannot be flushed to the disk."),
+    "desired_serial": Family("gauge", "Serial of the desired state that is served.", ("pipeline",)),
+    "online_features_age_seconds": Family(
+        "gauge", "Time since the online features were published.", ("pipeline",)
+    ),
+    "api_key_expires_seconds": Family(
+        "gauge",
+        "Time until a key expires: +Inf for one that never does, negative once it has.",
+        ("key", "owner"),
+    ),
+    "log_sync_failing": Family(
+        "gauge", "1 while the prediction log cannot be flushed to the disk."
+    ),
     "cpu_seconds_total": Family("counter", "CPU time used by a worker.", ("worker",)),
     "resident_memory_bytes": Family("gauge", "Resident memory of a worker.", ("worker",)),
     "start_time_seconds": Family("gauge", "Start of a worker, Unix time.", ("worker",)),
@@ -118,7 +150,11 @@ class Region:
         return self.series[family, labels].start
 
     def values(self, family: str) -> dict[Labels, list[float]]:
-        return {labels: list(self.cells[cells.start : cells.stop]) for (name, labels), cells in self.series.items() if name == family}
+        return {
+            labels: list(self.cells[cells.start : cells.stop])
+            for (name, labels), cells in self.series.items()
+            if name == family
+        }
 
     def set(self, family: str, labels: Labels, value: float) -> None:
         self.cells[self.cell(family, labels)] = value
@@ -139,7 +175,9 @@ class Counts:
         """One answered request; `arm` is the one that predicted, "several" for a batch with rows of more than one."""
         place = self._statuses.get(status)
         if place is None:
-            place = self._statuses[status] = self._region.cell("requests_total", (self._pipeline, str(status)))
+            place = self._statuses[status] = self._region.cell(
+                "requests_total", (self._pipeline, str(status))
+            )
         cells = self._cells
         cells[place] += 1
         if status == 200:
@@ -158,7 +196,9 @@ class Counts:
             for output in outputs:
                 cells[histogram + bisect_left(OUTPUT_BOUNDS, output)] += 1
         else:
-            found = np.bincount(np.searchsorted(OUTPUT_BOUNDS, outputs), minlength=len(OUTPUT_BOUNDS))
+            found = np.bincount(
+                np.searchsorted(OUTPUT_BOUNDS, outputs), minlength=len(OUTPUT_BOUNDS)
+            )
             for step, count in enumerate(found.tolist()):
                 cells[histogram + step] += count
         cells[histogram + len(OUTPUT_BOUNDS)] += sum(outputs)
@@ -184,7 +224,9 @@ class Metrics:
         self.place = place
         view = memory.mapped(descriptor)
         # The first series of every region are the same, so that their cells are too.
-        self._regions = [Region(view[start : start + REGION]) for start in range(0, len(view), REGION)]
+        self._regions = [
+            Region(view[start : start + REGION]) for start in range(0, len(view), REGION)
+        ]
         self.region = self._regions[place]
         self._in_flight = self.region.cell("requests_in_flight")
         self._sync_failing = self.region.cell("log_sync_failing")
@@ -213,7 +255,11 @@ class Metrics:
     def in_flight(self, own: int) -> float:
         """Requests of all workers that have no answer yet; `own` are this worker's."""
         self.region.cells[self._in_flight] = own
-        return sum(region.cells[self._in_flight] for region in self._regions) if len(self._regions) > 1 else own
+        return (
+            sum(region.cells[self._in_flight] for region in self._regions)
+            if len(self._regions) > 1
+            else own
+        )
 
     def measure(self, log_failing: bool = False) -> None:
         """Take down what the process uses."""
@@ -222,7 +268,9 @@ class Metrics:
         self.region.set("resident_memory_bytes", worker, self._process.memory_info().rss)
         self.region.cells[self._sync_failing] = log_failing
 
-    def sample(self, about: Mapping[str, tuple[str | None, int, str | None]], log_error: str | None) -> Sample:
+    def sample(
+        self, about: Mapping[str, tuple[str | None, int, str | None]], log_error: str | None
+    ) -> Sample:
         """This worker since the sample before; `about` gives bundle, serial and snapshot day of each pipeline."""
         now, cpu = time.monotonic(), time.process_time()
         seconds = max(now - self._clock, 1e-6)
@@ -253,12 +301,21 @@ class Metrics:
             region.follow()
         lines = []
         for name, family in FAMILIES.items():
-            lines += [f"# HELP evergreen_{name} {family.help}", f"# TYPE evergreen_{name} {family.kind}"]
-            found: dict[Labels, list[float]] = {labels: [float(value)] for of, labels, value in known if of == name}
+            lines += [
+                f"# HELP evergreen_{name} {family.help}",
+                f"# TYPE evergreen_{name} {family.kind}",
+            ]
+            found: dict[Labels, list[float]] = {
+                labels: [float(value)] for of, labels, value in known if of == name
+            }
             for region in self._regions:
                 for labels, values in region.values(name).items():
                     earlier = found.get(labels)
-                    found[labels] = values if earlier is None else [a + b for a, b in zip(earlier, values, strict=True)]
+                    found[labels] = (
+                        values
+                        if earlier is None
+                        else [a + b for a, b in zip(earlier, values, strict=True)]
+                    )
             for labels, values in sorted(found.items()):
                 named = [(label, value) for label, value in zip(family.labels, labels, strict=True)]
                 if family.kind == "histogram":
@@ -268,7 +325,10 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
     def _named(self) -> list[str]:
-        return sorted({labels[0] for family, labels in self.region.series if family == "requests_total"} - {""})
+        return sorted(
+            {labels[0] for family, labels in self.region.series if family == "requests_total"}
+            - {""}
+        )
 
     def _totals(self, pipeline: str) -> Totals:
         values = self.region.values
@@ -293,10 +353,17 @@ class Totals(NamedTuple):
 def _histogram(name: str, labels: list[tuple[str, str]], values: list[float]) -> list[str]:
     """Cumulative buckets, sum and count of non-cumulative buckets followed by their sum."""
     *counts, total = values
-    bounds, shown = (BOUNDS, _SHOWN_BOUNDS) if len(counts) == len(BOUNDS) else (OUTPUT_BOUNDS, tuple(range(len(OUTPUT_BOUNDS))))
+    bounds, shown = (
+        (BOUNDS, _SHOWN_BOUNDS)
+        if len(counts) == len(BOUNDS)
+        else (OUTPUT_BOUNDS, tuple(range(len(OUTPUT_BOUNDS))))
+    )
     cumulative = list(accumulate(counts))
     return [
-        *(_line(f"{name}_bucket", [*labels, ("le", f"{bounds[place]:.6g}")], cumulative[place]) for place in shown),
+        *(
+            _line(f"{name}_bucket", [*labels, ("le", f"{bounds[place]:.6g}")], cumulative[place])
+            for place in shown
+        ),
         _line(f"{name}_bucket", [*labels, ("le", "+Inf")], cumulative[-1]),
         _line(f"{name}_sum", labels, total),
         _line(f"{name}_count", labels, cumulative[-1]),

@@ -29,9 +29,13 @@ class Traces:
     """`collector` is the URL that takes spans, such as http://127.0.0.1:4318/v1/traces."""
 
     def __init__(self, collector: str, worker: str) -> None:
-        resource = Resource.create({"service.name": "evergreen-endpoint", "service.instance.id": worker})
+        resource = Resource.create(
+            {"service.name": "evergreen-endpoint", "service.instance.id": worker}
+        )
         self._provider = TracerProvider(resource=resource)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=collector, timeout=EXPORT_SECONDS)))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint=collector, timeout=EXPORT_SECONDS))
+        )
         self._tracer = self._provider.get_tracer("evergreen.serving")
         # Spans carry wall time; a request's moments are of the monotonic clock.
         self._offset = time.time_ns() - time.monotonic_ns()
@@ -40,7 +44,11 @@ class Traces:
         """Record one answered request. Attributes hold no values of the request: route, pipeline, arm, rows, status."""
         # Until a caller is let in, its path may be anything.
         route = _route(path, status) if call.admitted else "unknown"
-        parent = _propagator.extract({"traceparent": call.traceparent.decode("latin-1")}) if call.traceparent else None
+        parent = (
+            _propagator.extract({"traceparent": call.traceparent.decode("latin-1")})
+            if call.traceparent
+            else None
+        )
         span = self._tracer.start_span(
             f"{method} {route}", context=parent, kind=SpanKind.SERVER, start_time=int(call.start * 1e9) + self._offset,
             attributes={
@@ -67,7 +75,10 @@ def _route(path: str, status: int) -> str:
             return "/".join(
                 [
                     f"{prefix}{{pipeline}}",
-                    *("{version}" if before == "versions" else part for before, part in zip(["", *rest], rest, strict=False)),
+                    *(
+                        "{version}" if before == "versions" else part
+                        for before, part in zip(["", *rest], rest, strict=False)
+                    ),
                 ]
             )
     return path

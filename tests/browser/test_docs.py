@@ -22,8 +22,18 @@ def test_the_page_sends_a_prediction_explains_the_answer_and_shows_refusals(tmp_
         admin = str(server.admin.base_url).rstrip("/")
         problems: list[str] = []
         elsewhere: list[str] = []
-        page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("request", lambda sent: None if sent.url.startswith((admin, "data:")) else elsewhere.append(sent.url))
+        page.on(
+            "console",
+            lambda message: (
+                problems.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
+        page.on(
+            "request",
+            lambda sent: (
+                None if sent.url.startswith((admin, "data:")) else elsewhere.append(sent.url)
+            ),
+        )
         page.goto(f"{admin}/docs")
         form = page.get_by_role("form", name=f"Try {NAME}")
         for name in CONTRACT:
@@ -46,7 +56,9 @@ def test_the_page_sends_a_prediction_explains_the_answer_and_shows_refusals(tmp_
         amount = form.get_by_label("amount", exact=True)
         amount.fill("5000")
         form.get_by_role("button", name="Predict").click()
-        expect(answer).to_contain_text("Refused with 422: amount must be a finite number, at least 0, at most 1000.")
+        expect(answer).to_contain_text(
+            "Refused with 422: amount must be a finite number, at least 0, at most 1000."
+        )
         expect(amount).to_have_attribute("aria-invalid", "true")
         form.get_by_role("button", name="Example").click()
         form.get_by_role("button", name="Predict").click()

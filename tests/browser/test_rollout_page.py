@@ -18,7 +18,14 @@ def test_the_page_of_a_rollout_shows_the_arms(tmp_path: Path) -> None:
     on_its_way = rollout("canary", 0.5)
     measures = (*judging.measures(on_its_way, CANARY), *judging.quality(CANARY, POLICY))
     verdicts = judging.verdicts(on_its_way, measures, POLICY)
-    report = Report(pipeline="flights", name=ROLLOUT, subject=on_its_way.bundle, day=DAY, measures=measures, verdicts=verdicts)
+    report = Report(
+        pipeline="flights",
+        name=ROLLOUT,
+        subject=on_its_way.bundle,
+        day=DAY,
+        measures=measures,
+        verdicts=verdicts,
+    )
     content, images = pages.page(report, on_its_way, CANARY, POLICY, *judging.action(verdicts))
     place = tmp_path / "index.html"
     place.write_bytes(content)
@@ -32,5 +39,9 @@ def test_the_page_of_a_rollout_shows_the_arms(tmp_path: Path) -> None:
         expect(page.get_by_role("row", name=re.compile("^requests"))).to_contain_text("n=900")
         assert len(images) == 2
         for place_of in range(len(images)):
-            assert page.locator("figure img").nth(place_of).evaluate("image => image.complete && image.naturalWidth > 300")
+            assert (
+                page.locator("figure img")
+                .nth(place_of)
+                .evaluate("image => image.complete && image.naturalWidth > 300")
+            )
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -36,11 +36,22 @@ def materializations(running: Platform) -> int:
     return len(running.instance.fetch_materializations(MACHINES, limit=100).records)
 
 
-def test_a_person_sees_the_lineage_materializes_an_asset_and_reads_its_report(shown: tuple[Platform, str]) -> None:
+def test_a_person_sees_the_lineage_materializes_an_asset_and_reads_its_report(
+    shown: tuple[Platform, str],
+) -> None:
     running, url = shown
     with browser_page() as page:
         page.goto(f"{url}/asset-groups")
-        for stage in ("data", "features", "training", "validation", "release", "endpoint", "monitoring", "retraining"):
+        for stage in (
+            "data",
+            "features",
+            "training",
+            "validation",
+            "release",
+            "endpoint",
+            "monitoring",
+            "retraining",
+        ):
             expect(page.get_by_text(stage, exact=True).first).to_be_visible()
 
         before = materializations(running)

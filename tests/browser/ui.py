@@ -31,7 +31,17 @@ def web_server(module: str, log: Path) -> Iterator[str]:
     """`dagster-webserver` on the current DAGSTER_HOME, loading `module`; yields its URL once it answers."""
     [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-m", module]
+    command = [
+        sys.executable,
+        "-m",
+        "dagster_webserver",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-m",
+        module,
+    ]
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output)
         try:
@@ -51,7 +61,9 @@ def browser_page(width: int = 1600, height: int = 1000) -> Iterator[Page]:
     """A page of headless Chromium (Debian's). Raises RuntimeError, naming the package, where there is none."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        raise RuntimeError("chromium was not found on PATH; install it (Debian: apt-get install chromium)")
+        raise RuntimeError(
+            "chromium was not found on PATH; install it (Debian: apt-get install chromium)"
+        )
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
         try:

@@ -39,7 +39,11 @@ def resign(contents: dict[str, bytes], **changes: object) -> dict[str, bytes]:
 
 def relisted(contents: dict[str, bytes], **changes: object) -> dict[str, bytes]:
     """`resign` with the digests of the files as they are now."""
-    listed = {name: sha256(content) for name, content in contents.items() if name not in ("manifest.json", "manifest.sig")}
+    listed = {
+        name: sha256(content)
+        for name, content in contents.items()
+        if name not in ("manifest.json", "manifest.sig")
+    }
     return resign(contents, files=listed, **changes)
 
 
@@ -84,7 +88,9 @@ CASES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), CASES.values(), ids=CASES.keys())
-def test_refused_bundles_say_why(sound: dict[str, bytes], change: Callable[[dict[str, bytes]], dict[str, bytes]], words: str) -> None:
+def test_refused_bundles_say_why(
+    sound: dict[str, bytes], change: Callable[[dict[str, bytes]], dict[str, bytes]], words: str
+) -> None:
     with pytest.raises(BundleError) as caught:
         from_files(change(dict(sound)), PUBLIC)
     assert words in str(caught.value)
@@ -95,7 +101,9 @@ def test_another_digest_than_asked_for_is_refused(sound: dict[str, bytes]) -> No
         from_files(sound, PUBLIC, "0" * 64)
 
 
-def test_folders_with_links_folders_and_pipes_are_refused(sound: dict[str, bytes], tmp_path: Path) -> None:
+def test_folders_with_links_folders_and_pipes_are_refused(
+    sound: dict[str, bytes], tmp_path: Path
+) -> None:
     def folder(name: str) -> Path:
         place = tmp_path / name
         place.mkdir()
@@ -140,7 +148,10 @@ def test_both_engines_agree_on_missing_values_and_unseen_codes() -> None:
     found.check_engines(matrix)
     one = [found.predict_row(row) for row in matrix.tolist()]
     assert np.allclose(found.predict(matrix), one, atol=1e-5)
-    assert Model.from_files(found.to_files()).predict(matrix).tolist() == found.predict(matrix).tolist()
+    assert (
+        Model.from_files(found.to_files()).predict(matrix).tolist()
+        == found.predict(matrix).tolist()
+    )
     assert found.predict(matrix[:0]).shape == (0,)
     with pytest.raises(ValueError, match="9 features"):
         found.predict(matrix[:, :8])

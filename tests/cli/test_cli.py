@@ -33,7 +33,13 @@ BUNDLE = "ab" * 32
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "cli.main", *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def invoke(*words: str) -> Any:
@@ -77,9 +83,15 @@ def test_an_altered_ledger_is_one_line_and_exit_code_5(home: Path) -> None:
     ledger.append("flight_delays", "traffic", bundle=BUNDLE, day=date(2013, 4, 1), actor="endpoint")
     with sqlite3.connect(settings().ledger_path) as altered:
         altered.execute("PRAGMA writable_schema = ON")
-        for (trigger,) in altered.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        for (trigger,) in altered.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall():
             altered.execute(f"DROP TRIGGER {trigger}")
-        table = next(name for (name,) in altered.execute("SELECT name FROM sqlite_master WHERE type = 'table'") if "entr" in name)
+        table = next(
+            name
+            for (name,) in altered.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if "entr" in name
+        )
         altered.execute(f"UPDATE {table} SET day = '2013-05-01'")
     result = invoke("served", "--json")
     assert result.exit_code == 5
@@ -111,9 +123,23 @@ def test_predict_says_when_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> N
 def test_served_is_read_from_the_verified_ledger(home: Path) -> None:
     ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
     assert invoke("served").exit_code == 5
-    ledger.append("flight_delays", "release", bundle=BUNDLE, day=date(2013, 4, 1), actor="policy", payload={"cause": "first_model"})
+    ledger.append(
+        "flight_delays",
+        "release",
+        bundle=BUNDLE,
+        day=date(2013, 4, 1),
+        actor="policy",
+        payload={"cause": "first_model"},
+    )
     payload = {"decision": 1, "arms": [[BUNDLE, 1.0]]}
-    ledger.append("flight_delays", "traffic", bundle=BUNDLE, day=date(2013, 4, 1), actor="endpoint", payload=payload)
+    ledger.append(
+        "flight_delays",
+        "traffic",
+        bundle=BUNDLE,
+        day=date(2013, 4, 1),
+        actor="endpoint",
+        payload=payload,
+    )
     result = invoke("served", "--json")
     found = json.loads(result.stdout)
     assert found["bundle"] == BUNDLE
@@ -138,7 +164,10 @@ def test_a_port_in_use_is_named_with_its_setting() -> None:
         taken.listen()
         number = taken.getsockname()[1]
         problem = port("127.0.0.1", number, "endpoint", "EVERGREEN_ENDPOINT_PORT").problem
-    assert problem == f"port {number} on 127.0.0.1 is in use; free it, or move the endpoint with EVERGREEN_ENDPOINT_PORT=<port>"
+    assert (
+        problem
+        == f"port {number} on 127.0.0.1 is in use; free it, or move the endpoint with EVERGREEN_ENDPOINT_PORT=<port>"
+    )
     assert port("127.0.0.1", number, "endpoint", "EVERGREEN_ENDPOINT_PORT").problem is None
 
 
@@ -153,7 +182,9 @@ def test_up_starts_nothing_on_an_unfit_machine(home: Path, monkeypatch: pytest.M
     assert not (home / "initialised.json").exists()
 
 
-def test_missing_packages_and_full_disks_are_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_and_full_disks_are_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "no-such-package not installed" in str(packages(("no-such-package",)).problem)
     monkeypatch.setattr("cli.platform.installation.FREE_MIB", 10**12)
     assert "make room" in str(disk(home / "not" / "there").problem)
@@ -219,7 +250,9 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     server.server_close()
 
 
-def test_a_replay_goes_on_where_it_was_stopped(endpoint: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_goes_on_where_it_was_stopped(
+    endpoint: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed = RecordedFeed()
     monkeypatch.setattr(replaying, "open_feed", lambda settings, options: feed)
     options = replaying.Options(start=date(2013, 1, 4), end=date(2013, 1, 6), follow=True)
@@ -232,8 +265,15 @@ def test_a_replay_goes_on_where_it_was_stopped(endpoint: Settings, monkeypatch: 
     position = replaying.replay(endpoint, options, lambda line: None)
     assert feed.landed == [date(2013, 1, day) for day in (1, 2, 3, 4, 5, 6)]
     assert feed.once == 1
-    assert (position.landed, position.sent, position.requests, position.failed) == (date(2013, 1, 6), date(2013, 1, 6), 9, 0)
-    assert sorted(Endpoint.seen) == [f"2013-01-0{day}-{number}" for day in (4, 5, 6) for number in range(3)]
+    assert (position.landed, position.sent, position.requests, position.failed) == (
+        date(2013, 1, 6),
+        date(2013, 1, 6),
+        9,
+        0,
+    )
+    assert sorted(Endpoint.seen) == [
+        f"2013-01-0{day}-{number}" for day in (4, 5, 6) for number in range(3)
+    ]
     assert replaying.replay(endpoint, options, lambda line: None) == position
 
 
@@ -248,7 +288,11 @@ def killed_on(day: str, real: Any) -> Any:
 
 def test_every_request_that_fails_is_counted(endpoint: Settings) -> None:
     Endpoint.refused = ("a-1", "a-3")
-    sent = send(endpoint.endpoint_url, "flight_delays", [{"flight_id": f"a-{number}"} for number in range(20)])
+    sent = send(
+        endpoint.endpoint_url,
+        "flight_delays",
+        [{"flight_id": f"a-{number}"} for number in range(20)],
+    )
     assert (sent.requests, sent.failed) == (20, 2)
     assert sent.errors[0].startswith("422")
     nowhere = send(f"http://127.0.0.1:{free_ports(1)[0]}", "flight_delays", [{"flight_id": "a"}])
@@ -271,7 +315,10 @@ def test_quality_is_computed_on_the_same_rows() -> None:
     found = compare(label, good, poor)
     assert found["rows"] == 4
     assert found["live"]["roc_auc"] == 1.0
-    assert found["never_retrained"] == {"log_loss": pytest.approx(np.log(2), abs=1e-5), "roc_auc": 0.5}
+    assert found["never_retrained"] == {
+        "log_loss": pytest.approx(np.log(2), abs=1e-5),
+        "roc_auc": 0.5,
+    }
     with pytest.raises(ValueError, match="differ"):
         compare(label, good, poor[:3])
     with pytest.raises(ValueError, match="classes"):
@@ -286,14 +333,30 @@ def served(day: str, bundle: str) -> Any:
 
 def rollout(bundle: str, steps: int, outcome: str = "") -> Any:
     """The last `steps` steps of a whole rollout."""
-    way = [("shadow", 0.0, "2013-04-30"), ("canary", 0.1, "2013-05-01"), ("canary", 0.5, "2013-05-02"), ("full", 1.0, "2013-05-03")]
+    way = [
+        ("shadow", 0.0, "2013-04-30"),
+        ("canary", 0.1, "2013-05-01"),
+        ("canary", 0.5, "2013-05-02"),
+        ("full", 1.0, "2013-05-03"),
+    ]
     taken = [{"stage": stage, "share": share, "day": day} for stage, share, day in way[-steps:]]
-    return {"bundle": bundle, "steps": taken, "outcome": outcome or ("superseded" if steps == 1 else "full"), "reason": ""}
+    return {
+        "bundle": bundle,
+        "steps": taken,
+        "outcome": outcome or ("superseded" if steps == 1 else "full"),
+        "reason": "",
+    }
 
 
 def facts(**changes: Any) -> Facts:
     quality = compare(np.array([0.0, 1.0]), np.array([0.2, 0.8]), np.array([0.4, 0.6]))
-    first = {"as_of": "2013-03-31", "cause": "first_model", "candidate": "c", "champion_before": None, "released": True}
+    first = {
+        "as_of": "2013-03-31",
+        "cause": "first_model",
+        "candidate": "c",
+        "champion_before": None,
+        "released": True,
+    }
     second = {**first, "as_of": "2013-04-30", "cause": "calendar", "champion_before": "x"}
     told: dict[str, Any] = {
         "seconds": 1.0, "days": 2, "wanted_days": 2, "requests": 9, "failed_requests": 0, "failed_runs": [], "retrains": [first, second],

@@ -38,11 +38,29 @@ def stored() -> dict[str, api_keys.ApiKey]:
 
 
 def test_a_key_is_shown_once_and_stored_as_its_hash() -> None:
-    made = keys("add", "--owner", "team:shop", "--scope", "predict", "-p", "toy", "--days", "30", "--per-second", "5")
+    made = keys(
+        "add",
+        "--owner",
+        "team:shop",
+        "--scope",
+        "predict",
+        "-p",
+        "toy",
+        "--days",
+        "30",
+        "--per-second",
+        "5",
+    )
     assert api_keys.KEY.fullmatch(made["key"])
     key = stored()[made["id"]]
     assert key.digest == hashlib.sha256(made["key"].encode()).hexdigest()
-    assert (key.owner, key.scopes, key.pipelines, key.per_second, key.burst) == ("team:shop", ("predict",), ("toy",), 5.0, 5)
+    assert (key.owner, key.scopes, key.pipelines, key.per_second, key.burst) == (
+        "team:shop",
+        ("predict",),
+        ("toy",),
+        5.0,
+        5,
+    )
     assert key.expires is not None
     assert abs(key.expires - datetime.now(UTC) - timedelta(days=30)) < timedelta(hours=1)
     secret = made["key"].rsplit("_", 1)[1]
@@ -69,7 +87,19 @@ def test_with_the_first_key_the_platform_gets_its_own() -> None:
 
 
 def test_a_rotated_key_overlaps_and_keeps_its_rights() -> None:
-    old = keys("add", "--owner", "team:shop", "--scope", "explain", "--per-second", "2", "--burst", "9", "--days", "10")
+    old = keys(
+        "add",
+        "--owner",
+        "team:shop",
+        "--scope",
+        "explain",
+        "--per-second",
+        "2",
+        "--burst",
+        "9",
+        "--days",
+        "10",
+    )
     new = keys("rotate", old["id"], "--overlap", "2")
     before, after = stored()[old["id"]], stored()[new["id"]]
     assert new["key"] != old["key"]
@@ -108,7 +138,9 @@ def test_a_revoked_key_stays_on_the_list() -> None:
         (("revoke", "0" * 12), 5, "0" * 12),
     ],
 )
-def test_wrong_use_changes_nothing_and_names_the_way_out(words: tuple[str, ...], status: int, named: str) -> None:
+def test_wrong_use_changes_nothing_and_names_the_way_out(
+    words: tuple[str, ...], status: int, named: str
+) -> None:
     assert named in keys(*words, status=status)["error"]
     assert stored() == {}
 
@@ -125,6 +157,13 @@ def test_keys_made_at_once_are_all_kept() -> None:
     from cli.keys import add
 
     with ThreadPoolExecutor(8) as many:
-        list(many.map(lambda number: add(settings(), f"owner-{number}", ["predict"], [], None, None, None, True), range(24)))
+        list(
+            many.map(
+                lambda number: add(
+                    settings(), f"owner-{number}", ["predict"], [], None, None, None, True
+                ),
+                range(24),
+            )
+        )
     owners = [key.owner for key in stored().values()]
     assert sorted(owners) == sorted([PLATFORM, *(f"owner-{number}" for number in range(24))])

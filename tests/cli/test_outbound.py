@@ -35,7 +35,13 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def python(script: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,8 +49,14 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
     [
         ("socket.create_connection(('192.0.2.1', 80), timeout=1)", "connect 192.0.2.1"),
         ("socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))", "connect 2001:db8::1"),
-        ("socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))", "sendto 192.0.2.1"),
-        ("socket.socket(type=socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))", "sendmsg 192.0.2.1"),
+        (
+            "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+            "sendto 192.0.2.1",
+        ),
+        (
+            "socket.socket(type=socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
+            "sendmsg 192.0.2.1",
+        ),
         ("socket.getaddrinfo('telemetry.example', 443)", "lookup telemetry.example"),
         ("socket.gethostbyname('telemetry.example')", "lookup telemetry.example"),
     ],
@@ -87,20 +99,32 @@ def test_a_whole_lifecycle_dials_nobody(home: Path, log: Path) -> None:
     """Ingest with its Data Docs, features, tuning, training and MLflow, validation, release, endpoint and a monitored day with
     Evidently's report: everything that the libraries do on their own is done once."""
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LIFECYCLE, str(home)], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, "-W", "ignore", "-c", LIFECYCLE, str(home)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
     assert "lived as " in ended.stderr, ended.stderr[-3000:]
     lived = ended.stderr.rpartition("lived as ")[2].split()[0]
-    assert log.read_text() == f"connect 192.0.2.1 by {lived}\n", "somebody else was called, or the guard was off"
+    assert log.read_text() == f"connect 192.0.2.1 by {lived}\n", (
+        "somebody else was called, or the guard was off"
+    )
 
 
-def test_the_running_platform_dials_nobody_and_stops_in_time(home: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_running_platform_dials_nobody_and_stops_in_time(
+    home: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All services of `evergreen up`, asked for their pages, and stopped by Ctrl-C."""
     for _, setting in ports(settings()).values():
         monkeypatch.setenv(setting, str(free_ports(1)[0]))
     settings.cache_clear()
     output = open(home.parent / "up.log", "w")  # noqa: SIM115  the process writes to it
-    platform = subprocess.Popen([sys.executable, "-m", "cli.main", "up", "--no-feed"], stdout=output, stderr=subprocess.STDOUT)
+    platform = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "up", "--no-feed"],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
     try:
         waiting = {name: probe for name, (_, probe) in services(settings()).items()}
         end = time.monotonic() + 240
@@ -109,7 +133,11 @@ def test_the_running_platform_dials_nobody_and_stops_in_time(home: Path, log: Pa
             assert time.monotonic() < end, {name: probe() for name, probe in waiting.items()}
             waiting = {name: probe for name, probe in waiting.items() if probe() is not None}
             time.sleep(0.5)
-        for place in (f"http://127.0.0.1:{settings().dagster_port}/locations", settings().mlflow_url, settings().reports_url):
+        for place in (
+            f"http://127.0.0.1:{settings().dagster_port}/locations",
+            settings().mlflow_url,
+            settings().reports_url,
+        ):
             assert get(place, timeout=30)
         began = time.monotonic()
         platform.send_signal(signal.SIGINT)

@@ -24,7 +24,10 @@ def with_field(source: str, column: str, **changes: Any) -> tuple[Source, ...]:
     """The tiny pipeline's sources with one column declared otherwise."""
 
     def changed(one: Source) -> Source:
-        columns = {name: kept.model_copy(update=changes) if name == column else kept for name, kept in one.columns.items()}
+        columns = {
+            name: kept.model_copy(update=changes) if name == column else kept
+            for name, kept in one.columns.items()
+        }
         return one.model_copy(update={"columns": columns})
 
     return tuple(changed(one) if one.name == source else one for one in tiny.sources)
@@ -91,18 +94,35 @@ def test_a_wrong_declaration_names_file_pipeline_field_value_and_way_out(wrong: 
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(ValidationError, match=r"Pipeline 'tiny' .*\nowner\n  the field is required"):
+    with pytest.raises(
+        ValidationError, match=r"Pipeline 'tiny' .*\nowner\n  the field is required"
+    ):
         Pipeline(**{name: value for name, value in DECLARED.items() if name != "owner"})
 
 
 @pytest.mark.parametrize(
     ("declare", "words"),
     [
-        (lambda: Source("heat", keys=["town"], columns={"machine": text()}), ["Source 'heat'", "keys", "'town'", "columns are machine"]),
-        (lambda: Source("heat", keys=["machine"], columns={"machine": text(nullable=True)}), ["columns.machine.nullable", "never null"]),
-        (lambda: Source("heat", keys=["known_at"], columns={"known_at": text()}), ["columns.known_at", "leave it out"]),
-        (lambda: Source("heat", keys=["machine"], columns={"machine": text()}, lands="weekly"), ["lands", "'weekly'", "the day before"]),
-        (lambda: Source("heat", keys=["machine"], columns={"machine": text()}, volume=(9, 3)), ["volume", "(9, 3)", "least and the most"]),
+        (
+            lambda: Source("heat", keys=["town"], columns={"machine": text()}),
+            ["Source 'heat'", "keys", "'town'", "columns are machine"],
+        ),
+        (
+            lambda: Source("heat", keys=["machine"], columns={"machine": text(nullable=True)}),
+            ["columns.machine.nullable", "never null"],
+        ),
+        (
+            lambda: Source("heat", keys=["known_at"], columns={"known_at": text()}),
+            ["columns.known_at", "leave it out"],
+        ),
+        (
+            lambda: Source("heat", keys=["machine"], columns={"machine": text()}, lands="weekly"),
+            ["lands", "'weekly'", "the day before"],
+        ),
+        (
+            lambda: Source("heat", keys=["machine"], columns={"machine": text()}, volume=(9, 3)),
+            ["volume", "(9, 3)", "least and the most"],
+        ),
         (
             lambda: Source("heat", keys=["machine"], columns={"machine": text()}, refuses_above=5),
             ["refuses_above", "5", "less than or equal to 1"],
@@ -122,7 +142,9 @@ def test_a_wrong_part_names_itself(declare: Any, words: list[str]) -> None:
 
 
 def test_windows_are_whole_days() -> None:
-    with pytest.raises(ValueError, match=r"over=12:00:00 is no whole number of days; .*over=days\(7\)"):
+    with pytest.raises(
+        ValueError, match=r"over=12:00:00 is no whole number of days; .*over=days\(7\)"
+    ):
         rate("fails", over=timedelta(hours=12))
 
 

@@ -25,7 +25,9 @@ LIMIT = 1 << 20
 def rows(days: list[date], count: int, seed: int) -> pl.DataFrame:
     """Rows that no compression makes small."""
     noise = [os.urandom(16).hex() for _ in range(count * len(days))]
-    return pl.DataFrame({"date": [day for day in days for _ in range(count)], "noise": noise, "seed": seed})
+    return pl.DataFrame(
+        {"date": [day for day in days for _ in range(count)], "noise": noise, "seed": seed}
+    )
 
 
 @pytest.fixture
@@ -37,7 +39,11 @@ def disk(tmp_path: Path) -> Iterator[Path | None]:
     mounted = (
         mount is not None
         and umount is not None
-        and subprocess.run([mount, "-t", "tmpfs", "-o", f"size={LIMIT}", "tmpfs", str(place)], capture_output=True, check=False).returncode
+        and subprocess.run(
+            [mount, "-t", "tmpfs", "-o", f"size={LIMIT}", "tmpfs", str(place)],
+            capture_output=True,
+            check=False,
+        ).returncode
         == 0
     )
     try:

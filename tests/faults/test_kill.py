@@ -43,15 +43,29 @@ SUBMIT = "dagster._core.instance.methods.run_launcher_methods:RunLauncherMethods
 ONE_BY_ONE = (
     Point(SUBMIT, "before"),  # daemon: the run of a request is made, and not yet queued
     Point(SUBMIT, "after"),  # daemon: it is queued, and the sensor's tick does not know
-    Point("resources.lake:Lake.write", "before", ("tiny/raw/results",)),  # worker, ingest: one source committed, the next not
-    Point("resources.lake:Lake.write", "after", ("tiny/raw/results",)),  # worker, ingest: committed, nobody told
-    Point("assets.tabular.training.calibration:worthwhile", "before"),  # worker, training: in the middle of the candidate
-    Point("resources.artifacts:Artifacts.put", "after", ("bundles",)),  # worker, release: the bundle lies there, unnamed
-    Point("serving.delivery.state:Served._publish", "before"),  # endpoint: desired state seen, not yet served
+    Point(
+        "resources.lake:Lake.write", "before", ("tiny/raw/results",)
+    ),  # worker, ingest: one source committed, the next not
+    Point(
+        "resources.lake:Lake.write", "after", ("tiny/raw/results",)
+    ),  # worker, ingest: committed, nobody told
+    Point(
+        "assets.tabular.training.calibration:worthwhile", "before"
+    ),  # worker, training: in the middle of the candidate
+    Point(
+        "resources.artifacts:Artifacts.put", "after", ("bundles",)
+    ),  # worker, release: the bundle lies there, unnamed
+    Point(
+        "serving.delivery.state:Served._publish", "before"
+    ),  # endpoint: desired state seen, not yet served
 )
 ALL_AT_ONCE = (
-    Point("resources.tracking:Tracking._log_model", "after", (), "stop"),  # training: in MLflow, not registered
-    Point("resources.tracking:Tracking.move_alias", "before", (), "stop"),  # release: in the ledger, no alias, not yet desired
+    Point(
+        "resources.tracking:Tracking._log_model", "after", (), "stop"
+    ),  # training: in MLflow, not registered
+    Point(
+        "resources.tracking:Tracking.move_alias", "before", (), "stop"
+    ),  # release: in the ledger, no alias, not yet desired
 )
 
 
@@ -83,7 +97,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
             stack.callback(killed[name].kill_everything)
             land(Landing(uri=killed[name].settings.landing_uri), FIRST, HISTORY)
             killed[name].start()
-        found = {name: Told() for name in killed} | {"undisturbed": undisturbed(root / "undisturbed", Path(keys.path))}
+        found = {name: Told() for name in killed} | {
+            "undisturbed": undisturbed(root / "undisturbed", Path(keys.path))
+        }
         end = time.monotonic() + SECONDS
         while killed and time.monotonic() < end:
             for name, each in list(killed.items()):
@@ -92,7 +108,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
             time.sleep(1)
         for name, each in killed.items():
             missed = [str(point) for point in each.points if point not in each.reached]
-            found[name].problem = f"not at its end after {SECONDS:g} s; never reached: {missed or 'none'}; see {each.home}"
+            found[
+                name
+            ].problem = f"not at its end after {SECONDS:g} s; never reached: {missed or 'none'}; see {each.home}"
     return found
 
 
@@ -133,7 +151,18 @@ def test_the_end_is_reached_whatever_was_killed(told: dict[str, Told], name: str
 
 @KILLED
 @pytest.mark.parametrize(
-    "part", ["lake", "artifacts", "stored", "decisions", "tracking", "requested", "done twice", "unfinished", "materialized"]
+    "part",
+    [
+        "lake",
+        "artifacts",
+        "stored",
+        "decisions",
+        "tracking",
+        "requested",
+        "done twice",
+        "unfinished",
+        "materialized",
+    ],
 )
 def test_the_end_is_as_if_nothing_had_happened(told: dict[str, Told], name: str, part: str) -> None:
     assert told[name].state[part] == told["undisturbed"].state[part]
@@ -162,7 +191,11 @@ SWAPS = {
     "its serial was remembered": ("bundle.files:write_atomically", "after", "serial.json"),
     "its bundle was about to be loaded": ("serving.delivery.state:Served._load", "before", ""),
     "its golden rows were tried": ("serving.delivery.state:Served._load", "after", ""),
-    "it served, and had not remembered it": ("bundle.files:write_atomically", "before", "served.json"),
+    "it served, and had not remembered it": (
+        "bundle.files:write_atomically",
+        "before",
+        "served.json",
+    ),
 }
 
 
@@ -182,14 +215,21 @@ def ask_on(server: Running, tell: Callable[[dict[str, Any]], None], count: int =
 
 
 @pytest.mark.parametrize("moment", SWAPS)
-def test_an_endpoint_killed_in_a_swap_comes_back_with_the_new_bundle(moment: str, tmp_path: Path) -> None:
+def test_an_endpoint_killed_in_a_swap_comes_back_with_the_new_bundle(
+    moment: str, tmp_path: Path
+) -> None:
     place = Place.new(tmp_path)
     old = place.release(seed=1)
     new = place.install(seed=2)
     function, when, file = SWAPS[moment]
-    variables = killing([Point(function, "before" if when == "before" else "after", (new, file))], tmp_path / "marks")
+    variables = killing(
+        [Point(function, "before" if when == "before" else "after", (new, file))],
+        tmp_path / "marks",
+    )
     acknowledged: list[dict[str, Any]] = []
-    with place.server(variables={**variables, "PYTHONPATH": f"{KILLER}{os.pathsep}{TREE}"}) as server:
+    with place.server(
+        variables={**variables, "PYTHONPATH": f"{KILLER}{os.pathsep}{TREE}"}
+    ) as server:
         place.wait(old)
         acknowledged += predicted(server)
         place.desire((new, 1.0))

@@ -46,6 +46,8 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
             acknowledged = max([acknowledged, *serials])
         assert ledger.verify() >= acknowledged
     before = ledger.verify()
-    entry = ledger.append("flights", "traffic", bundle="1" * 64, day=date(2013, 4, 1), actor="afterwards")
+    entry = ledger.append(
+        "flights", "traffic", bundle="1" * 64, day=date(2013, 4, 1), actor="afterwards"
+    )
     assert entry.serial == before + 1 == ledger.verify()
     assert acknowledged > 0

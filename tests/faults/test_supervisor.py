@@ -63,7 +63,9 @@ def start(home: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
     def begin() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", UP, str(home / "stubborn.py")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         started.append(process)
         return process
 
@@ -93,7 +95,9 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
 
 
 def stand_ins(home: Path) -> dict[int, list[str]]:
-    return {pid: command for pid, command in marked(home).items() if "stubborn.py" in " ".join(command)}
+    return {
+        pid: command for pid, command in marked(home).items() if "stubborn.py" in " ".join(command)
+    }
 
 
 def parents(home: Path) -> set[int]:
@@ -120,7 +124,9 @@ def test_what_dies_is_started_again(home: Path, start: Callable[[], subprocess.P
     until(lambda: bool(parents(home) - {parent}), 30, "restarting")
 
 
-def test_a_second_platform_on_the_same_home_is_refused(home: Path, start: Callable[[], subprocess.Popen[str]]) -> None:
+def test_a_second_platform_on_the_same_home_is_refused(
+    home: Path, start: Callable[[], subprocess.Popen[str]]
+) -> None:
     start()
     until(lambda: len(list(home.glob("alive-*"))) == 3, 60, "starting")
     second = start()
@@ -129,7 +135,9 @@ def test_a_second_platform_on_the_same_home_is_refused(home: Path, start: Callab
 
 
 @pytest.mark.parametrize("victim", ["up", "supervisor"])
-def test_what_a_killed_platform_left_is_swept_by_the_next(victim: str, home: Path, start: Callable[[], subprocess.Popen[str]]) -> None:
+def test_what_a_killed_platform_left_is_swept_by_the_next(
+    victim: str, home: Path, start: Callable[[], subprocess.Popen[str]]
+) -> None:
     first = start()
     until(lambda: len(list(home.glob("alive-*"))) == 3, 60, "starting")
     old = set(stand_ins(home))
@@ -145,8 +153,14 @@ def test_what_a_killed_platform_left_is_swept_by_the_next(victim: str, home: Pat
 
 
 def test_the_sweep_spares_other_homes(home: Path, tmp_path: Path) -> None:
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, HOME_MARK: str(tmp_path / "other")})
-    ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, HOME_MARK: str(home)})
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        env={**os.environ, HOME_MARK: str(tmp_path / "other")},
+    )
+    ours = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        env={**os.environ, HOME_MARK: str(home)},
+    )
     try:
         assert sweep(home) == [ours.pid]
         assert other.poll() is None
@@ -165,12 +179,16 @@ def test_programs_share_one_code_server_and_listen_on_loopback(home: Path) -> No
         assert "127.0.0.1" in found[name].command
     assert found["feed"].command[-2:] == ("--speed", "3")
     assert found["endpoint"].command == endpoint_command(settings())
-    more = settings().model_copy(update={"endpoint_options": "--workers 2 --jwt-audience 'the shop'"})
+    more = settings().model_copy(
+        update={"endpoint_options": "--workers 2 --jwt-audience 'the shop'"}
+    )
     assert endpoint_command(more)[-4:] == ("--workers", "2", "--jwt-audience", "the shop")
     assert len({number for number, _ in ports(settings()).values()}) == 6
 
 
 def test_the_supervisor_is_configured_for_odd_names() -> None:
-    written = supervisor_configuration(Path("/tmp/my home %d"), [Program("one", "one", ("/bin/my python", "-c", "50%"))])
+    written = supervisor_configuration(
+        Path("/tmp/my home %d"), [Program("one", "one", ("/bin/my python", "-c", "50%"))]
+    )
     assert 'command="/bin/my python" -c 50%%' in written
     assert "logfile=/tmp/my home %%d/logs/supervisor.log" in written

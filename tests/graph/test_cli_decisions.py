@@ -80,7 +80,9 @@ def serving(running: Platform, day: date) -> str:
 
 def alias(running: Platform) -> str:
     """The candidate that MLflow calls the champion."""
-    return str(running.tracking.client().get_model_version_by_alias("tiny", "champion").tags["candidate"])
+    return str(
+        running.tracking.client().get_model_version_by_alias("tiny", "champion").tags["candidate"]
+    )
 
 
 def test_people_approve_reject_roll_back_and_ask_for_a_retrain(running: Platform) -> None:
@@ -91,43 +93,104 @@ def test_people_approve_reject_roll_back_and_ask_for_a_retrain(running: Platform
     first = waits["waiting"]["bundle"]
     assert waits["released"] is None
     assert waits["waiting"]["approval"] == "0 of 1 approvals (none)"
-    assert (waits["waiting"]["needed"], waits["waiting"]["approved_by"], waits["waiting"]["refusals"]) == (1, [], [])
+    assert (
+        waits["waiting"]["needed"],
+        waits["waiting"]["approved_by"],
+        waits["waiting"]["refusals"],
+    ) == (1, [], [])
     assert f"evergreen approve {first[:12]} --pipeline tiny" in evergreen("status")[1]
     assert evergreen("served", "--pipeline", "tiny")[0] == 5
-    assert refused("rollback", *ANN) == (5, "pipeline 'tiny' has released nothing yet; there is nothing to roll back")
+    assert refused("rollback", *ANN) == (
+        5,
+        "pipeline 'tiny' has released nothing yet; there is nothing to roll back",
+    )
 
     # Who decides, and why, must be said; the platform's own name is nobody's.
-    assert refused("approve", first[:12], "--pipeline", "tiny", "--as", "policy", "--reason", "none")[0] == 5
-    assert refused("approve", first[:12], "--pipeline", "tiny", "--as", "ann@example.org", "--reason", " ")[0] == 5
+    assert (
+        refused("approve", first[:12], "--pipeline", "tiny", "--as", "policy", "--reason", "none")[
+            0
+        ]
+        == 5
+    )
+    assert (
+        refused(
+            "approve", first[:12], "--pipeline", "tiny", "--as", "ann@example.org", "--reason", " "
+        )[0]
+        == 5
+    )
     assert refused("approve", "no-such-bundle", *ANN)[0] == 2
-    assert refused("approve", first, "--pipeline", "other", "--as", "ann@example.org", "--reason", "mistaken")[0] == 2
+    assert (
+        refused(
+            "approve",
+            first,
+            "--pipeline",
+            "other",
+            "--as",
+            "ann@example.org",
+            "--reason",
+            "mistaken",
+        )[0]
+        == 2
+    )
 
     # Approved, it is released and served; approving again is the same decision.
     entry = told("approve", first[:12], *ANN)
-    assert (entry["kind"], entry["bundle"], entry["actor"]) == ("approval", first, "ann@example.org")
+    assert (entry["kind"], entry["bundle"], entry["actor"]) == (
+        "approval",
+        first,
+        "ann@example.org",
+    )
     assert told("approve", first, *ANN)["serial"] == entry["serial"]
-    assert told("status")["pipelines"]["tiny"]["waiting"]["approval"] == "1 of 1 approvals (ann@example.org)"
-    assert [(run.job, run.tags["evergreen/cause"]) for run in settled(running)] == [("tiny_release", "approval")]
+    assert (
+        told("status")["pipelines"]["tiny"]["waiting"]["approval"]
+        == "1 of 1 approvals (ann@example.org)"
+    )
+    assert [(run.job, run.tags["evergreen/cause"]) for run in settled(running)] == [
+        ("tiny_release", "approval")
+    ]
     assert serving(running, HISTORY + DAY) == first
-    assert told("status")["pipelines"]["tiny"] | {"released": first, "waiting": None} == told("status")["pipelines"]["tiny"]
+    assert (
+        told("status")["pipelines"]["tiny"] | {"released": first, "waiting": None}
+        == told("status")["pipelines"]["tiny"]
+    )
     assert refused("reject", first, *ANN)[0] == 5
     champion = alias(running)
 
     # A person asks for a retrain: the next decision takes it up, and its run says who asked.
-    asked = told("retrain", "--pipeline", "tiny", "--as", "bob@example.org", "--reason", "a new machine")
-    assert (asked["kind"], asked["bundle"], asked["payload"]) == ("retrain_request", None, {"reason": "a new machine"})
+    asked = told(
+        "retrain", "--pipeline", "tiny", "--as", "bob@example.org", "--reason", "a new machine"
+    )
+    assert (asked["kind"], asked["bundle"], asked["payload"]) == (
+        "retrain_request",
+        None,
+        {"reason": "a new machine"},
+    )
     assert settled(running) == []
     land(running.landing, HISTORY + DAY, HISTORY + 2 * DAY)
     retrained = [run for run in settled(running) if run.job == "tiny_retrain"]
     assert [run.tags["evergreen/cause"] for run in retrained] == ["request"]
     assert retrained[0].tags["evergreen/requested_by"] == "bob@example.org"
-    assert running.instance.get_runs_count(RunsFilter(tags={"evergreen/requested_by": "bob@example.org"})) == 1
+    assert (
+        running.instance.get_runs_count(
+            RunsFilter(tags={"evergreen/requested_by": "bob@example.org"})
+        )
+        == 1
+    )
     second = told("status")["pipelines"]["tiny"]["waiting"]["bundle"]
     assert second != first
     assert serving(running, HISTORY + 2 * DAY) == first
 
     # Rejected, it stays unreleased, whatever else happens.
-    rejection = told("reject", second[:12], "--pipeline", "tiny", "--as", "bob@example.org", "--reason", "too few rows of the new machine")
+    rejection = told(
+        "reject",
+        second[:12],
+        "--pipeline",
+        "tiny",
+        "--as",
+        "bob@example.org",
+        "--reason",
+        "too few rows of the new machine",
+    )
     assert (rejection["kind"], rejection["bundle"]) == ("rejection", second)
     assert settled(running) == []
     waits = told("status")["pipelines"]["tiny"]["waiting"]
@@ -135,7 +198,9 @@ def test_people_approve_reject_roll_back_and_ask_for_a_retrain(running: Platform
     assert "overrules the rejection by bob@example.org" in evergreen("status")[1]
     assert serving(running, HISTORY + 2 * DAY) == first
     assert refused("rollback", *ANN)[0] == 5, "nothing served before the first bundle"
-    assert refused("approve", first, *ANN)[0] == 5, "an approval of any but the newest bundle would change nothing"
+    assert refused("approve", first, *ANN)[0] == 5, (
+        "an approval of any but the newest bundle would change nothing"
+    )
 
     # A person overrules a person.
     told("approve", second, *ANN)

@@ -20,7 +20,13 @@ from resources.notifier import Notifier
 from tests.graph.test_release import DAYS, NAME, World, trained  # noqa: F401  the fixture
 from tests.support.tiny import tiny
 
-DEPTH = Experiment(name="depth", arms={"champion": 0.5, "candidate": 0.5}, metric="brier", minimum_effect=0.02, alpha=0.1)
+DEPTH = Experiment(
+    name="depth",
+    arms={"champion": 0.5, "candidate": 0.5},
+    metric="brier",
+    minimum_effect=0.02,
+    alpha=0.1,
+)
 DECLARED = tiny.model_copy(update={"experiments": (DEPTH,)})
 
 
@@ -39,10 +45,19 @@ def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
 
 def answer(world: World, days: slice, *, sabotaged: bool) -> None:
     """Store answers of both arms over some days, the candidate's upside down if `sabotaged`."""
-    facts = world.lake.scan(f"{NAME}/raw/results").collect().sort("event_time").unique("job_id", keep="last", maintain_order=True)
+    facts = (
+        world.lake.scan(f"{NAME}/raw/results")
+        .collect()
+        .sort("event_time")
+        .unique("job_id", keep="last", maintain_order=True)
+    )
     desired = [row[0] for row in world.ledger.entries(NAME)[-1].payload["arms"]]  # type: ignore[union-attr, index]
     wanted = DAYS[days]
-    rows = facts.with_columns(date=pl.col("event_time").dt.date()).filter(pl.col("date").is_in(wanted)).drop_nulls("failed")
+    rows = (
+        facts.with_columns(date=pl.col("event_time").dt.date())
+        .filter(pl.col("date").is_in(wanted))
+        .drop_nulls("failed")
+    )
     arm = np.random.default_rng(1).integers(0, 2, rows.height)
     truth = rows["failed"].cast(pl.Float64).to_numpy()
     good = np.clip(0.5 + 0.4 * (truth - 0.5), 0.05, 0.95)
@@ -61,27 +76,40 @@ def answer(world: World, days: slice, *, sabotaged: bool) -> None:
         }
     )
     schema = columns(DECLARED)
-    filled = frame.with_columns(*(pl.lit(None).alias(name) for name in schema if name not in frame.columns)).select(
-        pl.col(name).cast(kind) for name, kind in schema.items()
-    )
+    filled = frame.with_columns(
+        *(pl.lit(None).alias(name) for name in schema if name not in frame.columns)
+    ).select(pl.col(name).cast(kind) for name, kind in schema.items())
     world.lake.write(predictions_table(NAME), filled, wanted, evolve=True)
 
 
 def look(world: World, day: int) -> dg.ExecuteInProcessResult:
-    definition = next(each for each in rollout_stage.build(DECLARED) if each.key.path[-1] == "experiment")
+    definition = next(
+        each for each in rollout_stage.build(DECLARED) if each.key.path[-1] == "experiment"
+    )
     return dg.materialize(
         [definition],
         instance=world.instance,
         partition_key=DAYS[day].isoformat(),
-        resources={"lake": world.lake, "reports": world.reports, "ledger": world.ledger, "notifier": Notifier()},
+        resources={
+            "lake": world.lake,
+            "reports": world.reports,
+            "ledger": world.ledger,
+            "notifier": Notifier(),
+        },
     )
 
 
-@pytest.mark.parametrize(("sabotaged", "finding"), [(True, "candidate is worse"), (False, "candidate is alike")])
-def test_an_experiment_ends_by_its_own_rule_and_the_champion_has_all_traffic_again(world: World, sabotaged: bool, finding: str) -> None:
+@pytest.mark.parametrize(
+    ("sabotaged", "finding"), [(True, "candidate is worse"), (False, "candidate is alike")]
+)
+def test_an_experiment_ends_by_its_own_rule_and_the_champion_has_all_traffic_again(
+    world: World, sabotaged: bool, finding: str
+) -> None:
     look(world, -10)
     assert world.kinds[-1] == "approval", "nothing runs yet"
-    experiments.start(world.ledger, NAME, DEPTH, world.bundle, "ada@example.org", "does depth help?", DAYS[-10])
+    experiments.start(
+        world.ledger, NAME, DEPTH, world.bundle, "ada@example.org", "does depth help?", DAYS[-10]
+    )
     world.run("endpoint")
     actual = world.endpoint.actual(NAME)
     assert actual is not None
@@ -95,7 +123,11 @@ def test_an_experiment_ends_by_its_own_rule_and_the_champion_has_all_traffic_aga
     report = world.reports.load(NAME, EXPERIMENT, DAYS[-2], DEPTH.name)
     assert report is not None
     assert report.digest == entry.payload["report"]
-    page = Path(world.reports.uri, world.reports.folder(NAME, EXPERIMENT, DAYS[-2], DEPTH.name), "index.html").read_text()
+    page = Path(
+        world.reports.uri,
+        world.reports.folder(NAME, EXPERIMENT, DAYS[-2], DEPTH.name),
+        "index.html",
+    ).read_text()
     assert "The intervals hold at every look" in page
     look(world, -2)
     assert world.ledger.entries(NAME)[-1] == entry

@@ -16,7 +16,13 @@ OURS = {"assets", "bundle", "pipelines", "resources", "sensors"}
 def loaded_by(statement: str) -> set[str]:
     """Top-level modules in a fresh process after a statement."""
     script = f"import json, sys\n{statement}\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
-    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     return set(json.loads(ended.stdout.splitlines()[-1]))
 
 
@@ -26,7 +32,11 @@ def test_definitions_load_no_heavy_library() -> None:
     assert loaded.isdisjoint(HEAVY)
     # All that comes beside Dagster: settings read a .env file, structs are decoded.
     beside = loaded - loaded_by("import dagster") - OURS - set(sys.stdlib_module_names)
-    assert {name for name in beside if not name.startswith("_")} == {"dotenv", "msgspec", "pydantic_settings"}
+    assert {name for name in beside if not name.startswith("_")} == {
+        "dotenv",
+        "msgspec",
+        "pydantic_settings",
+    }
 
 
 def test_the_server_loads_no_platform_library() -> None:

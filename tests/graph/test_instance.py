@@ -50,7 +50,11 @@ def test_policies_of_the_local_instance(instance: dg.DagsterInstance) -> None:
 
 
 def test_the_operators_own_configuration_is_kept(home: Path) -> None:
-    own = (INFRA / "dagster.yaml").read_text().replace("max_concurrent_runs: 2", "max_concurrent_runs: 7")
+    own = (
+        (INFRA / "dagster.yaml")
+        .read_text()
+        .replace("max_concurrent_runs: 2", "max_concurrent_runs: 7")
+    )
     (home / "dagster" / "dagster.yaml").write_text(own)
     platform.create(settings())
     assert (home / "dagster" / "dagster.yaml").read_text() == own
@@ -59,7 +63,10 @@ def test_the_operators_own_configuration_is_kept(home: Path) -> None:
 def test_processes_that_initialise_at_once_make_one_home(home: Path) -> None:
     shutil.rmtree(home)
     command = [sys.executable, "-m", "cli.main", "init", "--json"]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     answers = [process.communicate(timeout=200) for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], answers
     assert sorted('"initialised": true' in out for out, _ in answers) == [False, False, True]
@@ -70,7 +77,11 @@ def test_processes_that_initialise_at_once_make_one_home(home: Path) -> None:
 @dg.asset(check_specs=[dg.AssetCheckSpec("small_enough", asset="measured")])
 def measured() -> dg.MaterializeResult:
     failed = dg.AssetCheckResult(
-        passed=False, check_name="small_enough", severity=dg.AssetCheckSeverity.WARN, description="3 is above 2", metadata={"limit": 2}
+        passed=False,
+        check_name="small_enough",
+        severity=dg.AssetCheckSeverity.WARN,
+        description="3 is above 2",
+        metadata={"limit": 2},
     )
     return dg.MaterializeResult(metadata={"number": 3}, check_results=[failed])
 
@@ -86,7 +97,12 @@ def test_events_are_told_once_in_order(instance: dg.DagsterInstance) -> None:
     found = platform.events(instance, {})
     assert [event.kind for event in found] == ["materialization", "check", "run_failure"]
     assert found[0].metadata["number"] == 3
-    assert (found[1].asset, found[1].name, found[1].passed, found[1].text) == (("measured",), "small_enough", False, "3 is above 2")
+    assert (found[1].asset, found[1].name, found[1].passed, found[1].text) == (
+        ("measured",),
+        "small_enough",
+        False,
+        "3 is above 2",
+    )
     assert "broken" in found[2].text
     assert platform.events(instance, {event.kind: event.serial for event in found}) == []
 
@@ -94,10 +110,16 @@ def test_events_are_told_once_in_order(instance: dg.DagsterInstance) -> None:
 def test_a_run_that_nobody_works_on_fails(instance: dg.DagsterInstance) -> None:
     job = dg.define_asset_job("nightly", selection="*")
     definitions = dg.Definitions(assets=[measured], jobs=[job])
-    run = instance.create_run_for_job(definitions.resolve_job_def("nightly"), status=DagsterRunStatus.STARTED)
-    waiting = instance.create_run_for_job(definitions.resolve_job_def("nightly"), status=DagsterRunStatus.NOT_STARTED)
+    run = instance.create_run_for_job(
+        definitions.resolve_job_def("nightly"), status=DagsterRunStatus.STARTED
+    )
+    waiting = instance.create_run_for_job(
+        definitions.resolve_job_def("nightly"), status=DagsterRunStatus.NOT_STARTED
+    )
     assert platform.fail_abandoned(instance) == [run.run_id]
-    statuses = [found.status for found in map(instance.get_run_by_id, (run.run_id, waiting.run_id)) if found]
+    statuses = [
+        found.status for found in map(instance.get_run_by_id, (run.run_id, waiting.run_id)) if found
+    ]
     assert statuses == [DagsterRunStatus.FAILURE, DagsterRunStatus.NOT_STARTED]
     assert platform.fail_abandoned(instance) == []
 
@@ -122,15 +144,22 @@ def arrivals(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     done = int(context.cursor or 0)
     if done == 2:
         return dg.SensorResult(skip_reason="all done", cursor="2")
-    tags = {"dagster/asset_partition_range_start": "2013-01-01", "dagster/asset_partition_range_end": f"2013-01-0{done + 1}"}
-    request = dg.RunRequest(run_key=f"request:{done}", tags=tags, asset_selection=[dg.AssetKey("daily")])
+    tags = {
+        "dagster/asset_partition_range_start": "2013-01-01",
+        "dagster/asset_partition_range_end": f"2013-01-0{done + 1}",
+    }
+    request = dg.RunRequest(
+        run_key=f"request:{done}", tags=tags, asset_selection=[dg.AssetKey("daily")]
+    )
     return dg.SensorResult(run_requests=[request, request], cursor=str(done + 1))
 
 
 def test_the_driver_runs_what_sensors_request_once(instance: dg.DagsterInstance) -> None:
     processed.clear()
     job = dg.define_asset_job("all_of_it", selection=[daily])
-    definitions = dg.Definitions(assets=[daily, untouched], jobs=[job], sensors=[arrivals], executor=dg.in_process_executor)
+    definitions = dg.Definitions(
+        assets=[daily, untouched], jobs=[job], sensors=[arrivals], executor=dg.in_process_executor
+    )
     seen: list[str] = []
     ran = Driver(definitions, instance, observe=lambda run: seen.append(run.run_id)).settle()
     assert processed == [["2013-01-01"], ["2013-01-01", "2013-01-02"]]
@@ -146,18 +175,26 @@ def test_the_driver_tells_why_a_run_failed(instance: dg.DagsterInstance) -> None
     def once(context: dg.SensorEvaluationContext) -> dg.RunRequest:
         return dg.RunRequest(run_key="once")
 
-    definitions = dg.Definitions(assets=[broken], jobs=[dg.define_asset_job("breaking", selection=[broken])], sensors=[once])
+    definitions = dg.Definitions(
+        assets=[broken], jobs=[dg.define_asset_job("breaking", selection=[broken])], sensors=[once]
+    )
     (ran,) = Driver(definitions, instance).settle()
     assert (ran.success, ran.failure) == (False, "ValueError: no such file")
 
 
 @dg.sensor(jobs=[dg.define_asset_job(name, selection=[name]) for name in ("broken", "untouched")])
 def at_once(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=name, job_name=name) for name in ("untouched", "broken")])
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(run_key=name, job_name=name) for name in ("untouched", "broken")
+        ]
+    )
 
 
 def definitions_of_both() -> dg.Definitions:
-    return dg.Definitions(assets=[broken, untouched], sensors=[at_once], executor=dg.in_process_executor)
+    return dg.Definitions(
+        assets=[broken, untouched], sensors=[at_once], executor=dg.in_process_executor
+    )
 
 
 @contextmanager
@@ -166,11 +203,17 @@ def runs_beside() -> Iterator[Runs]:
         yield Runs(definitions_of_both(), opened)
 
 
-def test_another_process_executes_what_is_requested_beside_the_first(instance: dg.DagsterInstance) -> None:
+def test_another_process_executes_what_is_requested_beside_the_first(
+    instance: dg.DagsterInstance,
+) -> None:
     with other_processes(runs_beside) as beside:
         first, second = Driver(definitions_of_both(), instance, beside=beside).settle()
     assert (first.job, first.success) == ("untouched", True)
-    assert (second.job, second.success, second.failure) == ("broken", False, "ValueError: no such file")
+    assert (second.job, second.success, second.failure) == (
+        "broken",
+        False,
+        "ValueError: no such file",
+    )
     recorded = {run.job_name: run for run in instance.get_runs()}
     assert recorded["untouched"].is_success
     assert recorded["broken"].is_failure
@@ -182,11 +225,15 @@ def unhurried(context: dg.SensorEvaluationContext) -> dg.RunRequest:
 
 
 def test_nothing_waits_for_a_run_of_low_priority_but_the_end(instance: dg.DagsterInstance) -> None:
-    definitions = dg.Definitions(assets=[broken, untouched], sensors=[unhurried], executor=dg.in_process_executor)
+    definitions = dg.Definitions(
+        assets=[broken, untouched], sensors=[unhurried], executor=dg.in_process_executor
+    )
     with other_processes(runs_beside) as beside:
         driver = Driver(definitions, instance, beside=beside)
         assert driver.settle() == []
-        assert [(ran.job, ran.failure) for ran in driver.finish()] == [("broken", "ValueError: no such file")]
+        assert [(ran.job, ran.failure) for ran in driver.finish()] == [
+            ("broken", "ValueError: no such file")
+        ]
         assert driver.finish() == []
     assert Driver(definitions, instance).settle() == [], "its run key was used"
 
@@ -218,12 +265,20 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         [*user, binaries / "postgres", "-D", place / "data", "-p", str(number), "-h", "127.0.0.1", "-k", place, "-F"],
         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip
-    variables = {"HOST": "127.0.0.1", "PORT": str(number), "DB": "postgres", "USER": "evergreen", "PASSWORD": "secret"}
+    variables = {
+        "HOST": "127.0.0.1",
+        "PORT": str(number),
+        "DB": "postgres",
+        "USER": "evergreen",
+        "PASSWORD": "secret",
+    }
     for name, value in variables.items():
         monkeypatch.setenv(f"EVERGREEN_POSTGRES_{name}", value)
     try:
         end = time.monotonic() + 60
-        while subprocess.run([binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(number)], check=False).returncode:
+        while subprocess.run(
+            [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(number)], check=False
+        ).returncode:
             assert time.monotonic() < end, "PostgreSQL did not come up within 60 s"
             time.sleep(0.2)
         yield
@@ -253,22 +308,35 @@ def production(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_production_stores_runs_and_events_in_postgres(postgres: None, production: Path) -> None:
     here = {"run_launcher": {"module": "dagster", "class": "DefaultRunLauncher", "config": {}}}
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(production), overrides=here)) as instance:
+    with dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(str(production), overrides=here)
+    ) as instance:
         assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
         assert type(instance.compute_log_manager).__name__ == "S3ComputeLogManager"
         assert instance.telemetry_enabled is False
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
         here_only = {
-            "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager", "config": {}}
+            "compute_logs": {
+                "module": "dagster._core.storage.noop_compute_log_manager",
+                "class": "NoOpComputeLogManager",
+                "config": {},
+            }
         }
-        with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(production), overrides={**here, **here_only})) as silent:
+        with dg.DagsterInstance.from_ref(
+            InstanceRef.from_dir(str(production), overrides={**here, **here_only})
+        ) as silent:
             assert dg.materialize([measured], instance=silent).success
-        assert [event.kind for event in platform.events(instance, {})] == ["materialization", "check"]
+        assert [event.kind for event in platform.events(instance, {})] == [
+            "materialization",
+            "check",
+        ]
         assert instance.get_runs_count() == 1
 
 
 @pytest.mark.parametrize("name", ["dagster.production.yaml", "dagster.ecs.yaml"])
-def test_launchers_of_production_are_configured_as_their_classes_want(name: str, production: Path) -> None:
+def test_launchers_of_production_are_configured_as_their_classes_want(
+    name: str, production: Path
+) -> None:
     configured = yaml.safe_load((INFRA / name).read_text())["run_launcher"]
     launcher = class_from_code_pointer(configured["module"], configured["class"])
     checked = validate_config(launcher.config_type(), configured["config"])
@@ -277,5 +345,9 @@ def test_launchers_of_production_are_configured_as_their_classes_want(name: str,
 
 def test_the_s3_log_manager_is_made_from_the_environment(production: Path) -> None:
     configured = yaml.safe_load((production / "dagster.yaml").read_text())["compute_logs"]
-    data = ConfigurableClassData(configured["module"], configured["class"], yaml.safe_dump(configured["config"]))
-    assert data.rehydrate(dg._core.storage.compute_log_manager.ComputeLogManager)._s3_bucket == "logs"
+    data = ConfigurableClassData(
+        configured["module"], configured["class"], yaml.safe_dump(configured["config"])
+    )
+    assert (
+        data.rehydrate(dg._core.storage.compute_log_manager.ComputeLogManager)._s3_bucket == "logs"
+    )

@@ -63,7 +63,9 @@ def test_the_lifecycle_lives_on_object_storage_by_setting_alone(stored_remotely:
     assert [run.failure for run in running.driver.settle() if not run.success] == []
     assert {answer.status_code for answer in running.post("tiny", requests(day)[:5])} == {200}
     assert running.lake.days("tiny/features")[-1] == day
-    assert not (running.settings.home / "lake").exists() or not any((running.settings.home / "lake").iterdir())
+    assert not (running.settings.home / "lake").exists() or not any(
+        (running.settings.home / "lake").iterdir()
+    )
 
 
 def test_a_forest_lives_the_whole_lifecycle(home: Path) -> None:
@@ -104,7 +106,9 @@ def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:
 
     assert running.lake.scan("tiny/predictions", HISTORY + DAY, last).collect().height == 9 * 40
     drifted = [
-        day for day in (DRIFT + DAY * n for n in range(5)) if (decided := load_decision(running.reports, "tiny", day)) and decided.retrain
+        day
+        for day in (DRIFT + DAY * n for n in range(5))
+        if (decided := load_decision(running.reports, "tiny", day)) and decided.retrain
     ]
     assert len(drifted) == 1, "one shift leads to one decision, however long it lasts"
     assert len(caused) == 1, "and one decision to one retrain"
@@ -112,4 +116,7 @@ def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:
     assert skew[0] is not None
     assert skew[0].passed
     assert running.ledger.verify() >= 3
-    assert running.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "endpoint"])) is not None
+    assert (
+        running.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "endpoint"]))
+        is not None
+    )

@@ -60,9 +60,17 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     land(landing, last=DAYS[-1], rows=ROWS, drift_from=DRIFT)
     for source in tiny.sources:
         rows = parse(source, collect(tiny, source, DAYS, landing)).rows
-        stored = rows.select([name for name in rows.columns if name in {*source.columns, "event_time", "known_at", "date"}])
+        stored = rows.select(
+            [
+                name
+                for name in rows.columns
+                if name in {*source.columns, "event_time", "known_at", "date"}
+            ]
+        )
         place = raw.table(NAME, source.name)
-        world.lake.write(place, stored, DAYS) if source.daily else world.lake.overwrite(place, stored)
+        world.lake.write(place, stored, DAYS) if source.daily else world.lake.overwrite(
+            place, stored
+        )
     table = features(tiny, DAYS, raw.reader(world.lake, NAME))
     world.lake.write(f"{NAME}/features", table, DAYS)
     rows = manifest.assemble(tiny, world.lake, AS_OF)
@@ -70,8 +78,12 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = candidate.train(tiny, rows, training_set, program(tiny), {}, None).files
     fitted, model = FeatureProgram.decode(files["program.json"]), Model.from_files(files)
     digest = world.artifacts.put("candidates", files)
-    bundle = world.artifacts.put("bundles", {**files, "reference.json": candidate_reference(rows.frame, fitted, model)})
-    world.ledger.append(NAME, "release", bundle=bundle, day=AS_OF, actor="policy", payload={"candidate": digest})
+    bundle = world.artifacts.put(
+        "bundles", {**files, "reference.json": candidate_reference(rows.frame, fitted, model)}
+    )
+    world.ledger.append(
+        NAME, "release", bundle=bundle, day=AS_OF, actor="policy", payload={"candidate": digest}
+    )
     answer(world, table.filter(pl.col("date").is_between(AS_OF, LAST)), fitted, model, bundle)
     return home
 
@@ -96,7 +108,15 @@ def answer(world: World, table: pl.DataFrame, program: Any, model: Any, bundle: 
         share = Traffic({"200": 10, "422": 1}, 10, {"20": 10}, 0.001)
         append(
             world.endpoint.samples()[0],
-            Sample(wall + timedelta(minutes=minute, seconds=30), 600.0, "w0", 1, 0.2, 90_000_000, {NAME: share}),
+            Sample(
+                wall + timedelta(minutes=minute, seconds=30),
+                600.0,
+                "w0",
+                1,
+                0.2,
+                90_000_000,
+                {NAME: share},
+            ),
         )
     assert traffic.requests == table.height + 3
 
@@ -111,11 +131,18 @@ class World:
         self.lake = Lake(uri=str(home / "lake"))
         self.artifacts = Artifacts(uri=str(home / "artifacts"))
         self.reports = Reports(uri=str(home / "reports"), url="http://reports")
-        self.ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
+        self.ledger = Ledger(
+            path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys"))
+        )
         self.endpoint = LocalEndpoint(path=str(home / "endpoint"), url="http://127.0.0.1:1")
 
     def run(
-        self, first: date, last: date | None = None, *, config: dict[str, Any] | None = None, only: str | None = None
+        self,
+        first: date,
+        last: date | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        only: str | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Materialize the stages (or one asset) for a range of days in one run."""
         selection = dg.AssetSelection.assets([NAME, *only.split("/")]) if only else None
@@ -154,7 +181,10 @@ def world(lived: Path, tmp_path: Path) -> World:
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, str]]:
-    return {found.check_name: (found.passed, found.description or "") for found in result.get_asset_check_evaluations()}
+    return {
+        found.check_name: (found.passed, found.description or "")
+        for found in result.get_asset_check_evaluations()
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +228,14 @@ def test_a_quiet_week_passes_every_check(world: World) -> None:
     assert service.measure("refused_requests").value > 0  # type: ignore[union-attr]
     assert service.measure("cpu_cores").value == pytest.approx(0.2)  # type: ignore[union-attr]
     assert not any(world.decision(AS_OF + DAY * offset).retrain for offset in range(8))
-    assert (world.home / "reports" / NAME / "monitoring/skew" / f"{day}-{world.bundle[:16]}" / "index.html").exists()
+    assert (
+        world.home
+        / "reports"
+        / NAME
+        / "monitoring/skew"
+        / f"{day}-{world.bundle[:16]}"
+        / "index.html"
+    ).exists()
 
 
 def test_drift_fails_its_check_and_leads_to_one_decision_to_retrain(world: World) -> None:
@@ -206,8 +243,12 @@ def test_drift_fails_its_check_and_leads_to_one_decision_to_retrain(world: World
     told = checks(result)
     assert told["drift_share"][0] is False
     assert told["live_log_loss"][0] is False
-    retrains = [world.decision(day) for day in DAYS if AS_OF <= day <= LAST and world.decision(day).retrain]
-    assert [decision.cause for decision in retrains] == ["performance"] or [decision.cause for decision in retrains] == ["drift"]
+    retrains = [
+        world.decision(day) for day in DAYS if AS_OF <= day <= LAST and world.decision(day).retrain
+    ]
+    assert [decision.cause for decision in retrains] == ["performance"] or [
+        decision.cause for decision in retrains
+    ] == ["drift"]
     assert retrains[0].day > DRIFT
     later = world.decision(LAST)
     assert later.evidence.last_retrain == retrains[0].day
@@ -220,15 +261,21 @@ def test_a_day_decided_again_later_decides_the_same(world: World) -> None:
     before = {name: world.report(name, day).digest for name in NAMES}
     decided = world.decision(day)
     world.run(day + DAY, LAST)
-    world.ledger.append(NAME, "retrain_request", bundle=None, day=LAST, actor="ann", payload={"reason": "later"})
-    world.ledger.append(NAME, "rollback", bundle="0" * 64, day=LAST, actor="ann", payload={"from": world.bundle})
+    world.ledger.append(
+        NAME, "retrain_request", bundle=None, day=LAST, actor="ann", payload={"reason": "later"}
+    )
+    world.ledger.append(
+        NAME, "rollback", bundle="0" * 64, day=LAST, actor="ann", payload={"from": world.bundle}
+    )
     bundle = decided.evidence.champion.bundle  # type: ignore[union-attr]
     world.run(day)
     assert {name: world.reports.load(NAME, name, day, bundle).digest for name in NAMES} == before  # type: ignore[union-attr]
     assert world.decision(day) == decided
 
 
-def test_a_range_says_what_its_days_say_one_by_one(world: World, lived: Path, tmp_path: Path) -> None:
+def test_a_range_says_what_its_days_say_one_by_one(
+    world: World, lived: Path, tmp_path: Path
+) -> None:
     first, last = AS_OF + 8 * DAY, AS_OF + 10 * DAY
     world.run(first, last)
     shutil.copytree(lived, tmp_path / "single")
@@ -242,15 +289,33 @@ def test_a_range_says_what_its_days_say_one_by_one(world: World, lived: Path, tm
 
 
 def test_a_person_asks_by_the_ledger_or_with_the_run(world: World) -> None:
-    world.ledger.append(NAME, "retrain_request", bundle=None, day=AS_OF + DAY, actor="ann", payload={"reason": "a new machine"})
+    world.ledger.append(
+        NAME,
+        "retrain_request",
+        bundle=None,
+        day=AS_OF + DAY,
+        actor="ann",
+        payload={"reason": "a new machine"},
+    )
     world.run(AS_OF, AS_OF + 3 * DAY)
-    assert [world.decision(AS_OF + DAY * offset).cause for offset in range(4)] == [None, "request", None, None]
+    assert [world.decision(AS_OF + DAY * offset).cause for offset in range(4)] == [
+        None,
+        "request",
+        None,
+        None,
+    ]
     assert "ann asked on 2024-02-15: a new machine" in world.decision(AS_OF + DAY).reason
-    world.run(AS_OF + 3 * DAY, only="retraining_decision", config={"tiny__retraining_decision": {"config": {"requested_by": "bob"}}})
+    world.run(
+        AS_OF + 3 * DAY,
+        only="retraining_decision",
+        config={"tiny__retraining_decision": {"config": {"requested_by": "bob"}}},
+    )
     assert world.decision(AS_OF + 3 * DAY).cause == "request"
 
 
-def test_a_page_is_asked_for_weekly_when_an_alarm_begins_and_on_request(world: World, rendered: list[str]) -> None:
+def test_a_page_is_asked_for_weekly_when_an_alarm_begins_and_on_request(
+    world: World, rendered: list[str]
+) -> None:
     asked_for: list[str] = []
     sensor, cursor = pages.build(tiny), None
 
@@ -261,7 +326,10 @@ def test_a_page_is_asked_for_weekly_when_an_alarm_begins_and_on_request(world: W
         ticked = sensor.evaluate_tick(dg.build_sensor_context(world.instance, cursor=cursor))
         cursor = ticked.cursor
         for request in ticked.run_requests or []:
-            assert (request.tags["dagster/asset_partition_range_start"], request.tags["dagster/priority"]) == (
+            assert (
+                request.tags["dagster/asset_partition_range_start"],
+                request.tags["dagster/priority"],
+            ) == (
                 request.tags["evergreen/as_of"],
                 "-1",
             )
@@ -279,18 +347,28 @@ def test_a_page_is_asked_for_weekly_when_an_alarm_begins_and_on_request(world: W
     assert rendered == [], "the night does not wait for a page"
     result = world.run(monday + DAY, only="monitoring/drift_page")
     assert rendered == [str(monday + DAY)]
-    link = str(result.asset_materializations_for_node("tiny__monitoring__drift_page")[0].metadata["page"].value)
+    link = str(
+        result.asset_materializations_for_node("tiny__monitoring__drift_page")[0]
+        .metadata["page"]
+        .value
+    )
     assert link.endswith("/evidently.html")
-    assert (world.home / "reports" / link.removeprefix("http://reports/")).read_bytes() == b"<html></html>"
+    assert (
+        world.home / "reports" / link.removeprefix("http://reports/")
+    ).read_bytes() == b"<html></html>"
     # One feature of seven is enough here: the alarm begins on the first day of the other world, and holds on the second.
-    world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=0.1, report_weekday=7)})
+    world.pipeline = tiny.model_copy(
+        update={"monitors": Monitors(minimum_rows=20, drift_share=0.1, report_weekday=7)}
+    )
     for day in (DRIFT, DRIFT + DAY):
         world.run(day, only="predictions")
         assert checks(drifted(day))["drift_share"][0] is False
     # After a quiet day the alarm is back within the week: it is the same one, and its page exists.
     calm, back = DRIFT + 2 * DAY, DRIFT + 3 * DAY
     for day, limit, alarm in ((calm, 1.0, False), (back, 0.1, True)):
-        world.pipeline = tiny.model_copy(update={"monitors": Monitors(minimum_rows=20, drift_share=limit, report_weekday=7)})
+        world.pipeline = tiny.model_copy(
+            update={"monitors": Monitors(minimum_rows=20, drift_share=limit, report_weekday=7)}
+        )
         world.run(day, only="predictions")
         assert checks(drifted(day))["drift_share"][0] is not alarm
     assert 7 not in {day.isoweekday() for day in (DRIFT, DRIFT + DAY, calm, back)}
@@ -306,7 +384,9 @@ def test_a_value_that_the_endpoint_computed_otherwise_is_skew(world: World) -> N
     day = AS_OF + 2 * DAY
     world.run(day, only="predictions")
     table = world.lake.scan("tiny/predictions", day, day).collect()
-    world.lake.write("tiny/predictions", table.with_columns(feature_load=pl.col("feature_load") + 1), [day])
+    world.lake.write(
+        "tiny/predictions", table.with_columns(feature_load=pl.col("feature_load") + 1), [day]
+    )
     result = world.run(day, only="monitoring/skew")
     passed, told = checks(result)["skew"]
     assert passed is False
@@ -316,8 +396,12 @@ def test_a_value_that_the_endpoint_computed_otherwise_is_skew(world: World) -> N
 def test_a_reference_is_computed_for_a_bundle_that_carries_none(world: World) -> None:
     files = world.artifacts.get("bundles", world.bundle)
     candidate = next(entry.payload["candidate"] for entry in world.ledger.entries(NAME))
-    bare = world.artifacts.put("bundles", {name: content for name, content in files.items() if name != "reference.json"})
-    world.ledger.append(NAME, "release", bundle=bare, day=AS_OF, actor="policy", payload={"candidate": candidate})
+    bare = world.artifacts.put(
+        "bundles", {name: content for name, content in files.items() if name != "reference.json"}
+    )
+    world.ledger.append(
+        NAME, "release", bundle=bare, day=AS_OF, actor="policy", payload={"candidate": candidate}
+    )
     from assets.tabular.monitoring.champion import load, load_reference
 
     served = load(world.artifacts, world.ledger.entries(NAME), bare)

@@ -58,18 +58,38 @@ class FakeEndpoint(LocalEndpoint):
         if not place.exists():
             return Actual(pipeline=pipeline, ready=False)
         desired = unseal(place.read_bytes(), Path(self.public).read_bytes(), pipeline)
-        arms = tuple(ArmState(arm_name(place), self.loaded(digest).digest, share) for place, (digest, share) in enumerate(desired.arms))
+        arms = tuple(
+            ArmState(arm_name(place), self.loaded(digest).digest, share)
+            for place, (digest, share) in enumerate(desired.arms)
+        )
         shadows = tuple(self.loaded(digest).digest for digest in desired.shadows)
-        return Actual(pipeline=pipeline, ready=True, serial=desired.serial, desired_serial=desired.serial, arms=arms, shadows=shadows)
+        return Actual(
+            pipeline=pipeline,
+            ready=True,
+            serial=desired.serial,
+            desired_serial=desired.serial,
+            arms=arms,
+            shadows=shadows,
+        )
 
     def golden(self, pipeline: str) -> dict[str, Any]:
         actual = self.actual(pipeline)
         assert actual is not None
-        found = [(digest, self.loaded(digest).check_golden()) for digest in (*actual.bundles, *actual.shadows)]
-        return {"bundles": [{"bundle": digest, "rows": g.rows, "difference": g.difference, "row_ms": g.row_ms} for digest, g in found]}
+        found = [
+            (digest, self.loaded(digest).check_golden())
+            for digest in (*actual.bundles, *actual.shadows)
+        ]
+        return {
+            "bundles": [
+                {"bundle": digest, "rows": g.rows, "difference": g.difference, "row_ms": g.row_ms}
+                for digest, g in found
+            ]
+        }
 
     def loaded(self, digest: str) -> manifests.Bundle:
-        return manifests.load(Path(self.path) / "bundles" / digest, Path(self.public).read_bytes(), digest)
+        return manifests.load(
+            Path(self.path) / "bundles" / digest, Path(self.public).read_bytes(), digest
+        )
 
 
 class FakeTracking(Tracking):
@@ -79,7 +99,9 @@ class FakeTracking(Tracking):
 
     def move_alias(self, pipeline: str, alias: str, candidate: str) -> str | None:
         if Path(self.breaks).exists():
-            raise {"killed": Killed, "broken": ConnectionError}[Path(self.breaks).read_text()]("MLflow")
+            raise {"killed": Killed, "broken": ConnectionError}[Path(self.breaks).read_text()](
+                "MLflow"
+            )
         Path(self.uri).write_text(json.dumps({alias: candidate}))
         return "1"
 
@@ -97,9 +119,14 @@ class World:
         self.keys = Keys(path=str(home / "keys"))
         self.ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=self.keys)
         self.endpoint: LocalEndpoint = FakeEndpoint(
-            path=str(home / "endpoint"), url="http://endpoint:8080", down=str(home / "down"), public=str(self.keys.public_path)
+            path=str(home / "endpoint"),
+            url="http://endpoint:8080",
+            down=str(home / "down"),
+            public=str(self.keys.public_path),
         )
-        self.tracking = FakeTracking(uri=str(home / "alias.json"), url="", breaks=str(home / "breaks"))
+        self.tracking = FakeTracking(
+            uri=str(home / "alias.json"), url="", breaks=str(home / "breaks")
+        )
 
     @property
     def candidates(self) -> list[str]:
@@ -114,13 +141,22 @@ class World:
         candidate = self.candidates[index]
         self.artifacts.point(NAME, "candidate", candidate)
         for name, measures in good_measures(self.ledger.released(NAME), **measured).items():
-            report = Report(pipeline=NAME, name=name, subject=candidate, day=self.day, measures=tuple(measures))
-            self.reports.save(report.model_copy(update={"verdicts": gates.verdicts(self.pipeline, name, measures)}))
+            report = Report(
+                pipeline=NAME, name=name, subject=candidate, day=self.day, measures=tuple(measures)
+            )
+            self.reports.save(
+                report.model_copy(
+                    update={"verdicts": gates.verdicts(self.pipeline, name, measures)}
+                )
+            )
         return candidate
 
     def run(self, *names: str, raises: bool = True) -> dg.ExecuteInProcessResult:
         """Materialize assets of the release and endpoint stages (all by default)."""
-        keys = [dg.AssetKey([NAME, name]) for name in names or ("bundle", "approval", "release", "endpoint")]
+        keys = [
+            dg.AssetKey([NAME, name])
+            for name in names or ("bundle", "approval", "release", "endpoint")
+        ]
         return dg.materialize(
             [*release_stage.build(self.pipeline), *endpoint_stage.build(self.pipeline)],
             selection=dg.AssetSelection.assets(*keys),
@@ -153,21 +189,39 @@ class World:
         return json.loads(Path(self.tracking.uri).read_text())["champion"]
 
     def approve(self, actor: str) -> None:
-        manifest = manifests.verify(self.artifacts.get("bundles", self.bundle), self.keys.public_pem())
+        manifest = manifests.verify(
+            self.artifacts.get("bundles", self.bundle), self.keys.public_pem()
+        )
         decisions.approve(self.ledger, proposal(self.bundle, manifest), actor, "looks right")
 
     def report_path(self, name: str, index: int) -> Path:
-        return Path(self.reports.uri) / self.reports.folder(NAME, name, self.day, self.candidates[index]) / "report.json"
+        return (
+            Path(self.reports.uri)
+            / self.reports.folder(NAME, name, self.day, self.candidates[index])
+            / "report.json"
+        )
 
 
-def good_measures(champion: str | None, *, roc_auc: float = 0.85, worse_by: float = -0.1) -> dict[str, list[Measure]]:
+def good_measures(
+    champion: str | None, *, roc_auc: float = 0.85, worse_by: float = -0.1
+) -> dict[str, list[Measure]]:
     """Measures with which every gate passes, seen from the champion released now."""
     others = ["baseline", *(["champion"] if champion else [])]
     performance = [
         Measure(name="champion", value=None, n=400, group=champion or "none"),
         Measure(name="calibration_error", value=0.05, n=400, group="candidate"),
         Measure(name="roc_auc", value=roc_auc, n=400, group="candidate"),
-        *(Measure(name="log_loss_worse_by", value=worse_by, low=worse_by - 0.02, high=worse_by + 0.02, n=400, group=o) for o in others),
+        *(
+            Measure(
+                name="log_loss_worse_by",
+                value=worse_by,
+                low=worse_by - 0.02,
+                high=worse_by + 0.02,
+                n=400,
+                group=o,
+            )
+            for o in others
+        ),
     ]
     robustness = [
         Measure(name="invalid_predictions", value=0, n=400),
@@ -178,7 +232,9 @@ def good_measures(champion: str | None, *, roc_auc: float = 0.85, worse_by: floa
     ]
     return {
         gates.PERFORMANCE: performance,
-        gates.SLICES: [Measure(name="gap", value=0.0, low=-0.1, high=0.1, n=100, group="machine=anvil")],
+        gates.SLICES: [
+            Measure(name="gap", value=0.0, low=-0.1, high=0.1, n=100, group="machine=anvil")
+        ],
         gates.FAIRNESS: [],
         gates.EXPLAINABILITY: [Measure(name="additivity_error", value=0.0, n=100)],
         gates.ROBUSTNESS: robustness,
@@ -196,18 +252,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from assets.tabular.training import candidate as training, manifest as training_sets
 
     home = tmp_path_factory.mktemp("trained")
-    lake, artifacts, landing = Lake(uri=str(home / "lake")), Artifacts(uri=str(home / "artifacts")), Landing(uri=str(home / "landing"))
+    lake, artifacts, landing = (
+        Lake(uri=str(home / "lake")),
+        Artifacts(uri=str(home / "artifacts")),
+        Landing(uri=str(home / "landing")),
+    )
     land(landing, last=DAYS[-1])
     for source in tiny.sources:
         rows = parse(source, collect(tiny, source, DAYS, landing)).rows
         place = raw.table(NAME, source.name)
-        stored = rows.select([name for name in rows.columns if name in {*source.columns, "event_time", "known_at", "date"}])
+        stored = rows.select(
+            [
+                name
+                for name in rows.columns
+                if name in {*source.columns, "event_time", "known_at", "date"}
+            ]
+        )
         lake.write(place, stored, DAYS) if source.daily else lake.overwrite(place, stored)
     lake.write(f"{NAME}/features", features(tiny, DAYS, raw.reader(lake, NAME)), DAYS)
     rows = training_sets.assemble(tiny, lake)
     digest = artifacts.put("training_sets", {training_sets.FILE: rows.manifest.encode()})
     found = [
-        artifacts.put("candidates", training.train(tiny, rows, digest, program(tiny), parameters, None).files)
+        artifacts.put(
+            "candidates", training.train(tiny, rows, digest, program(tiny), parameters, None).files
+        )
         for parameters in ({"max_depth": 3}, {"max_depth": 2})
     ]
     (home / "candidates.json").write_text(json.dumps(found))
@@ -224,7 +292,11 @@ def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
 
 def succeeded(result: dg.ExecuteInProcessResult) -> list[str]:
     assert result.success
-    return [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key]
+    return [
+        event.asset_key.path[-1]
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    ]
 
 
 def why_not(world: World, name: str) -> str:
@@ -315,12 +387,20 @@ def alter(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
         (lambda place: place.unlink(), "report validation/performance is missing"),
         (lambda place: place.write_text("{}"), "cannot be read"),
         (alter(lambda report: report.update(verdicts=[])), "holds no verdict on beats_baseline"),
-        (alter(lambda report: report["verdicts"][0].update(reason="I say so")), "not what its numbers"),
-        (alter(lambda report: report["measures"][2].update(value=0.99)), "it was altered, or validation ran again"),
+        (
+            alter(lambda report: report["verdicts"][0].update(reason="I say so")),
+            "not what its numbers",
+        ),
+        (
+            alter(lambda report: report["measures"][2].update(value=0.99)),
+            "it was altered, or validation ran again",
+        ),
         (alter(lambda report: report.update(subject="f" * 64)), "cannot be read"),
     ],
 )
-def test_reports_that_are_not_the_bundles_own_release_nothing(world: World, meddle: Callable[[Path], None], told: str) -> None:
+def test_reports_that_are_not_the_bundles_own_release_nothing(
+    world: World, meddle: Callable[[Path], None], told: str
+) -> None:
     world.propose(0)
     world.run("bundle", "approval")
     meddle(world.report_path(gates.PERFORMANCE, 0))
@@ -359,7 +439,9 @@ def test_an_altered_bundle_is_not_released(world: World, name: str) -> None:
     assert world.kinds == ["approval"]
 
 
-def test_a_bundle_of_another_key_is_not_released(world: World, trained: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_another_key_is_not_released(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
     shutil.copytree(trained, tmp_path / "forger")
     forger = World(tmp_path / "forger")
     for each in (forger, world):
@@ -379,10 +461,14 @@ def test_forged_events_change_nothing_served(world: World) -> None:
     world.propose(1, roc_auc=0.5)
     world.run()
     # What anyone who reaches the web server can do.
-    check = dg.AssetCheckEvaluation(asset_key=CHECKED.asset_key, check_name="integrity", passed=True, metadata={})
+    check = dg.AssetCheckEvaluation(
+        asset_key=CHECKED.asset_key, check_name="integrity", passed=True, metadata={}
+    )
     world.instance.report_runless_asset_event(check)
     for name in ("approval", "release", "endpoint"):
-        forged = dg.AssetMaterialization(dg.AssetKey([NAME, name]), metadata={"digest": world.bundle})
+        forged = dg.AssetMaterialization(
+            dg.AssetKey([NAME, name]), metadata={"digest": world.bundle}
+        )
         world.instance.report_runless_asset_event(forged)
     world.run("release", "endpoint")
     world.run("endpoint")
@@ -427,7 +513,11 @@ def test_high_risk_waits_for_people(world: World) -> None:
     assert succeeded(world.run("approval", "release", "endpoint")) == []
     assert "1 of 2 approvals (ada@example.org)" in why_not(world, "approval")
     world.approve("bo@example.org")
-    assert succeeded(world.run("approval", "release", "endpoint")) == ["approval", "release", "endpoint"]
+    assert succeeded(world.run("approval", "release", "endpoint")) == [
+        "approval",
+        "release",
+        "endpoint",
+    ]
     assert world.kinds == ["approval", "approval", "release", "traffic"]
 
 
@@ -457,8 +547,12 @@ def test_approvals_do_not_outvote_a_gate(world: World) -> None:
 def test_a_rejected_bundle_is_not_released_by_policy(world: World) -> None:
     world.propose(0)
     world.run("bundle")
-    manifest = manifests.verify(world.artifacts.get("bundles", world.bundle), world.keys.public_pem())
-    decisions.reject(world.ledger, proposal(world.bundle, manifest), "ada@example.org", "wrong weather in March")
+    manifest = manifests.verify(
+        world.artifacts.get("bundles", world.bundle), world.keys.public_pem()
+    )
+    decisions.reject(
+        world.ledger, proposal(world.bundle, manifest), "ada@example.org", "wrong weather in March"
+    )
     assert succeeded(world.run("approval", "release")) == []
     assert "wrong weather in March" in why_not(world, "approval")
     assert world.kinds == ["rejection"]
@@ -479,7 +573,9 @@ def test_killed_between_ledger_and_alias_the_next_run_goes_on(world: World) -> N
 
 
 @pytest.mark.parametrize("step", ["install", "desire", "golden"])
-def test_killed_while_serving_the_next_run_goes_on(world: World, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_serving_the_next_run_goes_on(
+    world: World, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.propose(0)
 
     def killed(*_: object, **__: object) -> None:
@@ -505,7 +601,11 @@ def test_an_endpoint_that_is_down_fails_clearly_and_catches_up(world: World) -> 
     assert failure.user_failure_data is not None
     assert "http://endpoint:8080 does not answer" in str(failure.user_failure_data.description)
     assert "evergreen up" in str(failure.user_failure_data.description)
-    assert [check.passed for check in result.get_asset_check_evaluations() if check.check_name == "serves_desired"] == [False]
+    assert [
+        check.passed
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "serves_desired"
+    ] == [False]
     assert world.kinds == ["approval", "release"]
     Path(world.home / "down").unlink()
     # The desired state was written: the server serves it as soon as it is back, and the next run records it.
@@ -542,7 +642,9 @@ def test_nothing_is_served_on_the_word_of_an_altered_ledger(world: World) -> Non
     first = world.ledger.entries(NAME, "release")[0].bundle
     with closing(sqlite3.connect(world.ledger.path, isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER no_update")
-        connection.execute("UPDATE entries SET bundle = ? WHERE kind = 'release' AND serial > 3", (first,))
+        connection.execute(
+            "UPDATE entries SET bundle = ? WHERE kind = 'release' AND serial > 3", (first,)
+        )
     result = world.run("endpoint", raises=False)
     assert not result.success
     assert world.served == served

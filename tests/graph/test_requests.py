@@ -18,8 +18,16 @@ def instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.ephemeral()
 
 
-def recorded(instance: dg.DagsterInstance, status: DagsterRunStatus, parent: str | None = None) -> str:
-    run = dg.DagsterRun(job_name="work", tags={REQUEST: "r"}, status=status, parent_run_id=parent, root_run_id=parent)
+def recorded(
+    instance: dg.DagsterInstance, status: DagsterRunStatus, parent: str | None = None
+) -> str:
+    run = dg.DagsterRun(
+        job_name="work",
+        tags={REQUEST: "r"},
+        status=status,
+        parent_run_id=parent,
+        root_run_id=parent,
+    )
     return instance.add_run(run).run_id
 
 
@@ -30,13 +38,19 @@ def test_the_first_request_is_try_one(instance: dg.DagsterInstance) -> None:
     assert (request.tags[ATTEMPT], request.tags["why"]) == ("1", "test")
 
 
-@pytest.mark.parametrize("status", [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.SUCCESS])
-def test_what_is_under_way_or_done_is_not_requested_again(instance: dg.DagsterInstance, status: DagsterRunStatus) -> None:
+@pytest.mark.parametrize(
+    "status", [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.SUCCESS]
+)
+def test_what_is_under_way_or_done_is_not_requested_again(
+    instance: dg.DagsterInstance, status: DagsterRunStatus
+) -> None:
     recorded(instance, status)
     assert isinstance(run_request(instance, "work", "r"), dg.SkipReason)
 
 
-def test_a_run_that_died_is_tried_again_until_the_tries_are_spent(instance: dg.DagsterInstance) -> None:
+def test_a_run_that_died_is_tried_again_until_the_tries_are_spent(
+    instance: dg.DagsterInstance,
+) -> None:
     recorded(instance, DagsterRunStatus.FAILURE)
     again = run_request(instance, "work", "r", attempts=2)
     assert isinstance(again, dg.RunRequest)
@@ -55,7 +69,9 @@ def test_dagsters_own_retries_are_one_try(instance: dg.DagsterInstance) -> None:
     assert request.run_key == "r:2"
 
 
-def test_a_run_that_dagster_is_about_to_retry_is_under_way(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_dagster_is_about_to_retry_is_under_way(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the death of a worker and Dagster's retry lie seconds in which no run is under way; asking again in them would
     have the same work done twice."""
     died = recorded(instance, DagsterRunStatus.STARTED)
@@ -87,17 +103,37 @@ def test_a_run_that_dagster_is_about_to_retry_is_under_way(instance: dg.DagsterI
     ],
 )
 def test_days_that_a_run_is_doing_are_not_due(
-    instance: dg.DagsterInstance, status: DagsterRunStatus, kind: str, first: date, last: date, found: bool
+    instance: dg.DagsterInstance,
+    status: DagsterRunStatus,
+    kind: str,
+    first: date,
+    last: date,
+    found: bool,
 ) -> None:
-    tags = {REQUEST: "toy:ingest:2024-01-01:2024-03-10:abc", RANGE_START: "2024-01-01", RANGE_END: "2024-03-10"}
+    tags = {
+        REQUEST: "toy:ingest:2024-01-01:2024-03-10:abc",
+        RANGE_START: "2024-01-01",
+        RANGE_END: "2024-03-10",
+    }
     instance.add_run(dg.DagsterRun(job_name="work", tags=tags, status=status))
     assert overlapping(instance, "work", kind, first, last) == (tags[REQUEST] if found else None)
     assert overlapping(instance, "other", kind, first, last) is None
 
 
-def test_days_of_a_run_that_dagster_is_about_to_retry_are_not_due(instance: dg.DagsterInstance) -> None:
-    tags = {REQUEST: "toy:ingest:2024-01-01:2024-03-10:abc", RANGE_START: "2024-01-01", RANGE_END: "2024-03-10"}
-    died = instance.add_run(dg.DagsterRun(job_name="work", tags=tags, status=DagsterRunStatus.STARTED))
+def test_days_of_a_run_that_dagster_is_about_to_retry_are_not_due(
+    instance: dg.DagsterInstance,
+) -> None:
+    tags = {
+        REQUEST: "toy:ingest:2024-01-01:2024-03-10:abc",
+        RANGE_START: "2024-01-01",
+        RANGE_END: "2024-03-10",
+    }
+    died = instance.add_run(
+        dg.DagsterRun(job_name="work", tags=tags, status=DagsterRunStatus.STARTED)
+    )
     instance.report_run_failed(died)
     instance.add_run_tags(died.run_id, {WILL_RETRY_TAG: "true"})
-    assert overlapping(instance, "work", "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10)) == tags[REQUEST]
+    assert (
+        overlapping(instance, "work", "toy:ingest:", date(2024, 1, 15), date(2024, 3, 10))
+        == tags[REQUEST]
+    )

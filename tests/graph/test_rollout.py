@@ -29,14 +29,23 @@ from tests.support.tiny import DAY, FIRST, land, requests, tiny
 pytestmark = pytest.mark.timeout(600)
 
 POLICY = ReleasePolicy(
-    canary=(0.4,), shadow_requests=20, minimum_requests=5, minimum_labels=30, quality_margin=0.2, prediction_shift=5.0, latency_margin=20.0
+    canary=(0.4,),
+    shadow_requests=20,
+    minimum_requests=5,
+    minimum_labels=30,
+    quality_margin=0.2,
+    prediction_shift=5.0,
+    latency_margin=20.0,
 )
 PROGRESSIVE = tiny.model_copy(update={"release": POLICY})
 
 
 def shares(running: Platform) -> list[list[float]]:
     """The shares of each confirmation in the ledger; 0 is a shadow."""
-    return [[arm["share"] for arm in served(entry)["arms"]] for entry in running.ledger.entries(NAME, "traffic")]
+    return [
+        [arm["share"] for arm in served(entry)["arms"]]
+        for entry in running.ledger.entries(NAME, "traffic")
+    ]
 
 
 def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: Path) -> None:
@@ -45,7 +54,9 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
         land(running.landing, FIRST, day)
         assert [run.failure for run in running.driver.settle() if not run.success] == []
         first = running.ledger.released(NAME)
-        decisions.request_retraining(running.ledger, NAME, "ada@example.org", "to see it roll out", day)
+        decisions.request_retraining(
+            running.ledger, NAME, "ada@example.org", "to see it roll out", day
+        )
         for _ in range(3):
             day += DAY
             land(running.landing, day, day)
@@ -54,9 +65,15 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
             assert {answer.status_code for answer in answers} == {200}
         entries = running.ledger.entries(NAME)
         rollouts = state.rollouts(entries)
-        assert [rollout.outcome for rollout in rollouts] == ["superseded", "full"], [rollout.told for rollout in rollouts]
+        assert [rollout.outcome for rollout in rollouts] == ["superseded", "full"], [
+            rollout.told for rollout in rollouts
+        ]
         new = rollouts[1]
-        assert [(step.stage, step.share) for step in new.steps] == [("shadow", 0.0), ("canary", 0.4), ("full", 1.0)]
+        assert [(step.stage, step.share) for step in new.steps] == [
+            ("shadow", 0.0),
+            ("canary", 0.4),
+            ("full", 1.0),
+        ]
         assert [step.day for step in new.steps] == [new.steps[0].day + DAY * n for n in range(3)]
         assert shares(running) == [[1.0], [1.0, 0.0], [0.6, 0.4], [1.0]]
         assert new.champion == first
@@ -65,7 +82,11 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
         assert difference(NAME, running.ledger, running.endpoint) is None
 
         # Each step rests on a stored report, judged on requests and labels of both arms.
-        steps = [entry for entry in entries if entry.payload.get("rollout") and entry.kind in ("rollout", "release")]
+        steps = [
+            entry
+            for entry in entries
+            if entry.payload.get("rollout") and entry.kind in ("rollout", "release")
+        ]
         for entry, judged in zip(steps, ("shadow", "canary"), strict=True):
             report = running.reports.load(NAME, ROLLOUT, entry.day - DAY, new.bundle)
             assert report.digest == entry.payload["report"]
@@ -81,8 +102,13 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
         assert canary.height == 40
 
         split = running.ledger.entries(NAME, "traffic")[2]
-        told = json.loads(evergreen("served", "--pipeline", NAME, "--at", split.moment.isoformat(), "--json"))
-        assert [(arm["arm"], arm["share"]) for arm in told["arms"]] == [("champion", 0.6), ("challenger", 0.4)]
+        told = json.loads(
+            evergreen("served", "--pipeline", NAME, "--at", split.moment.isoformat(), "--json")
+        )
+        assert [(arm["arm"], arm["share"]) for arm in told["arms"]] == [
+            ("champion", 0.6),
+            ("challenger", 0.4),
+        ]
         assert told["because"]["kind"] == "rollout"
 
 
@@ -121,7 +147,9 @@ def judge(world: World, day: date) -> dg.ExecuteInProcessResult:
     )  # fmt: skip
 
 
-def try_out(world: World, day: date, *, failures: int = 0, slower: int = 1, count: int = 60) -> state.Rollout:
+def try_out(
+    world: World, day: date, *, failures: int = 0, slower: int = 1, count: int = 60
+) -> state.Rollout:
     """Log what the candidate made of a day's requests."""
     rollout = state.under_way(world.ledger.entries(NAME))
     assert rollout is not None
@@ -144,12 +172,21 @@ def test_a_shadow_that_fails_goes_back_once_and_stays_away(world: World) -> None
     result = judge(world, world.day)
     assert [check.passed for check in result.get_asset_check_evaluations()] == [False], "an alert"
     entry = world.ledger.entries(NAME)[-1]
-    assert (entry.kind, entry.actor, entry.bundle, entry.payload["from"]) == ("rollback", "policy", champion, rollout.bundle)
+    assert (entry.kind, entry.actor, entry.bundle, entry.payload["from"]) == (
+        "rollback",
+        "policy",
+        champion,
+        rollout.bundle,
+    )
     assert "2 of 60 outputs are no probability" in str(entry.payload["reason"])
     report = world.reports.load(NAME, ROLLOUT, world.day, rollout.bundle)
     assert report is not None
     assert report.digest == entry.payload["report"]
-    page = Path(world.reports.uri, world.reports.folder(NAME, ROLLOUT, world.day, rollout.bundle), "index.html").read_text()
+    page = Path(
+        world.reports.uri,
+        world.reports.folder(NAME, ROLLOUT, world.day, rollout.bundle),
+        "index.html",
+    ).read_text()
     assert "goes back" in page
     judge(world, world.day)
     assert world.ledger.entries(NAME)[-1] == entry, "judged again, nothing more happens"
@@ -172,11 +209,16 @@ def test_too_few_requests_wait_and_enough_take_the_step_once(world: World) -> No
         judge(world, world.day)
     rollout = state.under_way(world.ledger.entries(NAME))
     assert rollout is not None
-    assert [(step.stage, step.day) for step in rollout.steps] == [("shadow", world.day), ("canary", world.day + timedelta(days=1))]
+    assert [(step.stage, step.day) for step in rollout.steps] == [
+        ("shadow", world.day),
+        ("canary", world.day + timedelta(days=1)),
+    ]
     assert "NOT judged on labels" in str(world.ledger.entries(NAME)[-1].payload["reason"])
 
 
-def test_killed_between_report_and_ledger_the_next_run_takes_the_step(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_report_and_ledger_the_next_run_takes_the_step(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(BaseException):
         pass
 
@@ -193,7 +235,9 @@ def test_killed_between_report_and_ledger_the_next_run_takes_the_step(world: Wor
     assert world.kinds[-1] == "rollout"
 
 
-def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     try_out(world, world.day)
     judge(world, world.day)
     champion, move = world.ledger.released(NAME), world.ledger.entries(NAME)[-1]
@@ -205,7 +249,14 @@ def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves
         if found.serial != move.serial:
             return found
         why = f"desired.json: bundle {move.bundle} ends the process that loads it (signal 11), so no worker loads it"
-        return Actual(pipeline=pipeline, ready=True, serial=1, desired_serial=move.serial, arms=found.arms[:1], error=why)
+        return Actual(
+            pipeline=pipeline,
+            ready=True,
+            serial=1,
+            desired_serial=move.serial,
+            arms=found.arms[:1],
+            error=why,
+        )
 
     monkeypatch.setattr(type(world.endpoint), "actual", refusing)
     result = world.run("endpoint")
@@ -245,11 +296,19 @@ def test_what_is_desired_and_what_is_served_are_compared(world: World) -> None:
     asked = []
     for _ in range(5):
         with dg.build_sensor_context(
-            world.instance, cursor=cursor, resources={"ledger": world.ledger, "endpoint": world.endpoint}
+            world.instance,
+            cursor=cursor,
+            resources={"ledger": world.ledger, "endpoint": world.endpoint},
         ) as context:
             tick = sensor.evaluate_tick(context)
         cursor = tick.cursor
-        asked.append([key.path[-1] for request in tick.run_requests or [] for key in request.asset_selection or []])
+        asked.append(
+            [
+                key.path[-1]
+                for request in tick.run_requests or []
+                for key in request.asset_selection or []
+            ]
+        )
     assert asked == [[], ["endpoint"], [], ["endpoint"], []]
     world.run("endpoint")
     assert difference(NAME, world.ledger, world.endpoint) is None

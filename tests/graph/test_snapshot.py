@@ -23,10 +23,17 @@ def test_the_graph_keeps_its_shape(pipeline: Pipeline, snapshot: SnapshotAsserti
         node = graph.get(key)
         assert node.owners == [pipeline.owner]
         daily = "daily " if node.partitions_def else ""
-        lines.append(f"{daily}{key.to_user_string()}  [{node.group_name}: {', '.join(sorted(node.kinds))}]")
-        lines += [f"    from {parent.to_user_string()}" for parent in sorted(node.parent_keys, key=lambda parent: parent.path)]
+        lines.append(
+            f"{daily}{key.to_user_string()}  [{node.group_name}: {', '.join(sorted(node.kinds))}]"
+        )
+        lines += [
+            f"    from {parent.to_user_string()}"
+            for parent in sorted(node.parent_keys, key=lambda parent: parent.path)
+        ]
         for check in sorted(graph.get_check_keys_for_assets({key}), key=lambda check: check.name):
-            lines.append(f"    check {check.name}{' (blocking)' if graph.get(check).blocking else ''}")
+            lines.append(
+                f"    check {check.name}{' (blocking)' if graph.get(check).blocking else ''}"
+            )
     repository = definitions.get_repository_def()
     lines += [f"job {name}" for name in sorted(repository.job_names) if not name.startswith("__")]
     lines += [
@@ -34,6 +41,7 @@ def test_the_graph_keeps_its_shape(pipeline: Pipeline, snapshot: SnapshotAsserti
         for schedule in sorted(repository.schedule_defs, key=lambda schedule: schedule.name)
     ]
     lines += [
-        f"sensor {sensor.name} {sensor.default_status.value}" for sensor in sorted(repository.sensor_defs, key=lambda sensor: sensor.name)
+        f"sensor {sensor.name} {sensor.default_status.value}"
+        for sensor in sorted(repository.sensor_defs, key=lambda sensor: sensor.name)
     ]
     assert "\n".join(lines) == snapshot

@@ -46,11 +46,19 @@ class World:
     def __init__(self, place: Path) -> None:
         self.lake = Lake(uri=str(place / "lake"))
         self.artifacts = Artifacts(uri=str(place / "artifacts"))
-        self.tracking = Tracking(uri=f"{SQLITE}{place / 'mlflow' / 'mlflow.db'}", url="http://mlflow")
+        self.tracking = Tracking(
+            uri=f"{SQLITE}{place / 'mlflow' / 'mlflow.db'}", url="http://mlflow"
+        )
         self.instance = dg.DagsterInstance.ephemeral()
 
-    def run(self, *names: str, pipeline: Pipeline = tiny, as_of: str | None = None) -> dg.ExecuteInProcessResult:
-        config = {"ops": {f"{pipeline.name}__training_set": {"config": {"as_of": as_of}}}} if as_of else None
+    def run(
+        self, *names: str, pipeline: Pipeline = tiny, as_of: str | None = None
+    ) -> dg.ExecuteInProcessResult:
+        config = (
+            {"ops": {f"{pipeline.name}__training_set": {"config": {"as_of": as_of}}}}
+            if as_of
+            else None
+        )
         return dg.materialize(
             stage.build(pipeline),
             resources={"lake": self.lake, "artifacts": self.artifacts, "tracking": self.tracking},
@@ -74,12 +82,19 @@ def world(filled: Path, tmp_path: Path) -> World:
 def test_one_run_trains_and_registers_and_a_second_one_changes_nothing(world: World) -> None:
     first = world.run()
     assert first.success
-    assert all(evaluation.passed and evaluation.blocking for evaluation in first.get_asset_check_evaluations())
-    assert {evaluation.check_name for evaluation in first.get_asset_check_evaluations()} == set(stage.CHECKS)
+    assert all(
+        evaluation.passed and evaluation.blocking
+        for evaluation in first.get_asset_check_evaluations()
+    )
+    assert {evaluation.check_name for evaluation in first.get_asset_check_evaluations()} == set(
+        stage.CHECKS
+    )
     made = {name: world.metadata(first, name) for name in NAMES}
     digests = {
         name: world.artifacts.pointed("tiny", pointer)
-        for name, pointer in zip(NAMES, ("training_set", "study", "baseline", "candidate"), strict=True)
+        for name, pointer in zip(
+            NAMES, ("training_set", "study", "baseline", "candidate"), strict=True
+        )
     }
     assert digests == {name: made[name]["digest"] for name in NAMES}
 
@@ -103,10 +118,22 @@ def test_one_run_trains_and_registers_and_a_second_one_changes_nothing(world: Wo
     assert run.data.tags[DAGSTER_RUN] == first.run_id
     assert run.data.tags["dagster_run_url"].endswith(f"/runs/{first.run_id}")
     assert run.data.metrics["test_log_loss"] == pytest.approx(facts.metrics["test"]["log_loss"])
-    assert len(client.get_metric_history(run.info.run_id, "validation_log_loss_by_round")) >= facts.rounds
-    assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"tiny train", "tiny validation", "tiny test"}
-    assert all(json.loads(each.dataset.source)["digest"] == digests["training_set"] for each in run.inputs.dataset_inputs)
-    assert {each.path for each in client.list_artifacts(run.info.run_id, "candidate")} == {f"candidate/{name}" for name in contents}
+    assert (
+        len(client.get_metric_history(run.info.run_id, "validation_log_loss_by_round"))
+        >= facts.rounds
+    )
+    assert {each.dataset.name for each in run.inputs.dataset_inputs} == {
+        "tiny train",
+        "tiny validation",
+        "tiny test",
+    }
+    assert all(
+        json.loads(each.dataset.source)["digest"] == digests["training_set"]
+        for each in run.inputs.dataset_inputs
+    )
+    assert {each.path for each in client.list_artifacts(run.info.run_id, "candidate")} == {
+        f"candidate/{name}" for name in contents
+    }
     assert {each.path for each in client.list_artifacts(run.info.run_id, "plots")} == {
         "plots/loss_curve.png",
         "plots/feature_importance.png",
@@ -122,27 +149,40 @@ def test_one_run_trains_and_registers_and_a_second_one_changes_nothing(world: Wo
 
     second = world.run()
     assert second.success
-    assert {name: world.metadata(second, name)["digest"] for name in NAMES} == {name: made[name]["digest"] for name in NAMES}
+    assert {name: world.metadata(second, name)["digest"] for name in NAMES} == {
+        name: made[name]["digest"] for name in NAMES
+    }
     assert world.metadata(second, "tuning_study")["reused"] is True
     assert world.metadata(second, "candidate")["logged_before"] is True
     (again,) = client.search_model_versions("name = 'tiny'")
     assert again.tags[DAGSTER_RUN] == first.run_id
     assert again.tags[REPEATED] == second.run_id
-    assert world.tracking.move_alias("tiny", "champion", candidate["digest"]) == str(version.version)
+    assert world.tracking.move_alias("tiny", "champion", candidate["digest"]) == str(
+        version.version
+    )
     assert world.tracking.move_alias("tiny", "champion", "never trained") is None
 
 
-def test_a_killed_study_goes_on_and_an_older_day_does_not_learn_from_the_future(world: World) -> None:
+def test_a_killed_study_goes_on_and_an_older_day_does_not_learn_from_the_future(
+    world: World,
+) -> None:
     assert world.run("training_set").success
     digest = world.artifacts.pointed("tiny", "training_set") or ""
     whole = world.run("tuning_study")
-    trials = tuning.Study.decode(world.artifacts.get("studies", world.metadata(whole, "tuning_study")["digest"])["study.json"]).trials
+    trials = tuning.Study.decode(
+        world.artifacts.get("studies", world.metadata(whole, "tuning_study")["digest"])[
+            "study.json"
+        ]
+    ).trials
 
     place = f"{world.artifacts.uri}/progress/tiny/{tuning.progress_key(tiny, digest)}.json"
     files.write_atomically(place, tuning.encode_trials(trials[:1]))
     files.filesystem(world.artifacts.uri)[0].rm(f"{world.artifacts.uri}/pointers/tiny/study.json")
     resumed = world.run("tuning_study")
-    assert world.metadata(resumed, "tuning_study")["digest"] == world.metadata(whole, "tuning_study")["digest"]
+    assert (
+        world.metadata(resumed, "tuning_study")["digest"]
+        == world.metadata(whole, "tuning_study")["digest"]
+    )
     assert world.metadata(resumed, "tuning_study")["reused"] is False
 
     earlier = world.run("training_set", "tuning_study", as_of=DAYS[30].isoformat())
@@ -153,10 +193,14 @@ def test_a_killed_study_goes_on_and_an_older_day_does_not_learn_from_the_future(
 
 
 def test_a_set_that_is_too_small_blocks_and_is_never_trained_on(world: World) -> None:
-    demanding = tiny.model_copy(update={"split": Split(test_days=10, validation_days=10, minimum_rows=100_000)})
+    demanding = tiny.model_copy(
+        update={"split": Split(test_days=10, validation_days=10, minimum_rows=100_000)}
+    )
     run = world.run(pipeline=demanding)
     assert not run.success
-    (failed,) = [evaluation for evaluation in run.get_asset_check_evaluations() if not evaluation.passed]
+    (failed,) = [
+        evaluation for evaluation in run.get_asset_check_evaluations() if not evaluation.passed
+    ]
     assert failed.check_name == "minimum_rows"
     assert "at least 100000 are needed" in (failed.description or "")
     assert world.artifacts.pointed("tiny", "training_set") is None
@@ -171,17 +215,28 @@ def test_a_day_that_changed_since_stops_training(world: World) -> None:
     world.lake.write("tiny/features", rows.head(3), [DAYS[5]])
     run = world.run("baseline", "candidate")
     assert not run.success
-    messages = [event.step_failure_data.error.cause.message for event in run.all_events if event.is_step_failure]  # type: ignore[union-attr]
+    messages = [
+        event.step_failure_data.error.cause.message
+        for event in run.all_events
+        if event.is_step_failure
+    ]  # type: ignore[union-attr]
     assert any(f"the first is {DAYS[5]}" in message for message in messages)
     assert world.artifacts.pointed("tiny", "candidate") is None
 
 
 def test_a_candidate_without_a_fitting_study_uses_cautious_parameters(world: World) -> None:
     assert world.run("training_set", "candidate").success
-    facts = CandidateFacts.decode(world.artifacts.get("candidates", world.artifacts.pointed("tiny", "candidate") or "")["candidate.json"])
+    facts = CandidateFacts.decode(
+        world.artifacts.get("candidates", world.artifacts.pointed("tiny", "candidate") or "")[
+            "candidate.json"
+        ]
+    )
     assert facts.study is None
     _, manifest = stage.newest_training_set(tiny, world.artifacts)
-    assert facts.parameters["min_child_weight"] == tuning.first_parameters(tiny, manifest.rows["train"])["min_child_weight"]
+    assert (
+        facts.parameters["min_child_weight"]
+        == tuning.first_parameters(tiny, manifest.rows["train"])["min_child_weight"]
+    )
 
 
 def test_an_unfinished_mlflow_run_is_marked_killed_and_made_anew(world: World) -> None:
@@ -212,7 +267,9 @@ def test_the_stage_is_in_its_group_and_pool() -> None:
     assert manifests.FILE == "manifest.json"
 
 
-def test_a_model_of_scikit_learn_is_trained_without_a_study_and_registered_without_pickle(world: World) -> None:
+def test_a_model_of_scikit_learn_is_trained_without_a_study_and_registered_without_pickle(
+    world: World,
+) -> None:
     forest = tiny.model_copy(update={"model": RandomForest(trees=20, min_samples_leaf=5)})
     keys = {asset.key.path[-1]: asset for asset in stage.build(forest)}
     assert set(keys) == {"training_set", "baseline", "candidate"}
@@ -231,8 +288,12 @@ def test_a_model_of_scikit_learn_is_trained_without_a_study_and_registered_witho
     assert not list(place.rglob("*.pkl"))
     # What is registered is what is released.
     registered = skops.io.load(place / described["pickled_model"], trusted=skops_files.trusted())
-    matrix = FeatureProgram.decode(contents["program.json"]).matrix(manifests.load_rows(forest, newest(world), world.lake).part("test"))
-    assert np.array_equal(registered.predict_proba(matrix)[:, 1], Model.from_files(contents).compute(matrix))
+    matrix = FeatureProgram.decode(contents["program.json"]).matrix(
+        manifests.load_rows(forest, newest(world), world.lake).part("test")
+    )
+    assert np.array_equal(
+        registered.predict_proba(matrix)[:, 1], Model.from_files(contents).compute(matrix)
+    )
 
 
 def newest(world: World) -> manifests.TrainingManifest:

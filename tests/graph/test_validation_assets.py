@@ -39,7 +39,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     land(landing, last=DAYS[-1])
     for source in tiny.sources:
         rows = parse(source, collect(tiny, source, DAYS, landing)).rows
-        stored = rows.select([name for name in rows.columns if name in {*source.columns, "event_time", "known_at", "date"}])
+        stored = rows.select(
+            [
+                name
+                for name in rows.columns
+                if name in {*source.columns, "event_time", "known_at", "date"}
+            ]
+        )
         place = raw.table(NAME, source.name)
         lake.write(place, stored, DAYS) if source.daily else lake.overwrite(place, stored)
     lake.write(f"{NAME}/features", features(tiny, DAYS, raw.reader(lake, NAME)), DAYS)
@@ -54,7 +60,9 @@ class World:
         self.lake = Lake(uri=str(home / "lake"))
         self.artifacts = Artifacts(uri=str(home / "artifacts"))
         self.reports = Reports(uri=str(home / "reports"), url="http://reports")
-        self.ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
+        self.ledger = Ledger(
+            path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys"))
+        )
         self.instance = dg.DagsterInstance.ephemeral()
 
     def train(self, pipeline: Pipeline = tiny, point: bool = True) -> dict[str, bytes]:
@@ -75,7 +83,12 @@ class World:
         rows = manifest.assemble(pipeline, lake)
         digest = self.artifacts.put("training_sets", {manifest.FILE: rows.manifest.encode()})
         files = candidate.train(
-            pipeline, rows, digest, program(pipeline), tuning.first_parameters(pipeline, rows.manifest.rows["train"]), None
+            pipeline,
+            rows,
+            digest,
+            program(pipeline),
+            tuning.first_parameters(pipeline, rows.manifest.rows["train"]),
+            None,
         ).files
         if point:
             fitted = baseline.train(rows, digest, program(pipeline), 1.0)
@@ -86,12 +99,21 @@ class World:
     def release(self, files: dict[str, bytes]) -> str:
         """Make these files the champion, as far as the validation stage looks."""
         digest = self.artifacts.put("bundles", files)
-        self.ledger.append(NAME, "release", bundle=digest, day=DAYS[-1], actor="platform", payload={})
+        self.ledger.append(
+            NAME, "release", bundle=digest, day=DAYS[-1], actor="platform", payload={}
+        )
         return digest
 
-    def run(self, pipeline: Pipeline = tiny, *names: str, raises: bool = True) -> dg.ExecuteInProcessResult:
+    def run(
+        self, pipeline: Pipeline = tiny, *names: str, raises: bool = True
+    ) -> dg.ExecuteInProcessResult:
         keys = [dg.AssetKey([NAME, *name.split("/")]) for name in names or gates.REPORTS]
-        resources = {"lake": self.lake, "artifacts": self.artifacts, "reports": self.reports, "ledger": self.ledger}
+        resources = {
+            "lake": self.lake,
+            "artifacts": self.artifacts,
+            "reports": self.reports,
+            "ledger": self.ledger,
+        }
         return dg.materialize(
             stage.build(pipeline),
             selection=dg.AssetSelection.assets(*keys),
@@ -122,7 +144,9 @@ def world(trained: Path, tmp_path: Path) -> World:
 
 
 @pytest.fixture(scope="module")
-def validated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dg.ExecuteInProcessResult]:
+def validated(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[World, dg.ExecuteInProcessResult]:
     """A home in which all five validations ran once; tests only read it."""
     home = tmp_path_factory.mktemp("reported") / "home"
     shutil.copytree(trained, home)
@@ -130,48 +154,90 @@ def validated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return world, world.run()
 
 
-def test_five_reports_with_pages_plots_and_a_warn_check_for_every_gate(validated: tuple[World, dg.ExecuteInProcessResult]) -> None:
+def test_five_reports_with_pages_plots_and_a_warn_check_for_every_gate(
+    validated: tuple[World, dg.ExecuteInProcessResult],
+) -> None:
     world, result = validated
     assert result.success
     required = gates.required_gates(tiny)
-    checks = {(evaluation.asset_key.path[-1], evaluation.check_name): evaluation for evaluation in result.get_asset_check_evaluations()}
-    assert set(checks) == {(name.split("/")[1], rule) for name, rules in required.items() for rule in rules}
-    assert all(evaluation.severity == dg.AssetCheckSeverity.WARN and not evaluation.blocking for evaluation in checks.values())
-    assert all({"n", "limit", "judged", "report"} <= set(evaluation.metadata) for evaluation in checks.values())
+    checks = {
+        (evaluation.asset_key.path[-1], evaluation.check_name): evaluation
+        for evaluation in result.get_asset_check_evaluations()
+    }
+    assert set(checks) == {
+        (name.split("/")[1], rule) for name, rules in required.items() for rule in rules
+    }
+    assert all(
+        evaluation.severity == dg.AssetCheckSeverity.WARN and not evaluation.blocking
+        for evaluation in checks.values()
+    )
+    assert all(
+        {"n", "limit", "judged", "report"} <= set(evaluation.metadata)
+        for evaluation in checks.values()
+    )
     for name in gates.REPORTS:
         report = world.report(name)
-        (materialization,) = result.asset_materializations_for_node(f"{NAME}__{name.replace('/', '__')}")
+        (materialization,) = result.asset_materializations_for_node(
+            f"{NAME}__{name.replace('/', '__')}"
+        )
         assert report.subject == world.candidate
         assert [verdict.rule for verdict in report.verdicts] == list(required[name])
         link = str(materialization.metadata["report"].value)
         page = Path(world.reports.uri) / link.removeprefix("http://reports/")
         assert report.digest[:16] in page.read_text()
-        images = [value.value for value in materialization.metadata.values() if "data:image/png;base64," in str(value.value)]
+        images = [
+            value.value
+            for value in materialization.metadata.values()
+            if "data:image/png;base64," in str(value.value)
+        ]
         assert images
         assert all(len(str(image)) < 60_000 for image in images)
 
 
-def test_first_candidate_has_no_champion_to_beat_and_may_be_released(validated: tuple[World, dg.ExecuteInProcessResult]) -> None:
+def test_first_candidate_has_no_champion_to_beat_and_may_be_released(
+    validated: tuple[World, dg.ExecuteInProcessResult],
+) -> None:
     world, _ = validated
-    verdict = next(verdict for verdict in world.report(gates.PERFORMANCE).verdicts if verdict.rule == "not_worse_than_champion")
+    verdict = next(
+        verdict
+        for verdict in world.report(gates.PERFORMANCE).verdicts
+        if verdict.rule == "not_worse_than_champion"
+    )
     assert verdict.passed is None
     assert "no champion yet" in verdict.reason
-    failed = [verdict.rule for report in world.stored().values() if report for verdict in report.verdicts if verdict.passed is False]
+    failed = [
+        verdict.rule
+        for report in world.stored().values()
+        if report
+        for verdict in report.verdicts
+        if verdict.passed is False
+    ]
     refusals = gates.refusals(tiny, world.stored(), world.candidate, None)
     assert len(refusals) == len(failed)
 
 
-def test_a_release_since_the_report_makes_it_stale(validated: tuple[World, dg.ExecuteInProcessResult]) -> None:
+def test_a_release_since_the_report_makes_it_stale(
+    validated: tuple[World, dg.ExecuteInProcessResult],
+) -> None:
     world, _ = validated
-    assert any("released now" in refusal for refusal in gates.refusals(tiny, world.stored(), world.candidate, "b" * 64))
+    assert any(
+        "released now" in refusal
+        for refusal in gates.refusals(tiny, world.stored(), world.candidate, "b" * 64)
+    )
 
 
-def test_equal_inputs_give_equal_reports(validated: tuple[World, dg.ExecuteInProcessResult]) -> None:
+def test_equal_inputs_give_equal_reports(
+    validated: tuple[World, dg.ExecuteInProcessResult],
+) -> None:
     world, _ = validated
     first = {name: report.digest for name, report in world.stored().items() if report}
     assert len(first) == len(gates.REPORTS)
     for name in gates.REPORTS:
-        (Path(world.reports.uri) / world.reports.folder(NAME, name, DAYS[-1], world.candidate) / "report.json").unlink()
+        (
+            Path(world.reports.uri)
+            / world.reports.folder(NAME, name, DAYS[-1], world.candidate)
+            / "report.json"
+        ).unlink()
     world.run()
     assert first == {name: report.digest for name, report in world.stored().items() if report}
 
@@ -191,7 +257,11 @@ def test_a_champion_of_other_features_predicts_with_its_own(world: World) -> Non
     """Its features are computed again from raw rows, to the same values that it was trained on."""
     other = tiny.model_copy(
         update={
-            "features": ((col("load") * 2).named("load"), category("machine"), rate("fails", by="machine", over=days(3)).named("recent"))
+            "features": (
+                (col("load") * 2).named("load"),
+                category("machine"),
+                rate("fails", by="machine", over=days(3)).named("recent"),
+            )
         }
     )
     files = world.train(other, point=False)
@@ -202,18 +272,27 @@ def test_a_champion_of_other_features_predicts_with_its_own(world: World) -> Non
     predicted, notes = evidences.champion_predictions(champion, evidence, world.lake)
     own = Lake(uri=world.lake.uri + "-other").scan(f"{NAME}/features").collect()
     rows = evidence.frame.select("job_id").join(own, on="job_id", how="left", maintain_order="left")
-    assert predicted == pytest.approx(champion.model.predict(champion.program.matrix(rows)), abs=1e-12)
+    assert predicted == pytest.approx(
+        champion.model.predict(champion.program.matrix(rows)), abs=1e-12
+    )
     assert "load, recent" in notes[0]
     assert len(notes) == 1
 
 
-def test_a_champion_whose_source_is_gone_is_compared_on_what_is_left_and_that_is_said(world: World) -> None:
-    files = world.train(tiny.model_copy(update={"features": (*tiny.features, join("machines").age.named("years"))}), point=False)
+def test_a_champion_whose_source_is_gone_is_compared_on_what_is_left_and_that_is_said(
+    world: World,
+) -> None:
+    files = world.train(
+        tiny.model_copy(update={"features": (*tiny.features, join("machines").age.named("years"))}),
+        point=False,
+    )
     world.release(files)
     gone = tiny.model_copy(
         update={
             "sources": tuple(source for source in tiny.sources if source.name != "machines"),
-            "features": tuple(feature for feature in tiny.features if feature.name != "machines_age"),
+            "features": tuple(
+                feature for feature in tiny.features if feature.name != "machines_age"
+            ),
         }
     )
     champion = evidences.champion(gone, world.ledger, world.artifacts)
@@ -228,10 +307,16 @@ def test_a_champion_whose_source_is_gone_is_compared_on_what_is_left_and_that_is
 
 
 def test_a_failing_gate_is_a_warning_with_number_limit_and_n_on_a_green_run(world: World) -> None:
-    strict = tiny.model_copy(update={"gates": Gates(min_roc_auc=0.999, min_slice_rows=20, max_noise_shift=1e-6)})
+    strict = tiny.model_copy(
+        update={"gates": Gates(min_roc_auc=0.999, min_slice_rows=20, max_noise_shift=1e-6)}
+    )
     result = world.run(strict)
     assert result.success
-    failed = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations() if not evaluation.passed}
+    failed = {
+        evaluation.check_name: evaluation
+        for evaluation in result.get_asset_check_evaluations()
+        if not evaluation.passed
+    }
     assert {"roc_auc_is_high", "noise_moves_little"} <= set(failed)
     metadata = failed["roc_auc_is_high"].metadata
     assert metadata["limit"].value == 0.999
@@ -251,7 +336,9 @@ def test_a_pipeline_without_slices_and_groups_says_so_loudly(world: World) -> No
 def test_groups_of_a_declared_column_are_judged(world: World) -> None:
     pipeline = tiny.model_copy(
         update={
-            "fairness": (Fairness(column="machine", reason="a test", judged=("demographic_parity",)),),
+            "fairness": (
+                Fairness(column="machine", reason="a test", judged=("demographic_parity",)),
+            ),
             "gates": Gates(max_fairness_gap=0.01, min_slice_rows=20),
         }
     )
@@ -267,7 +354,11 @@ def test_a_baseline_of_another_training_set_is_refused(world: World) -> None:
     facts = msgspec.json.decode(files["facts.json"])
     files["facts.json"] = msgspec.json.encode({**facts, "training_set": "0" * 64})
     world.artifacts.point(
-        NAME, "baseline", world.artifacts.put("baselines", {name: content for name, content in files.items() if name != "SHA256SUMS"})
+        NAME,
+        "baseline",
+        world.artifacts.put(
+            "baselines", {name: content for name, content in files.items() if name != "SHA256SUMS"}
+        ),
     )
     with pytest.raises(ValueError, match="same training set"):
         world.run(tiny, gates.PERFORMANCE)

@@ -39,10 +39,19 @@ GIVEN: dict[str, Any] = {
 }
 EVERYTHING: dict[str, Any] = {
     **GIVEN,
-    "image": {"repository": "images.test/evergreen-endpoint", "tag": "1.2", "pullSecrets": [{"name": "pull"}]},
+    "image": {
+        "repository": "images.test/evergreen-endpoint",
+        "tag": "1.2",
+        "pullSecrets": [{"name": "pull"}],
+    },
     "autoscaling": {"enabled": False},
     "replicas": 3,
-    "jwt": {"jwks": "https://identity.test/keys", "issuer": "identity", "audience": "evergreen", "algorithms": "ES256"},
+    "jwt": {
+        "jwks": "https://identity.test/keys",
+        "issuer": "identity",
+        "audience": "evergreen",
+        "algorithms": "ES256",
+    },
     "grpc": {"enabled": True},
     "traces": "http://collector.test:4318/v1/traces",
     "log": {"syncSeconds": 0},
@@ -51,7 +60,12 @@ EVERYTHING: dict[str, Any] = {
         "clients": [{"namespaceSelector": {"matchLabels": {"team": "bookings"}}}],
         "platform": [{"podSelector": {"matchLabels": {"app": "dagster"}}}],
         "prometheus": [{"namespaceSelector": {"matchLabels": {"team": "metrics"}}}],
-        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 443, "protocol": "TCP"}]}],
+        "egress": [
+            {
+                "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
+                "ports": [{"port": 443, "protocol": "TCP"}],
+            }
+        ],
     },
     "nodeSelector": {"disk": "fast"},
     "tolerations": [{"key": "serving", "operator": "Exists"}],
@@ -74,7 +88,9 @@ def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def arguments(objects: list[dict[str, Any]]) -> list[str]:
-    found: list[str] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["args"]
+    found: list[str] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0][
+        "args"
+    ]
     return found
 
 
@@ -83,7 +99,9 @@ def test_the_chart_renders_to_valid_objects(values: dict[str, Any]) -> None:
     objects = render(values)
     kinds = sorted(each["kind"] for each in objects)
     scaled = ["HorizontalPodAutoscaler"] if values is GIVEN else []
-    assert kinds == sorted([*scaled, "NetworkPolicy", "PodDisruptionBudget", "Service", "Service", "StatefulSet"])
+    assert kinds == sorted(
+        [*scaled, "NetworkPolicy", "PodDisruptionBudget", "Service", "Service", "StatefulSet"]
+    )
     for version in KUBERNETES:
         for each in objects:
             kubernetes_validate.validate(each, version, strict=True)
@@ -99,21 +117,38 @@ def test_pods_are_confined() -> None:
     pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert pod["automountServiceAccountToken"] is False
-    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["seccompProfile"]["type"]) == (True, "RuntimeDefault")
+    assert (
+        pod["securityContext"]["runAsNonRoot"],
+        pod["securityContext"]["seccompProfile"]["type"],
+    ) == (True, "RuntimeDefault")
     security = container["securityContext"]
-    assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"], security["capabilities"]) == (
+    assert (
+        security["allowPrivilegeEscalation"],
+        security["readOnlyRootFilesystem"],
+        security["capabilities"],
+    ) == (
         False,
         True,
         {"drop": ["ALL"]},
     )
     # Beside /tmp, a pod writes nothing but its own state.
-    assert [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")] == ["/srv/state", "/tmp"]
-    assert next(mount for mount in container["volumeMounts"] if mount["mountPath"] == "/srv/state")["subPathExpr"] == "replicas/$(POD_NAME)"
+    assert [
+        mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")
+    ] == ["/srv/state", "/tmp"]
+    assert (
+        next(mount for mount in container["volumeMounts"] if mount["mountPath"] == "/srv/state")[
+            "subPathExpr"
+        ]
+        == "replicas/$(POD_NAME)"
+    )
     policy = one(objects, "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == {"https"}
     assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53}
-    assert all(container[probe]["httpGet"]["scheme"] == "HTTPS" for probe in ("startupProbe", "livenessProbe", "readinessProbe"))
+    assert all(
+        container[probe]["httpGet"]["scheme"] == "HTTPS"
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    )
     assert one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
@@ -153,7 +188,9 @@ def test_a_pod_of_the_chart_serves(tmp_path: Path) -> None:
     place.root.chmod(0o755)
     context = ssl.create_default_context(cafile=str(tmp_path / "etc" / "tls" / "tls.crt"))
     with open(tmp_path / "pod.log", "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(TREE)})
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(TREE)}
+        )
     try:
         container = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
         end = time.monotonic() + 30
@@ -190,19 +227,38 @@ def test_the_image_holds_what_the_server_imports_and_nothing_of_the_platform() -
     assert re.findall(r"^COPY (?!--from)(\w+) /opt", image, re.MULTILINE) == ["bundle", "serving"]
     assert re.findall(r"^USER (\S+)$", image, re.MULTILINE) == ["10001:10001"]
     wanted = {
-        re.split(r"[=<>\[ ]", line)[0] for line in (TREE / "infra" / "endpoint.in").read_text().splitlines() if line and line[0] != "#"
+        re.split(r"[=<>\[ ]", line)[0]
+        for line in (TREE / "infra" / "endpoint.in").read_text().splitlines()
+        if line and line[0] != "#"
     }
-    modules = {"opentelemetry": "opentelemetry-sdk", "jwt": "pyjwt", "grpc": "grpcio", "google": "protobuf", "xgboost": "xgboost-cpu"}
-    imported = {modules.get(name, name) for package in ("bundle", "serving") for name in third_party(TREE / package)}
+    modules = {
+        "opentelemetry": "opentelemetry-sdk",
+        "jwt": "pyjwt",
+        "grpc": "grpcio",
+        "google": "protobuf",
+        "xgboost": "xgboost-cpu",
+    }
+    imported = {
+        modules.get(name, name)
+        for package in ("bundle", "serving")
+        for name in third_party(TREE / package)
+    }
     # Polars computes features in batches, on the platform alone.
     assert imported - wanted == {"polars"}
     locked = locks(TREE / "infra" / "endpoint.lock")
     assert wanted <= locked.keys()
     platform = locks(TREE / "requirements.lock")
-    differing = {name: (version, platform[name]) for name, version in locked.items() if platform.get(name, version) != version}
+    differing = {
+        name: (version, platform[name])
+        for name, version in locked.items()
+        if platform.get(name, version) != version
+    }
     assert differing == {}
     assert locked["xgboost-cpu"] == platform["xgboost"]
-    assert not {"dagster", "mlflow", "pandas", "polars"} & locks(TREE / "infra" / "endpoint.lock").keys()
+    assert (
+        not {"dagster", "mlflow", "pandas", "polars"}
+        & locks(TREE / "infra" / "endpoint.lock").keys()
+    )
 
 
 def third_party(folder: Path) -> set[str]:
@@ -213,7 +269,11 @@ def third_party(folder: Path) -> set[str]:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
             found |= {name.split(".")[0] for name in names}
-    return {name for name in found if name not in sys.stdlib_module_names and name not in ("bundle", "serving")}
+    return {
+        name
+        for name in found
+        if name not in sys.stdlib_module_names and name not in ("bundle", "serving")
+    }
 
 
 def locks(place: Path) -> dict[str, str]:
@@ -226,7 +286,9 @@ def mounted(folder: Path, place: Place) -> str:
         (folder / "etc" / name).mkdir(parents=True)
     shutil.copy(place.public_key_path, folder / "etc" / "public" / "platform.pub")
     key, secret = api_keys.new("the platform", ("predict", "metadata"), datetime.now(UTC))
-    (folder / "etc" / "keys" / api_keys.FILE).write_bytes(msgspec.json.encode(api_keys.KeyFile((key,))))
+    (folder / "etc" / "keys" / api_keys.FILE).write_bytes(
+        msgspec.json.encode(api_keys.KeyFile((key,)))
+    )
     for made, name in zip(certified(folder), ("tls.crt", "tls.key"), strict=True):
         shutil.move(made, folder / "etc" / "tls" / name)
     return secret

@@ -56,7 +56,9 @@ def rows(landed: Path, source: str) -> pl.DataFrame:
 
 def test_what_lands_keeps_the_declared_contract(landed: Path) -> None:
     for source in pipeline.sources:
-        result = examine(pipeline, source, collect(pipeline, source, DAYS, Landing(uri=str(landed))), DAYS)
+        result = examine(
+            pipeline, source, collect(pipeline, source, DAYS, Landing(uri=str(landed))), DAYS
+        )
         assert result.refused is None
         assert result.broken.height == 0, result.broken.head()
         assert result.rows.height > 0
@@ -64,12 +66,19 @@ def test_what_lands_keeps_the_declared_contract(landed: Path) -> None:
 
 def test_the_schedule_of_a_day_lands_the_day_before_at_noon(landed: Path) -> None:
     schedule = rows(landed, "schedule")
-    ahead = schedule.with_columns(event_day=pl.col("event_time").dt.convert_time_zone(NEW_YORK).dt.date())
+    ahead = schedule.with_columns(
+        event_day=pl.col("event_time").dt.convert_time_zone(NEW_YORK).dt.date()
+    )
     later = ahead.filter(pl.col("date") > Feed.first)
     assert (later["event_day"] - later["date"]).unique().to_list() == [timedelta(days=1)]
     # The first delivery brings the first day itself as well.
-    assert set(ahead.filter(pl.col("date") == Feed.first)["event_day"]) == {Feed.first, Feed.first + timedelta(days=1)}
-    noon = ahead.select(pl.col("known_at").dt.convert_time_zone(NEW_YORK).dt.time().unique().cast(pl.String)).item()
+    assert set(ahead.filter(pl.col("date") == Feed.first)["event_day"]) == {
+        Feed.first,
+        Feed.first + timedelta(days=1),
+    }
+    noon = ahead.select(
+        pl.col("known_at").dt.convert_time_zone(NEW_YORK).dt.time().unique().cast(pl.String)
+    ).item()
     assert noon.startswith("12:00:00")
     assert (ahead["known_at"] < ahead["event_time"] - pipeline.lead).all()
     assert ahead["flight_id"].is_unique().all()
@@ -84,7 +93,8 @@ def test_the_weather_of_a_day_lands_on_the_day(landed: Path) -> None:
 def test_outcomes_are_known_at_three_on_their_day_of_delivery(landed: Path) -> None:
     outcomes = rows(landed, "outcomes")
     local = outcomes.with_columns(
-        event_day=pl.col("event_time").dt.convert_time_zone(NEW_YORK).dt.date(), known=pl.col("known_at").dt.convert_time_zone(NEW_YORK)
+        event_day=pl.col("event_time").dt.convert_time_zone(NEW_YORK).dt.date(),
+        known=pl.col("known_at").dt.convert_time_zone(NEW_YORK),
     )
     assert (local["known"].dt.date() == local["date"]).all()
     assert local["known"].dt.hour().unique().to_list() == [3]
@@ -94,7 +104,10 @@ def test_outcomes_are_known_at_three_on_their_day_of_delivery(landed: Path) -> N
     down = (
         local["event_time"]
         + pl.select(
-            pl.duration(minutes=local["dep_delay"].cast(pl.Float64).fill_null(0) + local["air_time"].cast(pl.Float64).fill_null(0))
+            pl.duration(
+                minutes=local["dep_delay"].cast(pl.Float64).fill_null(0)
+                + local["air_time"].cast(pl.Float64).fill_null(0)
+            )
         ).to_series()
     )
     assert (down <= local["known_at"]).all()
@@ -162,13 +175,17 @@ def test_requests_are_the_flights_of_the_local_day_ready_for_json(feed: Feed) ->
 def test_the_clock_change_moves_no_flight_to_another_day(feed: Feed) -> None:
     for day in (date(2013, 3, 10), date(2013, 11, 3)):
         for request in feed.requests(day):
-            moment = datetime.fromisoformat(str(request["event_time"])).astimezone(ZoneInfo(NEW_YORK))
+            moment = datetime.fromisoformat(str(request["event_time"])).astimezone(
+                ZoneInfo(NEW_YORK)
+            )
             assert moment.hour * 100 + moment.minute == request["sched_dep_time"]
             assert moment.date() == day
 
 
 def test_days_and_options_outside_the_data_are_refused(feed: Feed, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"2014-01-01 is not in the data set; it holds 2013-01-01 to 2013-12-31"):
+    with pytest.raises(
+        ValueError, match=r"2014-01-01 is not in the data set; it holds 2013-01-01 to 2013-12-31"
+    ):
         feed.land(date(2014, 1, 1))
     with pytest.raises(ValueError, match=r"late=1.5 is no share"):
         Feed(str(tmp_path), late=1.5)

@@ -16,7 +16,12 @@ from resources import lake as lake_module
 from resources.lake import Lake
 
 FIRST = date(2024, 1, 1)
-SCHEMA = {"date": pl.Date, "name": pl.String, "size": pl.Float64, "known_at": pl.Datetime("us", "UTC")}
+SCHEMA = {
+    "date": pl.Date,
+    "name": pl.String,
+    "size": pl.Float64,
+    "known_at": pl.Datetime("us", "UTC"),
+}
 
 
 def days(number: int, first: date = FIRST) -> list[date]:
@@ -26,7 +31,9 @@ def days(number: int, first: date = FIRST) -> list[date]:
 def rows(days: list[date], name: str = "a", count: int = 3) -> pl.DataFrame:
     moment = datetime(2024, 1, 1, 12, tzinfo=UTC)
     return pl.DataFrame(
-        [(day, f"{name}{index}", float(index), moment) for day in days for index in range(count)], schema=SCHEMA, orient="row"
+        [(day, f"{name}{index}", float(index), moment) for day in days for index in range(count)],
+        schema=SCHEMA,
+        orient="row",
     )
 
 
@@ -50,15 +57,21 @@ def test_writing_days_replaces_exactly_these_days(lake: Lake) -> None:
     lake.write("t", rows(middle, "new", count=1), middle)
     assert lake.version("t") == 1
     found = lake.read("t").group_by("date").agg(pl.col("name").sort()).sort("date")
-    assert [names[0][:3] for names in found["name"].to_list()] == ["old", "new", "old", "new", "old"]
+    assert [names[0][:3] for names in found["name"].to_list()] == [
+        "old",
+        "new",
+        "old",
+        "new",
+        "old",
+    ]
     assert [len(names) for names in found["name"].to_list()] == [3, 1, 3, 1, 3]
 
 
 def test_a_scan_reads_only_the_days_asked_for(lake: Lake) -> None:
     lake.write("t", rows(days(5)), days(5))
-    assert set(lake.scan("t", FIRST + timedelta(days=1), FIRST + timedelta(days=2)).collect()["date"]) == set(
-        days(2, FIRST + timedelta(days=1))
-    )
+    assert set(
+        lake.scan("t", FIRST + timedelta(days=1), FIRST + timedelta(days=2)).collect()["date"]
+    ) == set(days(2, FIRST + timedelta(days=1)))
     assert lake.scan("t", last=FIRST).collect().height == 3
     assert lake.scan("t", first=FIRST + timedelta(days=4)).collect().height == 3
 
@@ -77,7 +90,10 @@ def test_days_without_rows_count_as_stored(lake: Lake) -> None:
 
 
 def test_rows_of_other_days_are_refused(lake: Lake) -> None:
-    with pytest.raises(ValueError, match=r"lake table 't': the frame has rows of 2024-01-02, which is not among the 1 days"):
+    with pytest.raises(
+        ValueError,
+        match=r"lake table 't': the frame has rows of 2024-01-02, which is not among the 1 days",
+    ):
         lake.write("t", rows(days(2)), [FIRST])
     assert not lake.exists("t")
     with pytest.raises(ValueError, match="no days to write"):
@@ -98,7 +114,9 @@ def test_a_missing_table_is_named_with_the_way_out(lake: Lake) -> None:
     assert not lake.exists("p/raw/s")
     assert lake.days("p/raw/s") == []
     for read in (lake.read, lake.version, lake.scan, lake.vacuum):
-        with pytest.raises(FileNotFoundError, match=r"lake table 'p/raw/s' .* materialize the asset"):
+        with pytest.raises(
+            FileNotFoundError, match=r"lake table 'p/raw/s' .* materialize the asset"
+        ):
             read("p/raw/s")
 
 
@@ -129,7 +147,11 @@ def test_racing_writers_of_the_same_days_leave_exactly_one_writers_rows(lake: La
     for thread in threads:
         thread.join()
     assert not failures
-    names = lake.read("t").group_by("date").agg(pl.col("name").str.slice(0, 1).n_unique().alias("writers"), pl.len())
+    names = (
+        lake.read("t")
+        .group_by("date")
+        .agg(pl.col("name").str.slice(0, 1).n_unique().alias("writers"), pl.len())
+    )
     assert names["writers"].to_list() == [1, 1, 1]
     assert names["len"].to_list() == [3, 3, 3]
 
@@ -144,7 +166,9 @@ def test_lost_races_are_retried_a_bounded_number_of_times(monkeypatch: pytest.Mo
         attempts += 1
         raise CommitFailedError("another writer was faster")
 
-    with pytest.raises(CommitFailedError, match=r"lake table 't': 8 commits lost to other writers; run again"):
+    with pytest.raises(
+        CommitFailedError, match=r"lake table 't': 8 commits lost to other writers; run again"
+    ):
         lake_module._retry(lost, "t")
     assert attempts == lake_module.ATTEMPTS
     assert len(pauses) == lake_module.ATTEMPTS - 1

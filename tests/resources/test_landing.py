@@ -64,7 +64,9 @@ def test_a_file_without_sidecar_has_not_landed_yet(landing: Landing) -> None:
     assert landing.deliveries("p", "s") == {}
 
 
-@pytest.mark.parametrize("name", [".x.csv.3f2a", "x.csv.part", "notes.txt", ".x.csv", ".x.csv.sha256"])
+@pytest.mark.parametrize(
+    "name", [".x.csv.3f2a", "x.csv.part", "notes.txt", ".x.csv", ".x.csv.sha256"]
+)
 def test_other_files_are_no_deliveries(landing: Landing, name: str) -> None:
     folder(landing).mkdir(parents=True)
     (folder(landing) / name).write_bytes(CONTENT)
@@ -119,11 +121,15 @@ def sidecar_of_another_file(folder: Path) -> None:
         (sidecar_of_another_file, "half-written or corrupt"),
     ],
 )
-def test_a_damaged_file_is_listed_and_refused_with_the_reason(landing: Landing, damage: Callable[[Path], None], reason: str) -> None:
+def test_a_damaged_file_is_listed_and_refused_with_the_reason(
+    landing: Landing, damage: Callable[[Path], None], reason: str
+) -> None:
     landing.put("p", "s", DAY, "x.csv", CONTENT)
     damage(folder(landing))
     (delivery,) = landing.deliveries("p", "s")[DAY]
-    with pytest.raises(LandingError, match=rf"2024-01-01/[xy]\.csv is refused: .*{reason}.*[Dd]eliver") as caught:
+    with pytest.raises(
+        LandingError, match=rf"2024-01-01/[xy]\.csv is refused: .*{reason}.*[Dd]eliver"
+    ) as caught:
         landing.read("p", "s", DAY, delivery)
     assert "sidecar" in str(caught.value)
 

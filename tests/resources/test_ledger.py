@@ -28,7 +28,13 @@ def open_ledger(home: Path) -> Ledger:
     return Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
 
 
-def add(ledger: Ledger, kind: str = "approval", bundle: str | None = ONE, pipeline: str = "flights", **payload: object) -> Entry:
+def add(
+    ledger: Ledger,
+    kind: str = "approval",
+    bundle: str | None = ONE,
+    pipeline: str = "flights",
+    **payload: object,
+) -> Entry:
     return ledger.append(pipeline, kind, bundle=bundle, day=DAY, actor="someone", payload=payload)  # type: ignore[arg-type]
 
 
@@ -80,7 +86,9 @@ def test_served_at_is_what_the_endpoint_confirmed(ledger: Ledger) -> None:
 
 def test_a_guard_makes_an_entry_once(ledger: Ledger) -> None:
     first = add(ledger, "release", ONE)
-    again = ledger.append("flights", "release", bundle=ONE, day=DAY, actor="x", unless=lambda entries: entries[-1])
+    again = ledger.append(
+        "flights", "release", bundle=ONE, day=DAY, actor="x", unless=lambda entries: entries[-1]
+    )
     assert again == first
     assert len(ledger.entries()) == 1
 
@@ -99,7 +107,14 @@ def test_sqlite_itself_refuses_changes(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("bundle", TWO), ("kind", "rejection"), ("actor", "mallory"), ("day", "2013-04-02"), ("payload", '{"n":9}'), ("pipeline", "other")],
+    [
+        ("bundle", TWO),
+        ("kind", "rejection"),
+        ("actor", "mallory"),
+        ("day", "2013-04-02"),
+        ("payload", '{"n":9}'),
+        ("pipeline", "other"),
+    ],
 )
 def test_an_altered_entry_is_named(ledger: Ledger, column: str, value: str) -> None:
     for number in range(3):
@@ -117,7 +132,11 @@ def test_a_forged_entry_is_named(ledger: Ledger, tmp_path: Path) -> None:
     forger = open_ledger(tmp_path / "forger")
     add(forger)
     add(forger, "release", TWO)
-    tamper(ledger, f"ATTACH '{forger.path}' AS forger", "INSERT INTO main.entries SELECT * FROM forger.entries WHERE serial = 2")
+    tamper(
+        ledger,
+        f"ATTACH '{forger.path}' AS forger",
+        "INSERT INTO main.entries SELECT * FROM forger.entries WHERE serial = 2",
+    )
     with pytest.raises(LedgerError, match="entry 2"):
         ledger.verify()
     with pytest.raises(LedgerError, match="entry 2 was forged"):
@@ -147,8 +166,16 @@ def test_a_cut_off_tail_is_noticed_by_every_use(ledger: Ledger) -> None:
     for number in range(3):
         add(ledger, "release", n=number)
     tamper(ledger, "DELETE FROM entries WHERE serial = 3")
-    for use in (ledger.verify, ledger.entries, lambda: ledger.released("flights"), lambda: add(ledger), ledger.head):
-        with pytest.raises(LedgerError, match=r"ends at entry 2, but .* saw entry 3: its tail was cut off"):
+    for use in (
+        ledger.verify,
+        ledger.entries,
+        lambda: ledger.released("flights"),
+        lambda: add(ledger),
+        ledger.head,
+    ):
+        with pytest.raises(
+            LedgerError, match=r"ends at entry 2, but .* saw entry 3: its tail was cut off"
+        ):
             use()
 
 
@@ -222,7 +249,9 @@ def _public(home: str, answers: multiprocessing.SimpleQueue[bytes]) -> None:
 def test_the_key_is_made_once_between_processes_and_kept_private(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
-    workers = [context.Process(target=_public, args=(str(tmp_path / "keys"), answers)) for _ in range(6)]
+    workers = [
+        context.Process(target=_public, args=(str(tmp_path / "keys"), answers)) for _ in range(6)
+    ]
     for worker in workers:
         worker.start()
     public = {answers.get() for _ in workers}
@@ -231,7 +260,10 @@ def test_the_key_is_made_once_between_processes_and_kept_private(tmp_path: Path)
     keys = Keys(path=str(tmp_path / "keys"))
     assert public == {keys.public_pem()} == {keys.public_path.read_bytes()}
     assert stat.S_IMODE(keys.private_path.stat().st_mode) == 0o600
-    assert sorted(place.name for place in (tmp_path / "keys").iterdir()) == ["platform.key", "platform.pub"]
+    assert sorted(place.name for place in (tmp_path / "keys").iterdir()) == [
+        "platform.key",
+        "platform.pub",
+    ]
     signature = keys.sign(b"content")
     assert signature == keys.sign(b"content")
     assert keys.verify(b"content", signature)

@@ -70,7 +70,10 @@ def test_without_settings_the_log_is_told() -> None:
 
 def test_a_webhook_is_told_and_tried_again() -> None:
     with webhook([503, 200]) as (url, got):
-        assert Notifier(webhook=url).notify("Run failed", "run 1") == {"log": "sent", "webhook": "sent"}
+        assert Notifier(webhook=url).notify("Run failed", "run 1") == {
+            "log": "sent",
+            "webhook": "sent",
+        }
     assert got == [{"title": "Run failed", "text": "Run failed\nrun 1"}] * 2
 
 
@@ -83,14 +86,20 @@ def test_a_webhook_that_fails_is_said_without_its_secret() -> None:
     assert "secret-token" not in outcome["webhook"]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "not an address", "http://[", "ftp://example"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/x", "not an address", "http://[", "ftp://example"]
+)
 def test_an_unreachable_or_wrong_address_raises_nothing(url: str) -> None:
-    assert Notifier(webhook=url, attempts=1, timeout_seconds=0.5).notify("t", "x")["webhook"] != "sent"
+    assert (
+        Notifier(webhook=url, attempts=1, timeout_seconds=0.5).notify("t", "x")["webhook"] != "sent"
+    )
 
 
 def test_mail_is_sent_with_a_subject_of_one_line() -> None:
     with mail_server() as (address, got):
-        outcome = Notifier(smtp=address, recipients=["ops@example.org"]).notify("Checks\nfailed", "drift_share")
+        outcome = Notifier(smtp=address, recipients=["ops@example.org"]).notify(
+            "Checks\nfailed", "drift_share"
+        )
     assert outcome == {"log": "sent", "e-mail": "sent"}
     assert "Subject: Checks failed" in got[0]
     assert "To: ops@example.org" in got[0]
@@ -98,5 +107,7 @@ def test_mail_is_sent_with_a_subject_of_one_line() -> None:
 
 
 def test_a_mail_server_that_is_away_raises_nothing() -> None:
-    outcome = Notifier(smtp="127.0.0.1:1", recipients=["ops@example.org"], attempts=1, timeout_seconds=0.5).notify("t", "x")
+    outcome = Notifier(
+        smtp="127.0.0.1:1", recipients=["ops@example.org"], attempts=1, timeout_seconds=0.5
+    ).notify("t", "x")
     assert "ConnectionRefusedError" in outcome["e-mail"]

@@ -26,7 +26,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_ingest_runs_on_object_storage_as_on_a_disk(s3: str, tmp_path: Path) -> None:
     landing, lake = Landing(uri=f"{s3}/landing"), Lake(uri=f"{s3}/lake")
-    local_landing, local_lake = Landing(uri=str(tmp_path / "landing")), Lake(uri=str(tmp_path / "lake"))
+    local_landing, local_lake = (
+        Landing(uri=str(tmp_path / "landing")),
+        Lake(uri=str(tmp_path / "lake")),
+    )
     last = FIRST + 2 * DAY
     days = [FIRST + index * DAY for index in range(3)]
     for place in (landing, local_landing):
@@ -43,7 +46,9 @@ def test_ingest_runs_on_object_storage_as_on_a_disk(s3: str, tmp_path: Path) -> 
     assert lake.days(table("tiny", "jobs")) == days
     ingest(tiny, tiny.source("jobs"), days[:1], landing, lake)
     assert lake.version(table("tiny", "jobs")) == 1
-    assert lake.scan(table("tiny", "jobs"), FIRST, FIRST).collect()["date"].unique().to_list() == [FIRST]
+    assert lake.scan(table("tiny", "jobs"), FIRST, FIRST).collect()["date"].unique().to_list() == [
+        FIRST
+    ]
 
 
 def test_damaged_files_are_refused_on_object_storage_too(s3: str) -> None:

@@ -26,41 +26,73 @@ def test_today_is_where_the_slowest_source_stands_and_a_gap_does_not_stop_it() -
 
 def test_days_without_features_are_ingested_in_unbroken_ranges() -> None:
     delivered = {"a": days(0, 9), "b": days(0, 9)}
-    assert due(delivered, days(0, 2) | days(5, 6), set(), None, START) == [Due("ingest", START + DAY * 3, START + DAY * 4)]
+    assert due(delivered, days(0, 2) | days(5, 6), set(), None, START) == [
+        Due("ingest", START + DAY * 3, START + DAY * 4)
+    ]
 
 
 def test_a_catch_up_after_days_off_is_one_range() -> None:
-    assert due({"a": days(0, 30)}, days(0, 9), set(), None, START) == [Due("ingest", START + DAY * 10, START + DAY * 30)]
+    assert due({"a": days(0, 30)}, days(0, 9), set(), None, START) == [
+        Due("ingest", START + DAY * 10, START + DAY * 30)
+    ]
 
 
 def test_a_day_is_monitored_once_the_next_has_been_delivered() -> None:
     served = START + DAY * 5
-    assert due({"a": days(0, 9)}, days(0, 9), days(5, 7), served, START) == [Due("monitor", START + DAY * 8, START + DAY * 8)]
+    assert due({"a": days(0, 9)}, days(0, 9), days(5, 7), served, START) == [
+        Due("monitor", START + DAY * 8, START + DAY * 8)
+    ]
     assert due({"a": days(0, 9)}, days(0, 9), days(5, 8), served, START) == []
 
 
 def test_a_finished_day_is_monitored_while_the_next_is_ingested() -> None:
-    ingest, monitor = Due("ingest", START + DAY * 9, START + DAY * 9), Due("monitor", START + DAY * 8, START + DAY * 8)
-    assert due({"a": days(0, 9)}, days(0, 8), days(5, 7), START + DAY * 5, START) == [ingest, monitor]
+    ingest, monitor = (
+        Due("ingest", START + DAY * 9, START + DAY * 9),
+        Due("monitor", START + DAY * 8, START + DAY * 8),
+    )
+    assert due({"a": days(0, 9)}, days(0, 8), days(5, 7), START + DAY * 5, START) == [
+        ingest,
+        monitor,
+    ]
     assert due({"a": days(0, 9)}, days(0, 8), set(), None, START) == [ingest, monitor]
 
 
 def test_a_day_whose_features_are_made_anew_is_monitored_afterwards() -> None:
-    (work,) = due({"a": days(0, 9)}, days(0, 9), days(0, 7), START, START, redelivered={START + DAY * 4}, reach=7)
+    (work,) = due(
+        {"a": days(0, 9)},
+        days(0, 9),
+        days(0, 7),
+        START,
+        START,
+        redelivered={START + DAY * 4},
+        reach=7,
+    )
     assert work.stage == "ingest"
 
 
 def test_before_anything_is_served_only_the_newest_finished_day_is_looked_at() -> None:
-    assert due({"a": days(0, 9)}, days(0, 9), set(), None, START) == [Due("monitor", START + DAY * 8, START + DAY * 8)]
+    assert due({"a": days(0, 9)}, days(0, 9), set(), None, START) == [
+        Due("monitor", START + DAY * 8, START + DAY * 8)
+    ]
 
 
 def test_a_day_delivered_again_is_ingested_again_with_the_days_whose_aggregates_read_it() -> None:
-    work = due({"a": days(0, 20)}, days(0, 20), days(0, 19), START, START, redelivered={START + DAY * 4}, reach=7)
+    work = due(
+        {"a": days(0, 20)},
+        days(0, 20),
+        days(0, 19),
+        START,
+        START,
+        redelivered={START + DAY * 4},
+        reach=7,
+    )
     assert work == [Due("ingest", START + DAY * 4, START + DAY * 11)]
 
 
 @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)), st.none() | st.integers(0, 40))
-def test_working_through_what_is_due_ends_with_everything_done(featured: set[int], monitored: set[int], served: int | None) -> None:
+def test_working_through_what_is_due_ends_with_everything_done(
+    featured: set[int], monitored: set[int], served: int | None
+) -> None:
     delivered = {"a": days(0, 40)}
     features, monitors = {START + DAY * n for n in featured}, {START + DAY * n for n in monitored}
     since = None if served is None else START + DAY * served
@@ -69,7 +101,9 @@ def test_working_through_what_is_due_ends_with_everything_done(featured: set[int
         if not stages:
             break
         for work in stages:
-            span = {work.first + timedelta(days=n) for n in range((work.last - work.first).days + 1)}
+            span = {
+                work.first + timedelta(days=n) for n in range((work.last - work.first).days + 1)
+            }
             done = features if work.stage == "ingest" else monitors
             assert not span & done
             done |= span

@@ -22,5 +22,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """A server that serves the toy pipeline; tests must leave it serving the same bundle."""
     place = Place.new(tmp_path_factory.mktemp("shared"))
     digest = place.release()
-    with place.server("--body-limit", "200000", "--row-limit", "300", "--request-seconds", "2") as server:
+    with place.server(
+        "--body-limit", "200000", "--row-limit", "300", "--request-seconds", "2"
+    ) as server:
         yield Shared(place, server, digest)

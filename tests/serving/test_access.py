@@ -66,23 +66,37 @@ def until(condition: Callable[[], bool], seconds: float = 15) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Running, dict[str, str]]]:
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Place, Running, dict[str, str]]]:
     """A server with keys; its clients send none. Keys by what they may."""
     place = Place.new(tmp_path_factory.mktemp("guarded"))
     place.release()
-    keys = {scope: keyed(place, scope) for scope in SCOPES} | {"all": keyed(place), "other pipeline": keyed(place, pipelines=["other"])}
+    keys = {scope: keyed(place, scope) for scope in SCOPES} | {
+        "all": keyed(place),
+        "other pipeline": keyed(place, pipelines=["other"]),
+    }
     with place.server() as server:
         yield place, server, keys
 
 
-def test_every_route_but_health_needs_a_key_with_its_scope(guarded: tuple[Place, Running, dict[str, str]]) -> None:
+def test_every_route_but_health_needs_a_key_with_its_scope(
+    guarded: tuple[Place, Running, dict[str, str]],
+) -> None:
     _, server, keys = guarded
     description = server.admin.get("/openapi.json", headers=bearer(keys["all"])).json()
-    described = {(verb.upper(), path) for path, verbs in description["paths"].items() for verb in verbs}
+    described = {
+        (verb.upper(), path) for path, verbs in description["paths"].items() for verb in verbs
+    }
     routes = (
         described
         | {("GET", path) for path in ROUTES | ADMIN_ROUTES}
-        | {("GET", f"/v2/models/{NAME}/versions/x"), ("GET", f"/models/{NAME}"), ("POST", f"/explain/{NAME}"), ("GET", "/nowhere")}
+        | {
+            ("GET", f"/v2/models/{NAME}/versions/x"),
+            ("GET", f"/models/{NAME}"),
+            ("POST", f"/explain/{NAME}"),
+            ("GET", "/nowhere"),
+        }
     )
     assert len(described) > 8
     for client in (server.client, server.admin):
@@ -95,7 +109,9 @@ def test_every_route_but_health_needs_a_key_with_its_scope(guarded: tuple[Place,
             assert "Bearer" in answer.headers["www-authenticate"]
             # A browser asks its user for a key on the port for people alone.
             assert ("Basic" in answer.headers["www-authenticate"]) == (client is server.admin)
-    metadata = [("GET", f"/v2/models/{NAME}{what}") for what in ("", "/actual", "/golden", "/ready")] + [
+    metadata = [
+        ("GET", f"/v2/models/{NAME}{what}") for what in ("", "/actual", "/golden", "/ready")
+    ] + [
         ("GET", "/v2"),
         ("GET", "/openapi.json"),
         ("GET", f"/models/{NAME}"),
@@ -109,23 +125,42 @@ def test_every_route_but_health_needs_a_key_with_its_scope(guarded: tuple[Place,
     for scope, found in cases.items():
         for verb, path in found:
             body = request(1) if path == URL else None
-            assert server.admin.request(verb, path, json=body, headers=bearer(keys[scope])).status_code in (200, 400, 415, 422), path
+            assert server.admin.request(
+                verb, path, json=body, headers=bearer(keys[scope])
+            ).status_code in (200, 400, 415, 422), path
             for other in SCOPES:
                 if other != scope:
-                    refused = server.admin.request(verb, path, json=body, headers=bearer(keys[other]))
-                    assert (refused.status_code, refused.json()["rule"]) == (403, "scope"), (path, other)
+                    refused = server.admin.request(
+                        verb, path, json=body, headers=bearer(keys[other])
+                    )
+                    assert (refused.status_code, refused.json()["rule"]) == (403, "scope"), (
+                        path,
+                        other,
+                    )
     refused = server.client.post(URL, json=request(1), headers=bearer(keys["other pipeline"]))
     assert (refused.status_code, refused.json()["rule"]) == (403, "pipeline")
     assert server.client.get("/v2", headers=bearer(keys["other pipeline"])).json()["models"] == []
     assert NAME not in server.client.get("/readyz").text
     # Metrics, pages and descriptions are not on the callers' port at all.
-    assert {server.client.get(path, headers=bearer(keys["all"])).status_code for path in ADMIN_ROUTES} == {404}
+    assert {
+        server.client.get(path, headers=bearer(keys["all"])).status_code for path in ADMIN_ROUTES
+    } == {404}
 
 
-def test_wrong_keys_are_refused_and_never_repeated(guarded: tuple[Place, Running, dict[str, str]]) -> None:
+def test_wrong_keys_are_refused_and_never_repeated(
+    guarded: tuple[Place, Running, dict[str, str]],
+) -> None:
     _, server, keys = guarded
     secret = keys["all"]
-    for header in ("Bearer nonsense", f"Bearer {secret}x", f"Bearer {secret[:-1]}", f"Token {secret}", "Bearer", "Basic !", "Bearer a.b.c"):
+    for header in (
+        "Bearer nonsense",
+        f"Bearer {secret}x",
+        f"Bearer {secret[:-1]}",
+        f"Token {secret}",
+        "Bearer",
+        "Basic !",
+        "Bearer a.b.c",
+    ):
         answer = server.client.post(URL, json=request(1), headers={"authorization": header})
         assert answer.status_code == 401, header
         assert "nonsense" not in answer.text
@@ -143,7 +178,9 @@ def test_keys_are_followed_without_a_restart(tmp_path: Path) -> None:
     with place.server() as server:
 
         def status(text: str | None) -> int:
-            return server.client.post(URL, json=request(1), headers=bearer(text) if text else {}).status_code
+            return server.client.post(
+                URL, json=request(1), headers=bearer(text) if text else {}
+            ).status_code
 
         assert status(None) == 200
         first = keyed(place)
@@ -151,7 +188,9 @@ def test_keys_are_followed_without_a_restart(tmp_path: Path) -> None:
         assert status(first) == 200
         # Rotated, both work until the overlap is over.
         identity = first.split("_")[1]
-        changed, _, second = api_keys.rotated(api_keys.read(file), identity, datetime.now(UTC), timedelta(hours=1))
+        changed, _, second = api_keys.rotated(
+            api_keys.read(file), identity, datetime.now(UTC), timedelta(hours=1)
+        )
         api_keys.write(file, changed)
         until(lambda: status(second) == 200)
         assert status(first) == 200
@@ -184,9 +223,14 @@ def test_a_rate_limit_is_exact_over_workers_and_connections(tmp_path: Path) -> N
         place.wait_for_workers(2)
 
         def ask(_: int) -> list[int]:
-            with httpx.Client(base_url=server.url, timeout=20, trust_env=False, headers=bearer(limited)) as client:
+            with httpx.Client(
+                base_url=server.url, timeout=20, trust_env=False, headers=bearer(limited)
+            ) as client:
                 answers = [client.post(URL, json=request(number)) for number in range(5)]
-            assert all(answer.status_code == 200 or int(answer.headers["retry-after"]) > 900 for answer in answers)
+            assert all(
+                answer.status_code == 200 or int(answer.headers["retry-after"]) > 900
+                for answer in answers
+            )
             return [answer.status_code for answer in answers]
 
         with ThreadPoolExecutor(12) as pool:
@@ -218,7 +262,11 @@ def answers(server: Running, key: str) -> bool:
 
 def exported(text: str) -> dict[str, float]:
     """Samples of an exposition, by name and labels."""
-    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if not line.startswith("#")}
+    return {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+        for line in text.splitlines()
+        if not line.startswith("#")
+    }
 
 
 def children(pid: int) -> list[int]:
@@ -229,7 +277,9 @@ def children(pid: int) -> list[int]:
 @given(
     rate=st.floats(0.5, 1000), burst=st.integers(1, 50), gaps=st.lists(st.integers(0, 2 * 10**9), min_size=1, max_size=200)
 )  # fmt: skip
-def test_no_span_of_time_admits_more_than_burst_and_rate(rate: float, burst: int, gaps: list[int]) -> None:
+def test_no_span_of_time_admits_more_than_burst_and_rate(
+    rate: float, burst: int, gaps: list[int]
+) -> None:
     limits = RateLimits(RateLimits.create())
     now, admitted = 10**12, []
     for gap in gaps:
@@ -264,19 +314,48 @@ class Provider:
 
     def key_set(self) -> bytes:
         assert isinstance(self.key, ec.EllipticCurvePrivateKey)
-        entry = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key())) | {"kid": self.kid, "use": "sig", "alg": "ES256"}
+        entry = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key())) | {
+            "kid": self.kid,
+            "use": "sig",
+            "alg": "ES256",
+        }
         return json.dumps({"keys": [entry]}).encode()
 
-    def token(self, *, key: Any = None, algorithm: str = "ES256", kid: str | None = None, drop: str = "", **claims: object) -> str:
-        found = {"iss": ISSUER, "aud": AUDIENCE, "sub": "app", "exp": int(time.time()) + 600, "scope": "predict other"} | claims
+    def token(
+        self,
+        *,
+        key: Any = None,
+        algorithm: str = "ES256",
+        kid: str | None = None,
+        drop: str = "",
+        **claims: object,
+    ) -> str:
+        found = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": "app",
+            "exp": int(time.time()) + 600,
+            "scope": "predict other",
+        } | claims
         found.pop(drop, None)
-        return jwt.encode(found, self.key if key is None else key, algorithm, headers={"kid": kid or self.kid})
+        return jwt.encode(
+            found, self.key if key is None else key, algorithm, headers={"kid": kid or self.kid}
+        )
 
 
 def by_password(secret: bytes) -> str:
     """A token signed by HMAC, which the library refuses to make with a public key."""
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "e", "exp": int(time.time()) + 60, "scope": "predict"}
-    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "HS256", "kid": "one"}, claims)]
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "e",
+        "exp": int(time.time()) + 60,
+        "scope": "predict",
+    }
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+        for part in ({"alg": "HS256", "kid": "one"}, claims)
+    ]
     signature = hmac.digest(secret, b".".join(parts), "sha256")
     return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
@@ -287,28 +366,47 @@ def test_tokens_of_an_identity_provider(tmp_path: Path) -> None:
     provider = Provider()
     jwks = tmp_path / "jwks.json"
     jwks.write_bytes(provider.key_set())
-    rules = ("--jwks", str(jwks), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-rate", "0.001")
+    rules = (
+        "--jwks",
+        str(jwks),
+        "--jwt-issuer",
+        ISSUER,
+        "--jwt-audience",
+        AUDIENCE,
+        "--jwt-rate",
+        "0.001",
+    )
     with place.server(*rules) as server:
 
         def ask(token: str, url: str = URL) -> httpx.Response:
             body = request(1) if url == URL else None
-            return server.client.request("POST" if body else "GET", url, json=body, headers=bearer(token))
+            return server.client.request(
+                "POST" if body else "GET", url, json=body, headers=bearer(token)
+            )
 
         good = provider.token()
         assert server.client.post(URL, json=request(1)).status_code == 401
         assert ask(good).status_code == 200
-        assert ask(good).status_code == 429  # each subject has its own limit, whatever token it shows
+        assert (
+            ask(good).status_code == 429
+        )  # each subject has its own limit, whatever token it shows
         assert ask(provider.token(exp=int(time.time()) + 700)).status_code == 429
         assert ask(provider.token(sub="b"), "/v2").status_code == 403
         assert ask(provider.token(sub="c", pipelines=["other"])).status_code == 403
         assert ask(provider.token(sub="d", pipelines=[NAME])).status_code == 200
         unsigned = jwt.encode(
-            {"iss": ISSUER, "aud": AUDIENCE, "sub": "e", "exp": int(time.time()) + 60}, "", "none", headers={"kid": "one"}
+            {"iss": ISSUER, "aud": AUDIENCE, "sub": "e", "exp": int(time.time()) + 60},
+            "",
+            "none",
+            headers={"kid": "one"},
         )
         public = provider.key.public_key().public_bytes(  # type: ignore[union-attr]
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        stranger, edwards = ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()
+        stranger, edwards = (
+            ec.generate_private_key(ec.SECP256R1()),
+            ed25519.Ed25519PrivateKey.generate(),
+        )
         refused = {
             "none": unsigned, "public key as a password": by_password(public), "another's key": provider.token(key=stranger),
             "another algorithm": provider.token(key=edwards, algorithm="EdDSA"), "unknown key": provider.token(kid="two"),
@@ -345,10 +443,25 @@ def test_a_key_set_by_url_is_asked_again_for_unknown_keys(tmp_path: Path) -> Non
 
         def log_message(self, *args: object) -> None: ...
 
-    with serving(Set) as url, place.server("--jwks", f"{url}/keys", "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE) as server:
-        assert server.client.post(URL, json=request(1), headers=bearer(provider.token())).status_code == 200
+    with (
+        serving(Set) as url,
+        place.server(
+            "--jwks", f"{url}/keys", "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE
+        ) as server,
+    ):
+        assert (
+            server.client.post(URL, json=request(1), headers=bearer(provider.token())).status_code
+            == 200
+        )
         provider.key, provider.kid = ec.generate_private_key(ec.SECP256R1()), "two"
-        until(lambda: server.client.post(URL, json=request(1), headers=bearer(provider.token())).status_code == 200)
+        until(
+            lambda: (
+                server.client.post(
+                    URL, json=request(1), headers=bearer(provider.token())
+                ).status_code
+                == 200
+            )
+        )
 
 
 @contextmanager
@@ -373,7 +486,13 @@ def certified(folder: Path, serial: int = 1) -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
     )  # fmt: skip
     certificate, private = folder / "tls.crt", folder / "tls.key"
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
     certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     return certificate, private
 
@@ -382,12 +501,19 @@ def test_tls_and_a_certificate_renewed_without_a_restart(tmp_path: Path) -> None
     place = Place.new(tmp_path)
     place.release()
     certificate, private = certified(tmp_path)
-    with place.server("--tls-certificate", str(certificate), "--tls-key", str(private), certificate=certificate) as server:
+    with place.server(
+        "--tls-certificate", str(certificate), "--tls-key", str(private), certificate=certificate
+    ) as server:
         answer = server.client.post(URL, json=request(1))
         assert answer.status_code == 200
         assert "max-age" in answer.headers["strict-transport-security"]
         assert server.admin.get("/metrics").status_code == 200
-        assert requests.send(server.url, NAME, [request(number) for number in range(20)], trusted=certificate).failed == 0
+        assert (
+            requests.send(
+                server.url, NAME, [request(number) for number in range(20)], trusted=certificate
+            ).failed
+            == 0
+        )
         assert requests.send(server.url, NAME, [request(1)]).failed == 1
         url = httpx.URL(server.url)
         with pytest.raises(httpx.TransportError):
@@ -395,11 +521,16 @@ def test_tls_and_a_certificate_renewed_without_a_restart(tmp_path: Path) -> None
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-        with socket.create_connection((url.host, url.port or 0), timeout=10) as plain, pytest.raises((ssl.SSLError, OSError)):
+        with (
+            socket.create_connection((url.host, url.port or 0), timeout=10) as plain,
+            pytest.raises((ssl.SSLError, OSError)),
+        ):
             old.wrap_socket(plain)
 
         def serial() -> int:
-            return x509.load_pem_x509_certificate(ssl.get_server_certificate((url.host, url.port or 0)).encode()).serial_number
+            return x509.load_pem_x509_certificate(
+                ssl.get_server_certificate((url.host, url.port or 0)).encode()
+            ).serial_number
 
         assert serial() == 1
         certified(tmp_path, serial=2)
@@ -433,8 +564,12 @@ def test_a_public_address_needs_keys_and_tls(tmp_path: Path) -> None:
     assert "evergreen keys add" in refused("--host", "0.0.0.0", *secured)
     assert "evergreen keys add" in refused("--admin-host", "0.0.0.0", *secured)
     assert "issuer" in refused("--host", "0.0.0.0", *secured, "--jwks", "keys.json")
-    assert "cannot be allowed" in refused("--jwks", "k", "--jwt-issuer", "i", "--jwt-audience", "a", "--jwt-algorithms", "HS256")
-    assert "unencrypted" in refused("--jwks", "http://issuer.example/keys", "--jwt-issuer", "i", "--jwt-audience", "a")
+    assert "cannot be allowed" in refused(
+        "--jwks", "k", "--jwt-issuer", "i", "--jwt-audience", "a", "--jwt-algorithms", "HS256"
+    )
+    assert "unencrypted" in refused(
+        "--jwks", "http://issuer.example/keys", "--jwt-issuer", "i", "--jwt-audience", "a"
+    )
     assert "no certificate" in refused("--tls-certificate", str(place.public_key_path))
     expired = keyed(place, expires=datetime.now(UTC) + timedelta(milliseconds=1))
     assert "evergreen keys add" in refused("--host", "0.0.0.0", *secured)
@@ -447,13 +582,18 @@ def test_a_public_address_needs_keys_and_tls(tmp_path: Path) -> None:
         time.sleep(0.6)
         assert (
             httpx.post(
-                f"{server.url}{URL}", json=request(1), verify=ssl.create_default_context(cafile=certificate), trust_env=False
+                f"{server.url}{URL}",
+                json=request(1),
+                verify=ssl.create_default_context(cafile=certificate),
+                trust_env=False,
             ).status_code
             == 401
         )
 
 
-def test_what_comes_too_late_is_neither_predicted_nor_logged(guarded: tuple[Place, Running, dict[str, str]]) -> None:
+def test_what_comes_too_late_is_neither_predicted_nor_logged(
+    guarded: tuple[Place, Running, dict[str, str]],
+) -> None:
     place, server, keys = guarded
     before = len(log.read(place.predictions, DAY).records)
     headers = bearer(keys["all"])
@@ -461,10 +601,22 @@ def test_what_comes_too_late_is_neither_predicted_nor_logged(guarded: tuple[Plac
         late = server.client.post(URL, json=rows, headers={**headers, "x-request-timeout-ms": "0"})
         assert (late.status_code, late.json()["rule"]) == (504, "deadline")
     assert len(log.read(place.predictions, DAY).records) == before
-    assert server.client.post(URL, json=request(1), headers={**headers, "x-request-timeout-ms": "5000"}).status_code == 200
-    wrong = server.client.post(URL, json=request(1), headers={**headers, "x-request-timeout-ms": "soon"})
+    assert (
+        server.client.post(
+            URL, json=request(1), headers={**headers, "x-request-timeout-ms": "5000"}
+        ).status_code
+        == 200
+    )
+    wrong = server.client.post(
+        URL, json=request(1), headers={**headers, "x-request-timeout-ms": "soon"}
+    )
     assert (wrong.status_code, wrong.json()["field"]) == (400, "x-request-timeout-ms")
-    assert exported(server.admin.get("/metrics", headers=headers).text)['evergreen_shed_total{reason="deadline"}'] == 2
+    assert (
+        exported(server.admin.get("/metrics", headers=headers).text)[
+            'evergreen_shed_total{reason="deadline"}'
+        ]
+        == 2
+    )
 
 
 def test_more_requests_at_once_than_allowed_are_shed(tmp_path: Path) -> None:
@@ -473,14 +625,27 @@ def test_more_requests_at_once_than_allowed_are_shed(tmp_path: Path) -> None:
     with place.server("--concurrency", "3", "--request-seconds", "60") as server:
         url = httpx.URL(server.url)
         head = f"POST {URL} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 5\r\n\r\n".encode()
-        waiting = [socket.create_connection((url.host, url.port or 0), timeout=20) for _ in range(3)]
+        waiting = [
+            socket.create_connection((url.host, url.port or 0), timeout=20) for _ in range(3)
+        ]
         for connection in waiting:
             connection.sendall(head)
-        until(lambda: exported(server.admin.get("/metrics").text)["evergreen_requests_in_flight"] == 3)
+        until(
+            lambda: exported(server.admin.get("/metrics").text)["evergreen_requests_in_flight"] == 3
+        )
         shed = server.client.post(URL, json=request(1))
-        assert (shed.status_code, shed.json()["rule"], shed.headers["retry-after"]) == (503, "concurrency", "1")
+        assert (shed.status_code, shed.json()["rule"], shed.headers["retry-after"]) == (
+            503,
+            "concurrency",
+            "1",
+        )
         assert server.client.get("/healthz").status_code == 200
         for connection in waiting:
             connection.close()
         until(lambda: server.client.post(URL, json=request(1)).status_code == 200)
-        assert exported(server.admin.get("/metrics").text)['evergreen_shed_total{reason="concurrency"}'] >= 1
+        assert (
+            exported(server.admin.get("/metrics").text)[
+                'evergreen_shed_total{reason="concurrency"}'
+            ]
+            >= 1
+        )

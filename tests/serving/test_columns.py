@@ -71,39 +71,68 @@ def outcome(ask: Callable[[], list[Row] | Columns]) -> Any:
 
 
 def body(changes: list[tuple[int, str, str]], extra: str = "") -> bytes:
-    rows = [{name: json.dumps(value) for name, value in request(number).items()} for number in range(COUNT)]
+    rows = [
+        {name: json.dumps(value) for name, value in request(number).items()}
+        for number in range(COUNT)
+    ]
     for place, name, token in changes:
         rows[place][name] = token
-    texts = ["{" + ",".join(f'"{name}":{token}' for name, token in row.items()) + "}" for row in rows]
+    texts = [
+        "{" + ",".join(f'"{name}":{token}' for name, token in row.items()) + "}" for row in rows
+    ]
     return ('{"instances":[' + ",".join(texts) + extra + "]}").encode()
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, COUNT - 1), st.sampled_from(NAMES), st.sampled_from(TOKENS)), max_size=2),
+    st.lists(
+        st.tuples(st.integers(0, COUNT - 1), st.sampled_from(NAMES), st.sampled_from(TOKENS)),
+        max_size=2,
+    ),
     st.sampled_from(["", "", "", "", ",{}", ',{"shop":"west","shop":"west"}', ",1", " ", "]"]),
 )
-def test_a_body_is_understood_or_refused_as_row_by_row(changes: list[tuple[int, str, str]], extra: str) -> None:
+def test_a_body_is_understood_or_refused_as_row_by_row(
+    changes: list[tuple[int, str, str]], extra: str
+) -> None:
     sent = body(changes, extra)
-    assert outcome(lambda: contract().decode_many(sent)) == outcome(lambda: contract().decode(sent)[0])
+    assert outcome(lambda: contract().decode_many(sent)) == outcome(
+        lambda: contract().decode(sent)[0]
+    )
 
 
 def test_what_is_right_becomes_columns_and_duplicate_and_unknown_fields_are_refused() -> None:
     assert not isinstance(contract().decode_many(body([])), list)
-    assert not isinstance(contract().decode_many(body([(3, "items", "null"), (5, "promised", "null"), (0, "amount", "7")])), list)
+    assert not isinstance(
+        contract().decode_many(
+            body([(3, "items", "null"), (5, "promised", "null"), (0, "amount", "7")])
+        ),
+        list,
+    )
     for name, rule in (("shop", "duplicate_field"), ("shop2", "unknown_field")):
         twice = body([]).replace(b'"express"', f'"{name}":"west","express"'.encode(), 1)
-        assert outcome(lambda twice=twice: contract().decode_many(twice)) == outcome(lambda twice=twice: contract().decode(twice)[0])
+        assert outcome(lambda twice=twice: contract().decode_many(twice)) == outcome(
+            lambda twice=twice: contract().decode(twice)[0]
+        )
         assert outcome(lambda twice=twice: contract().decode_many(twice))[2] == rule
     many = json.dumps({"instances": [request(number) for number in range(301)]}).encode()
     assert outcome(lambda: contract().decode_many(many)) == (413, "instances", "rows")
 
 
-numbers = st.sampled_from([0.0, -0.0, 1.0, 3.0, 50.0, 51.0, -1.0, 1000.0, 1000.5, math.nan, math.inf, -math.inf, 5e-324])
+numbers = st.sampled_from(
+    [0.0, -0.0, 1.0, 3.0, 50.0, 51.0, -1.0, 1000.0, 1000.5, math.nan, math.inf, -math.inf, 5e-324]
+)
 integers = st.sampled_from([0, 1, 50, 51, -1, 2**53 + 1, 2**63 - 1, -(2**63)])
-texts = st.sampled_from(["west", "card", "coin", "order-4", "order-4\n", "Order", "", "w" * 1000, "w" * 1001, "é"])
+texts = st.sampled_from(
+    ["west", "card", "coin", "order-4", "order-4\n", "Order", "", "w" * 1000, "w" * 1001, "é"]
+)
 moments = st.sampled_from(
-    [EARLIEST, LATEST, datetime(2024, 1, 10, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)]
+    [
+        EARLIEST,
+        LATEST,
+        datetime(2024, 1, 10, tzinfo=UTC),
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, tzinfo=UTC),
+    ]
 )
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float": numbers, "integer": integers, "string": texts, "boolean": st.booleans(), "datetime": moments,
@@ -113,7 +142,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_column_is_refused_where_its_values_one_by_one_are(data: st.DataObject) -> None:
-    columns: dict[str, Column | list[Any]] = {name: [request(number)[name] for number in range(COUNT)] for name in NAMES}
+    columns: dict[str, Column | list[Any]] = {
+        name: [request(number)[name] for number in range(COUNT)] for name in NAMES
+    }
     for name, field in CONTRACT.items():
         if field.kind == "datetime":
             columns[name] = [value and datetime.fromisoformat(value) for value in columns[name]]  # type: ignore[union-attr]
@@ -129,14 +160,29 @@ def test_a_column_is_refused_where_its_values_one_by_one_are(data: st.DataObject
             coded = Texts(codes=codes, words=[*words, "Not Allowed\n"])
             made = Column("string", coded, coded.null)
         columns[name] = made
-    assert outcome(lambda: contract().check_columns(columns)) == outcome(lambda: contract().check_columns(plain))
+    assert outcome(lambda: contract().check_columns(columns)) == outcome(
+        lambda: contract().check_columns(plain)
+    )
 
 
-PATTERNS = [r"^a+$", r"^a*$", r"^[a-c]{1,2}\d?$", r"^[a-z]*[a-z]*1$", r"^\w+-\d{2}$", r"^a|1$", r"^[^a]+$", "a$", "^a.1$", r"^a\$"]
+PATTERNS = [
+    r"^a+$",
+    r"^a*$",
+    r"^[a-c]{1,2}\d?$",
+    r"^[a-z]*[a-z]*1$",
+    r"^\w+-\d{2}$",
+    r"^a|1$",
+    r"^[^a]+$",
+    "a$",
+    "^a.1$",
+    r"^a\$",
+]
 
 
 @given(st.sampled_from(PATTERNS), st.lists(st.text("ab1-\n$", max_size=4), max_size=6))
-def test_texts_match_a_pattern_together_where_each_of_them_does(pattern: str, texts: list[str]) -> None:
+def test_texts_match_a_pattern_together_where_each_of_them_does(
+    pattern: str, texts: list[str]
+) -> None:
     # A final $ is the end of the text, before which no line may end.
     alone = re.compile(pattern.removesuffix("$") + r"\Z" if pattern != r"^a\$" else pattern)
     assert matching(pattern)(texts) == all(alone.search(text) for text in texts)
@@ -146,7 +192,9 @@ def test_a_pattern_that_matches_in_many_ways_is_refused_in_time() -> None:
     assert not matching("^[a-z]*[a-z]*[a-z]*$")(["a" * 30] * 300 + ["!"])
 
 
-@pytest.mark.parametrize("first", ["many alike, then others", "others, then many alike", "all alike"])
+@pytest.mark.parametrize(
+    "first", ["many alike, then others", "others, then many alike", "all alike"]
+)
 def test_texts_of_arrow_are_read_however_many_differ(first: str) -> None:
     alike, others = ["order-1"] * 270, [f"order-{number}" for number in range(30)]
     ids = {"m": [*alike, *others], "o": [*others, *alike], "a": alike}[first[0]]
@@ -168,11 +216,17 @@ def test_texts_of_arrow_are_read_however_many_differ(first: str) -> None:
     with pa.ipc.new_stream(sink, pa.table(columns).schema) as writer:
         writer.write_table(pa.table(columns))
     sent = json.dumps({"instances": rows}).encode()
-    assert rows_of(arrow.decode(contract(), sink.getvalue().to_pybytes())) == contract().decode(sent)[0]
+    assert (
+        rows_of(arrow.decode(contract(), sink.getvalue().to_pybytes()))
+        == contract().decode(sent)[0]
+    )
 
 
 def test_predictions_and_what_lies_outside_are_those_of_the_rows() -> None:
-    rows = [{**request(number), "shop": ("west", "nowhere", "east")[number % 3]} for number in range(200)]
+    rows = [
+        {**request(number), "shop": ("west", "nowhere", "east")[number % 3]}
+        for number in range(200)
+    ]
     sent = json.dumps({"instances": rows}).encode()
     columns, one_by_one = contract().decode_many(sent), contract().decode(sent)[0]
     assert not isinstance(columns, list)
@@ -183,13 +237,32 @@ def test_predictions_and_what_lies_outside_are_those_of_the_rows() -> None:
     assert np.allclose(outputs, expected, atol=TOLERANCE)
     narrow = learn(matrix[:50], found.program.names, found.program.categorical)
     outside = narrow.one(found.program.names)
-    assert narrow.many(found.program.names)(matrix) == {place: outside(row) for place, row in enumerate(values) if outside(row)}
+    assert narrow.many(found.program.names)(matrix) == {
+        place: outside(row) for place, row in enumerate(values) if outside(row)
+    }
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["a", 'b"']), st.sampled_from([(), ("x",), ('"', "y,z")])), min_size=1))
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 1),
+            st.sampled_from(["a", 'b"']),
+            st.sampled_from([(), ("x",), ('"', "y,z")]),
+        ),
+        min_size=1,
+    )
+)
 def test_answers_are_written_as_json_is(rows: list[tuple[float, str, tuple[str, ...]]]) -> None:
     outputs, arms, ood = (list(part) for part in zip(*rows, strict=True))
-    answers = Answers("f" * 20, np.arange(2**40, 2**40 + len(rows)), outputs, ["b" * 64] * len(rows), arms, ood, None)
+    answers = Answers(
+        "f" * 20,
+        np.arange(2**40, 2**40 + len(rows)),
+        outputs,
+        ["b" * 64] * len(rows),
+        arms,
+        ood,
+        None,
+    )
     expected = [
         {
             "id": f"{'f' * 20}{2**40 + place:012x}",
@@ -206,7 +279,9 @@ def test_answers_are_written_as_json_is(rows: list[tuple[float, str, tuple[str, 
 
 def tensors(changes: list[tuple[int, str, str]], extra: str) -> bytes:
     """The rows of `body` as input tensors."""
-    tokens: dict[str, list[str]] = {name: [json.dumps(request(number)[name]) for number in range(COUNT)] for name in NAMES}
+    tokens: dict[str, list[str]] = {
+        name: [json.dumps(request(number)[name]) for number in range(COUNT)] for name in NAMES
+    }
     for place, name, token in changes:
         tokens[name][place] = token
     inputs = [
@@ -236,7 +311,9 @@ def inferred(decode: Callable[[], inference_protocol.Asked]) -> Any:
         ]
     ),
 )  # fmt: skip
-def test_columns_of_json_are_understood_or_refused_as_value_by_value(changes: list[tuple[int, str, str]], extra: str) -> None:
+def test_columns_of_json_are_understood_or_refused_as_value_by_value(
+    changes: list[tuple[int, str, str]], extra: str
+) -> None:
     sent = tensors(changes, extra)
     found = inferred(lambda: inference_protocol.decode(contract(), sent))
     assert found == inferred(lambda: inference_protocol.decode_any(contract(), sent, None))
@@ -251,24 +328,44 @@ def test_columns_of_json_are_understood_or_refused_as_value_by_value(changes: li
         (b"INT64", b"INT8"), (b'"data":', b'"values":'), (b"", b" "), (b"", b"\xef\xbb\xbf"), (b'"name"', b'"n\\u0061me"'), (b"shop", b"sh\xffp"),
     ],
 )  # fmt: skip
-def test_inferences_of_columns_are_understood_or_refused_as_value_by_value(there: bytes, instead: bytes) -> None:
+def test_inferences_of_columns_are_understood_or_refused_as_value_by_value(
+    there: bytes, instead: bytes
+) -> None:
     sent = tensors([], "").replace(there, instead, 1)
     found = inferred(lambda: inference_protocol.decode(contract(), sent))
     assert found == inferred(lambda: inference_protocol.decode_any(contract(), sent, None))
 
 
-PARTS = ("0000", "0001", "1969", "1900", "2024", "2100", "9999"), ("00", "01", "02", "12", "13"), ("00", "01", "28", "29", "30", "31", "32")
-CLOCK = ("T", "t", " "), ("00", "23", "24"), ("00", "59", "60"), ("00", "59", "60"), ("Z", "z", "+", "ZZ", "é")
+PARTS = (
+    ("0000", "0001", "1969", "1900", "2024", "2100", "9999"),
+    ("00", "01", "02", "12", "13"),
+    ("00", "01", "28", "29", "30", "31", "32"),
+)
+CLOCK = (
+    ("T", "t", " "),
+    ("00", "23", "24"),
+    ("00", "59", "60"),
+    ("00", "59", "60"),
+    ("Z", "z", "+", "ZZ", "é"),
+)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.tuples(*map(st.sampled_from, PARTS)), st.tuples(*map(st.sampled_from, CLOCK)), st.integers(0, 19), st.sampled_from([*"/:x- \0", ""])
+    st.tuples(*map(st.sampled_from, PARTS)),
+    st.tuples(*map(st.sampled_from, CLOCK)),
+    st.integers(0, 19),
+    st.sampled_from([*"/:x- \0", ""]),
 )
-def test_times_read_together_are_those_read_one_by_one(day: tuple[str, ...], clock: tuple[str, ...], place: int, other: str) -> None:
+def test_times_read_together_are_those_read_one_by_one(
+    day: tuple[str, ...], clock: tuple[str, ...], place: int, other: str
+) -> None:
     right = "2024-02-29T23:59:58Z"
     sign, *numbers, end = clock
-    for text in ("-".join(day) + sign + ":".join(numbers) + end, right[:place] + other + right[place + 1 :]):
+    for text in (
+        "-".join(day) + sign + ":".join(numbers) + end,
+        right[:place] + other + right[place + 1 :],
+    ):
         try:
             expected = moment(msgspec.convert(text, datetime))
         except (msgspec.ValidationError, TypeError):

@@ -24,7 +24,9 @@ def install(place: Place, kind: Kind) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_estimator_answers_exactly_beside_a_champion_of_trees(tmp_path: Path, kind: Kind) -> None:
+def test_an_estimator_answers_exactly_beside_a_champion_of_trees(
+    tmp_path: Path, kind: Kind
+) -> None:
     place, found = Place.new(tmp_path), estimator_model(kind)
     champion = place.release()
     candidate = install(place, kind)
@@ -36,24 +38,38 @@ def test_an_estimator_answers_exactly_beside_a_champion_of_trees(tmp_path: Path,
         place.wait(candidate)
         single = [server.client.post(URL, json=each).json() for each in asked[:60]]
         batch = server.client.post(URL, json={"instances": asked}).json()["predictions"]
-        assert {answer["bundle"] for answer in single} == {answer["bundle"] for answer in batch} == {champion, candidate}
+        assert (
+            {answer["bundle"] for answer in single}
+            == {answer["bundle"] for answer in batch}
+            == {champion, candidate}
+        )
         place.desire((candidate, 1.0))
         place.wait_for_serial()
         alone = server.client.post(URL, json={"instances": asked}).json()["predictions"]
-        explanations = server.client.post(f"/explain/{NAME}", json={"instances": asked[:50]}).json()["explanations"]
+        explanations = server.client.post(
+            f"/explain/{NAME}", json={"instances": asked[:50]}
+        ).json()["explanations"]
         described = server.client.get(f"/v2/models/{NAME}").json()
     records = {record.id: record for record in log.read(place.predictions, DAY).records}
     answers = [answer for answer in (*single, *batch, *alone) if answer["bundle"] == candidate]
     assert len(answers) > 300
-    matrix = np.array([[np.nan if value is None else value for value in records[answer["id"]].row] for answer in answers], dtype=np.float32)
+    matrix = np.array(
+        [
+            [np.nan if value is None else value for value in records[answer["id"]].row]
+            for answer in answers
+        ],
+        dtype=np.float32,
+    )
     expected = found.calibration.apply(found.margin_of_many(matrix))
-    np.testing.assert_allclose([answer["prediction"] for answer in answers], expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        [answer["prediction"] for answer in answers], expected, rtol=0, atol=TOLERANCE
+    )
     unit = "probability" if kind == "RandomForest" else "log odds"
     for explained, answer in zip(explanations, alone, strict=False):
         assert explained["unit"] == unit
-        assert explained["base_value"] + sum(part["contribution"] for part in explained["contributions"]) == pytest.approx(
-            explained["margin"], abs=1e-4
-        )
+        assert explained["base_value"] + sum(
+            part["contribution"] for part in explained["contributions"]
+        ) == pytest.approx(explained["margin"], abs=1e-4)
         assert explained["probability"] == pytest.approx(answer["prediction"], abs=TOLERANCE)
     assert described["versions"] == [candidate]
 

@@ -31,8 +31,16 @@ logger = logging.getLogger(__name__)
 GOOD = request(4)
 PREDICT, INFER, EXPLAIN = f"/predict/{NAME}", f"/v2/models/{NAME}/infer", f"/explain/{NAME}"
 GRPC = "/inference.GRPCInferenceService/ModelInfer"
-REFUSALS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.RESOURCE_EXHAUSTED)
-JSON, ARROW, BINARY = "application/json", "application/vnd.apache.arrow.stream", "application/octet-stream"
+REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+JSON, ARROW, BINARY = (
+    "application/json",
+    "application/vnd.apache.arrow.stream",
+    "application/octet-stream",
+)
 HEADER = "inference-header-content-length"
 SECRET = "s3cret-value"
 # Bodies broken by Hypothesis in one example: drawing is dear, sending is not.
@@ -103,7 +111,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     place.release()
     [port] = free_ports(1)
     with (
-        place.server("--body-limit", "200000", "--row-limit", "300", "--grpc-port", str(port)) as server,
+        place.server(
+            "--body-limit", "200000", "--row-limit", "300", "--grpc-port", str(port)
+        ) as server,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         sender = Sender(server.client.base_url.port or 0, infer=channel.unary_unary(GRPC))
@@ -123,7 +133,10 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         assert sender.send(*json_request(GOOD)) == 200
         assert process.memory_info().rss - before < GROWTH
         logger.info(
-            "%d requests: %s; %d KiB more", sum(sender.statuses.values()), sender.statuses, (process.memory_info().rss - before) >> 10
+            "%d requests: %s; %d KiB more",
+            sum(sender.statuses.values()),
+            sender.statuses,
+            (process.memory_info().rss - before) >> 10,
         )
 
 
@@ -143,7 +156,13 @@ def json_request(value: Any) -> Sent:
 
 def tensors(row: dict[str, Any] = GOOD, rows: int = 2) -> list[dict[str, Any]]:
     """Input tensors of the protocol: JSON values under `data`, from which `raw_request` makes bytes."""
-    kinds = {"string": "BYTES", "datetime": "BYTES", "float": "FP64", "integer": "INT64", "boolean": "BOOL"}
+    kinds = {
+        "string": "BYTES",
+        "datetime": "BYTES",
+        "float": "FP64",
+        "integer": "INT64",
+        "boolean": "BOOL",
+    }
     return [
         {"name": name, "shape": [rows], "datatype": kinds[CONTRACT[name].kind], "data": [row[name]] * rows}
         for name in CONTRACT if row[name] is not None
@@ -154,12 +173,20 @@ def tensors(row: dict[str, Any] = GOOD, rows: int = 2) -> list[dict[str, Any]]:
 
 def raw(values: list[Any], datatype: str) -> bytes:
     if datatype == "BYTES":
-        contents = [value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass") for value in values]
+        contents = [
+            value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+            for value in values
+        ]
         return b"".join(len(content).to_bytes(4, "little") + content for content in contents)
     return np.array(values, dtype={"FP64": "<f8", "INT64": "<i8", "BOOL": "?"}[datatype]).tobytes()
 
 
-def raw_request(inputs: list[dict[str, Any]], sizes: dict[int, int] | None = None, header: str | None = None, tail: bytes = b"") -> Sent:
+def raw_request(
+    inputs: list[dict[str, Any]],
+    sizes: dict[int, int] | None = None,
+    header: str | None = None,
+    tail: bytes = b"",
+) -> Sent:
     """A body of the binary extension; columns of nulls stay JSON. `sizes` tells of some tensors another size than they have."""
     described, contents = [], []
     for place, tensor in enumerate(inputs):
@@ -168,13 +195,26 @@ def raw_request(inputs: list[dict[str, Any]], sizes: dict[int, int] | None = Non
             continue
         contents.append(raw(tensor["data"], tensor["datatype"]))
         size = len(contents[-1]) + (sizes or {}).get(place, 0)
-        described.append({name: tensor[name] for name in ("name", "shape", "datatype")} | {"parameters": {"binary_data_size": size}})
+        described.append(
+            {name: tensor[name] for name in ("name", "shape", "datatype")}
+            | {"parameters": {"binary_data_size": size}}
+        )
     text = json.dumps({"inputs": described}).encode()
-    return INFER, b"".join([text, *contents, tail]), {"content-type": BINARY, HEADER: header or str(len(text))}
+    return (
+        INFER,
+        b"".join([text, *contents, tail]),
+        {"content-type": BINARY, HEADER: header or str(len(text))},
+    )
 
 
 def columns(row: dict[str, Any] = GOOD, rows: int = 2) -> dict[str, pa.Array]:
-    kinds = {"string": pa.string(), "float": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "datetime": pa.string()}
+    kinds = {
+        "string": pa.string(),
+        "float": pa.float64(),
+        "integer": pa.int64(),
+        "boolean": pa.bool_(),
+        "datetime": pa.string(),
+    }
     return {name: pa.array([row[name]] * rows, kinds[CONTRACT[name].kind]) for name in CONTRACT}
 
 
@@ -193,16 +233,23 @@ def grpc_request(made: service_pb2.ModelInferRequest) -> Sent:
 
 def grpc_message(inputs: list[dict[str, Any]]) -> service_pb2.ModelInferRequest:
     """A request with typed contents; columns of nulls are told by a tensor beside them."""
-    held = {"BYTES": "bytes_contents", "FP64": "fp64_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+    held = {
+        "BYTES": "bytes_contents",
+        "FP64": "fp64_contents",
+        "INT64": "int64_contents",
+        "BOOL": "bool_contents",
+    }
     made = service_pb2.ModelInferRequest(model_name=NAME)
     for tensor in inputs:
         values = tensor["data"]
         if None in values:
-            made.inputs.add(name=f"{tensor['name']}.is_null", datatype="BOOL", shape=tensor["shape"]).contents.bool_contents.extend(
-                [True] * len(values)
-            )
+            made.inputs.add(
+                name=f"{tensor['name']}.is_null", datatype="BOOL", shape=tensor["shape"]
+            ).contents.bool_contents.extend([True] * len(values))
             values = [GOOD["event_time"] if tensor["datatype"] == "BYTES" else 0] * len(values)
-        added = made.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        added = made.inputs.add(
+            name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"]
+        )
         encoded = [value.encode() if isinstance(value, str) else value for value in values]
         getattr(added.contents, held[tensor["datatype"]]).extend(encoded)
     return made
@@ -216,8 +263,12 @@ VALID = [
 
 # -- ways to break them ------------------------------------------------------------------------------------------------
 
-junk = st.lists(st.integers(), max_size=3) | st.dictionaries(st.text(max_size=5), st.none(), max_size=2)
-texts = st.sampled_from([SECRET, "", "NaN", "1e5", "null", "2024-13-45T99:99:99Z", "\x00", "x" * 2000])
+junk = st.lists(st.integers(), max_size=3) | st.dictionaries(
+    st.text(max_size=5), st.none(), max_size=2
+)
+texts = st.sampled_from(
+    [SECRET, "", "NaN", "1e5", "null", "2024-13-45T99:99:99Z", "\x00", "x" * 2000]
+)
 WRONG: dict[str, st.SearchStrategy[Any]] = {
     "order_id": st.none() | st.booleans() | st.integers() | junk | st.sampled_from(["", SECRET.upper(), "a b", "é", "a\n", "x" * 2000]),
     "shop": st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | junk | st.text("xyz", min_size=1001, max_size=1005),
@@ -243,8 +294,14 @@ def wrong_rows(draw: st.DrawFn) -> str:
     if way == "missing":
         return json.dumps({column: value for column, value in GOOD.items() if column != name})
     if way == "unknown":
-        return json.dumps(GOOD | {draw(st.text(min_size=1, max_size=12).filter(lambda text: text not in GOOD)): SECRET})
-    return json.dumps(GOOD)[:-1] + f", {json.dumps(name)}: {json.dumps(draw(st.just(GOOD[name]) | junk))}}}"
+        return json.dumps(
+            GOOD
+            | {draw(st.text(min_size=1, max_size=12).filter(lambda text: text not in GOOD)): SECRET}
+        )
+    return (
+        json.dumps(GOOD)[:-1]
+        + f", {json.dumps(name)}: {json.dumps(draw(st.just(GOOD[name]) | junk))}}}"
+    )
 
 
 @st.composite
@@ -253,11 +310,20 @@ def wrong_json(draw: st.DrawFn) -> Sent:
     good = json.dumps(GOOD)
     shape = draw(
         st.sampled_from(
-            ["{row}", '{{"instances": [{row}]}}', '{{"instances": [{good}, {row}]}}', '{{"instances": [{row}, {good}, {good}]}}']
+            [
+                "{row}",
+                '{{"instances": [{row}]}}',
+                '{{"instances": [{good}, {row}]}}',
+                '{{"instances": [{row}, {good}, {good}]}}',
+            ]
         )
     )
     path = draw(st.sampled_from([PREDICT, PREDICT, EXPLAIN]))
-    return path, shape.format(row=row, good=good).encode("utf-8", "surrogatepass"), {"content-type": JSON}
+    return (
+        path,
+        shape.format(row=row, good=good).encode("utf-8", "surrogatepass"),
+        {"content-type": JSON},
+    )
 
 
 @st.composite
@@ -282,7 +348,20 @@ def wrong_tensors(draw: st.DrawFn) -> Sent:
     tensor = inputs[place]
     way = draw(
         st.sampled_from(
-            ["value", "value", "shape", "datatype", "data", "missing", "duplicate", "unknown", "outputs", "parameters", "id", "inputs"]
+            [
+                "value",
+                "value",
+                "shape",
+                "datatype",
+                "data",
+                "missing",
+                "duplicate",
+                "unknown",
+                "outputs",
+                "parameters",
+                "id",
+                "inputs",
+            ]
         )
     )
     whole: dict[str, Any] = {"inputs": inputs}
@@ -292,13 +371,46 @@ def wrong_tensors(draw: st.DrawFn) -> Sent:
             inputs[place] = tensor | {"data": [tensor["data"][0], value]}
         case "shape":
             inputs[place] = tensor | {
-                "shape": draw(st.sampled_from([[], [1], [3], [-1], [2, 2], [1, 2], [2, 1, 1], ["2"], [2.5], None, 2, [2**70], [True, 2]]))
+                "shape": draw(
+                    st.sampled_from(
+                        [
+                            [],
+                            [1],
+                            [3],
+                            [-1],
+                            [2, 2],
+                            [1, 2],
+                            [2, 1, 1],
+                            ["2"],
+                            [2.5],
+                            None,
+                            2,
+                            [2**70],
+                            [True, 2],
+                        ]
+                    )
+                )
             }
         case "datatype":
-            inputs[place] = tensor | {"datatype": draw(st.sampled_from(["FP8", "", SECRET, None, 5, "bytes", "BF16"]))}
+            inputs[place] = tensor | {
+                "datatype": draw(st.sampled_from(["FP8", "", SECRET, None, 5, "bytes", "BF16"]))
+            }
         case "data":
             inputs[place] = tensor | {
-                "data": draw(st.sampled_from([None, [], tensor["data"][:1], tensor["data"] * 2, {}, SECRET, [tensor["data"]], 5]))
+                "data": draw(
+                    st.sampled_from(
+                        [
+                            None,
+                            [],
+                            tensor["data"][:1],
+                            tensor["data"] * 2,
+                            {},
+                            SECRET,
+                            [tensor["data"]],
+                            5,
+                        ]
+                    )
+                )
             }
         case "missing":
             del inputs[place]
@@ -309,17 +421,33 @@ def wrong_tensors(draw: st.DrawFn) -> Sent:
         case "outputs":
             whole["outputs"] = draw(
                 st.sampled_from(
-                    [[{"name": SECRET}], [{"name": "prediction"}] * 2, [{}], 5, [{"name": "prediction", "parameters": {"binary_data": 1}}]]
+                    [
+                        [{"name": SECRET}],
+                        [{"name": "prediction"}] * 2,
+                        [{}],
+                        5,
+                        [{"name": "prediction", "parameters": {"binary_data": 1}}],
+                    ]
                 )
             )
         case "parameters":
-            whole["parameters"] = draw(st.sampled_from([5, [], {"binary_data_output": "yes"}, {"x": [1]}, {"x": None}]))
+            whole["parameters"] = draw(
+                st.sampled_from([5, [], {"binary_data_output": "yes"}, {"x": [1]}, {"x": None}])
+            )
         case "id":
             whole["id"] = draw(st.sampled_from([5, "x" * 201, [], {}]))
         case "inputs":
             whole = draw(
                 st.sampled_from(
-                    [{}, {"inputs": []}, {"inputs": 5}, {"inputs": [5]}, {**whole, SECRET: 1}, {"inputs": None}, {"inputs": inputs * 2}]
+                    [
+                        {},
+                        {"inputs": []},
+                        {"inputs": 5},
+                        {"inputs": [5]},
+                        {**whole, SECRET: 1},
+                        {"inputs": None},
+                        {"inputs": inputs * 2},
+                    ]
                 )
             )
     return INFER, json.dumps(whole).encode("utf-8", "surrogatepass"), {"content-type": JSON}
@@ -331,18 +459,51 @@ def wrong_bytes(draw: st.DrawFn) -> Sent:
     inputs = tensors()
     by_name = {tensor["name"]: tensor for tensor in inputs}
     sent = [place for place, tensor in enumerate(inputs) if None not in tensor["data"]]
-    way = draw(st.sampled_from(["size", "header", "tail", "number", "whole", "text", "cut", "boolean", "shape", "length"]))
+    way = draw(
+        st.sampled_from(
+            [
+                "size",
+                "header",
+                "tail",
+                "number",
+                "whole",
+                "text",
+                "cut",
+                "boolean",
+                "shape",
+                "length",
+            ]
+        )
+    )
     match way:
         case "size":
-            return raw_request(inputs, sizes={draw(st.sampled_from(sent)): draw(st.integers(-8, 10**12).filter(bool))})
+            return raw_request(
+                inputs,
+                sizes={draw(st.sampled_from(sent)): draw(st.integers(-8, 10**12).filter(bool))},
+            )
         case "header":
-            return raw_request(inputs, header=draw(st.sampled_from(["-1", "0", "1", "99999999", "1e3", "9" * 40, SECRET, "\xb2"])))
+            return raw_request(
+                inputs,
+                header=draw(
+                    st.sampled_from(["-1", "0", "1", "99999999", "1e3", "9" * 40, SECRET, "\xb2"])
+                ),
+            )
         case "tail":
             return raw_request(inputs, tail=draw(st.binary(min_size=1, max_size=30)))
         case "number":
-            by_name["amount"]["data"] = [1.0, draw(st.floats(max_value=-1e-9) | st.floats(min_value=1000.001) | st.just(float("nan")))]
+            by_name["amount"]["data"] = [
+                1.0,
+                draw(
+                    st.floats(max_value=-1e-9)
+                    | st.floats(min_value=1000.001)
+                    | st.just(float("nan"))
+                ),
+            ]
         case "whole":
-            by_name["items"]["data"] = [1, draw(st.integers(-(2**63), -1) | st.integers(51, 2**63 - 1))]
+            by_name["items"]["data"] = [
+                1,
+                draw(st.integers(-(2**63), -1) | st.integers(51, 2**63 - 1)),
+            ]
         case "text":
             by_name[draw(st.sampled_from(["order_id", "method", "event_time"]))]["data"] = [
                 "card",
@@ -352,15 +513,27 @@ def wrong_bytes(draw: st.DrawFn) -> Sent:
             path, body, headers = raw_request(inputs)
             return path, body[: -draw(st.integers(1, 60))], headers
         case "boolean":
-            path, body, headers = raw_request([*[tensor for tensor in inputs if tensor["name"] != "express"], by_name["express"]])
+            path, body, headers = raw_request(
+                [*[tensor for tensor in inputs if tensor["name"] != "express"], by_name["express"]]
+            )
             return path, body[:-1] + bytes([draw(st.integers(2, 255))]), headers
         case "shape":
-            by_name[draw(names.filter(lambda name: name in by_name))]["shape"] = draw(st.sampled_from([[3], [1], [2**62], [-2], []]))
+            by_name[draw(names.filter(lambda name: name in by_name))]["shape"] = draw(
+                st.sampled_from([[3], [1], [2**62], [-2], []])
+            )
         case "length":
             # The length before a text, in the bytes themselves.
-            path, body, headers = raw_request([*[tensor for tensor in inputs if tensor["name"] != "shop"], by_name["shop"]])
+            path, body, headers = raw_request(
+                [*[tensor for tensor in inputs if tensor["name"] != "shop"], by_name["shop"]]
+            )
             size = len(raw(by_name["shop"]["data"], "BYTES"))
-            return path, body[:-size] + draw(st.integers(10**3, 2**32 - 1)).to_bytes(4, "little") + body[-size + 4 :], headers
+            return (
+                path,
+                body[:-size]
+                + draw(st.integers(10**3, 2**32 - 1)).to_bytes(4, "little")
+                + body[-size + 4 :],
+                headers,
+            )
     return raw_request(inputs)
 
 
@@ -369,12 +542,20 @@ def wrong_streams(draw: st.DrawFn) -> Sent:
     """An Arrow stream whose columns or values break the contract."""
     named = columns()
     name = draw(names)
-    way = draw(st.sampled_from(["value", "value", "type", "missing", "duplicate", "unknown", "null", "rows"]))
+    way = draw(
+        st.sampled_from(
+            ["value", "value", "type", "missing", "duplicate", "unknown", "null", "rows"]
+        )
+    )
     match way:
         case "value":
             name = draw(st.sampled_from(["order_id", "method", "amount", "items", "event_time"]))
             kind = {"amount": float, "items": int}.get(name, str)
-            value = draw(WRONG[name].filter(lambda found: type(found) is kind and (kind is not int or abs(found) < 2**63)))
+            value = draw(
+                WRONG[name].filter(
+                    lambda found: type(found) is kind and (kind is not int or abs(found) < 2**63)
+                )
+            )
             named[name] = pa.array([GOOD[name], value], named[name].type)
         case "type":
             wrong: pa.Array = draw(
@@ -395,9 +576,15 @@ def wrong_streams(draw: st.DrawFn) -> Sent:
         case "duplicate":
             return arrow_request([*named.items(), (name, named[name])])
         case "unknown":
-            named[draw(st.text(max_size=12).filter(lambda text: text not in CONTRACT))] = named[name]
+            named[draw(st.text(max_size=12).filter(lambda text: text not in CONTRACT))] = named[
+                name
+            ]
         case "null":
-            name = draw(st.sampled_from([column for column, found in CONTRACT.items() if not found.nullable]))
+            name = draw(
+                st.sampled_from(
+                    [column for column, found in CONTRACT.items() if not found.nullable]
+                )
+            )
             named[name] = pa.array([GOOD[name], None], named[name].type)
         case "rows":
             return arrow_request(columns(rows=draw(st.sampled_from([0, 301, 400]))))
@@ -411,14 +598,38 @@ def wrong_messages(draw: st.DrawFn) -> Sent:
     by_name = {tensor["name"]: tensor for tensor in inputs}
     way = draw(
         st.sampled_from(
-            ["number", "whole", "text", "name", "datatype", "shape", "missing", "duplicate", "contents", "raw", "model", "outputs", "bytes"]
+            [
+                "number",
+                "whole",
+                "text",
+                "name",
+                "datatype",
+                "shape",
+                "missing",
+                "duplicate",
+                "contents",
+                "raw",
+                "model",
+                "outputs",
+                "bytes",
+            ]
         )
     )
     match way:
         case "number":
-            by_name["amount"]["data"] = [1.0, draw(st.floats(max_value=-1e-9) | st.floats(min_value=1000.001) | st.just(float("nan")))]
+            by_name["amount"]["data"] = [
+                1.0,
+                draw(
+                    st.floats(max_value=-1e-9)
+                    | st.floats(min_value=1000.001)
+                    | st.just(float("nan"))
+                ),
+            ]
         case "whole":
-            by_name["items"]["data"] = [1, draw(st.integers(-(2**63), -1) | st.integers(51, 2**63 - 1))]
+            by_name["items"]["data"] = [
+                1,
+                draw(st.integers(-(2**63), -1) | st.integers(51, 2**63 - 1)),
+            ]
         case "text":
             by_name[draw(st.sampled_from(["order_id", "method", "event_time"]))]["data"] = [
                 "card",
@@ -434,7 +645,9 @@ def wrong_messages(draw: st.DrawFn) -> Sent:
             tensor.datatype = draw(st.sampled_from(["", "FP8", "BF16", SECRET]))
         case "shape":
             del tensor.shape[:]
-            tensor.shape.extend(draw(st.sampled_from([[], [1], [3], [-1], [2, 2], [2, 1, 1], [2**62], [0]])))
+            tensor.shape.extend(
+                draw(st.sampled_from([[], [1], [3], [-1], [2, 2], [2, 1, 1], [2**62], [0]]))
+            )
         case "missing":
             del made.inputs[place]
             if tensor.name.endswith(".is_null"):
@@ -444,7 +657,9 @@ def wrong_messages(draw: st.DrawFn) -> Sent:
         case "contents":
             tensor.contents.fp32_contents.append(1.0)
         case "raw":
-            made.raw_input_contents.extend(draw(st.lists(st.binary(max_size=9), min_size=1, max_size=9)))
+            made.raw_input_contents.extend(
+                draw(st.lists(st.binary(max_size=9), min_size=1, max_size=9))
+            )
         case "model":
             made.model_name = draw(st.text(max_size=9).filter(lambda text: text != NAME))
         case "outputs":
@@ -469,7 +684,9 @@ def wrong_messages(draw: st.DrawFn) -> Sent:
     ],
     ids=["json", "texts", "tensors", "bytes", "arrow", "grpc"],
 )
-def test_whatever_breaks_the_contract_is_refused(target: Target, strategy: st.SearchStrategy[Sent], examples: int) -> None:
+def test_whatever_breaks_the_contract_is_refused(
+    target: Target, strategy: st.SearchStrategy[Sent], examples: int
+) -> None:
     @many(examples)
     @given(st.lists(strategy, min_size=TOGETHER, max_size=TOGETHER))
     def refuses(found: list[Sent]) -> None:
@@ -482,16 +699,22 @@ def test_whatever_breaks_the_contract_is_refused(target: Target, strategy: st.Se
 @many(250)
 @given(
     valid=st.sampled_from(VALID),
-    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),
+    flips=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4
+    ),
     cut=st.none() | st.floats(0, 1),
 )
-def test_no_corrupted_byte_makes_the_server_fail(target: Target, valid: Sent, flips: list[tuple[float, int]], cut: float | None) -> None:
+def test_no_corrupted_byte_makes_the_server_fail(
+    target: Target, valid: Sent, flips: list[tuple[float, int]], cut: float | None
+) -> None:
     path, whole, headers = valid
     for shift in range(TOGETHER):
         body = bytearray(whole)
         for place, value in flips:
             body[(int(place * len(body)) + 7 * shift) % len(body)] = value
-        target.sender.send(path, bytes(body if cut is None else body[: int(cut * len(body))]), headers)
+        target.sender.send(
+            path, bytes(body if cut is None else body[: int(cut * len(body))]), headers
+        )
 
 
 @pytest.mark.parametrize("path", [PREDICT, INFER, EXPLAIN])
@@ -502,7 +725,11 @@ def test_what_breaks_the_description_is_refused(target: Target, path: str) -> No
     @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     def refuses(case: schemathesis.Case) -> None:
         sent = case.as_transport_kwargs(base_url="http://127.0.0.1")
-        body = sent["data"] if sent.get("data") is not None else json.dumps(sent.get("json")).encode("utf-8", "surrogatepass")
+        body = (
+            sent["data"]
+            if sent.get("data") is not None
+            else json.dumps(sent.get("json")).encode("utf-8", "surrogatepass")
+        )
         body = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
         target.sender.refused(path, body, {"content-type": case.media_type or JSON})
 

@@ -21,7 +21,13 @@ from tests.support.endpoint import CONTRACT, DAY, NAME, Place, Running, request
 from tests.support.ports import free_ports
 
 REQUESTS = [request(number) for number in range(70)]
-KINDS = {"string": "BYTES", "datetime": "BYTES", "float": "FP64", "integer": "INT64", "boolean": "BOOL"}
+KINDS = {
+    "string": "BYTES",
+    "datetime": "BYTES",
+    "float": "FP64",
+    "integer": "INT64",
+    "boolean": "BOOL",
+}
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -38,7 +44,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     place = Place.new(tmp_path_factory.mktemp("grpc"))
     digest = place.release()
     [port] = free_ports(1)
-    with place.server("--grpc-port", str(port), "--body-limit", "200000", "--row-limit", "300") as server:
+    with place.server(
+        "--grpc-port", str(port), "--body-limit", "200000", "--row-limit", "300"
+    ) as server:
         yield Target(place, server, digest, f"127.0.0.1:{port}")
 
 
@@ -54,12 +62,20 @@ def inputs(requests: list[dict[str, Any]]) -> list[Any]:
     for name, column in CONTRACT.items():
         values = [row[name] for row in requests]
         filler = {"integer": 0, "datetime": f"{DAY}T00:00:00Z"}.get(column.kind, values[0])
-        columns = {name: (KINDS[column.kind], [filler if value is None else value for value in values])}
+        columns = {
+            name: (KINDS[column.kind], [filler if value is None else value for value in values])
+        }
         if column.nullable:
             columns[f"{name}.is_null"] = ("BOOL", [value is None for value in values])
         for label, (datatype, filled) in columns.items():
-            array = np.array([value.encode() for value in filled], dtype=object) if datatype == "BYTES" else np.array(filled)
-            found.append(triton.InferInput(label, [len(requests)], datatype).set_data_from_numpy(array))
+            array = (
+                np.array([value.encode() for value in filled], dtype=object)
+                if datatype == "BYTES"
+                else np.array(filled)
+            )
+            found.append(
+                triton.InferInput(label, [len(requests)], datatype).set_data_from_numpy(array)
+            )
     return found
 
 
@@ -70,15 +86,26 @@ def plain(target: Target, requests: list[dict[str, Any]]) -> list[float]:
 
 def message(row: dict[str, Any], **changes: Any) -> Any:
     """A request with typed contents instead of raw bytes."""
-    held = {"BYTES": "bytes_contents", "FP64": "fp64_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+    held = {
+        "BYTES": "bytes_contents",
+        "FP64": "fp64_contents",
+        "INT64": "int64_contents",
+        "BOOL": "bool_contents",
+    }
     made = service_pb2.ModelInferRequest(model_name=NAME, **changes)
     for name, column in CONTRACT.items():
         datatype = KINDS[column.kind]
         if row[name] is None:
-            made.inputs.add(name=f"{name}.is_null", datatype="BOOL", shape=[1]).contents.bool_contents.append(True)
+            made.inputs.add(
+                name=f"{name}.is_null", datatype="BOOL", shape=[1]
+            ).contents.bool_contents.append(True)
         tensor = made.inputs.add(name=name, datatype=datatype, shape=[1])
-        value = {"INT64": 0, "BYTES": f"{DAY}T00:00:00Z"}[datatype] if row[name] is None else row[name]
-        getattr(tensor.contents, held[datatype]).append(value.encode() if isinstance(value, str) else value)
+        value = (
+            {"INT64": 0, "BYTES": f"{DAY}T00:00:00Z"}[datatype] if row[name] is None else row[name]
+        )
+        getattr(tensor.contents, held[datatype]).append(
+            value.encode() if isinstance(value, str) else value
+        )
     return made
 
 
@@ -93,10 +120,16 @@ def test_the_messages_are_those_of_the_published_service() -> None:
         assert set(theirs.fields_by_name) - set(ours.fields_by_name) <= {"parameters", "properties"}
         for field in ours.fields:
             other = theirs.fields_by_name[field.name]
-            assert (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated), (name, field.name)
+            assert (field.number, field.type, field.is_repeated) == (
+                other.number,
+                other.type,
+                other.is_repeated,
+            ), (name, field.name)
 
 
-def test_tritons_client_reads_state_and_metadata(client: triton.InferenceServerClient, target: Target) -> None:
+def test_tritons_client_reads_state_and_metadata(
+    client: triton.InferenceServerClient, target: Target
+) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(NAME)
@@ -105,17 +138,26 @@ def test_tritons_client_reads_state_and_metadata(client: triton.InferenceServerC
     assert client.get_server_metadata().name == "evergreen"
     metadata = client.get_model_metadata(NAME)
     assert list(metadata.versions) == [target.digest]
-    assert {found.name: found.datatype for found in metadata.inputs} == {name: KINDS[column.kind] for name, column in CONTRACT.items()}
+    assert {found.name: found.datatype for found in metadata.inputs} == {
+        name: KINDS[column.kind] for name, column in CONTRACT.items()
+    }
 
 
-def test_tritons_client_gets_the_plain_answers_and_they_are_logged(client: triton.InferenceServerClient, target: Target) -> None:
+def test_tritons_client_gets_the_plain_answers_and_they_are_logged(
+    client: triton.InferenceServerClient, target: Target
+) -> None:
     answer = client.infer(NAME, inputs(REQUESTS), request_id="mine", model_version=target.digest)
-    assert (answer.get_response().id, answer.get_response().model_version) == ("mine", target.digest)
+    assert (answer.get_response().id, answer.get_response().model_version) == (
+        "mine",
+        target.digest,
+    )
     assert answer.as_numpy("prediction").tolist() == plain(target, REQUESTS)
     stored = {record.id: record for record in log.read(target.place.predictions, DAY).records}
     ids = [found.decode() for found in answer.as_numpy("prediction_id").tolist()]
     assert [stored[found].entity for found in ids] == [row["order_id"] for row in REQUESTS]
-    only = client.infer(NAME, inputs(REQUESTS[:2]), outputs=[triton.InferRequestedOutput("prediction")])
+    only = client.infer(
+        NAME, inputs(REQUESTS[:2]), outputs=[triton.InferRequestedOutput("prediction")]
+    )
     assert [output.name for output in only.get_response().outputs] == ["prediction"]
 
 
@@ -131,17 +173,26 @@ def test_typed_contents_are_answered_with_typed_contents(target: Target) -> None
             assert answer.id == "a"
 
 
-def test_refusals_are_status_codes_with_field_and_rule(client: triton.InferenceServerClient, target: Target) -> None:
+def test_refusals_are_status_codes_with_field_and_rule(
+    client: triton.InferenceServerClient, target: Target
+) -> None:
     secret = "s3cret-value"
     wrong = {**REQUESTS[4], "method": secret}
     codes = grpc.StatusCode
 
     def refused(content: bytes) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
-        with grpc.insecure_channel(target.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        with (
+            grpc.insecure_channel(target.address) as channel,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
             channel.unary_unary(INFER)(content)
         error: Any = caught.value
         assert secret not in f"{error.details()} {error.trailing_metadata()}"
-        return error.code(), error.details(), {found.key: found.value for found in error.trailing_metadata() or ()}
+        return (
+            error.code(),
+            error.details(),
+            {found.key: found.value for found in error.trailing_metadata() or ()},
+        )
 
     code, details, trailing = refused(message(wrong).SerializeToString())
     assert (code, trailing["field"]) == (codes.INVALID_ARGUMENT, "method[0]")
@@ -164,7 +215,9 @@ def test_refusals_are_status_codes_with_field_and_rule(client: triton.InferenceS
         assert (code, rule in trailing["rule"]) == (expected, True), trailing
     # Compressed messages are not unpacked, whatever they hold.
     with grpc.insecure_channel(target.address) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(INFER)(message(REQUESTS[4]).SerializeToString(), compression=grpc.Compression.Gzip)
+        channel.unary_unary(INFER)(
+            message(REQUESTS[4]).SerializeToString(), compression=grpc.Compression.Gzip
+        )
     unpacked: Any = caught.value
     assert unpacked.code() == codes.UNIMPLEMENTED
     assert refused(b"x" * 300_000)[0] == codes.RESOURCE_EXHAUSTED
@@ -172,13 +225,18 @@ def test_refusals_are_status_codes_with_field_and_rule(client: triton.InferenceS
         client.infer(NAME, inputs(REQUESTS), client_timeout=1e-6)
     with pytest.raises(InferenceServerException, match="more than 300 rows"):
         client.infer(NAME, inputs(REQUESTS * 5))
-    assert client.infer(NAME, inputs(REQUESTS[:1])).as_numpy("prediction").tolist() == plain(target, REQUESTS[:1])
+    assert client.infer(NAME, inputs(REQUESTS[:1])).as_numpy("prediction").tolist() == plain(
+        target, REQUESTS[:1]
+    )
 
 
 def test_a_port_that_is_taken_is_said_at_once(target: Target) -> None:
     port = target.address.partition(":")[2]
     with (
-        pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1 port {port} .*give another --grpc-port"),
+        pytest.raises(
+            AssertionError,
+            match=f"cannot listen on 127.0.0.1 port {port} .*give another --grpc-port",
+        ),
         target.place.server("--grpc-port", port),
     ):
         pass
@@ -192,8 +250,12 @@ def test_keys_and_tls_hold_here_too_and_workers_share_the_port(tmp_path: Path) -
     certificate, private = certified(tmp_path)
     secured = ("--tls-certificate", str(certificate), "--tls-key", str(private))
     with (
-        place.server("--grpc-port", str(port), "--workers", "2", *secured, key=key, certificate=certificate),
-        triton.InferenceServerClient(f"127.0.0.1:{port}", ssl=True, root_certificates=str(certificate)) as client,
+        place.server(
+            "--grpc-port", str(port), "--workers", "2", *secured, key=key, certificate=certificate
+        ),
+        triton.InferenceServerClient(
+            f"127.0.0.1:{port}", ssl=True, root_certificates=str(certificate)
+        ) as client,
     ):
         place.wait_for_workers(2)
         assert client.is_server_live()
@@ -204,5 +266,8 @@ def test_keys_and_tls_hold_here_too_and_workers_share_the_port(tmp_path: Path) -
                 client.get_model_metadata(NAME, headers=headers)
         answer = client.infer(NAME, inputs(REQUESTS[:3]), headers=bearer(key))
         assert len(answer.as_numpy("prediction")) == 3
-        with triton.InferenceServerClient(f"127.0.0.1:{port}") as plainly, pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+        with (
+            triton.InferenceServerClient(f"127.0.0.1:{port}") as plainly,
+            pytest.raises(InferenceServerException, match="UNAVAILABLE"),
+        ):
             plainly.is_server_live()

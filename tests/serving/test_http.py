@@ -20,7 +20,13 @@ URL = f"/predict/{NAME}"
 
 
 def post(body: bytes, *headers: str, target: str = URL, version: str = "1.1") -> bytes:
-    lines = [f"POST {target} HTTP/{version}", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    lines = [
+        f"POST {target} HTTP/{version}",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -45,7 +51,10 @@ def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes, byt
         head = held[:end]
         length = re.search(rb"\r\ncontent-length: (\d+)", head)
         if end >= 0 and length is not None and len(held) >= end + 4 + int(length[1]):
-            content, held = held[end + 4 : end + 4 + int(length[1])], held[end + 4 + int(length[1]) :]
+            content, held = (
+                held[end + 4 : end + 4 + int(length[1])],
+                held[end + 4 + int(length[1]) :],
+            )
             found.append((int(head[9:12]), head, content))
         elif piece := connection.recv(1 << 16):
             held += piece
@@ -60,7 +69,17 @@ def closed(connection: socket.socket) -> bool:
 
 def test_pipelined_requests_are_answered_in_their_order(shared: Shared) -> None:
     # Batches are computed in a thread, so answers to those behind them would be there sooner.
-    bodies = [many(0, 200), one(1), many(2, 100), one(3), one(4), b"{", one(5), many(6, 250), one(7)] * 3
+    bodies = [
+        many(0, 200),
+        one(1),
+        many(2, 100),
+        one(3),
+        one(4),
+        b"{",
+        one(5),
+        many(6, 250),
+        one(7),
+    ] * 3
     with connect(shared) as connection:
         connection.sendall(b"".join(map(post, bodies)))
         found = answers(connection, len(bodies))
@@ -70,9 +89,14 @@ def test_pipelined_requests_are_answered_in_their_order(shared: Shared) -> None:
             rows, told = json.loads(body).get("instances"), json.loads(content)
             assert len(told["predictions"]) == len(rows) if rows else "prediction" in told
     expected = [
-        shared.server.client.post(URL, content=body, headers={"content-type": "application/json"}).json() for body in (one(1), one(5))
+        shared.server.client.post(
+            URL, content=body, headers={"content-type": "application/json"}
+        ).json()
+        for body in (one(1), one(5))
     ]
-    assert [json.loads(found[place][2])["prediction"] for place in (1, 6)] == [answer["prediction"] for answer in expected]
+    assert [json.loads(found[place][2])["prediction"] for place in (1, 6)] == [
+        answer["prediction"] for answer in expected
+    ]
 
 
 def test_requests_of_one_moment_have_each_its_own_answer(shared: Shared) -> None:
@@ -80,7 +104,10 @@ def test_requests_of_one_moment_have_each_its_own_answer(shared: Shared) -> None
     connections = [connect(shared) for _ in range(24)]
     kinds = [("too late", 504), ("broken", 400), ("sound", 200), ("sound", 200)] * 6
     wholes = [
-        post(b"{" if kind == "broken" else one(number), *(["x-request-timeout-ms: 0"] if kind == "too late" else []))
+        post(
+            b"{" if kind == "broken" else one(number),
+            *(["x-request-timeout-ms: 0"] if kind == "too late" else []),
+        )
         for number, (kind, _) in enumerate(kinds)
     ]
     for _ in range(5):
@@ -88,19 +115,29 @@ def test_requests_of_one_moment_have_each_its_own_answer(shared: Shared) -> None
             connection.sendall(whole)
         found = [answers(connection, 1)[0] for connection in connections]
         assert [status for status, _, _ in found] == [status for _, status in kinds]
-    told = {number: json.loads(found[number][2]) for number, (_, status) in enumerate(kinds) if status == 200}
+    told = {
+        number: json.loads(found[number][2])
+        for number, (_, status) in enumerate(kinds)
+        if status == 200
+    }
     for connection in connections:
         connection.close()
     logged = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
     for number, answer in told.items():
         alone = shared.server.client.post(URL, json=request(number)).json()
         assert answer["prediction"] == pytest.approx(alone["prediction"], abs=1e-6)
-        assert (logged[answer["id"]].entity, logged[answer["id"]].output) == (f"order-{number}", answer["prediction"])
+        assert (logged[answer["id"]].entity, logged[answer["id"]].output) == (
+            f"order-{number}",
+            answer["prediction"],
+        )
 
 
 def test_requests_that_come_byte_by_byte_or_in_chunks_are_whole_in_the_end(shared: Shared) -> None:
     body = one(8)
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:50], body[50:])) + b"0\r\n\r\n"
+    chunks = (
+        b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:50], body[50:]))
+        + b"0\r\n\r\n"
+    )
     chunked = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + chunks
     with connect(shared) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -115,7 +152,15 @@ def test_requests_that_come_byte_by_byte_or_in_chunks_are_whole_in_the_end(share
 GET = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ASKED = st.lists(
     st.one_of(
-        st.sampled_from([("ready", 200), ("nothing", 400), ("unfinished", 400), ("chunks", 200), ("long head", 200)]),
+        st.sampled_from(
+            [
+                ("ready", 200),
+                ("nothing", 400),
+                ("unfinished", 400),
+                ("chunks", 200),
+                ("long head", 200),
+            ]
+        ),
         st.tuples(st.integers(0, 9), st.just(200)),
     ),
     min_size=1,
@@ -133,7 +178,9 @@ def asked(kind: int | str) -> bytes:
         case "unfinished":
             return post(body[:-1])
         case "chunks":
-            return post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            return post(b"").replace(
+                b"Content-Length: 0", b"Transfer-Encoding: chunked"
+            ) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         case "long head":
             return post(body, f"X-Padding: {'x' * 3_000}")
     return post(body)
@@ -152,13 +199,17 @@ def test_a_head_that_is_sent_again_means_the_same_however_the_bytes_come(
             assert answers(connection, 1)[0][0] == 200
         found = []
         for sent in [b"".join(wholes)] if at_once else wholes:
-            for first, last in itertools.pairwise(sorted({0, *(cut for cut in cuts if cut < len(sent)), len(sent)})):
+            for first, last in itertools.pairwise(
+                sorted({0, *(cut for cut in cuts if cut < len(sent)), len(sent)})
+            ):
                 connection.sendall(sent[first:last])
             found += answers(connection, len(kinds) if at_once else 1)
     assert [status for status, _, _ in found] == [status for _, status in kinds]
     for (kind, _), (_, _, content) in zip(kinds, found, strict=True):
         if isinstance(kind, int):
-            alone = shared.server.client.post(URL, content=one(kind), headers={"content-type": "application/json"}).json()
+            alone = shared.server.client.post(
+                URL, content=one(kind), headers={"content-type": "application/json"}
+            ).json()
             assert json.loads(content)["prediction"] == pytest.approx(alone["prediction"], abs=1e-6)
 
 
@@ -174,7 +225,9 @@ def test_a_client_that_asks_before_it_sends_is_told_to_go_on_or_refused(shared: 
         connection.sendall(whole[:end].replace(b"application/json", b"text/html"))
         assert answers(connection, 1)[0][0] == 415
     with connect(shared) as connection:
-        connection.sendall(re.sub(rb"Content-Length: \d+", b"Content-Length: 99999999", whole[:end]))
+        connection.sendall(
+            re.sub(rb"Content-Length: \d+", b"Content-Length: 99999999", whole[:end])
+        )
         assert answers(connection, 1)[0][0] == 413
         assert closed(connection)
 
@@ -185,12 +238,30 @@ def test_a_client_that_asks_before_it_sends_is_told_to_go_on_or_refused(shared: 
         (post(one(1)), True),
         (post(one(1), "Connection: close"), False),
         (post(one(1), version="1.0"), False),
-        (post(one(1), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"), True),
-        (post(one(1), "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), True),
+        (
+            post(
+                one(1),
+                "Connection: Upgrade, HTTP2-Settings",
+                "Upgrade: h2c",
+                "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA",
+            ),
+            True,
+        ),
+        (
+            post(
+                one(1),
+                "Connection: Upgrade",
+                "Upgrade: websocket",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            ),
+            True,
+        ),
     ],
     ids=["keep-alive", "close", "HTTP/1.0", "h2c", "websocket"],
 )
-def test_a_connection_stays_open_only_where_both_sides_want_it(shared: Shared, whole: bytes, stays_open: bool) -> None:
+def test_a_connection_stays_open_only_where_both_sides_want_it(
+    shared: Shared, whole: bytes, stays_open: bool
+) -> None:
     with connect(shared) as connection:
         connection.sendall(whole)
         ((status, head, _),) = answers(connection, 1)
@@ -216,7 +287,9 @@ def test_head_has_the_headers_of_get_and_no_content(shared: Shared) -> None:
     assert re.findall(rb"content-length: \d+", head) == re.findall(rb"content-length: \d+", rest)
 
 
-def test_what_is_no_request_ends_the_connection_after_the_answers_that_are_due(shared: Shared) -> None:
+def test_what_is_no_request_ends_the_connection_after_the_answers_that_are_due(
+    shared: Shared,
+) -> None:
     with connect(shared) as connection:
         connection.sendall(post(many(0, 250)) + b"nonsense\r\n\r\n")
         assert answers(connection, 5)[0][0] == 200
@@ -227,9 +300,14 @@ def test_what_is_no_request_ends_the_connection_after_the_answers_that_are_due(s
     with connect(shared) as connection:
         connection.sendall(b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert answers(connection, 1)[0][0] == 400
-    for lengths in ("Content-Length: 5\r\nContent-Length: 6", "Content-Length: 5\r\nTransfer-Encoding: chunked"):
+    for lengths in (
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    ):
         with connect(shared) as connection:
-            connection.sendall(f"POST {URL} HTTP/1.1\r\nhost: localhost\r\n{lengths}\r\n\r\n".encode())
+            connection.sendall(
+                f"POST {URL} HTTP/1.1\r\nhost: localhost\r\n{lengths}\r\n\r\n".encode()
+            )
             assert answers(connection, 1)[0][0] == 400
             assert closed(connection)
 
@@ -252,15 +330,24 @@ def test_a_request_that_arrives_while_another_is_answered_is_read_on(shared: Sha
 
 def test_trailers_decide_nothing_and_have_a_limit(shared: Shared) -> None:
     body = one(3)
-    open_end = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    open_end = post(b"").replace(
+        b"Content-Length: 0", b"Transfer-Encoding: chunked"
+    ) + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
     with connect(shared) as connection:
-        for trailer in (b"Host: elsewhere.example", b"Content-Type: text/html", b"Content-Encoding: gzip", b"X-Request-Timeout-Ms: 0"):
+        for trailer in (
+            b"Host: elsewhere.example",
+            b"Content-Type: text/html",
+            b"Content-Encoding: gzip",
+            b"X-Request-Timeout-Ms: 0",
+        ):
             connection.sendall(open_end + trailer + b"\r\n\r\n")
             assert answers(connection, 1)[0][0] == 200, trailer
     for endless in (b"name: value\r\n", b"value"):
         with connect(shared) as connection:
             connection.sendall(open_end + b"name: ")
-            with contextlib.suppress(ConnectionError):  # it may be refused while it is still being sent
+            with contextlib.suppress(
+                ConnectionError
+            ):  # it may be refused while it is still being sent
                 for _ in range(100):
                     connection.sendall(endless * 1000)
             with contextlib.suppress(ConnectionResetError):
@@ -303,4 +390,8 @@ def _sockets(shared: Shared) -> list[str]:
     import psutil
 
     port = int(shared.server.url.rsplit(":", 1)[1])
-    return [str(found) for found in psutil.Process(shared.server.process.pid).net_connections("tcp") if found.laddr.port == port]
+    return [
+        str(found)
+        for found in psutil.Process(shared.server.process.pid).net_connections("tcp")
+        if found.laddr.port == port
+    ]

@@ -28,7 +28,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     mount = shutil.which("mount")
     command = [str(mount), "-t", "tmpfs", "-o", f"size={16 * MIB}", "tmpfs", str(place)]
     if mount is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small disk is not permitted here; test_safety has the same with a limit on the size of files")
+        pytest.skip(
+            "mounting a small disk is not permitted here; test_safety has the same with a limit on the size of files"
+        )
     try:
         yield place
     finally:
@@ -44,12 +46,18 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 def shed(server: Running) -> float:
     """Requests that were refused because they could not be logged."""
-    found = re.search(r'^evergreen_shed_total\{reason="log"\} (\S+)$', server.admin.get("/metrics").text, re.MULTILINE)
+    found = re.search(
+        r'^evergreen_shed_total\{reason="log"\} (\S+)$',
+        server.admin.get("/metrics").text,
+        re.MULTILINE,
+    )
     return float(found.group(1)) if found else 0.0
 
 
 @pytest.mark.parametrize("reserve", [4 * MIB, 0])
-def test_on_a_full_disk_requests_are_shed_and_service_resumes_by_itself(disk: Path, reserve: int) -> None:
+def test_on_a_full_disk_requests_are_shed_and_service_resumes_by_itself(
+    disk: Path, reserve: int
+) -> None:
     place = Place.new(disk)
     digest = place.release()
     fill = disk / "fill"
@@ -65,7 +73,11 @@ def test_on_a_full_disk_requests_are_shed_and_service_resumes_by_itself(disk: Pa
                 file.write(b"x" * 4096)
         until(lambda: {status(number) for number in range(100)} == {503})
         refused = server.client.post(URL, json=request(1))
-        assert (refused.status_code, refused.json()["rule"], refused.headers["retry-after"]) == (503, "log", "1")
+        assert (refused.status_code, refused.json()["rule"], refused.headers["retry-after"]) == (
+            503,
+            "log",
+            "1",
+        )
         assert server.client.get("/healthz").status_code == 200
         assert shed(server) > 0
         fill.unlink()
@@ -80,7 +92,9 @@ def test_on_a_full_disk_requests_are_shed_and_service_resumes_by_itself(disk: Pa
 def test_answers_may_wait_for_the_disk(tmp_path: Path) -> None:
     place = Place.new(tmp_path)
     digest = place.release()
-    with place.server("--sync-seconds", "0", "--segment-bytes", "30000", "--workers", "2") as server:
+    with place.server(
+        "--sync-seconds", "0", "--segment-bytes", "30000", "--workers", "2"
+    ) as server:
         place.wait(digest)
         with Load(server, clients=6).running() as load:
             time.sleep(1.5)
@@ -97,7 +111,10 @@ def test_closed_segments_are_compressed_beside_the_requests(tmp_path: Path) -> N
         place.wait(digest)
         # Every other request is large enough to be logged as one batch.
         answers = [
-            server.client.post(URL, json={"instances": [request(number + k) for k in range(20 if number % 2 else 80)]})
+            server.client.post(
+                URL,
+                json={"instances": [request(number + k) for k in range(20 if number % 2 else 80)]},
+            )
             for number in range(20)
         ]
         until(lambda: len(list(place.predictions.glob("*.log.zst"))) > 3)
@@ -110,7 +127,10 @@ def test_closed_segments_are_compressed_beside_the_requests(tmp_path: Path) -> N
 def test_what_a_pipeline_keeps_out_of_its_log_is_in_no_file(tmp_path: Path) -> None:
     place = Place.new(tmp_path)
     columns = program().request
-    discreet = msgspec.structs.replace(program(), request={**columns, "amount": msgspec.structs.replace(columns["amount"], logged=False)})
+    discreet = msgspec.structs.replace(
+        program(),
+        request={**columns, "amount": msgspec.structs.replace(columns["amount"], logged=False)},
+    )
     digest = place.release(program=discreet)
     secret = 123.456789
     with place.server() as server:

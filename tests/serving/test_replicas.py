@@ -46,7 +46,9 @@ def replica(place: Place, address: str, port: int) -> Iterator[subprocess.Popen[
         "--host", address, "--port", str(port), "--admin-host", address, "--admin-port", str(free_ports(1)[0]), "--allow-host", HOST,
     ]  # fmt: skip
     with open(place.root.parent / f"{address}.log", "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(TREE)})
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(TREE)}
+        )
     try:
         yield process
     finally:
@@ -54,7 +56,9 @@ def replica(place: Place, address: str, port: int) -> Iterator[subprocess.Popen[
         process.wait(15)
 
 
-def test_every_replica_follows_and_no_log_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_replica_follows_and_no_log_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = Place.new(tmp_path)
     [port] = free_ports(1)
     there = list(ADDRESSES)
@@ -68,14 +72,22 @@ def test_every_replica_follows_and_no_log_is_lost(tmp_path: Path, monkeypatch: p
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in there]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    target = ReplicatedEndpoint(path=str(place.root), url=f"http://{ADDRESSES[0]}:{port}", replicas=f"http://{HOST}:{port}")
+    target = ReplicatedEndpoint(
+        path=str(place.root), url=f"http://{ADDRESSES[0]}:{port}", replicas=f"http://{HOST}:{port}"
+    )
     place.publish()
 
     def release(seed: int, serial: int) -> str:
         contents = files(place.private_key, seed)
         digest = folder_digest(contents)
         target.install(digest, contents)
-        desired = Desired(pipeline=NAME, serial=serial, arms=((digest, 1.0),), ledger_entry=str(serial), issued="2024-01-10T00:00:00Z")
+        desired = Desired(
+            pipeline=NAME,
+            serial=serial,
+            arms=((digest, 1.0),),
+            ledger_entry=str(serial),
+            issued="2024-01-10T00:00:00Z",
+        )
         target.desire(desired, signing.sign(place.private_key, desired.content))
         return digest
 
@@ -88,7 +100,9 @@ def test_every_replica_follows_and_no_log_is_lost(tmp_path: Path, monkeypatch: p
         # One that is asked and does not follow holds up the confirmation; one that does not answer, too.
         second = release(1, serial=2)
         assert wait(target, second).serial == 2
-        ids = {answers(address, port, number)["id"] for number in range(20) for address in ADDRESSES}
+        ids = {
+            answers(address, port, number)["id"] for number in range(20) for address in ADDRESSES
+        }
         processes[1].kill()
         processes[1].wait()
         assert target.actual(NAME) is None
@@ -116,7 +130,10 @@ def test_every_replica_follows_and_no_log_is_lost(tmp_path: Path, monkeypatch: p
             time.sleep(0.05)
         assert ids <= {record.id for folder in folders for record in log.read(folder, DAY).records}
     assert sorted(path.name for path in place.root.iterdir()) == ["bundles", "replicas", NAME]
-    assert sorted(path.name for path in (place.root / NAME).iterdir()) == ["desired.json", "online.msgpack"]
+    assert sorted(path.name for path in (place.root / NAME).iterdir()) == [
+        "desired.json",
+        "online.msgpack",
+    ]
 
 
 def test_installed_bundles_go_but_for_those_kept(tmp_path: Path) -> None:
@@ -130,10 +147,19 @@ def test_installed_bundles_go_but_for_those_kept(tmp_path: Path) -> None:
         place.wait(digests[2])
         assert place.endpoint.prune(NAME, [digests[1], digests[2]]) == [digests[0]]
         assert server.client.post(f"/predict/{NAME}", json=request(1)).status_code == 200
-    assert {path.name for path in (place.root / "bundles").iterdir()} == {digests[1], digests[2], "f" * 64}
+    assert {path.name for path in (place.root / "bundles").iterdir()} == {
+        digests[1],
+        digests[2],
+        "f" * 64,
+    }
 
 
 def answers(address: str, port: int, number: int) -> dict[str, str]:
-    answer = httpx.post(f"http://{address}:{port}/predict/{NAME}", json=request(number), trust_env=False, headers={"host": HOST})
+    answer = httpx.post(
+        f"http://{address}:{port}/predict/{NAME}",
+        json=request(number),
+        trust_env=False,
+        headers={"host": HOST},
+    )
     assert answer.status_code == 200, answer.text
     return dict(answer.json())

@@ -41,7 +41,9 @@ class Load:
         self.answers: list[dict[str, str]] = []
         self.failures: list[str] = []
         self._url, self._stop = server.url, threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,)) for number in range(clients)
+        ]
 
     def _run(self, number: int) -> None:
         with httpx.Client(base_url=self._url, timeout=20, trust_env=False) as client:
@@ -107,7 +109,11 @@ def test_swaps_under_load_drop_nothing_and_sigterm_drains(tmp_path: Path) -> Non
         chosen = {record.entity for record in split}
         both = place.endpoint.predict(NAME, [request(number) for number in range(200)])
         # An entity is always answered by the same arm.
-        assert all(arm["arm"] == arm_name(1) for number, arm in enumerate(both) if f"order-{number}" in chosen)
+        assert all(
+            arm["arm"] == arm_name(1)
+            for number, arm in enumerate(both)
+            if f"order-{number}" in chosen
+        )
         assert 20 <= sum(arm["arm"] == arm_name(1) for arm in both) <= 100
         with Load(server).running() as load:
             time.sleep(0.5)
@@ -147,7 +153,9 @@ def test_only_sound_signed_and_newer_states_are_served(tmp_path: Path) -> None:
         still_good("not a signed desired state")
         place.desire(("e" * 64, 1.0))
         still_good("is missing")
-        forged = place.install(seed=3, sign=lambda content: signing.sign(signing.new_key(), content))
+        forged = place.install(
+            seed=3, sign=lambda content: signing.sign(signing.new_key(), content)
+        )
         place.desire((forged, 1.0))
         still_good("only bundles that this platform signed")
         broken = place.install(seed=4, golden=_wrong_golden())
@@ -182,7 +190,9 @@ def test_only_sound_signed_and_newer_states_are_served(tmp_path: Path) -> None:
         assert server.client.get(f"/v2/models/{NAME}/ready").status_code == 503
 
 
-def test_what_a_restart_goes_on_with_is_stored_before_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_restart_goes_on_with_is_stored_before_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = Place.new(tmp_path)
     served = served_by(place, Options(root=place.root, public_key=place.public_key_path), "worker")
     answering: list[tuple[str, ...]] = []
@@ -205,13 +215,16 @@ def test_what_a_restart_goes_on_with_is_stored_before_it_answers(tmp_path: Path,
         served.close()
 
 
-def test_what_a_restart_goes_on_with_never_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_restart_goes_on_with_never_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker loads for so long that the next state is desired, and served by another worker, before it is done."""
     place = Place.new(tmp_path)
     options = Options(root=place.root, public_key=place.public_key_path, workers=3)
     with ExitStack() as stack:
         slow, fast, restarted = (
-            stack.enter_context(closing(served_by(place, options, worker))) for worker in ("slow", "fast", "restarted")
+            stack.enter_context(closing(served_by(place, options, worker)))
+            for worker in ("slow", "fast", "restarted")
         )
         place.release(seed=0)
         slow.refresh()
@@ -219,7 +232,9 @@ def test_what_a_restart_goes_on_with_never_goes_back(tmp_path: Path, monkeypatch
         overtaken, newest = place.release(seed=1), place.install(seed=2)
         load = state.from_files
 
-        def slowly(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Bundle:
+        def slowly(
+            files: Mapping[str, bytes], public_key: bytes, digest: str | None = None
+        ) -> Bundle:
             if digest == overtaken:
                 place.desire((newest, 1.0))
                 fast.refresh()
@@ -237,13 +252,19 @@ def test_nothing_counts_as_served_before_every_worker_serves_it(tmp_path: Path) 
     place = Place.new(tmp_path)
     options = Options(root=place.root, public_key=place.public_key_path, workers=2)
     place.release()
-    with subprocess.Popen(["sleep", "60"]) as other, closing(served_by(place, options, identity(os.getpid()))) as served:
+    with (
+        subprocess.Popen(["sleep", "60"]) as other,
+        closing(served_by(place, options, identity(os.getpid()))) as served,
+    ):
         enlist(options, identity(os.getpid()))
         served.refresh()
         assert served.reported().ready
         enlist(options, identity(other.pid))
         reported = served.reported()
-        assert (reported.ready, reported.error) == (False, f"worker {identity(other.pid)} has not seen this pipeline yet")
+        assert (reported.ready, reported.error) == (
+            False,
+            f"worker {identity(other.pid)} has not seen this pipeline yet",
+        )
         # A worker that is gone does not count, nor does one whose process id has become another's.
         other.kill()
         other.wait()
@@ -291,7 +312,9 @@ def test_a_full_disk_is_answered_with_503_and_recovers(tmp_path: Path) -> None:
         assert {answer.status_code for answer in full} == {503}
         assert full[0].json()["rule"] == "log"
         assert full[0].headers["retry-after"] == "1"
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.prlimit(
+            pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )
         after = [server.client.post(URL, json=request(number)) for number in range(20)]
         assert {answer.status_code for answer in before + after} == {200}
         assert f'evergreen_requests_total{{pipeline="{NAME}"' in server.admin.get("/metrics").text

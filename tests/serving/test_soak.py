@@ -23,10 +23,23 @@ from tests.support.endpoint import NAME, TREE, request
 @pytest.mark.timeout(360)
 def test_a_short_soak_breaks_no_promise() -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "120", "--json"]
-    result = subprocess.run(command, cwd=TREE, env={**os.environ, "PYTHONPATH": str(TREE)}, capture_output=True, text=True, timeout=340)
+    result = subprocess.run(
+        command,
+        cwd=TREE,
+        env={**os.environ, "PYTHONPATH": str(TREE)},
+        capture_output=True,
+        text=True,
+        timeout=340,
+    )
     assert result.returncode == 0, result.stderr + result.stdout
     found = json.loads(result.stdout)
-    assert (found["problems"], found["failed"], found["missing"], found["twice"], found["not_allowed"]) == ([], 0, 0, 0, 0), result.stderr
+    assert (
+        found["problems"],
+        found["failed"],
+        found["missing"],
+        found["twice"],
+        found["not_allowed"],
+    ) == ([], 0, 0, 0, 0), result.stderr
     # It was a soak: something happened, under load.
     assert found["killed_workers"] >= 20
     assert min(found["moves"][kind] for kind in ("release", "rollout", "rollback")) >= 4
@@ -73,12 +86,17 @@ def test_a_first_release_is_confirmed_when_every_worker_answers(tmp_path: Path) 
         platform.release(platform.bundles[0])
         reconciling = threading.Thread(target=platform.reconcile)
         reconciling.start()
-        while (actual := platform.endpoint.actual(NAME)) is None or "has not seen" not in str(actual.error):
+        while (actual := platform.endpoint.actual(NAME)) is None or "has not seen" not in str(
+            actual.error
+        ):
             time.sleep(0.05)
         assert reconciling.is_alive()
         late.resume()
         reconciling.join()
         assert platform.ledger.entries(NAME)[-1].kind == "traffic"
         # Each over a connection of its own, which any worker may take.
-        answers = [httpx.post(f"{server.url}/predict/{NAME}", json=request(number), trust_env=False) for number in range(40)]
+        answers = [
+            httpx.post(f"{server.url}/predict/{NAME}", json=request(number), trust_env=False)
+            for number in range(40)
+        ]
         assert {answer.status_code for answer in answers} == {200}

@@ -30,13 +30,49 @@ def batch(*rows: str) -> str:
 
 TABLE = [
     ("unknown field", changed(extra=SECRET), 422, "extra", "unknown_field"),
-    ("unknown field with a hostile name", changed(**{f"<script>{SECRET}": 1}), 422, "(a name that is not plain)", "unknown_field"),
-    ("missing field", json.dumps({k: v for k, v in GOOD.items() if k != "amount"}), 422, "amount", "missing_field"),
-    ("missing nullable field", json.dumps({k: v for k, v in GOOD.items() if k != "items"}), 422, "items", "missing_field"),
+    (
+        "unknown field with a hostile name",
+        changed(**{f"<script>{SECRET}": 1}),
+        422,
+        "(a name that is not plain)",
+        "unknown_field",
+    ),
+    (
+        "missing field",
+        json.dumps({k: v for k, v in GOOD.items() if k != "amount"}),
+        422,
+        "amount",
+        "missing_field",
+    ),
+    (
+        "missing nullable field",
+        json.dumps({k: v for k, v in GOOD.items() if k != "items"}),
+        422,
+        "items",
+        "missing_field",
+    ),
     ("duplicate field", TEXT[:-1] + ', "amount": 5}', 422, "amount", "duplicate_field"),
-    ("duplicate field, escaped", TEXT[:-1] + ', "\\u0061mount": 5}', 422, "amount", "duplicate_field"),
-    ("duplicate in a batch", batch(TEXT, TEXT[:-1] + ', "shop": "west"}'), 422, "shop", "duplicate_field"),
-    ("duplicate instances", f'{{"instances": [{TEXT}], "instances": [{TEXT}]}}', 422, "instances", "duplicate_field"),
+    (
+        "duplicate field, escaped",
+        TEXT[:-1] + ', "\\u0061mount": 5}',
+        422,
+        "amount",
+        "duplicate_field",
+    ),
+    (
+        "duplicate in a batch",
+        batch(TEXT, TEXT[:-1] + ', "shop": "west"}'),
+        422,
+        "shop",
+        "duplicate_field",
+    ),
+    (
+        "duplicate instances",
+        f'{{"instances": [{TEXT}], "instances": [{TEXT}]}}',
+        422,
+        "instances",
+        "duplicate_field",
+    ),
     ("NaN", TEXT.replace(str(GOOD["amount"]), "NaN"), 400, None, "json"),
     ("Infinity", TEXT.replace(str(GOOD["amount"]), "-Infinity"), 400, None, "json"),
     ("too large for a double", TEXT.replace(str(GOOD["amount"]), "1e999"), 422, "amount", "float"),
@@ -53,10 +89,28 @@ TABLE = [
     ("not the pattern", changed(order_id=f"{SECRET}!"), 422, "order_id", "pattern"),
     ("the pattern and a line break", changed(order_id="order-4\n"), 422, "order_id", "pattern"),
     ("text too long", changed(shop="x" * 1001), 422, "shop", "string"),
-    ("time without an offset", changed(event_time="2024-01-10T10:00:00"), 422, "event_time", "datetime"),
+    (
+        "time without an offset",
+        changed(event_time="2024-01-10T10:00:00"),
+        422,
+        "event_time",
+        "datetime",
+    ),
     ("time as a number", changed(event_time=1704880800), 422, "event_time", "datetime"),
-    ("time out of range", changed(event_time="0001-01-01T00:00:00+14:00"), 422, "event_time", "datetime"),
-    ("last moment of the calendar", changed(event_time="9999-12-31T23:59:59-14:00"), 422, "event_time", "datetime"),
+    (
+        "time out of range",
+        changed(event_time="0001-01-01T00:00:00+14:00"),
+        422,
+        "event_time",
+        "datetime",
+    ),
+    (
+        "last moment of the calendar",
+        changed(event_time="9999-12-31T23:59:59-14:00"),
+        422,
+        "event_time",
+        "datetime",
+    ),
     ("wrong row of a batch", batch(TEXT, changed(items=99)), 422, "instances[1].items", "le 50"),
     ("empty batch", '{"instances": []}', 422, "instances", "rows"),
     ("too many rows", batch(*[TEXT] * 301), 413, "instances", "rows"),
@@ -65,16 +119,32 @@ TABLE = [
     ("nothing", "", 400, None, "json"),
     ("two objects", TEXT + TEXT, 400, None, "json"),
     ("cut off", TEXT[:-5], 400, None, "json"),
-    ("nested without end", changed(amount=1).replace(": 1,", ": " + "[" * 50_000), 422, "amount", "float"),
+    (
+        "nested without end",
+        changed(amount=1).replace(": 1,", ": " + "[" * 50_000),
+        422,
+        "amount",
+        "float",
+    ),
     ("nested without end where anything may be", "[" * 50_000, 422, None, "type"),
     ("lone surrogate", changed(shop="\ud800"), 400, None, "json"),
     ("body too large", changed(shop="x" * 200_001), 413, None, "body_size"),
 ]
 
 
-@pytest.mark.parametrize(("body", "status", "field", "rule"), [case[1:] for case in TABLE], ids=[case[0] for case in TABLE])
-def test_refused_with_field_and_rule(shared: Shared, body: str, status: int, field: str | None, rule: str) -> None:
-    answer = shared.server.client.post(URL, content=body.encode("utf-8", "surrogatepass"), headers={"content-type": "application/json"})
+@pytest.mark.parametrize(
+    ("body", "status", "field", "rule"),
+    [case[1:] for case in TABLE],
+    ids=[case[0] for case in TABLE],
+)
+def test_refused_with_field_and_rule(
+    shared: Shared, body: str, status: int, field: str | None, rule: str
+) -> None:
+    answer = shared.server.client.post(
+        URL,
+        content=body.encode("utf-8", "surrogatepass"),
+        headers={"content-type": "application/json"},
+    )
     found = answer.json()
     assert (answer.status_code, found["field"]) == (status, field), found
     assert rule in found["rule"]
@@ -92,14 +162,25 @@ def test_refused_with_field_and_rule(shared: Shared, body: str, status: int, fie
     ],
 )  # fmt: skip
 def test_refused_inferences(shared: Shared, change: dict[str, Any], status: int, rule: str) -> None:
-    kinds = {"string": "BYTES", "datetime": "BYTES", "float": "FP64", "integer": "INT64", "boolean": "BOOL"}
-    inputs = [{"name": name, "shape": [1], "datatype": kinds[field.kind], "data": [GOOD[name]]} for name, field in CONTRACT.items()]
+    kinds = {
+        "string": "BYTES",
+        "datetime": "BYTES",
+        "float": "FP64",
+        "integer": "INT64",
+        "boolean": "BOOL",
+    }
+    inputs = [
+        {"name": name, "shape": [1], "datatype": kinds[field.kind], "data": [GOOD[name]]}
+        for name, field in CONTRACT.items()
+    ]
     place = list(CONTRACT).index("amount")
     url = f"/v2/models/{NAME}/infer"
     assert shared.server.client.post(url, json={"inputs": inputs}).status_code == 200
     inputs[place] |= change
     answer = shared.server.client.post(url, json={"inputs": inputs})
-    assert (answer.status_code, answer.json()["rule"].find(rule) >= 0) == (status, True), answer.text
+    assert (answer.status_code, answer.json()["rule"].find(rule) >= 0) == (status, True), (
+        answer.text
+    )
     assert SECRET not in answer.text
 
 
@@ -127,7 +208,11 @@ scalars = (
     | st.sampled_from(["2024-01-10T10:00:00Z", "card", "west"])
 )
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
 )
 near = st.fixed_dictionaries({}, optional={name: st.just(GOOD[name]) | values for name in CONTRACT})
 bodies = st.one_of(
@@ -137,11 +222,17 @@ bodies = st.one_of(
 ).map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=60)  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(body=bodies)
 def test_no_body_makes_the_server_fail(shared: Shared, body: bytes) -> None:
     for url in (URL, f"/v2/models/{NAME}/infer"):
-        answer = shared.server.client.post(url, content=body, headers={"content-type": "application/json"})
+        answer = shared.server.client.post(
+            url, content=body, headers={"content-type": "application/json"}
+        )
         assert answer.status_code in (200, 400, 413, 422), (answer.status_code, answer.text)
         assert answer.status_code == 200 or set(answer.json()) == {"error", "field", "rule"}
 
@@ -167,10 +258,14 @@ HEAD = f"POST {URL} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/jso
 
 def test_slow_and_oversized_requests_are_ended(shared: Shared) -> None:
     assert b" 408 " in raw(shared, HEAD)  # headers that never end
-    assert b" 408 " in raw(shared, HEAD + b"content-length: 100\r\n\r\n", b"{")  # a body that never comes
+    assert b" 408 " in raw(
+        shared, HEAD + b"content-length: 100\r\n\r\n", b"{"
+    )  # a body that never comes
     assert b" 431 " in raw(shared, HEAD + b"x: " + b"y" * 40_000)
     assert b" 413 " in raw(shared, HEAD + b"connection: close\r\ncontent-length: 999999999\r\n\r\n")
     chunk = b"%x\r\n%b\r\n" % (60_000, b" " * 60_000)
-    assert b" 413 " in raw(shared, HEAD + b"transfer-encoding: chunked\r\n\r\n", chunk, chunk, chunk, chunk)
+    assert b" 413 " in raw(
+        shared, HEAD + b"transfer-encoding: chunked\r\n\r\n", chunk, chunk, chunk, chunk
+    )
     assert b" 400 " in raw(shared, b"nonsense\r\n\r\n")
     assert shared.server.client.post(URL, json=GOOD).status_code == 200

@@ -20,7 +20,13 @@ from tests.support.endpoint import CONTRACT, DAY, NAME, model, program, request
 
 URL = f"/predict/{NAME}"
 ARROW = "application/vnd.apache.arrow.stream"
-KINDS = {"string": "BYTES", "datetime": "BYTES", "float": "FP64", "integer": "INT64", "boolean": "BOOL"}
+KINDS = {
+    "string": "BYTES",
+    "datetime": "BYTES",
+    "float": "FP64",
+    "integer": "INT64",
+    "boolean": "BOOL",
+}
 REQUESTS = [request(number) for number in range(70)]
 
 
@@ -38,11 +44,15 @@ def tensors(requests: list[dict[str, Any]], kind: Any = triton, binary: bool = T
         columns = {name: (KINDS[field.kind], values)}
         if field.nullable:
             filler = 0 if field.kind == "integer" else f"{DAY}T00:00:00Z"
-            columns = {name: (KINDS[field.kind], [filler if value is None else value for value in values])}
+            columns = {
+                name: (KINDS[field.kind], [filler if value is None else value for value in values])
+            }
             columns[f"{name}.is_null"] = ("BOOL", [value is None for value in values])
         for column, (datatype, plain_values) in columns.items():
             array = (
-                np.array([str(value).encode() for value in plain_values], dtype=object) if datatype == "BYTES" else np.array(plain_values)
+                np.array([str(value).encode() for value in plain_values], dtype=object)
+                if datatype == "BYTES"
+                else np.array(plain_values)
             )
             tensor = kind.InferInput(column, [len(requests)], datatype)
             if kind is triton:
@@ -60,7 +70,9 @@ def client(shared: Shared) -> Iterator[triton.InferenceServerClient]:
     made.close()
 
 
-def test_tritons_http_client_reads_state_and_metadata(client: triton.InferenceServerClient, shared: Shared) -> None:
+def test_tritons_http_client_reads_state_and_metadata(
+    client: triton.InferenceServerClient, shared: Shared
+) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(NAME)
@@ -74,27 +86,46 @@ def test_tritons_http_client_reads_state_and_metadata(client: triton.InferenceSe
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_tritons_http_client_gets_the_plain_answers(client: triton.InferenceServerClient, shared: Shared, binary: bool) -> None:
+def test_tritons_http_client_gets_the_plain_answers(
+    client: triton.InferenceServerClient, shared: Shared, binary: bool
+) -> None:
     # Without outputs the client asks for all of them as raw bytes; with some, each says how.
     asked = (
         None
         if binary
-        else [triton.InferRequestedOutput(name, binary_data=name == "ood") for name in ("prediction", "prediction_id", "ood")]
+        else [
+            triton.InferRequestedOutput(name, binary_data=name == "ood")
+            for name in ("prediction", "prediction_id", "ood")
+        ]
     )
     inputs = tensors(REQUESTS, binary=binary)
     answer = client.infer(NAME, inputs, request_id="mine", outputs=asked)
     assert answer.get_response()["id"] == "mine"
     assert answer.as_numpy("prediction").tolist() == plain(shared, REQUESTS)
-    ids = [found.decode() if isinstance(found, bytes) else found for found in answer.as_numpy("prediction_id").tolist()]
+    ids = [
+        found.decode() if isinstance(found, bytes) else found
+        for found in answer.as_numpy("prediction_id").tolist()
+    ]
     stored = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
     assert [stored[found].entity for found in ids] == [found["order_id"] for found in REQUESTS]
-    assert [found.decode() for found in answer.as_numpy("ood").tolist()] == [",".join(stored[found].ood) for found in ids]
+    assert [found.decode() for found in answer.as_numpy("ood").tolist()] == [
+        ",".join(stored[found].ood) for found in ids
+    ]
 
 
-def test_smaller_numbers_and_columns_of_one_are_taken(client: triton.InferenceServerClient, shared: Shared) -> None:
+def test_smaller_numbers_and_columns_of_one_are_taken(
+    client: triton.InferenceServerClient, shared: Shared
+) -> None:
     requests = [{**found, "amount": 12.5, "items": 3} for found in REQUESTS[:5]]
-    inputs = [tensor for tensor in tensors(requests) if tensor.name() not in ("amount", "items", "items.is_null")]
-    for name, datatype, values in (("amount", "FP16", np.full((5, 1), 12.5, np.float16)), ("items", "UINT8", np.full((5, 1), 3, np.uint8))):
+    inputs = [
+        tensor
+        for tensor in tensors(requests)
+        if tensor.name() not in ("amount", "items", "items.is_null")
+    ]
+    for name, datatype, values in (
+        ("amount", "FP16", np.full((5, 1), 12.5, np.float16)),
+        ("items", "UINT8", np.full((5, 1), 3, np.uint8)),
+    ):
         tensor = triton.InferInput(name, [5, 1], datatype)
         inputs.append(tensor.set_data_from_numpy(values))
     assert client.infer(NAME, inputs).as_numpy("prediction").tolist() == plain(shared, requests)
@@ -119,7 +150,9 @@ def frame(requests: list[dict[str, Any]]) -> pa.Table:
 
 def stream(table: pa.Table, rows: int | None = None, compression: str | None = None) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+    with pa.ipc.new_stream(
+        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)
+    ) as writer:
         writer.write_table(table, max_chunksize=rows)
     return sink.getvalue().to_pybytes()
 
@@ -131,11 +164,17 @@ def send(shared: Shared, content: bytes) -> httpx.Response:
 def test_arrow_batches_get_the_plain_answers(shared: Shared) -> None:
     table, expected = frame(REQUESTS), plain(shared, REQUESTS)
     changed = table.set_column(1, "shop", table["shop"].dictionary_encode())
-    changed = changed.set_column(3, "amount", table["amount"].cast(pa.float64())).set_column(4, "items", table["items"].cast(pa.int16()))
-    changed = changed.set_column(7, "event_time", pa.array([found["event_time"] for found in REQUESTS]))
+    changed = changed.set_column(3, "amount", table["amount"].cast(pa.float64())).set_column(
+        4, "items", table["items"].cast(pa.int16())
+    )
+    changed = changed.set_column(
+        7, "event_time", pa.array([found["event_time"] for found in REQUESTS])
+    )
     polars = pl.from_arrow(table)
     assert isinstance(polars, pl.DataFrame)
-    views = pa.ipc.open_stream(polars.with_columns(pl.col("method").cast(pl.Categorical)).write_ipc_stream(None).getvalue()).read_all()
+    views = pa.ipc.open_stream(
+        polars.with_columns(pl.col("method").cast(pl.Categorical)).write_ipc_stream(None).getvalue()
+    ).read_all()
     for content in (stream(table), stream(table, rows=9), stream(changed), stream(views)):
         answer = send(shared, content)
         assert (answer.status_code, answer.headers["content-type"]) == (200, ARROW), answer.text
@@ -163,31 +202,79 @@ def test_refused_arrow_bodies_name_column_and_rule(shared: Shared) -> None:
         (stream(table.append_column("extra", table["amount"])), 422, None, "unknown_field"),
         (stream(table.append_column("amount", table["amount"])), 422, "amount", "duplicate_field"),
         (stream(table.set_column(3, "amount", table["shop"])), 422, "amount", "type"),
-        (stream(table.set_column(3, "amount", pa.array([1.0] * 69 + [float("nan")]))), 422, "amount[69]", "float"),
-        (stream(table.set_column(3, "amount", pa.array([1.0, 2000.0] * 35))), 422, "amount[1]", "le 1000"),
+        (
+            stream(table.set_column(3, "amount", pa.array([1.0] * 69 + [float("nan")]))),
+            422,
+            "amount[69]",
+            "float",
+        ),
+        (
+            stream(table.set_column(3, "amount", pa.array([1.0, 2000.0] * 35))),
+            422,
+            "amount[1]",
+            "le 1000",
+        ),
         (stream(table.set_column(1, "shop", pa.nulls(70))), 422, "shop", "type"),
-        (stream(table.set_column(1, "shop", pa.array([None] + ["west"] * 69))), 422, "shop[0]", "string"),
+        (
+            stream(table.set_column(1, "shop", pa.array([None] + ["west"] * 69))),
+            422,
+            "shop[0]",
+            "string",
+        ),
         (stream(table.set_column(1, "shop", long)), 422, "shop[1]", "string"),
         (stream(table.set_column(1, "shop", long.dictionary_encode())), 422, "shop[1]", "string"),
-        (stream(table.set_column(7, "event_time", pa.array([2**62] * 70, pa.timestamp("s", "UTC")))), 400, None, "arrow"),
-        (stream(table.set_column(7, "event_time", pa.array([2**62] * 70, pa.timestamp("us", "UTC")))), 422, "event_time[0]", "datetime"),
-        (stream(table.set_column(7, "event_time", table["event_time"].cast(pa.timestamp("us")))), 422, "event_time", "type"),
+        (
+            stream(
+                table.set_column(7, "event_time", pa.array([2**62] * 70, pa.timestamp("s", "UTC")))
+            ),
+            400,
+            None,
+            "arrow",
+        ),
+        (
+            stream(
+                table.set_column(7, "event_time", pa.array([2**62] * 70, pa.timestamp("us", "UTC")))
+            ),
+            422,
+            "event_time[0]",
+            "datetime",
+        ),
+        (
+            stream(table.set_column(7, "event_time", table["event_time"].cast(pa.timestamp("us")))),
+            422,
+            "event_time",
+            "type",
+        ),
     ]
     for content, status, field, rule in changes:
         answer = send(shared, content)
         found = answer.json()
-        assert (answer.status_code, found["field"], rule in found["rule"]) == (status, field, True), found
+        assert (answer.status_code, found["field"], rule in found["rule"]) == (
+            status,
+            field,
+            True,
+        ), found
     assert send(shared, stream(table)).status_code == 200
 
 
-def test_rows_outside_the_training_range_are_answered_logged_and_counted_as_such(shared: Shared) -> None:
+def test_rows_outside_the_training_range_are_answered_logged_and_counted_as_such(
+    shared: Shared,
+) -> None:
     client = shared.server.client
     inside = {**request(2), "shop": "west", "method": "card", "amount": 500.0, "items": 10}
     outside = {**inside, "amount": 1000.0, "items": 0}  # 1000 per item; training went up to 500
 
     def counted() -> int:
-        lines = [line for line in shared.server.admin.get("/metrics").text.splitlines() if "out_of_distribution_total{" in line]
-        return sum(int(line.split()[-1]) for line in lines if 'feature="amount_per_item"' in line and NAME in line)
+        lines = [
+            line
+            for line in shared.server.admin.get("/metrics").text.splitlines()
+            if "out_of_distribution_total{" in line
+        ]
+        return sum(
+            int(line.split()[-1])
+            for line in lines
+            if 'feature="amount_per_item"' in line and NAME in line
+        )
 
     before = counted()
     assert client.post(URL, json=inside).json()["ood"] == []
@@ -197,7 +284,11 @@ def test_rows_outside_the_training_range_are_answered_logged_and_counted_as_such
     assert [found["ood"] for found in many] == [[]] * 69 + [["amount_per_item"]]
     assert counted() == before + 2
     stored = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
-    assert [stored[found["id"]].ood for found in (one, many[0], many[-1])] == [("amount_per_item",), (), ("amount_per_item",)]
+    assert [stored[found["id"]].ood for found in (one, many[0], many[-1])] == [
+        ("amount_per_item",),
+        (),
+        ("amount_per_item",),
+    ]
 
 
 def test_explanations_add_up_to_the_margin_of_the_prediction(shared: Shared) -> None:
@@ -209,34 +300,58 @@ def test_explanations_add_up_to_the_margin_of_the_prediction(shared: Shared) -> 
     assert len(log.read(shared.place.predictions, DAY).records) == before
     predictions = client.post(URL, json={"instances": REQUESTS}).json()["predictions"]
     stored = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
-    rows = np.array([[np.nan if v is None else v for v in stored[found["id"]].row] for found in predictions], dtype=np.float32)
+    rows = np.array(
+        [[np.nan if v is None else v for v in stored[found["id"]].row] for found in predictions],
+        dtype=np.float32,
+    )
     margins = model().margin_of_many(rows)
     for found, predicted, margin in zip(explanations, predictions, margins, strict=True):
-        assert found["base_value"] + sum(part["contribution"] for part in found["contributions"]) == pytest.approx(margin, abs=1e-4)
+        assert found["base_value"] + sum(
+            part["contribution"] for part in found["contributions"]
+        ) == pytest.approx(margin, abs=1e-4)
         assert found["margin"] == pytest.approx(margin, abs=1e-5)
         assert found["probability"] == pytest.approx(predicted["prediction"], abs=1e-5)
         assert {part["feature"] for part in found["contributions"]} == set(program().names)
         sizes = [abs(part["contribution"]) for part in found["contributions"]]
         assert sizes == sorted(sizes, reverse=True)
-    one = client.post(f"/explain/{NAME}", json={**request(3), "shop": "east", "method": "coin"}).json()
+    one = client.post(
+        f"/explain/{NAME}", json={**request(3), "shop": "east", "method": "coin"}
+    ).json()
     values = {part["feature"]: part["value"] for part in one["contributions"]}
     # Categories are told as their texts; one that training never saw has none.
-    assert (values["shop"], values["method"], values["amount"]) == ("east", None, request(3)["amount"])
+    assert (values["shop"], values["method"], values["amount"]) == (
+        "east",
+        None,
+        request(3)["amount"],
+    )
     refused = client.post(f"/explain/{NAME}", json={"instances": [request(1)] * 101})
     assert (refused.status_code, refused.json()["rule"]) == (413, "rows")
 
 
 def test_the_model_page_says_where_a_bundle_comes_from(shared: Shared) -> None:
     found = shared.server.client.get(f"/models/{NAME}").json()
-    assert (found["owner"], found["purpose"], found["entity"]) == ("team:orders", "Probability that an order is late.", "order_id")
+    assert (found["owner"], found["purpose"], found["entity"]) == (
+        "team:orders",
+        "Probability that an order is late.",
+        "order_id",
+    )
     arm = found["arms"][0]
-    assert (arm["bundle"], arm["trained_as_of"], arm["metrics"]) == (shared.digest, DAY.isoformat(), {"test_log_loss": 0.4})
+    assert (arm["bundle"], arm["trained_as_of"], arm["metrics"]) == (
+        shared.digest,
+        DAY.isoformat(),
+        {"test_log_loss": 0.4},
+    )
     # What computes few rows, and up to how many: measured when the bundle was loaded.
     assert arm["engine"]["name"] in ("compiled", "interpreted")
     assert arm["engine"]["crossover"] >= 1
     features = {feature["name"]: feature for feature in arm["features"]}
     assert features["amount"]["low"] < 0 < 1000 < features["amount"]["high"]
-    assert features["method"] == {"name": "method", "type": "category", "values": ["card", "cash"], "unseen_is_ood": False}
+    assert features["method"] == {
+        "name": "method",
+        "type": "category",
+        "values": ["card", "cash"],
+        "unseen_is_ood": False,
+    }
     assert found["request"]["items"]["le"] == 50
     # A real row to try is for the loopback port alone.
     assert "example" not in found

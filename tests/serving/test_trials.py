@@ -46,13 +46,19 @@ def test_a_shadow_scores_every_answer_and_answers_nothing(tmp_path: Path) -> Non
         found = {trial.id: trial for trial in trials(place, lambda found: len(found) == 40)}
         golden = server.client.get(f"/v2/models/{NAME}/golden").json()["bundles"]
     assert {each["bundle"] for each in golden} == {champion, candidate}
-    assert {(trial.bundle, trial.arm, trial.failure) for trial in found.values()} == {(candidate, "shadow", None)}
+    assert {(trial.bundle, trial.arm, trial.failure) for trial in found.values()} == {
+        (candidate, "shadow", None)
+    }
     logged = log.read(place.predictions, DAY).records
-    assert {record.id for record in logged} == set(found) == {answer["id"] for answer in answers}, "answers alone are in the prediction log"
+    assert {record.id for record in logged} == set(found) == {answer["id"] for answer in answers}, (
+        "answers alone are in the prediction log"
+    )
     bundle = load(place.root / "bundles" / candidate, place.public_key_path.read_bytes())
     for record in logged:
         row = [float("nan") if value is None else value for value in record.row]
-        assert found[record.id].output == pytest.approx(bundle.models.model.predict_row(row), abs=1e-6)
+        assert found[record.id].output == pytest.approx(
+            bundle.models.model.predict_row(row), abs=1e-6
+        )
         assert found[record.id].champion_output == record.output
     assert any(trial.champion_us is not None for trial in found.values())
 
@@ -64,7 +70,9 @@ def test_a_shadow_that_cannot_keep_up_misses_rows_and_delays_nobody(tmp_path: Pa
         place.desire((champion, 1.0), shadows=(candidate,))
         place.wait_for_serial()
         for _ in range(5):
-            answer = server.client.post(URL, json={"instances": [request(number) for number in range(300)]})
+            answer = server.client.post(
+                URL, json={"instances": [request(number) for number in range(300)]}
+            )
             assert answer.status_code == 200
         scored = len(log.read_trials([place.trials], DAY))
         assert scored < 1_500, "1,500 rows of 20 ms each were answered long before they were scored"
@@ -80,7 +88,9 @@ def test_a_shadow_that_cannot_keep_up_misses_rows_and_delays_nobody(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("fault", "why"), [("nan", "no probability"), ("raise", "RuntimeError")])
-def test_where_a_challenger_fails_the_champion_answers(tmp_path: Path, fault: str, why: str) -> None:
+def test_where_a_challenger_fails_the_champion_answers(
+    tmp_path: Path, fault: str, why: str
+) -> None:
     place = Place.new(tmp_path)
     champion, candidate = place.release(seed=0), place.install(seed=1)
     with place.server(variables=sabotaged(**{candidate: fault})) as server:
@@ -91,11 +101,15 @@ def test_where_a_challenger_fails_the_champion_answers(tmp_path: Path, fault: st
         theirs = {f"order-{number}" for number in range(60) if desired.arm(f"order-{number}") == 1}
         failed = trials(place, lambda found: len(found) >= len(theirs))
     assert {trial.entity for trial in failed} == theirs
-    assert {(trial.bundle, trial.arm, trial.output, trial.failure) for trial in failed} == {(candidate, "challenger", None, why)}
+    assert {(trial.bundle, trial.arm, trial.output, trial.failure) for trial in failed} == {
+        (candidate, "challenger", None, why)
+    }
 
 
 @pytest.mark.parametrize("fault", ["none", "nan", "raise"])
-def test_many_rows_are_divided_between_the_arms_as_single_ones_are(tmp_path: Path, fault: str) -> None:
+def test_many_rows_are_divided_between_the_arms_as_single_ones_are(
+    tmp_path: Path, fault: str
+) -> None:
     place = Place.new(tmp_path)
     champion, candidate = place.release(seed=0), place.install(seed=1)
     rows = [request(number) for number in range(120)]
@@ -105,18 +119,27 @@ def test_many_rows_are_divided_between_the_arms_as_single_ones_are(tmp_path: Pat
         answer = server.client.post(URL, json={"instances": rows})
         assert answer.status_code == 200, answer.text
         answers = answer.json()["predictions"]
-        expected = [desired.arms[desired.arm(row["order_id"]) if fault == "none" else 0][0] for row in rows]
+        expected = [
+            desired.arms[desired.arm(row["order_id"]) if fault == "none" else 0][0] for row in rows
+        ]
         assert [found["bundle"] for found in answers] == expected
         single = [server.client.post(URL, json=row).json() for row in rows]
-        assert [(found["arm"], found["ood"]) for found in answers] == [(found["arm"], found["ood"]) for found in single]
-        assert [found["prediction"] for found in answers] == pytest.approx([found["prediction"] for found in single], abs=1e-6)
+        assert [(found["arm"], found["ood"]) for found in answers] == [
+            (found["arm"], found["ood"]) for found in single
+        ]
+        assert [found["prediction"] for found in answers] == pytest.approx(
+            [found["prediction"] for found in single], abs=1e-6
+        )
         metrics = server.admin.get("/metrics").text
         counted = {
             line.split('arm="')[1].split('"')[0]: int(line.split()[-1])
             for line in metrics.splitlines()
             if line.startswith("evergreen_predictions_total")
         }
-        assert counted == {found["arm"]: 2 * sum(other["arm"] == found["arm"] for other in answers) for found in answers}
+        assert counted == {
+            found["arm"]: 2 * sum(other["arm"] == found["arm"] for other in answers)
+            for found in answers
+        }
         theirs = sum(desired.arm(row["order_id"]) for row in rows)
         if fault != "none":
             failed = trials(place, lambda found: len(found) >= 2 * theirs)
@@ -127,23 +150,38 @@ def test_many_rows_are_divided_between_the_arms_as_single_ones_are(tmp_path: Pat
     for sent, found in zip(rows, answers, strict=True):
         record = logged[found["id"]]
         stored = (record.entity, record.output, record.bundle, record.arm, record.request["amount"])
-        assert stored == (sent["order_id"], found["prediction"], found["bundle"], found["arm"], sent["amount"])
+        assert stored == (
+            sent["order_id"],
+            found["prediction"],
+            found["bundle"],
+            found["arm"],
+            sent["amount"],
+        )
 
 
 def test_a_candidate_that_ends_the_process_that_loads_it_ends_no_worker(tmp_path: Path) -> None:
     place = Place.new(tmp_path)
     champion, candidate = place.release(seed=0), place.install(seed=1)
     with place.server(variables=sabotaged(**{candidate: "crash"})) as server:
-        for arms, shadows in (([(champion, 1.0)], (candidate,)), ([(champion, 0.5), (candidate, 0.5)], ()), ([(candidate, 1.0)], ())):
+        for arms, shadows in (
+            ([(champion, 1.0)], (candidate,)),
+            ([(champion, 0.5), (candidate, 0.5)], ()),
+            ([(candidate, 1.0)], ()),
+        ):
             place.desire(*arms, shadows=shadows)
-            actual = place.wait_for_error(f"bundle {candidate} ends the process that loads it (signal 11)")
+            actual = place.wait_for_error(
+                f"bundle {candidate} ends the process that loads it (signal 11)"
+            )
             assert (actual.ready, actual.bundles) == (True, (champion,))
             assert ask(server, range(3))[0]["bundle"] == champion
         assert server.process.poll() is None
         server.kill()
     # Nothing is left to go on with, so the first process tries it and ends; the next one knows better, and waits for what works.
     (place.root / NAME / "served.json").unlink()
-    with pytest.raises(AssertionError, match=r"not ready \(ended: -11\)"), place.server(variables=sabotaged(**{candidate: "crash"})):
+    with (
+        pytest.raises(AssertionError, match=r"not ready \(ended: -11\)"),
+        place.server(variables=sabotaged(**{candidate: "crash"})),
+    ):
         pass
     with place.server(ready=False, variables=sabotaged(**{candidate: "crash"})) as server:
         place.wait_for_error("ends the process that loads it")
@@ -153,7 +191,9 @@ def test_a_candidate_that_ends_the_process_that_loads_it_ends_no_worker(tmp_path
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_neither_start_nor_stop_waits_for_a_candidate_that_hangs(tmp_path: Path, workers: str) -> None:
+def test_neither_start_nor_stop_waits_for_a_candidate_that_hangs(
+    tmp_path: Path, workers: str
+) -> None:
     place = Place.new(tmp_path)
     champion, candidate = place.release(seed=0), place.install(seed=1)
     with place.server():
@@ -174,7 +214,11 @@ def test_callers_stay_on_their_arm_by_the_declared_key(tmp_path: Path) -> None:
         place.wait_for_serial()
         for number in range(40):
             sent = request(number)
-            arms.setdefault(sent["shop"], set()).add(server.client.post(URL, json=sent).json()["bundle"])
-        assert arms == {shop: {desired.arms[desired.arm(str(shop))][0]} for shop in {*SHOPS, "nowhere"}}
+            arms.setdefault(sent["shop"], set()).add(
+                server.client.post(URL, json=sent).json()["bundle"]
+            )
+        assert arms == {
+            shop: {desired.arms[desired.arm(str(shop))][0]} for shop in {*SHOPS, "nowhere"}
+        }
         place.desire((champion, 0.5), (candidate, 0.5), split_by="no_such_column")
         place.wait_for_error("key 'no_such_column' is no column of a request")

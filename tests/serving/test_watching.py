@@ -52,19 +52,31 @@ def value(found: Scrape, name: str, **labels: str) -> float:
 
 
 def values(found: Scrape, name: str, label: str) -> dict[str, float]:
-    return {dict(labels)[label]: number for (full, labels), number in found.items() if full == f"evergreen_{name}"}
+    return {
+        dict(labels)[label]: number
+        for (full, labels), number in found.items()
+        if full == f"evergreen_{name}"
+    }
 
 
 def ask(server: Running, body: object) -> dict[str, Any]:
     """One request on a connection of its own, so that any worker may answer it."""
-    answer: dict[str, Any] = httpx.post(f"{server.url}{URL}", json=body, trust_env=False, timeout=20).raise_for_status().json()
+    answer: dict[str, Any] = (
+        httpx.post(f"{server.url}{URL}", json=body, trust_env=False, timeout=20)
+        .raise_for_status()
+        .json()
+    )
     return answer
 
 
 def serving(place: Place, server: Running) -> set[int]:
     """Processes of this server that say that they serve."""
-    states = [json.loads(found.read_bytes()) for found in (place.root / NAME / "workers").glob("*.json")]
-    return {state["pid"] for state in states if state["ready"]} & {child.pid for child in psutil.Process(server.process.pid).children()}
+    states = [
+        json.loads(found.read_bytes()) for found in (place.root / NAME / "workers").glob("*.json")
+    ]
+    return {state["pid"] for state in states if state["ready"]} & {
+        child.pid for child in psutil.Process(server.process.pid).children()
+    }
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
@@ -83,18 +95,27 @@ def test_any_worker_counts_for_all_and_a_killed_one_loses_no_count(tmp_path: Pat
         before = [scraped(server) for _ in range(8)]
         for found in before:
             assert value(found, "requests_total", pipeline=NAME, status="200") == len(answers)
-            assert value(found, "request_seconds_count", pipeline=NAME, arm="champion") == len(answers)
+            assert value(found, "request_seconds_count", pipeline=NAME, arm="champion") == len(
+                answers
+            )
             assert value(found, "predictions_total", pipeline=NAME, arm="champion") == len(answers)
-            assert value(found, "prediction_sum", pipeline=NAME, arm="champion") == pytest.approx(sum(a["prediction"] for a in answers))
+            assert value(found, "prediction_sum", pipeline=NAME, arm="champion") == pytest.approx(
+                sum(a["prediction"] for a in answers)
+            )
             assert values(found, "cpu_seconds_total", "worker").keys() == {"0", "1"}
         killed = psutil.Process(server.process.pid).children()[0]
         killed.kill()
         started = values(before[0], "start_time_seconds", "worker")
-        until(lambda: killed.pid not in serving(place, server) and len(serving(place, server)) == 2, "another worker in its place")
+        until(
+            lambda: killed.pid not in serving(place, server) and len(serving(place, server)) == 2,
+            "another worker in its place",
+        )
         assert values(scraped(server), "start_time_seconds", "worker") != started
         more = list(clients.map(lambda number: ask(server, request(number)), range(30)))
         for found in [scraped(server) for _ in range(4)]:
-            assert value(found, "requests_total", pipeline=NAME, status="200") == len(answers) + len(more)
+            assert value(found, "requests_total", pipeline=NAME, status="200") == len(
+                answers
+            ) + len(more)
             assert value(found, "requests_in_flight") <= 1  # the scrape itself
         assert server.stop() == 0
 
@@ -108,10 +129,15 @@ def test_arms_distributions_digests_freshness_and_cost_are_exported(tmp_path: Pa
         place.desire((first, 0.5), (second, 0.5))
         place.wait(second)
         answers = [ask(server, request(number)) for number in range(30)]
-        answers += ask(server, {"instances": [request(number) for number in range(30, 150)]})["predictions"]
+        answers += ask(server, {"instances": [request(number) for number in range(30, 150)]})[
+            "predictions"
+        ]
         refused = httpx.post(f"{server.url}{URL}", json={"instances": "none"}, trust_env=False)
         found = scraped(server)
-    arms = {arm: [answer["prediction"] for answer in answers if answer["arm"] == arm] for arm in {answer["arm"] for answer in answers}}
+    arms = {
+        arm: [answer["prediction"] for answer in answers if answer["arm"] == arm]
+        for arm in {answer["arm"] for answer in answers}
+    }
     assert len(arms) == 2
     for arm, outputs in arms.items():
         assert value(found, "predictions_total", pipeline=NAME, arm=arm) == len(outputs)
@@ -120,7 +146,9 @@ def test_arms_distributions_digests_freshness_and_cost_are_exported(tmp_path: Pa
         for bound in ("0.1", "0.5", "0.9"):
             below = sum(output <= float(bound) for output in outputs)
             assert value(found, "prediction_bucket", pipeline=NAME, arm=arm, le=bound) == below
-    timed = [value(found, "request_seconds_count", pipeline=NAME, arm=arm) for arm in (*arms, "several")]
+    timed = [
+        value(found, "request_seconds_count", pipeline=NAME, arm=arm) for arm in (*arms, "several")
+    ]
     assert timed[-1] == 1
     assert sum(timed) == value(found, "requests_total", pipeline=NAME, status="200") == 31
     assert value(found, "requests_total", pipeline=NAME, status=str(refused.status_code)) == 1
@@ -137,15 +165,33 @@ def test_arms_distributions_digests_freshness_and_cost_are_exported(tmp_path: Pa
 def dashboard_queries() -> dict[str, str]:
     """PromQL by panel title (and place in the panel). Grafana's own variables are put in as it would."""
     board = json.loads(DASHBOARD.read_text())
-    found = {f"{panel['title']} {target['refId']}": target["expr"] for panel in board["panels"] for target in panel.get("targets", [])}
+    found = {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in board["panels"]
+        for target in panel.get("targets", [])
+    }
     found |= {note["name"]: note["expr"] for note in board["annotations"]["list"]}
-    variables = [variable["definition"] for variable in board["templating"]["list"] if variable["type"] == "query"]
-    found |= {text: re.sub(r"label_values\((\w+), (\w+)\)", r"sum by (\2) (\1)", text) for text in variables}
-    return {title: query.replace("$__rate_interval", "1m").replace("$pipeline", NAME) for title, query in found.items()}
+    variables = [
+        variable["definition"]
+        for variable in board["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+    found |= {
+        text: re.sub(r"label_values\((\w+), (\w+)\)", r"sum by (\2) (\1)", text)
+        for text in variables
+    }
+    return {
+        title: query.replace("$__rate_interval", "1m").replace("$pipeline", NAME)
+        for title, query in found.items()
+    }
 
 
 def rules() -> dict[str, dict[str, Any]]:
-    return {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+    return {
+        rule["alert"]: rule
+        for group in yaml.safe_load(RULES.read_text())["groups"]
+        for rule in group["rules"]
+    }
 
 
 @dataclass
@@ -164,7 +210,9 @@ class Uses:
 
         def visit(node: promql_parser.Expr) -> None:
             if isinstance(node, promql_parser.VectorSelector):
-                found.labels.setdefault(node.name or "", set()).update(matcher.name for matcher in node.matchers.matchers)
+                found.labels.setdefault(node.name or "", set()).update(
+                    matcher.name for matcher in node.matchers.matchers
+                )
             elif isinstance(node, promql_parser.MatrixSelector):
                 visit(node.vector_selector)
             elif isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
@@ -182,21 +230,32 @@ def exported() -> dict[str, tuple[str, set[str]]]:
     """Kind and labels of every series name, those that Prometheus adds to each scrape included."""
     found = {"up": ("gauge", set[str]())}
     for name, family in FAMILIES.items():
-        suffixes = {"_bucket": {"le"}, "_sum": set[str](), "_count": set[str]()} if family.kind == "histogram" else {"": set[str]()}
-        found |= {f"evergreen_{name}{suffix}": (family.kind, {*family.labels, *more}) for suffix, more in suffixes.items()}
+        suffixes = (
+            {"_bucket": {"le"}, "_sum": set[str](), "_count": set[str]()}
+            if family.kind == "histogram"
+            else {"": set[str]()}
+        )
+        found |= {
+            f"evergreen_{name}{suffix}": (family.kind, {*family.labels, *more})
+            for suffix, more in suffixes.items()
+        }
     return {name: (kind, {*labels, "instance", "job"}) for name, (kind, labels) in found.items()}
 
 
 def test_what_is_declared_is_exported(shared: Shared) -> None:
     ask(shared.server, request(1))
     text = shared.server.admin.get("/metrics").text
-    assert dict(re.findall(r"# TYPE evergreen_(\w+) (\w+)", text)) == {name: family.kind for name, family in FAMILIES.items()}
+    assert dict(re.findall(r"# TYPE evergreen_(\w+) (\w+)", text)) == {
+        name: family.kind for name, family in FAMILIES.items()
+    }
     for name, labels in scraped(shared.server):
         assert {label for label, _ in labels} <= exported()[name][1], name
 
 
 @pytest.mark.parametrize(
-    "queries", [dashboard_queries(), {name: rule["expr"] for name, rule in rules().items()}], ids=["dashboard", "alerts"]
+    "queries",
+    [dashboard_queries(), {name: rule["expr"] for name, rule in rules().items()}],
+    ids=["dashboard", "alerts"],
 )
 def test_queries_read_only_what_is_exported(queries: dict[str, str]) -> None:
     assert len(queries) >= 10
@@ -208,12 +267,18 @@ def test_queries_read_only_what_is_exported(queries: dict[str, str]) -> None:
         for name, labels in uses.labels.items():
             assert labels <= names[name][1], f"{title}: {name} has no such label"
         for name in uses.rated:
-            assert names[name][0] in ("counter", "histogram"), f"{title}: a rate of the gauge {name}"
+            assert names[name][0] in ("counter", "histogram"), (
+                f"{title}: a rate of the gauge {name}"
+            )
 
 
 def test_everything_exported_is_on_the_dashboard_and_in_the_guide() -> None:
     shown = {name for query in dashboard_queries().values() for name in Uses.of(query).labels}
-    missing = [name for name, family in FAMILIES.items() if not any(found.startswith(f"evergreen_{name}") for found in shown)]
+    missing = [
+        name
+        for name, family in FAMILIES.items()
+        if not any(found.startswith(f"evergreen_{name}") for found in shown)
+    ]
     assert not missing, f"{missing}: give each a panel in {DASHBOARD.name}, or do not export it"
     guide = GUIDE.read_text()
     assert not [name for name in FAMILIES if f"`{name}`" not in guide]
@@ -228,13 +293,19 @@ def test_panels_have_a_place_and_alerts_say_what_to_do() -> None:
     for name, rule in rules().items():
         assert rule["labels"]["severity"] in ("page", "ticket")
         uses = Uses.of(rule["expr"])
-        labels = uses.grouped or set.intersection(*(exported()[metric][1] for metric in uses.labels))
+        labels = uses.grouped or set.intersection(
+            *(exported()[metric][1] for metric in uses.labels)
+        )
         for text in (rule["annotations"]["summary"], rule["annotations"]["description"]):
             assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels, name
 
 
 def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
-    return ((x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"]))
+    return (
+        (x, y)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    )
 
 
 # -- traces and logs ---------------------------------------------------------------------------------------------------
@@ -251,7 +322,12 @@ def collector() -> Iterator[tuple[str, list[Span], list[bytes]]]:
             body = self.rfile.read(int(self.headers["content-length"]))
             sent = ExportTraceServiceRequest.FromString(body)
             bodies.append(body)
-            spans.extend(span for resource in sent.resource_spans for scope in resource.scope_spans for span in scope.spans)
+            spans.extend(
+                span
+                for resource in sent.resource_spans
+                for scope in resource.scope_spans
+                for span in scope.spans
+            )
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -276,21 +352,43 @@ def test_a_span_continues_the_callers_trace_and_holds_no_values(tmp_path: Path) 
     trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     with collector() as (url, spans, bodies), place.server("--traces", url) as server:
         traced = {"traceparent": f"00-{trace}-{parent}-01"}
-        assert server.client.post(URL, json={"instances": [request(1), request(2)]}, headers=traced).status_code == 200
+        assert (
+            server.client.post(
+                URL, json={"instances": [request(1), request(2)]}, headers=traced
+            ).status_code
+            == 200
+        )
         assert server.client.get("/secret-in-a-path").status_code == 404
         assert server.client.get("/healthz").status_code == 200
         for path in (f"/models/{NAME}", f"/v2/models/{NAME}/ready"):
             assert server.client.get(path).status_code == 200
-        assert server.client.post(URL, json={"order_id": "another-secret"}, headers={"traceparent": "nonsense"}).status_code == 422
+        assert (
+            server.client.post(
+                URL, json={"order_id": "another-secret"}, headers={"traceparent": "nonsense"}
+            ).status_code
+            == 422
+        )
         assert server.stop() == 0
         asked = [span for span in spans if span.name == "POST /predict/{pipeline}"]
         routes = {span.name for span in spans}
-    assert routes == {"POST /predict/{pipeline}", "GET unknown", "GET /models/{pipeline}", "GET /v2/models/{pipeline}/ready"}
+    assert routes == {
+        "POST /predict/{pipeline}",
+        "GET unknown",
+        "GET /models/{pipeline}",
+        "GET /v2/models/{pipeline}/ready",
+    }
     answered, refused = sorted(asked, key=lambda span: span.trace_id.hex() != trace)
-    assert (answered.trace_id.hex(), answered.parent_span_id.hex(), answered.kind) == (trace, parent, Span.SPAN_KIND_SERVER)
+    assert (answered.trace_id.hex(), answered.parent_span_id.hex(), answered.kind) == (
+        trace,
+        parent,
+        Span.SPAN_KIND_SERVER,
+    )
     assert 0 < answered.end_time_unix_nano - answered.start_time_unix_nano < 60e9
     assert abs(answered.end_time_unix_nano / 1e9 - time.time()) < 3600
-    attributes = {found.key: found.value.string_value or found.value.int_value for found in answered.attributes}
+    attributes = {
+        found.key: found.value.string_value or found.value.int_value
+        for found in answered.attributes
+    }
     assert attributes == {
         "http.request.method": "POST", "http.route": "/predict/{pipeline}", "http.response.status_code": 200,
         "evergreen.pipeline": NAME, "evergreen.arm": "champion", "evergreen.rows": 2,
@@ -304,13 +402,22 @@ def test_a_collector_that_is_down_costs_no_request(tmp_path: Path) -> None:
     place = Place.new(tmp_path)
     place.release()
     with place.server("--traces", f"http://127.0.0.1:{free_ports(1)[0]}/v1/traces") as server:
-        assert [server.client.post(URL, json=request(number)).status_code for number in range(20)] == [200] * 20
+        assert [
+            server.client.post(URL, json=request(number)).status_code for number in range(20)
+        ] == [200] * 20
         assert server.stop() == 0
 
 
 def test_without_a_collector_nothing_of_opentelemetry_is_imported() -> None:
     code = "import sys, serving.__main__, serving.server; print([name for name in sys.modules if name.startswith('opentelemetry')])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TREE, timeout=60, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=TREE,
+        timeout=60,
+        check=True,
+    )
     assert found.stdout.strip() == "[]"
 
 
@@ -324,7 +431,9 @@ def test_logs_are_one_json_object_a_line_if_asked(tmp_path: Path) -> None:
         assert server.stop() == 0
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert all({"at", "level", "logger", "message", "pid"} <= line.keys() for line in lines)
-    assert any(line["level"] == "ERROR" and "not an online snapshot" in line["message"] for line in lines)
+    assert any(
+        line["level"] == "ERROR" and "not an online snapshot" in line["message"] for line in lines
+    )
     assert {line["level"] for line in lines} <= {"INFO", "WARNING", "ERROR"}
 
 

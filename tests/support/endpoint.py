@@ -90,17 +90,34 @@ def program() -> FeatureProgram:
 
 def snapshot(day: date = DAY, level: float = 5.0) -> Snapshot:
     """What the toy looks up: stock of each shop, and its late rate."""
-    moments = [datetime(d.year, d.month, d.day, 9, tzinfo=UTC) for d in (day - timedelta(days=1), day)]
+    moments = [
+        datetime(d.year, d.month, d.day, 9, tzinfo=UTC) for d in (day - timedelta(days=1), day)
+    ]
     stock = LatestTable(
-        ("shop",), ("level",), tuple(((shop,), LatestRows((moments[0],), ((level + index,),))) for index, shop in enumerate(SHOPS))
+        ("shop",),
+        ("level",),
+        tuple(
+            ((shop,), LatestRows((moments[0],), ((level + index,),)))
+            for index, shop in enumerate(SHOPS)
+        ),
     )
     name = program().lookups[1].values[0]
     rates = AggregateTable(
         ("shop",),
         (name,),
-        tuple(Refresh(m, tuple(((shop,), (0.1 * (1 + i) + 0.01 * k,)) for i, shop in enumerate(SHOPS))) for k, m in enumerate(moments)),
+        tuple(
+            Refresh(
+                m, tuple(((shop,), (0.1 * (1 + i) + 0.01 * k,)) for i, shop in enumerate(SHOPS))
+            )
+            for k, m in enumerate(moments)
+        ),
     )
-    return Snapshot(NAME, day, moments[-1], {program().lookups[0].table: stock, program().lookups[1].table: rates})
+    return Snapshot(
+        NAME,
+        day,
+        moments[-1],
+        {program().lookups[0].table: stock, program().lookups[1].table: rates},
+    )
 
 
 def request(number: int, day: date = DAY) -> dict[str, Any]:
@@ -121,10 +138,20 @@ def model(seed: int = 0, rounds: int = 40) -> Model:
 
     matrix = training_matrix(seed)
     random = np.random.default_rng(seed)
-    y = (matrix[:, 0] / 500 + matrix[:, 2] - matrix[:, 5] / 12 + random.normal(size=2000) > 0.5).astype(float)
+    y = (
+        matrix[:, 0] / 500 + matrix[:, 2] - matrix[:, 5] / 12 + random.normal(size=2000) > 0.5
+    ).astype(float)
     types = ["c" if categorical else "q" for categorical in program().categorical]
-    data = xgboost.QuantileDMatrix(matrix, label=y, feature_names=list(program().names), feature_types=types, enable_categorical=True)
-    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1, "seed": seed}, data, rounds)
+    data = xgboost.QuantileDMatrix(
+        matrix,
+        label=y,
+        feature_names=list(program().names),
+        feature_types=types,
+        enable_categorical=True,
+    )
+    booster = xgboost.train(
+        {"objective": "binary:logistic", "max_depth": 5, "nthread": 1, "seed": seed}, data, rounds
+    )
     return BoostedTrees.from_booster(booster, program().names, Calibration(1.1, -0.2))
 
 
@@ -145,7 +172,9 @@ def compiled(seed: int = 0, rounds: int = 40) -> Compiled:
     return model(seed, rounds).compiled()
 
 
-def files(private_key: bytes, seed: int = 0, rounds: int = 40, with_online: bool = True, **changes: Any) -> dict[str, bytes]:
+def files(
+    private_key: bytes, seed: int = 0, rounds: int = 40, with_online: bool = True, **changes: Any
+) -> dict[str, bytes]:
     """The files of a signed toy bundle."""
     online = snapshot()
     found: dict[str, Any] = {
@@ -283,7 +312,10 @@ class Place:
         """Wait until so many workers serve."""
         end = time.monotonic() + timeout
         while True:
-            states = [json.loads(path.read_bytes()) for path in (self.root / NAME / "workers").glob("*.json")]
+            states = [
+                json.loads(path.read_bytes())
+                for path in (self.root / NAME / "workers").glob("*.json")
+            ]
             if sum(state["ready"] for state in states) >= count:
                 return
             assert time.monotonic() < end, f"{states} are not {count} workers that serve"
@@ -323,8 +355,15 @@ class Place:
         shown = {"authorization": f"Bearer {key}"} if key else {}
         trusted = ssl.create_default_context(cafile=certificate) if certificate else True
         with (
-            httpx.Client(base_url=self.url, timeout=20, trust_env=False, headers=shown, verify=trusted) as client,
-            httpx.Client(base_url=f"http://127.0.0.1:{admin_port}", timeout=20, trust_env=False, headers=shown) as admin,
+            httpx.Client(
+                base_url=self.url, timeout=20, trust_env=False, headers=shown, verify=trusted
+            ) as client,
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{admin_port}",
+                timeout=20,
+                trust_env=False,
+                headers=shown,
+            ) as admin,
         ):
             running = Running(process, self.url, client, log, admin)
             try:
@@ -349,7 +388,9 @@ def _wait_ready(running: Running, path: str, timeout: float = 30) -> None:
         except httpx.TransportError:
             pass
         if running.process.poll() is not None or time.monotonic() > end:
-            raise AssertionError(f"the server is not ready (ended: {running.process.returncode}): {running.log.read_text()[-3000:]}")
+            raise AssertionError(
+                f"the server is not ready (ended: {running.process.returncode}): {running.log.read_text()[-3000:]}"
+            )
         time.sleep(0.05)
 
 

@@ -19,7 +19,9 @@ KINDS: tuple[Kind, ...] = ("LogisticRegression", "RandomForest", "HistGradientBo
 
 def labels(matrix: np.ndarray) -> np.ndarray:
     noise = np.random.default_rng(1).normal(size=len(matrix))
-    made: np.ndarray = (matrix[:, 0] / 500 + matrix[:, 2] - matrix[:, 5] / 12 + noise > 0.5).astype(float)
+    made: np.ndarray = (matrix[:, 0] / 500 + matrix[:, 2] - matrix[:, 5] / 12 + noise > 0.5).astype(
+        float
+    )
     return made
 
 
@@ -43,12 +45,16 @@ def fitted(kind: Kind) -> Any:
             declared = HistGradientBoosting(rounds=40, early_stopping=10)
             parts = {"train": matrix[:1500], "validation": matrix[1500:]}
             judged = {"train": y[:1500], "validation": y[1500:]}
-            return estimators.hist_gradient_boosting(declared, [0] * matrix.shape[1], estimators.categories(program()), parts, judged)[0]
+            return estimators.hist_gradient_boosting(
+                declared, [0] * matrix.shape[1], estimators.categories(program()), parts, judged
+            )[0]
 
 
 @lru_cache
 def estimator_model(kind: Kind) -> EstimatorModel:
-    return EstimatorModel.from_estimator(fitted(kind), program().names, fitted_matrix(), Calibration(1.1, -0.2))
+    return EstimatorModel.from_estimator(
+        fitted(kind), program().names, fitted_matrix(), Calibration(1.1, -0.2)
+    )
 
 
 def odd_matrix(seed: int = 5, rows: int = 2_000) -> np.ndarray:

@@ -32,7 +32,13 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide, "floordiv": np.floor_divide, "mod": np.mod,
     "sin": np.sin, "cos": np.cos, "log1p": np.log1p,
 }  # fmt: skip
-COMPARISONS: dict[str, Callable[..., Any]] = {"eq": np.equal, "ge": np.greater_equal, "gt": np.greater, "lt": np.less, "le": np.less_equal}
+COMPARISONS: dict[str, Callable[..., Any]] = {
+    "eq": np.equal,
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "lt": np.less,
+    "le": np.less_equal,
+}
 
 
 def reference(pipeline: Pipeline, raw: Frames, days: Sequence[date]) -> pd.DataFrame:
@@ -45,16 +51,28 @@ def reference(pipeline: Pipeline, raw: Frames, days: Sequence[date]) -> pd.DataF
     rows = requests[requests["_day"].isin(list(days))].reset_index(drop=True)
     rows["_refresh"] = [newest_refresh(pipeline, moment) for moment in rows["_predicted_at"]]
     refreshed = {day: refresh(pipeline, day) for day in sorted(set(rows["_refresh"]))}
-    facts = {(day, source): known_facts(pipeline, frames, requests, source, day) for source in rolled(pipeline) for day in refreshed}
+    facts = {
+        (day, source): known_facts(pipeline, frames, requests, source, day)
+        for source in rolled(pipeline)
+        for day in refreshed
+    }
     known = [rows["known_at"]]
     if rolled(pipeline):
         known.append(pd.to_datetime(rows["_refresh"].map(refreshed), utc=True))
     out = rows[[pipeline.entity, "event_time"]].copy()
     for feature in pipeline.features:
         value = evaluate(pipeline, feature.expression, rows, frames, facts, known)
-        out[feature.name] = value if isinstance(feature.expression, Category) else pd.Series(value, index=rows.index).astype(float)
+        out[feature.name] = (
+            value
+            if isinstance(feature.expression, Category)
+            else pd.Series(value, index=rows.index).astype(float)
+        )
     out["known_at"] = rows["_predicted_at"]
-    out["inputs_known_at"] = pd.concat([one.dt.tz_localize(None) for one in known], axis=1).max(axis=1).dt.tz_localize("UTC")
+    out["inputs_known_at"] = (
+        pd.concat([one.dt.tz_localize(None) for one in known], axis=1)
+        .max(axis=1)
+        .dt.tz_localize("UTC")
+    )
     out["date"] = rows["_day"]
     return out.sort_values(["event_time", pipeline.entity]).reset_index(drop=True)
 
@@ -63,7 +81,11 @@ def effective(pipeline: Pipeline, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows known no earlier than the day of their delivery."""
     frame = frame.copy()
     if "date" in frame:
-        days = pd.Series(pd.to_datetime(frame["date"])).dt.tz_localize(pipeline.timezone).dt.tz_convert("UTC")
+        days = (
+            pd.Series(pd.to_datetime(frame["date"]))
+            .dt.tz_localize(pipeline.timezone)
+            .dt.tz_convert("UTC")
+        )
         frame["known_at"] = frame["known_at"].where(frame["known_at"] >= days, days)
     return frame
 
@@ -88,7 +110,10 @@ def sent(pipeline: Pipeline, frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame.sort_values("known_at", kind="stable").copy()
     rows["_predicted_at"] = rows["event_time"] - pipeline.lead
     successor = rows.groupby(pipeline.entity)["known_at"].shift(-1)
-    rows = rows[(rows["known_at"] <= rows["_predicted_at"]) & (successor.isna() | (successor > rows["_predicted_at"]))]
+    rows = rows[
+        (rows["known_at"] <= rows["_predicted_at"])
+        & (successor.isna() | (successor > rows["_predicted_at"]))
+    ]
     rows["_day"] = local_day(pipeline, rows["event_time"])
     return rows.drop_duplicates([pipeline.entity, "_day"], keep="last")
 
@@ -97,24 +122,44 @@ def rolled(pipeline: Pipeline) -> set[str]:
     return {node.source or pipeline.label.source for node in pipeline.aggregates}
 
 
-def known_facts(pipeline: Pipeline, frames: Frames, requests: pd.DataFrame, source: str, day: date) -> pd.DataFrame:
+def known_facts(
+    pipeline: Pipeline, frames: Frames, requests: pd.DataFrame, source: str, day: date
+) -> pd.DataFrame:
     """Facts as the refresh of a day sees them, with the columns of their request."""
     frame = frames[source]
-    window = max(node.days for node in pipeline.aggregates if (node.source or pipeline.label.source) == source)
+    window = max(
+        node.days
+        for node in pipeline.aggregates
+        if (node.source or pipeline.label.source) == source
+    )
     recent = frame[
-        (frame["known_at"] <= refresh(pipeline, day)) & (frame["event_time"] > pd.Timestamp(day, tz="UTC") - (window + 60) * DAY)
+        (frame["known_at"] <= refresh(pipeline, day))
+        & (frame["event_time"] > pd.Timestamp(day, tz="UTC") - (window + 60) * DAY)
     ]
-    newest = recent.sort_values("known_at", kind="stable").drop_duplicates(list(pipeline.source(source).keys), keep="last").copy()
+    newest = (
+        recent.sort_values("known_at", kind="stable")
+        .drop_duplicates(list(pipeline.source(source).keys), keep="last")
+        .copy()
+    )
     newest["_event_day"] = local_day(pipeline, newest["event_time"])
-    newest = newest[(newest["_event_day"] >= day - window * DAY) & (newest["_event_day"] < day)].reset_index(drop=True)
+    newest = newest[
+        (newest["_event_day"] >= day - window * DAY) & (newest["_event_day"] < day)
+    ].reset_index(drop=True)
     if pipeline.entity not in newest:
         return newest
     borrowed = [name for name in pipeline.request_columns if name not in newest]
     near = requests[(requests["_day"] >= day - (window + 1) * DAY) & (requests["_day"] < day)]
-    near = near[[pipeline.entity, "_day", "known_at", *borrowed]].rename(columns={"known_at": "_sent", "_day": "_request_day"})
+    near = near[[pipeline.entity, "_day", "known_at", *borrowed]].rename(
+        columns={"known_at": "_sent", "_day": "_request_day"}
+    )
     pairs = newest.reset_index(names="_row").merge(near, on=pipeline.entity)
     apart = (pd.to_datetime(pairs["_event_day"]) - pd.to_datetime(pairs["_request_day"])).dt.days
-    pairs = pairs[(apart == 0) | (apart == 1)].sort_values("_sent").drop_duplicates("_row", keep="last").set_index("_row")
+    pairs = (
+        pairs[(apart == 0) | (apart == 1)]
+        .sort_values("_sent")
+        .drop_duplicates("_row", keep="last")
+        .set_index("_row")
+    )
     return newest.join(pairs[borrowed])
 
 
@@ -141,7 +186,9 @@ def evaluate(
         case Rolling():
             return aggregated(pipeline, node, rows, facts)
         case Operation(operator=name, operands=operands):
-            values = [evaluate(pipeline, operand, rows, frames, facts, known) for operand in operands]
+            values = [
+                evaluate(pipeline, operand, rows, frames, facts, known) for operand in operands
+            ]
             return operated(pipeline, name, values)
     raise NotImplementedError(type(node).__name__)
 
@@ -161,19 +208,35 @@ def operated(pipeline: Pipeline, name: str, values: list[Any]) -> Any:
                 result[value.isna()] = None
         return result
     with np.errstate(all="ignore"):
-        result = OPERATIONS[name](*(value.astype(float) if isinstance(value, pd.Series) else float(value) for value in values))
+        result = OPERATIONS[name](
+            *(
+                value.astype(float) if isinstance(value, pd.Series) else float(value)
+                for value in values
+            )
+        )
     return result.where(np.isfinite(result))
 
 
-def joined(pipeline: Pipeline, node: Join, rows: pd.DataFrame, frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+def joined(
+    pipeline: Pipeline, node: Join, rows: pd.DataFrame, frame: pd.DataFrame
+) -> tuple[pd.Series, pd.Series]:
     """The newest row by key that was known when the prediction was made, and when it was known."""
     pairs = pipeline.join_keys(node)
     theirs, ours = [source for source, _ in pairs], [request for _, request in pairs]
-    within = pd.Timedelta(seconds=node.within) if node.within else (HORIZON if pipeline.source(node.source).daily else None)
+    within = (
+        pd.Timedelta(seconds=node.within)
+        if node.within
+        else (HORIZON if pipeline.source(node.source).daily else None)
+    )
     ordered = frame.sort_values("known_at", kind="stable")
-    groups = {key: (list(group["known_at"]), list(group[node.column])) for key, group in ordered.groupby(theirs, dropna=True)}
+    groups = {
+        key: (list(group["known_at"]), list(group[node.column]))
+        for key, group in ordered.groupby(theirs, dropna=True)
+    }
     values, moments = [], []
-    for key, predicted in zip(rows[ours].itertuples(index=False, name=None), rows["_predicted_at"], strict=True):
+    for key, predicted in zip(
+        rows[ours].itertuples(index=False, name=None), rows["_predicted_at"], strict=True
+    ):
         value, moment = None, pd.NaT
         if key in groups:
             known_at, found = groups[key]
@@ -182,10 +245,17 @@ def joined(pipeline: Pipeline, node: Join, rows: pd.DataFrame, frame: pd.DataFra
                 value, moment = found[position], known_at[position]
         values.append(value)
         moments.append(moment)
-    return pd.Series(values, index=rows.index), pd.Series(moments, index=rows.index, dtype="datetime64[us, UTC]")
+    return pd.Series(values, index=rows.index), pd.Series(
+        moments, index=rows.index, dtype="datetime64[us, UTC]"
+    )
 
 
-def aggregated(pipeline: Pipeline, node: Rolling, rows: pd.DataFrame, facts: dict[tuple[date, str], pd.DataFrame]) -> pd.Series:
+def aggregated(
+    pipeline: Pipeline,
+    node: Rolling,
+    rows: pd.DataFrame,
+    facts: dict[tuple[date, str], pd.DataFrame],
+) -> pd.Series:
     source = node.source or pipeline.label.source
     by = list(node.by)
     found: dict[tuple[Any, ...], float] = {}
@@ -212,11 +282,19 @@ def statistic(function: str, numbers: Any) -> float:
     if len(numbers) == 0 or (function == "std" and len(numbers) < 2):
         return np.nan
     return float(
-        {"rate": np.mean, "mean": np.mean, "min": np.min, "max": np.max, "std": lambda values: np.std(values, ddof=1)}[function](numbers)
+        {
+            "rate": np.mean,
+            "mean": np.mean,
+            "min": np.min,
+            "max": np.max,
+            "std": lambda values: np.std(values, ddof=1),
+        }[function](numbers)
     )
 
 
-def compared(reference: pd.DataFrame, computed: pd.DataFrame, names: Sequence[str]) -> dict[str, float]:
+def compared(
+    reference: pd.DataFrame, computed: pd.DataFrame, names: Sequence[str]
+) -> dict[str, float]:
     """Largest relative difference of each numeric column. Raises AssertionError for other nulls, texts or moments."""
     differences = {}
     assert len(reference) == len(computed), (len(reference), len(computed))
@@ -226,7 +304,12 @@ def compared(reference: pd.DataFrame, computed: pd.DataFrame, names: Sequence[st
         present = expected.notna().to_numpy()
         if pd.api.types.is_numeric_dtype(found):
             a, b = expected[present].to_numpy(dtype=float), found[present].to_numpy(dtype=float)
-            differences[name] = float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1.0), initial=0.0))
+            differences[name] = float(
+                np.max(np.abs(a - b) / np.maximum(np.abs(a), 1.0), initial=0.0)
+            )
         else:
-            assert (expected[present].to_numpy() == found[present].to_numpy()).all(), (name, "values differ")
+            assert (expected[present].to_numpy() == found[present].to_numpy()).all(), (
+                name,
+                "values differ",
+            )
     return differences

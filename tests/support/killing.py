@@ -43,7 +43,14 @@ from tests.support.ports import free_ports
 from tests.support.tiny import DAY, FIRST, requests
 
 KILLER = Path(__file__).resolve().parent / "killer"
-PORTS = ("dagster_port", "mlflow_port", "endpoint_port", "endpoint_admin_port", "reports_port", "code_port")
+PORTS = (
+    "dagster_port",
+    "mlflow_port",
+    "endpoint_port",
+    "endpoint_admin_port",
+    "reports_port",
+    "code_port",
+)
 ARTIFACTS = ("training_set", "study", "baseline", "candidate", "bundle")
 KINDS = ("training_sets", "studies", "baselines", "candidates", "bundles")
 UP = """
@@ -93,7 +100,9 @@ class Supervised:
     restarted: int = 0
 
     def __post_init__(self) -> None:
-        self.settings = Settings(home=self.home, **dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
+        self.settings = Settings(
+            home=self.home, **dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        )
         self.settings.keys_path.mkdir(parents=True)
         for name in (PRIVATE, PUBLIC):
             shutil.copy(self.keys / name, self.settings.keys_path / name)
@@ -104,23 +113,36 @@ class Supervised:
             self.start()
         assert self.process is not None
         if self.process.poll() is not None:
-            raise AssertionError(f"`evergreen up` ended by itself: {(self.home / 'up.log').read_text()}")
+            raise AssertionError(
+                f"`evergreen up` ended by itself: {(self.home / 'up.log').read_text()}"
+            )
         reached = self.reached
         if sum(point.action == "stop" for point in reached) > self.restarted:
             self.kill_everything()
             self.restarted += 1
             self.start()
             return False
-        return len(reached) == len(self.points) and len(ledger_of(self.settings).entries()) >= entries and not self.working()
+        return (
+            len(reached) == len(self.points)
+            and len(ledger_of(self.settings).entries()) >= entries
+            and not self.working()
+        )
 
     def start(self) -> None:
         ports = {f"EVERGREEN_{name.upper()}": str(getattr(self.settings, name)) for name in PORTS}
-        variables = {**os.environ, **environment.variables(self.settings), **ports, **killing(self.points, self.home / "marks")}
+        variables = {
+            **os.environ,
+            **environment.variables(self.settings),
+            **ports,
+            **killing(self.points, self.home / "marks"),
+        }
         variables["PYTHONPATH"] = os.pathsep.join([str(KILLER), variables["PYTHONPATH"]])
         # Between the death of a worker and its retry is nothing but waiting.
         variables["DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS"] = "1"
         with open(self.home / "up.log", "ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-c", UP], env=variables, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", UP], env=variables, stdout=log, stderr=log
+            )
 
     def working(self) -> bool:
         """Whether a run is under way, or about to be tried again."""
@@ -149,13 +171,20 @@ class Supervised:
     @property
     def reached(self) -> list[Point]:
         """The points that were reached."""
-        return [point for number, point in enumerate(self.points) if (self.home / "marks" / str(number)).exists()]
+        return [
+            point
+            for number, point in enumerate(self.points)
+            if (self.home / "marks" / str(number)).exists()
+        ]
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The instance of a home; its configuration reads the environment."""
-    with patch.dict(os.environ, environment.variables(settings)), instance.opened(settings, compute_logs=False) as found:
+    with (
+        patch.dict(os.environ, environment.variables(settings)),
+        instance.opened(settings, compute_logs=False) as found,
+    ):
         yield found
 
 
@@ -171,18 +200,30 @@ def end_state(settings: Settings, last: date) -> dict[str, Any]:
     """
     resources: dict[str, Any] = platform_resources(settings)
     ledger, keys = resources["ledger"], resources["keys"]
-    desired = unseal((settings.endpoint_path / "tiny" / "desired.json").read_bytes(), keys.public_pem(), "tiny")
+    desired = unseal(
+        (settings.endpoint_path / "tiny" / "desired.json").read_bytes(), keys.public_pem(), "tiny"
+    )
     found: dict[str, Any] = {
         "lake": contents(settings, resources["lake"]),
         "artifacts": {name: resources["artifacts"].pointed("tiny", name) for name in ARTIFACTS},
-        "stored": {kind: sorted(place.name for place in (settings.home / "artifacts" / kind).iterdir()) for kind in KINDS},
+        "stored": {
+            kind: sorted(place.name for place in (settings.home / "artifacts" / kind).iterdir())
+            for kind in KINDS
+        },
         "decisions": {
             str(day): decision.model_dump(mode="json")
             for day in days(FIRST, last)
             if (decision := load_decision(resources["reports"], "tiny", day))
         },
         "ledger": [
-            (entry.kind, entry.bundle, entry.actor, str(entry.day), entry.payload.get("decision"), entry.payload.get("candidate"))
+            (
+                entry.kind,
+                entry.bundle,
+                entry.actor,
+                str(entry.day),
+                entry.payload.get("decision"),
+                entry.payload.get("candidate"),
+            )
             for entry in ledger.entries()
         ],
         "verified": ledger.verify(),
@@ -190,23 +231,35 @@ def end_state(settings: Settings, last: date) -> dict[str, Any]:
         "desired": (desired.serial, desired.arms),
     }
     actual = resources["endpoint"].actual("tiny")
-    found["serves"] = (actual.ready, actual.bundles, actual.serial, actual.error) if actual else None
+    found["serves"] = (
+        (actual.ready, actual.bundles, actual.serial, actual.error) if actual else None
+    )
     found["golden"] = [
-        (each["bundle"], each["rows"], each["difference"] < TOLERANCE) for each in resources["endpoint"].golden("tiny")["bundles"]
+        (each["bundle"], each["rows"], each["difference"] < TOLERANCE)
+        for each in resources["endpoint"].golden("tiny")["bundles"]
     ]
     answers = resources["endpoint"].predict("tiny", requests(last)[:3])
-    found["answers"] = [{name: value for name, value in answer.items() if name != "id"} for answer in answers]
+    found["answers"] = [
+        {name: value for name, value in answer.items() if name != "id"} for answer in answers
+    ]
     with opened(settings) as dagster:
         runs = dagster.get_runs()
         # What is asked for, and that nothing is done twice. A run that died as its last act needs no successor, and an endpoint is
         # asked for by itself when the retrain that should have brought it was tried in vain.
-        found["requested"] = sorted({request for run in runs if ":serve:" not in (request := run.tags[REQUEST])})
+        found["requested"] = sorted(
+            {request for run in runs if ":serve:" not in (request := run.tags[REQUEST])}
+        )
         found["done twice"] = [
-            request for request, times in Counter(run.tags[REQUEST] for run in runs if run.is_success).items() if times > 1
+            request
+            for request, times in Counter(
+                run.tags[REQUEST] for run in runs if run.is_success
+            ).items()
+            if times > 1
         ]
         found["unfinished"] = [run.run_id for run in runs if not run.is_finished]
         found["materialized"] = {
-            key.to_user_string(): sorted(dagster.get_materialized_partitions(key)) for key in sorted(dagster.all_asset_keys())
+            key.to_user_string(): sorted(dagster.get_materialized_partitions(key))
+            for key in sorted(dagster.all_asset_keys())
         }
     return found
 
@@ -220,7 +273,10 @@ def contents(settings: Settings, lake: Lake) -> dict[str, dict[str, tuple[int, s
         if DATE in frame.columns:
             stored = lake.days(table)
             rows = dict(frame.group_by(DATE).len().iter_rows())
-            found[table] = {str(day): (rows.get(day, 0), digest) for day, digest in digests_by_day(frame, stored).items()}
+            found[table] = {
+                str(day): (rows.get(day, 0), digest)
+                for day, digest in digests_by_day(frame, stored).items()
+            }
         else:
             found[table] = {"": (frame.height, content_digest(frame))}
         assert frame.unique().height == frame.height, f"{table} holds a row twice"
@@ -234,9 +290,13 @@ def tracked(tracking: Tracking) -> dict[str, Any]:
     runs = client.search_runs([experiment])
     champion = client.get_model_version_by_alias("tiny", "champion")
     return {
-        "versions": [version.tags[CANDIDATE] for version in client.search_model_versions("name = 'tiny'")],
+        "versions": [
+            version.tags[CANDIDATE] for version in client.search_model_versions("name = 'tiny'")
+        ],
         "champion": champion.tags[CANDIDATE],
-        "finished": sorted(run.data.tags[CANDIDATE] for run in runs if run.info.status == "FINISHED"),
+        "finished": sorted(
+            run.data.tags[CANDIDATE] for run in runs if run.info.status == "FINISHED"
+        ),
         "running": [run.info.run_id for run in runs if run.info.status == "RUNNING"],
     }
 

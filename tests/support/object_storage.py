@@ -32,7 +32,11 @@ def bucket(folder: Path) -> Iterator[str]:
     }
     before = {name: os.environ.get(name) for name in environment}
     with (folder / "moto.log").open("wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=log,
+            stderr=log,
+        )
         try:
             _wait(url, server)
             os.environ.update(environment)

@@ -66,12 +66,19 @@ Frames = dict[str, pl.DataFrame]
 def frames(seed: int = 1, rows: int = 30) -> Frames:
     """Raw rows of all sources for FIRST to LAST."""
     random = np.random.default_rng(seed)
-    tables: dict[str, list[dict[str, Any]]] = {"orders": [], "weather": [], "results": [], "riders": []}
+    tables: dict[str, list[dict[str, Any]]] = {
+        "orders": [],
+        "weather": [],
+        "results": [],
+        "riders": [],
+    }
     shops, riders = ["bakery", "café", "grill"], ["ann", "bob", "cid", None]
     for offset in range((LAST - FIRST).days + 1):
         day = FIRST + offset * DAY
         for index in range(rows):
-            at = local(day) + timedelta(minutes=int(random.integers(3 * 60, 24 * 60)), seconds=index)
+            at = local(day) + timedelta(
+                minutes=int(random.integers(3 * 60, 24 * 60)), seconds=index
+            )
             known = local(day - DAY) + timedelta(hours=12, seconds=index)
             row = {
                 "order_id": f"{day:%m%d}-{index:03d}", "shop": str(random.choice(shops)), "rider": riders[int(random.integers(4))],
@@ -91,8 +98,13 @@ def frames(seed: int = 1, rows: int = 30) -> Frames:
                     }
                 )
             elif dice < 0.15:  # postponed to the next day, told before or after the prediction
-                told = max(at - timedelta(minutes=int(random.integers(-60, 400))), known + timedelta(seconds=1))
-                tables["orders"].append({**row, "event_time": at + DAY, "known_at": told, "date": local_day(told)})
+                told = max(
+                    at - timedelta(minutes=int(random.integers(-60, 400))),
+                    known + timedelta(seconds=1),
+                )
+                tables["orders"].append(
+                    {**row, "event_time": at + DAY, "known_at": told, "date": local_day(told)}
+                )
                 at += DAY
             minutes = None if random.random() < 0.05 else float(random.gamma(6, 6))
             delay = int(random.integers(2, 7)) if random.random() < 0.15 else 1
@@ -111,7 +123,13 @@ def frames(seed: int = 1, rows: int = 30) -> Frames:
                 arrived = local_day(at) + later * DAY
                 # Some come after the refresh of their day and count a day later.
                 hour = 3 if random.random() < 0.8 else 9
-                tables["results"].append({**version, "known_at": local(arrived) + timedelta(hours=hour, seconds=index), "date": arrived})
+                tables["results"].append(
+                    {
+                        **version,
+                        "known_at": local(arrived) + timedelta(hours=hour, seconds=index),
+                        "date": arrived,
+                    }
+                )
         for shop in shops:
             for hour in range(24):
                 if random.random() < 0.5 or 8 < hour < 17:
@@ -131,13 +149,29 @@ def frames(seed: int = 1, rows: int = 30) -> Frames:
                         )
     epoch = datetime(2024, 1, 1, tzinfo=UTC)
     for years, rider in enumerate(["ann", "bob"]):
-        tables["riders"].append({"rider": rider, "years": years + 1, "licensed": True, "event_time": epoch, "known_at": epoch})
+        tables["riders"].append(
+            {
+                "rider": rider,
+                "years": years + 1,
+                "licensed": True,
+                "event_time": epoch,
+                "known_at": epoch,
+            }
+        )
     tables["riders"].append(
-        {"rider": "ann", "years": 9, "licensed": False, "event_time": epoch, "known_at": datetime(2024, 3, 1, 15, tzinfo=UTC)}
+        {
+            "rider": "ann",
+            "years": 9,
+            "licensed": False,
+            "event_time": epoch,
+            "known_at": datetime(2024, 3, 1, 15, tzinfo=UTC),
+        }
     )
     stamps = {"event_time": pl.Datetime("us", "UTC"), "known_at": pl.Datetime("us", "UTC")}
     return {
-        name: pl.DataFrame(table, infer_schema_length=None, schema_overrides=stamps).filter(deliverable(name))
+        name: pl.DataFrame(table, infer_schema_length=None, schema_overrides=stamps).filter(
+            deliverable(name)
+        )
         for name, table in tables.items()
     }
 

@@ -56,7 +56,11 @@ def platform(home: Path, pipelines: Sequence[Pipeline], **locations: str) -> Ite
     """A platform in `home`, with an endpoint server of its own; `locations` are settings such as `lake="s3://…"`."""
     port, admin_port = free_ports(2)
     os.environ.update(
-        {"EVERGREEN_HOME": str(home), "EVERGREEN_ENDPOINT_PORT": str(port), "EVERGREEN_ENDPOINT_ADMIN_PORT": str(admin_port)}
+        {
+            "EVERGREEN_HOME": str(home),
+            "EVERGREEN_ENDPOINT_PORT": str(port),
+            "EVERGREEN_ENDPOINT_ADMIN_PORT": str(admin_port),
+        }
         | {f"EVERGREEN_{name.upper()}": uri for name, uri in locations.items()}
     )
     settings.cache_clear()
@@ -75,7 +79,11 @@ def platform(home: Path, pipelines: Sequence[Pipeline], **locations: str) -> Ite
         server.terminate()
         server.wait(20)
         log.close()
-        for name in ("EVERGREEN_ENDPOINT_PORT", "EVERGREEN_ENDPOINT_ADMIN_PORT", *(f"EVERGREEN_{name.upper()}" for name in locations)):
+        for name in (
+            "EVERGREEN_ENDPOINT_PORT",
+            "EVERGREEN_ENDPOINT_ADMIN_PORT",
+            *(f"EVERGREEN_{name.upper()}" for name in locations),
+        ):
             os.environ.pop(name, None)
         settings.cache_clear()
 

@@ -21,7 +21,9 @@ def stored_lake(home: Path, days: Sequence[date], pipeline: Pipeline = tiny) -> 
     lake, landing = Lake(uri=str(home / "lake")), Landing(uri=str(home / "landing"))
     land(landing, last=days[-1])
     for source in pipeline.sources:
-        rows = parse(source, collect(pipeline, source, days, landing)).rows.select(list(schema(source)))
+        rows = parse(source, collect(pipeline, source, days, landing)).rows.select(
+            list(schema(source))
+        )
         place = raw.table(pipeline.name, source.name)
         lake.write(place, rows, days) if source.daily else lake.overwrite(place, rows)
     store_features(lake, days, pipeline)
@@ -33,4 +35,6 @@ def store_features(lake: Lake, days: Sequence[date], pipeline: Pipeline = tiny) 
     from assets.data import raw
     from assets.tabular.features.point_in_time import features
 
-    lake.write(f"{pipeline.name}/features", features(pipeline, days, raw.reader(lake, pipeline.name)), days)
+    lake.write(
+        f"{pipeline.name}/features", features(pipeline, days, raw.reader(lake, pipeline.name)), days
+    )

@@ -56,33 +56,67 @@ tiny = Pipeline(
 
 
 def land(
-    landing: Landing, first: date = FIRST, last: date = FIRST + 69 * DAY, *, rows: int = 40, drift_from: date | None = None, seed: int = 7
+    landing: Landing,
+    first: date = FIRST,
+    last: date = FIRST + 69 * DAY,
+    *,
+    rows: int = 40,
+    drift_from: date | None = None,
+    seed: int = 7,
 ) -> None:
     """Land the deliveries of `first` to `last`, `rows` jobs a day; what has landed already stays as it is.
 
     From `drift_from` on loads are far higher and what makes jobs fail is reversed. Equal arguments land equal bytes.
     """
     if first == FIRST:
-        ages = [f"{machine},{2 + 4 * index},{_iso(FIRST - DAY, 0)},{_iso(FIRST - DAY, 0)}" for index, machine in enumerate(MACHINES)]
-        landing.put("tiny", "machines", None, "machines.csv", _csv("machine,age,event_time,known_at", ages))
+        ages = [
+            f"{machine},{2 + 4 * index},{_iso(FIRST - DAY, 0)},{_iso(FIRST - DAY, 0)}"
+            for index, machine in enumerate(MACHINES)
+        ]
+        landing.put(
+            "tiny", "machines", None, "machines.csv", _csv("machine,age,event_time,known_at", ages)
+        )
     for offset in range((last - first).days + 1):
         day = first + offset * DAY
         for of in (day, day + DAY) if day == FIRST else (day + DAY,):
             landing.put(
-                "tiny", "jobs", day, f"jobs-{of}.csv", _csv("job_id,machine,load,event_time,known_at", _jobs(of, rows, drift_from, seed))
+                "tiny",
+                "jobs",
+                day,
+                f"jobs-{of}.csv",
+                _csv("job_id,machine,load,event_time,known_at", _jobs(of, rows, drift_from, seed)),
             )
-        landing.put("tiny", "heat", day, f"heat-{day}.csv", _csv("machine,degrees,event_time,known_at", _heat(day, seed)))
+        landing.put(
+            "tiny",
+            "heat",
+            day,
+            f"heat-{day}.csv",
+            _csv("machine,degrees,event_time,known_at", _heat(day, seed)),
+        )
         results = _results(day - DAY, rows, drift_from, seed) if day > FIRST else []
-        landing.put("tiny", "results", day, f"results-{day - DAY}.csv", _csv("job_id,failed,minutes,event_time,known_at", results))
+        landing.put(
+            "tiny",
+            "results",
+            day,
+            f"results-{day - DAY}.csv",
+            _csv("job_id,failed,minutes,event_time,known_at", results),
+        )
 
 
-def requests(day: date, *, rows: int = 40, drift_from: date | None = None, seed: int = 7) -> list[dict[str, object]]:
+def requests(
+    day: date, *, rows: int = 40, drift_from: date | None = None, seed: int = 7
+) -> list[dict[str, object]]:
     """The prediction requests of a day, JSON-ready."""
     parts = [line.split(",") for line in _jobs(day, rows, drift_from, seed)]
-    return [{"job_id": job, "machine": machine, "load": float(load), "event_time": moment} for job, machine, load, moment, _ in parts]
+    return [
+        {"job_id": job, "machine": machine, "load": float(load), "event_time": moment}
+        for job, machine, load, moment, _ in parts
+    ]
 
 
-def _day(day: date, rows: int, drift_from: date | None, seed: int) -> list[tuple[str, int, float, float, float, bool]]:
+def _day(
+    day: date, rows: int, drift_from: date | None, seed: int
+) -> list[tuple[str, int, float, float, float, bool]]:
     """(job, machine, load, hour, degrees, failed) of a day, drawn from the seed and the day alone."""
     random = np.random.default_rng([seed, day.toordinal()])
     drifted = drift_from is not None and day >= drift_from
@@ -93,7 +127,16 @@ def _day(day: date, rows: int, drift_from: date | None, seed: int) -> list[tuple
         load = float(np.clip(random.normal(75 if drifted else 45, 18), 0, 100).round(1))
         margin = (load - 50) / 10 + 0.6 * (machine - 1.5) + (degrees[machine] - 20) / 8
         failed = bool(random.random() < 1 / (1 + np.exp(margin if drifted else -margin)))
-        jobs.append((f"{day:%Y%m%d}-{number_:04d}", machine, load, 6 + 16 * number_ / rows, degrees[machine], failed))
+        jobs.append(
+            (
+                f"{day:%Y%m%d}-{number_:04d}",
+                machine,
+                load,
+                6 + 16 * number_ / rows,
+                degrees[machine],
+                failed,
+            )
+        )
     return jobs
 
 
@@ -110,7 +153,10 @@ def _jobs(day: date, rows: int, drift_from: date | None, seed: int) -> list[str]
 
 
 def _heat(day: date, seed: int) -> list[str]:
-    return [f"{machine},{degrees},{_iso(day, 3)},{_iso(day, 3)}" for machine, degrees in zip(MACHINES, _degrees(day, seed), strict=True)]
+    return [
+        f"{machine},{degrees},{_iso(day, 3)},{_iso(day, 3)}"
+        for machine, degrees in zip(MACHINES, _degrees(day, seed), strict=True)
+    ]
 
 
 def _results(day: date, rows: int, drift_from: date | None, seed: int) -> list[str]:

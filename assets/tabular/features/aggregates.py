@@ -65,7 +65,10 @@ class Facts:
 def facts(program: FeatureProgram) -> tuple[Facts, ...]:
     """The facts that a program aggregates, by source."""
     sources = dict.fromkeys(node.source for node in program.aggregates)
-    return tuple(Facts(source, tuple(node for node in program.aggregates if node.source == source)) for source in sources)
+    return tuple(
+        Facts(source, tuple(node for node in program.aggregates if node.source == source))
+        for source in sources
+    )
 
 
 def cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date) -> pl.DataFrame:
@@ -77,7 +80,9 @@ def cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date
     return pl.concat(ahead(lambda chunk: _chunk_cells(pipeline, what, read, *chunk, last), chunks))
 
 
-def aggregates(what: Facts, lookup: Lookup, found: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
+def aggregates(
+    what: Facts, lookup: Lookup, found: pl.DataFrame, first: date, last: date
+) -> pl.DataFrame:
     """Values of a lookup at the refreshes of days `first` to `last`.
 
     Columns: the lookup's keys, REFRESH (Date) and one Float64 column per value; groups without facts have no row.
@@ -87,11 +92,14 @@ def aggregates(what: Facts, lookup: Lookup, found: pl.DataFrame, first: date, la
     nodes = [node for node in what.aggregates if node.by == lookup.keys]
     window = max(node.days for node in nodes)
     visible = found.lazy().filter(
-        pl.col(EVENT_DAY).is_between(first - window * DAY, last - DAY), *(pl.col(key).is_not_null() for key in lookup.keys)
+        pl.col(EVENT_DAY).is_between(first - window * DAY, last - DAY),
+        *(pl.col(key).is_not_null() for key in lookup.keys),
     )
     small = visible.group_by(*lookup.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL).agg(_merged(what))
     low = pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY, pl.lit(first))
-    high = pl.min_horizontal(pl.col(SEEN_UNTIL) - DAY, pl.col(EVENT_DAY) + window * DAY, pl.lit(last))
+    high = pl.min_horizontal(
+        pl.col(SEEN_UNTIL) - DAY, pl.col(EVENT_DAY) + window * DAY, pl.lit(last)
+    )
     at = (
         small.with_columns(_low=low, _high=high)
         .filter(pl.col("_low") <= pl.col("_high"))
@@ -101,7 +109,9 @@ def aggregates(what: Facts, lookup: Lookup, found: pl.DataFrame, first: date, la
     )
     parts = {(_value(node), node.days): node for node in nodes}
     summed = at.group_by(*lookup.keys, REFRESH).agg(
-        expression for value, days in parts for expression in _windowed(value, days, what.functions(value))
+        expression
+        for value, days in parts
+        for expression in _windowed(value, days, what.functions(value))
     )
     return summed.select(*lookup.keys, REFRESH, *(_result(node) for node in nodes)).collect()
 
@@ -110,32 +120,55 @@ def _value(node: Rolling) -> str:
     return aggregate_name(node).split()[1]
 
 
-def _chunks(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date) -> Iterator[tuple[date, date]]:
+def _chunks(
+    pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date
+) -> Iterator[tuple[date, date]]:
     """Stretches of event days whose deliveries fit in memory."""
     import polars as pl
 
     days = (last - first).days + 1
     size = days
     if days > 2 * what.window and pipeline.source(what.source).daily:
-        rows = read(what.source, first - EARLY, last + what.window * DAY).select(pl.len()).collect().item()
+        rows = (
+            read(what.source, first - EARLY, last + what.window * DAY)
+            .select(pl.len())
+            .collect()
+            .item()
+        )
         # Each chunk reads the deliveries of a window more than its own days.
         size = max(what.window, int(CHUNK_ROWS * days / max(rows, 1)) - what.window)
     for offset in range(0, days, size):
         yield first + offset * DAY, min(first + (offset + size - 1) * DAY, last)
 
 
-def _chunk_cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date, newest: date) -> pl.DataFrame:
+def _chunk_cells(
+    pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date, newest: date
+) -> pl.DataFrame:
     """Cells of the facts of event days `first` to `last`, as refreshes up to day `newest` see them."""
     import polars as pl
 
     source = pipeline.source(what.source)
     own = set(source.columns)
-    needed = {node.name for tree in what.values.values() for node in walk(tree) if isinstance(node, Column)} | set(what.keys)
+    needed = {
+        node.name
+        for tree in what.values.values()
+        for node in walk(tree)
+        if isinstance(node, Column)
+    } | set(what.keys)
     # After `window` days a fact is in no window any more: later versions of it change nothing.
     until = min(last + what.window * DAY, newest)
-    rows = read(what.source, first - EARLY, until) if source.daily else read(what.source, None, None)
+    rows = (
+        read(what.source, first - EARLY, until) if source.daily else read(what.source, None, None)
+    )
     # The entity leads to the request's columns, whether or not the source is keyed by it.
-    columns = dict.fromkeys([*source.keys, *(name for name in source.columns if name in needed | {pipeline.entity}), EVENT_TIME, KNOWN_AT])
+    columns = dict.fromkeys(
+        [
+            *source.keys,
+            *(name for name in source.columns if name in needed | {pipeline.entity}),
+            EVENT_TIME,
+            KNOWN_AT,
+        ]
+    )
     selected = stamped(pipeline, rows).select(*columns)
     known = selected.filter(pl.col(KNOWN_AT) <= refresh(pipeline, until)).collect()
     succeeded = _with_successors(known, source.keys)
@@ -144,13 +177,17 @@ def _chunk_cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, las
         .with_columns(
             of_local_day(pipeline, pl.col(EVENT_TIME)).alias(EVENT_DAY),
             first_refreshes(pipeline, succeeded.get_column(KNOWN_AT)).alias(SEEN_FROM),
-            first_refreshes(pipeline, succeeded.get_column("_successor")).fill_null(date.max).alias(SEEN_UNTIL),
+            first_refreshes(pipeline, succeeded.get_column("_successor"))
+            .fill_null(date.max)
+            .alias(SEEN_UNTIL),
         )
         .filter(pl.col(EVENT_DAY).is_between(first, last))
         .with_columns(
             # Equal cells for all that is seen from the first day on and to the end: fewer cells, the same sums.
             pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY).alias(SEEN_FROM),
-            pl.min_horizontal(SEEN_UNTIL, pl.col(EVENT_DAY) + (what.window + 1) * DAY).alias(SEEN_UNTIL),
+            pl.min_horizontal(SEEN_UNTIL, pl.col(EVENT_DAY) + (what.window + 1) * DAY).alias(
+                SEEN_UNTIL
+            ),
         )
         .filter(pl.col(SEEN_FROM) < pl.col(SEEN_UNTIL))
         .drop(KNOWN_AT, "_successor")
@@ -167,7 +204,14 @@ def _chunk_cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, las
     )
 
 
-def _with_request(pipeline: Pipeline, read: Reader, rows: pl.DataFrame, first: date, last: date, columns: Sequence[str]) -> pl.DataFrame:
+def _with_request(
+    pipeline: Pipeline,
+    read: Reader,
+    rows: pl.DataFrame,
+    first: date,
+    last: date,
+    columns: Sequence[str],
+) -> pl.DataFrame:
     """Facts with columns of the request that they belong to, as it was when predicted: by entity, on the fact's event day
     or the day before (what departs in the evening arrives the next day). Null where there is none."""
     import polars as pl
@@ -183,10 +227,16 @@ def _with_request(pipeline: Pipeline, read: Reader, rows: pl.DataFrame, first: d
     if not requests.get_column("_hash").is_duplicated().any():
         # Joining by hash takes half the time of joining by text, and is exact: no two requests share a hash, so a fact whose
         # text differs from that of its match has no request at all.
-        found = rows.with_columns(pl.col(entity).hash().alias("_hash")).join(requests, on="_hash", how="left", suffix="_sent")
-        stray = found.select(~(belongs & (pl.col(entity) == pl.col(f"{entity}_sent"))).fill_null(True)).to_series()
+        found = rows.with_columns(pl.col(entity).hash().alias("_hash")).join(
+            requests, on="_hash", how="left", suffix="_sent"
+        )
+        stray = found.select(
+            ~(belongs & (pl.col(entity) == pl.col(f"{entity}_sent"))).fill_null(True)
+        ).to_series()
         if stray.any():
-            found = found.with_columns(pl.when(~stray).then(pl.col(name)).alias(name) for name in columns)
+            found = found.with_columns(
+                pl.when(~stray).then(pl.col(name)).alias(name) for name in columns
+            )
         return found
     requests = requests.drop("_hash")
     numbered = rows.with_row_index("_row")
@@ -204,7 +254,9 @@ def _with_successors(known: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     moment one is left."""
     import polars as pl
 
-    successors = pl.Series("_successor", [None], dtype=pl.Datetime("us", "UTC")).new_from_index(0, known.height)
+    successors = pl.Series("_successor", [None], dtype=pl.Datetime("us", "UTC")).new_from_index(
+        0, known.height
+    )
     several = duplicated(known, keys)
     if not several.any():
         return known.with_columns(successors)
@@ -216,7 +268,9 @@ def _with_successors(known: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     if kept.height == versions.height:
         return completed
     dropped = versions.select("_row").join(kept.select("_row"), on="_row", how="anti")["_row"]
-    return completed.filter(pl.Series([True]).new_from_index(0, known.height).scatter(dropped, False))
+    return completed.filter(
+        pl.Series([True]).new_from_index(0, known.height).scatter(dropped, False)
+    )
 
 
 def _parts(value: str, functions: set[str]) -> Iterator[pl.Expr]:
@@ -237,7 +291,9 @@ def _parts(value: str, functions: set[str]) -> Iterator[pl.Expr]:
         "max": column.max().cast(pl.Float64),
     }
     for name in _names(functions):
-        yield (parts[name].cast(pl.Int64) if name == "true" else parts[name]).alias(f"{value}.{name}")
+        yield (parts[name].cast(pl.Int64) if name == "true" else parts[name]).alias(
+            f"{value}.{name}"
+        )
 
 
 def _countable(column: pl.Expr) -> pl.Expr:
@@ -298,4 +354,8 @@ def _result(node: Rolling) -> pl.Expr:
         return pl.when(n > 0).then(total / n).alias(name)
     squares = part("squares") / COARSE + part("fraction") / (COARSE * FINE)
     spread = squares - total * total / n
-    return pl.when(n > 1).then(pl.when(spread > squares * 1e-15).then((spread / (n - 1)).sqrt()).otherwise(0.0)).alias(name)
+    return (
+        pl.when(n > 1)
+        .then(pl.when(spread > squares * 1e-15).then((spread / (n - 1)).sqrt()).otherwise(0.0))
+        .alias(name)
+    )

@@ -15,7 +15,9 @@ Result = TypeVar("Result")
 WORKERS = 2
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS) -> Iterator[Result]:
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS
+) -> Iterator[Result]:
     """Results in the order of the items, at most `workers` of them under way or waiting. The first error ends it."""
     waiting = iter(items)
     first = list(islice(waiting, 2))
@@ -28,7 +30,9 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: in
         try:
             while pending:
                 result = pending.popleft().result()
-                pending.extend(pool.submit(function, item) for item in islice(waiting, workers - len(pending)))
+                pending.extend(
+                    pool.submit(function, item) for item in islice(waiting, workers - len(pending))
+                )
                 yield result
         finally:
             for future in pending:

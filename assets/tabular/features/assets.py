@@ -29,7 +29,9 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         deps=[
-            dg.AssetDep(_raw(pipeline, source), partition_mapping=None if back is None else _window(back))
+            dg.AssetDep(
+                _raw(pipeline, source), partition_mapping=None if back is None else _window(back)
+            )
             for source, back in delivery_days(pipeline).items()
         ],
         group_name=GROUP,
@@ -38,12 +40,26 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
         partitions_def=days(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[
-            dg.AssetCheckSpec("no_future", asset=key, blocking=True, description="No input of a row was known later than its prediction."),
-            dg.AssetCheckSpec("feature_bounds", asset=key, description="Features are finite, mostly present, and vary over a month."),
+            dg.AssetCheckSpec(
+                "no_future",
+                asset=key,
+                blocking=True,
+                description="No input of a row was known later than its prediction.",
+            ),
+            dg.AssetCheckSpec(
+                "feature_bounds",
+                asset=key,
+                description="Features are finite, mostly present, and vary over a month.",
+            ),
         ],
-        metadata={"dagster/column_schema": _schema(pipeline), "dagster/column_lineage": _lineage(pipeline)},
+        metadata={
+            "dagster/column_schema": _schema(pipeline),
+            "dagster/column_lineage": _lineage(pipeline),
+        },
     )
-    def features(context: dg.AssetExecutionContext, lake: Lake) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    def features(
+        context: dg.AssetExecutionContext, lake: Lake
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         from assets.data.digest import combined_digest, digests_by_day
         from assets.tabular.features.bounds import Figures, from_the_future
         from assets.tabular.features.declared_program import program
@@ -56,7 +72,11 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
             if future := from_the_future(block):
                 refused = f"{future} of {block.height} rows of {of[0]} to {of[-1]} have an input known only after their prediction; these days were not written"
                 yield dg.AssetCheckResult(
-                    asset_key=key, check_name="no_future", passed=False, description=refused, metadata={"rows": future}
+                    asset_key=key,
+                    check_name="no_future",
+                    passed=False,
+                    description=refused,
+                    metadata={"rows": future},
                 )
                 raise dg.Failure(refused, allow_retries=False)
             lake.write(table, block, list(of), evolve=True)
@@ -64,7 +84,11 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
         late = late_requests(pipeline, reader(lake, pipeline.name), wanted[0], wanted[-1])
         for day in wanted:
             context.add_asset_metadata(
-                {"dagster/row_count": figures.rows[day], "content_digest": figures.digests[day], "late_requests": late.get(day, 0)},
+                {
+                    "dagster/row_count": figures.rows[day],
+                    "content_digest": figures.digests[day],
+                    "late_requests": late.get(day, 0),
+                },
                 partition_key=str(day),
             )
         faults = figures.faults(_young(pipeline, wanted[-1]))
@@ -90,7 +114,8 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
                     check_name="feature_bounds",
                     passed=not faults,
                     severity=dg.AssetCheckSeverity.WARN,
-                    description="; ".join(faults) or f"{len(figures.names)} features over {figures.total:,} rows",
+                    description="; ".join(faults)
+                    or f"{len(figures.names)} features over {figures.total:,} rows",
                     metadata={"faults": len(faults), "n": figures.total},
                 ),
             ],
@@ -108,7 +133,10 @@ def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             # A snapshot is of the newest day: one partition, not all of history.
             dg.AssetDep(features, partition_mapping=dg.LastPartitionMapping()),
             *(
-                dg.AssetDep(_raw(pipeline, source.name), partition_mapping=dg.LastPartitionMapping() if source.daily else None)
+                dg.AssetDep(
+                    _raw(pipeline, source.name),
+                    partition_mapping=dg.LastPartitionMapping() if source.daily else None,
+                )
                 for source in pipeline.sources
                 if source.name in delivery_days(pipeline)
             ),
@@ -122,14 +150,23 @@ def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
 
         stored = lake.days(f"{pipeline.name}/features")
         if not stored:
-            raise dg.Failure(f"{pipeline.name}/features has no day yet; materialize it first, then its snapshot", allow_retries=False)
+            raise dg.Failure(
+                f"{pipeline.name}/features has no day yet; materialize it first, then its snapshot",
+                allow_retries=False,
+            )
         made = snapshot(pipeline, stored[-1], reader(lake, pipeline.name))
         place = online.publish(made)
         rows = {
-            name: len(table.rows) if hasattr(table, "rows") else sum(len(at.rows) for at in table.refreshes)
+            name: len(table.rows)
+            if hasattr(table, "rows")
+            else sum(len(at.rows) for at in table.refreshes)
             for name, table in made.tables.items()
         }
-        shown = ["| table | rows |", "|---|---|", *(f"| {name} | {number:,} |" for name, number in rows.items())]
+        shown = [
+            "| table | rows |",
+            "|---|---|",
+            *(f"| {name} | {number:,} |" for name, number in rows.items()),
+        ]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.digest),
             metadata={
@@ -154,7 +191,9 @@ def _raw(pipeline: Pipeline, source: str) -> dg.AssetKey:
 
 def _window(back: int) -> dg.TimeWindowPartitionMapping:
     """A day and the deliveries of the days before it that its windows reach; the first days have fewer."""
-    return dg.TimeWindowPartitionMapping(start_offset=-back, allow_nonexistent_upstream_partitions=True)
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-back, allow_nonexistent_upstream_partitions=True
+    )
 
 
 def _young(pipeline: Pipeline, last: date) -> list[str]:
@@ -163,10 +202,16 @@ def _young(pipeline: Pipeline, last: date) -> list[str]:
     from bundle.features.expression import Expression, Join, Rolling, walk
 
     def waits(node: Expression) -> bool:
-        days_needed = node.days if isinstance(node, Rolling) else 1 if isinstance(node, Join) else None
+        days_needed = (
+            node.days if isinstance(node, Rolling) else 1 if isinstance(node, Join) else None
+        )
         return days_needed is not None and last < pipeline.start + (days_needed + 1) * DAY
 
-    return [feature.name for feature in program(pipeline).features if any(waits(node) for node in walk(feature.expression))]
+    return [
+        feature.name
+        for feature in program(pipeline).features
+        if any(waits(node) for node in walk(feature.expression))
+    ]
 
 
 def _end(pipeline: Pipeline, day: date) -> datetime:
@@ -180,10 +225,13 @@ def _schema(pipeline: Pipeline) -> dg.TableSchema:
 
     made = program(pipeline)
     features = [
-        dg.TableColumn(name, "string" if categorical else "float") for name, categorical in zip(made.names, made.categorical, strict=True)
+        dg.TableColumn(name, "string" if categorical else "float")
+        for name, categorical in zip(made.names, made.categorical, strict=True)
     ]
     request = [
-        dg.TableColumn(name, column.kind) for name, column in pipeline.request_columns.items() if name not in {*made.names, pipeline.entity}
+        dg.TableColumn(name, column.kind)
+        for name, column in pipeline.request_columns.items()
+        if name not in {*made.names, pipeline.entity}
     ]
     return dg.TableSchema(
         [
@@ -201,7 +249,10 @@ def _schema(pipeline: Pipeline) -> dg.TableSchema:
 def _lineage(pipeline: Pipeline) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
-            column: [dg.TableColumnDep(asset_key=_raw(pipeline, source), column_name=name) for source, name in pairs]
+            column: [
+                dg.TableColumnDep(asset_key=_raw(pipeline, source), column_name=name)
+                for source, name in pairs
+            ]
             for column, pairs in column_lineage(pipeline).items()
             if pairs
         }

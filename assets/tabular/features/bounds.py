@@ -72,8 +72,12 @@ class Figures:
             if bounds.non_finite:
                 found.append(f"{bounds.name}: {bounds.non_finite} values are not finite")
             if share > NULL_SHARE and bounds.name not in spared:
-                found.append(f"{bounds.name}: null in {share:.0%} of {self.total:,} rows (limit {NULL_SHARE:.0%})")
-            elif bounds.low == bounds.high and bounds.nulls == 0 and len(self.rows) >= CONSTANT_DAYS:
+                found.append(
+                    f"{bounds.name}: null in {share:.0%} of {self.total:,} rows (limit {NULL_SHARE:.0%})"
+                )
+            elif (
+                bounds.low == bounds.high and bounds.nulls == 0 and len(self.rows) >= CONSTANT_DAYS
+            ):
                 found.append(f"{bounds.name}: always {bounds.low} over {len(self.rows)} days")
         return found
 

@@ -49,7 +49,9 @@ def check_label(pipeline: Pipeline) -> None:
 
 def columns(pipeline: Pipeline, source: str) -> dict[str, Type]:
     """Types of the columns of a source's rows, as expressions read them."""
-    types = {name: TYPE_OF_KIND[column.kind] for name, column in pipeline.source(source).columns.items()}
+    types = {
+        name: TYPE_OF_KIND[column.kind] for name, column in pipeline.source(source).columns.items()
+    }
     return {**types, EVENT_TIME: "datetime"}
 
 
@@ -58,7 +60,10 @@ def fact_columns(pipeline: Pipeline, source: str) -> dict[str, Type]:
     own = columns(pipeline, source)
     if pipeline.entity not in own:
         return own
-    return {**{name: TYPE_OF_KIND[column.kind] for name, column in pipeline.request_columns.items()}, **own}
+    return {
+        **{name: TYPE_OF_KIND[column.kind] for name, column in pipeline.request_columns.items()},
+        **own,
+    }
 
 
 class _Identity:
@@ -115,16 +120,33 @@ def _resolve(pipeline: Pipeline, node: Node, lookups: dict[str, Lookup]) -> Node
 def _resolve_join(pipeline: Pipeline, node: Join, lookups: dict[str, Lookup]) -> Join:
     source = pipeline.source(node.source)
     pairs = pipeline.join_keys(node)
-    within = node.within if node.within is not None or not source.daily else int(JOIN_HORIZON.total_seconds())
+    within = (
+        node.within
+        if node.within is not None or not source.daily
+        else int(JOIN_HORIZON.total_seconds())
+    )
     resolved = Join(node.source, node.column, tuple(name for _, name in pairs), within)
     for theirs, ours in pairs:
-        kinds = columns(pipeline, node.source)[theirs], TYPE_OF_KIND[pipeline.request_columns[ours].kind]
+        kinds = (
+            columns(pipeline, node.source)[theirs],
+            TYPE_OF_KIND[pipeline.request_columns[ours].kind],
+        )
         if kinds[0] != kinds[1]:
             raise ValueError(
                 f"join({node.source!r}) compares its {theirs!r} (a {kinds[0]}) with the request's {ours!r} (a {kinds[1]}); name columns of one type"
             )
     keys = tuple(name for name, _ in pairs)
-    template = Lookup(lookup_name(resolved), latest_table(node.source, keys), "latest", node.source, resolved.on, keys, (), (), within)
+    template = Lookup(
+        lookup_name(resolved),
+        latest_table(node.source, keys),
+        "latest",
+        node.source,
+        resolved.on,
+        keys,
+        (),
+        (),
+        within,
+    )
     _add(lookups, template, value_name(resolved), source.columns[node.column].kind)
     return resolved
 
@@ -136,17 +158,28 @@ def _resolve_aggregate(pipeline: Pipeline, node: Rolling, lookups: dict[str, Loo
     found = Types(types).of(value)
     what = f"{node.function}({show(node.value)})"
     if node.function == "rate" and found != "boolean":
-        raise ValueError(f"{what} is no share: it needs a condition, such as col('x') >= 1; use mean() for a number")
+        raise ValueError(
+            f"{what} is no share: it needs a condition, such as col('x') >= 1; use mean() for a number"
+        )
     if node.function not in ("rate", "count") and found not in ("number", "boolean"):
         raise ValueError(f"{what} needs a number, not {found}")
     resolved = Rolling(node.function, value, node.by, node.days, source)
     for name in node.by:
         if pipeline.request_columns[name].kind == "float":
-            raise ValueError(f"{what} is grouped by {name!r}, a float; equality of floats is no key, use text or an integer")
+            raise ValueError(
+                f"{what} is grouped by {name!r}, a float; equality of floats is no key, use text or an integer"
+            )
         if types[name] != TYPE_OF_KIND[pipeline.request_columns[name].kind]:
-            raise ValueError(f"{what} is grouped by {name!r}, which is a {types[name]} in {source!r} and another type in the request")
+            raise ValueError(
+                f"{what} is grouped by {name!r}, which is a {types[name]} in {source!r} and another type in the request"
+            )
     table = aggregate_table(source, node.by)
-    _add(lookups, Lookup(table, table, "aggregate", source, node.by, node.by, (), ()), aggregate_name(resolved), "float")
+    _add(
+        lookups,
+        Lookup(table, table, "aggregate", source, node.by, node.by, (), ()),
+        aggregate_name(resolved),
+        "float",
+    )
     return resolved
 
 
@@ -161,5 +194,7 @@ def _with_label(pipeline: Pipeline, node: Node) -> Node:
 def _add(lookups: dict[str, Lookup], template: Lookup, value: str, kind: Kind) -> None:
     lookup = lookups.get(template.name, template)
     if value not in lookup.values:
-        lookup = msgspec.structs.replace(lookup, values=(*lookup.values, value), kinds=(*lookup.kinds, kind))
+        lookup = msgspec.structs.replace(
+            lookup, values=(*lookup.values, value), kinds=(*lookup.kinds, kind)
+        )
     lookups[template.name] = lookup

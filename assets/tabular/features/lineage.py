@@ -24,12 +24,22 @@ def delivery_days(pipeline: Pipeline) -> dict[str, int | None]:
         # The predictions of a day may use the refresh of the day before.
         reach = node.days + lead + math.ceil(pipeline.refresh / DAY) + early
         days[node.source] = max(days.get(node.source, 0), reach)
-        if not set(node.by) | _columns(node.value) <= {*pipeline.source(node.source).columns, EVENT_TIME}:
+        if not set(node.by) | _columns(node.value) <= {
+            *pipeline.source(node.source).columns,
+            EVENT_TIME,
+        }:
             days[pipeline.request] = max(days[pipeline.request], reach + 1)
     for lookup in made.lookups:
         if lookup.kind == "latest":
-            days[lookup.source] = max(days.get(lookup.source, 0), lead + math.ceil((lookup.within or 0) / DAY.total_seconds()) + early)
-    return {source.name: days[source.name] if source.daily else None for source in pipeline.sources if source.name in days}
+            days[lookup.source] = max(
+                days.get(lookup.source, 0),
+                lead + math.ceil((lookup.within or 0) / DAY.total_seconds()) + early,
+            )
+    return {
+        source.name: days[source.name] if source.daily else None
+        for source in pipeline.sources
+        if source.name in days
+    }
 
 
 def column_lineage(pipeline: Pipeline) -> dict[str, list[tuple[str, str]]]:
@@ -52,10 +62,17 @@ def _read(pipeline: Pipeline, node: Expression) -> list[tuple[str, str]]:
             return [(pipeline.request, name)]
         case Join(source=source, column=column):
             keys = pipeline.join_keys(node)
-            return [(source, column), *((source, theirs) for theirs, _ in keys), *((pipeline.request, ours) for _, ours in keys)]
+            return [
+                (source, column),
+                *((source, theirs) for theirs, _ in keys),
+                *((pipeline.request, ours) for _, ours in keys),
+            ]
         case Rolling(source=source, value=value, by=by):
             own = {*pipeline.source(source).columns, EVENT_TIME}
-            facts = [(source if name in own else pipeline.request, name) for name in [*sorted(_columns(value)), *by]]
+            facts = [
+                (source if name in own else pipeline.request, name)
+                for name in [*sorted(_columns(value)), *by]
+            ]
             return [*facts, *((pipeline.request, name) for name in by)]
         case _:
             return []

@@ -29,7 +29,9 @@ def refresh(pipeline: Pipeline, day: date) -> datetime:
     Wall time: a refresh at 04:00 is at 04:00 on days that change the clock too.
     """
     # Adding to an aware local datetime is wall-time arithmetic.
-    return (datetime.combine(day, time(), ZoneInfo(pipeline.timezone)) + pipeline.refresh).astimezone(UTC)
+    return (
+        datetime.combine(day, time(), ZoneInfo(pipeline.timezone)) + pipeline.refresh
+    ).astimezone(UTC)
 
 
 def local_day(pipeline: Pipeline, moment: datetime) -> date:
@@ -59,7 +61,9 @@ def first_refreshes(pipeline: Pipeline, known_at: pl.Series) -> pl.Series:
     return _searched(pipeline, known_at, "left", 0)
 
 
-def _searched(pipeline: Pipeline, moments: pl.Series, side: Literal["left", "right"], offset: int) -> pl.Series:
+def _searched(
+    pipeline: Pipeline, moments: pl.Series, side: Literal["left", "right"], offset: int
+) -> pl.Series:
     import polars as pl
 
     earliest, latest = moments.min(), moments.max()
@@ -67,10 +71,18 @@ def _searched(pipeline: Pipeline, moments: pl.Series, side: Literal["left", "rig
         return pl.Series(moments.name, [None], dtype=pl.Date).new_from_index(0, len(moments))
     first = newest_refresh(pipeline, earliest)
     days = (newest_refresh(pipeline, latest) - first).days + 2
-    refreshes = pl.Series([refresh(pipeline, first + index * DAY) for index in range(days)], dtype=pl.Datetime("us", "UTC"))
+    refreshes = pl.Series(
+        [refresh(pipeline, first + index * DAY) for index in range(days)],
+        dtype=pl.Datetime("us", "UTC"),
+    )
     found = refreshes.to_physical().search_sorted(moments.fill_null(earliest).to_physical(), side)
     epoch_day = (first - date(1970, 1, 1)).days + offset
-    return (found.cast(pl.Int32) + epoch_day).cast(pl.Date).set(moments.is_null(), None).alias(moments.name)
+    return (
+        (found.cast(pl.Int32) + epoch_day)
+        .cast(pl.Date)
+        .set(moments.is_null(), None)
+        .alias(moments.name)
+    )
 
 
 def stamped(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -94,4 +106,6 @@ def stamped(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:
         )
         # max_horizontal skips nulls: rows without a day of delivery keep what they say.
         known = pl.max_horizontal(known, begins.dt.convert_time_zone("UTC"))
-    return rows.with_columns(pl.col(EVENT_TIME).cast(utc), known.alias(KNOWN_AT)).drop(DATE, strict=False)
+    return rows.with_columns(pl.col(EVENT_TIME).cast(utc), known.alias(KNOWN_AT)).drop(
+        DATE, strict=False
+    )

@@ -69,12 +69,16 @@ def feature_blocks(
     Facts are aggregated to cells once for all days. Raises ValueError for no days.
     """
     if not days:
-        raise ValueError(f"features of {pipeline.name!r}: no days were asked for; name at least one")
+        raise ValueError(
+            f"features of {pipeline.name!r}: no days were asked for; name at least one"
+        )
     made = program(pipeline)
     for first, last in _runs(days):
         summed = _cells(pipeline, made, read, first, last)
 
-        def block(of: tuple[date, date], summed: dict[str, tuple[Facts, pl.DataFrame]] = summed) -> tuple[tuple[date, ...], pl.DataFrame]:
+        def block(
+            of: tuple[date, date], summed: dict[str, tuple[Facts, pl.DataFrame]] = summed
+        ) -> tuple[tuple[date, ...], pl.DataFrame]:
             named = tuple(of[0] + offset * DAY for offset in range((of[1] - of[0]).days + 1))
             return named, _block(pipeline, made, read, summed, *of)
 
@@ -91,7 +95,9 @@ def snapshot(pipeline: Pipeline, day: date, read: Reader) -> Snapshot:
     for lookup in made.lookups:
         if lookup.kind == "aggregate":
             what, found = summed[lookup.source]
-            tables[lookup.table] = _aggregate_table(pipeline, lookup, aggregates(what, lookup, found, first, last), first, last)
+            tables[lookup.table] = _aggregate_table(
+                pipeline, lookup, aggregates(what, lookup, found, first, last), first, last
+            )
         elif lookup.table not in tables:
             sharing = [other for other in made.lookups if other.table == lookup.table]
             tables[lookup.table] = _latest_table(pipeline, sharing, read, day)
@@ -108,7 +114,9 @@ def labels(pipeline: Pipeline, read: Reader, first: date, last: date, as_of: dat
 
     label, source = pipeline.label, pipeline.source(pipeline.label.source)
     moment = refresh(pipeline, as_of)
-    value = compile_values({label.name: as_node(label.condition)}, columns(pipeline, source.name), pipeline.timezone)
+    value = compile_values(
+        {label.name: as_node(label.condition)}, columns(pipeline, source.name), pipeline.timezone
+    )
     # Versions are told apart by all columns, not only by the label, so that ties end the same way everywhere.
     known = (
         stamped(pipeline, read(source.name, first - EARLY, local_day(pipeline, moment)))
@@ -120,7 +128,12 @@ def labels(pipeline: Pipeline, read: Reader, first: date, last: date, as_of: dat
         newest_known(known, [pipeline.entity])
         .lazy()
         .filter(of_local_day(pipeline, pl.col(EVENT_TIME)).is_between(first, last))
-        .select(pipeline.entity, EVENT_TIME, KNOWN_AT, *(expression.cast(pl.Int8) for expression in value))
+        .select(
+            pipeline.entity,
+            EVENT_TIME,
+            KNOWN_AT,
+            *(expression.cast(pl.Int8) for expression in value),
+        )
         .sort(EVENT_TIME, pipeline.entity)
         .collect()
     )
@@ -150,25 +163,40 @@ def _refreshes(pipeline: Pipeline, first: date, last: date) -> tuple[date, date]
     )
 
 
-def _cells(pipeline: Pipeline, made: FeatureProgram, read: Reader, first: date, last: date) -> dict[str, tuple[Facts, pl.DataFrame]]:
+def _cells(
+    pipeline: Pipeline, made: FeatureProgram, read: Reader, first: date, last: date
+) -> dict[str, tuple[Facts, pl.DataFrame]]:
     refreshes = _refreshes(pipeline, first, last)
     if first < last or not isinstance(read, RawRows):
-        return {what.source: (what, cells(pipeline, what, read, *refreshes)) for what in facts(made)}
+        return {
+            what.source: (what, cells(pipeline, what, read, *refreshes)) for what in facts(made)
+        }
     # The features of a day and its snapshot sum the same facts, one after the other.
-    return {what.source: (what, _cells_of_a_day(pipeline, what, read, *refreshes)) for what in facts(made)}
+    return {
+        what.source: (what, _cells_of_a_day(pipeline, what, read, *refreshes))
+        for what in facts(made)
+    }
 
 
-def _cells_of_a_day(pipeline: Pipeline, what: Facts, read: RawRows, first: date, last: date) -> pl.DataFrame:
+def _cells_of_a_day(
+    pipeline: Pipeline, what: Facts, read: RawRows, first: date, last: date
+) -> pl.DataFrame:
     # Their states are asked first: rows that come meanwhile are kept under a state that is never asked for again.
     of = (read.state(what.source), read.state(pipeline.request), first, last)
     kept = _newest_cells.get((pipeline.name, what.source))
     # The same declaration, not an equal one: comparing expressions makes an expression.
     if kept is None or kept[0] is not pipeline or kept[1] != of:
-        kept = _newest_cells[pipeline.name, what.source] = pipeline, of, cells(pipeline, what, read, first, last)
+        kept = _newest_cells[pipeline.name, what.source] = (
+            pipeline,
+            of,
+            cells(pipeline, what, read, first, last),
+        )
     return kept[2]
 
 
-def _blocks(pipeline: Pipeline, read: Reader, first: date, last: date, rows: int) -> Iterator[tuple[date, date]]:
+def _blocks(
+    pipeline: Pipeline, read: Reader, first: date, last: date, rows: int
+) -> Iterator[tuple[date, date]]:
     import polars as pl
 
     days = (last - first).days + 1
@@ -181,30 +209,54 @@ def _blocks(pipeline: Pipeline, read: Reader, first: date, last: date, rows: int
 
 
 def _block(
-    pipeline: Pipeline, made: FeatureProgram, read: Reader, summed: dict[str, tuple[Facts, pl.DataFrame]], first: date, last: date
+    pipeline: Pipeline,
+    made: FeatureProgram,
+    read: Reader,
+    summed: dict[str, tuple[Facts, pl.DataFrame]],
+    first: date,
+    last: date,
 ) -> pl.DataFrame:
     """The feature table of days `first` to `last`."""
     import polars as pl
 
     request = list(pipeline.request_columns)
     wide = request_rows(pipeline, read, first, last, request).sort(PREDICTED_AT, pipeline.entity)
-    wide = wide.with_columns(newest_refreshes(pipeline, wide.get_column(PREDICTED_AT)).alias(REFRESH))
+    wide = wide.with_columns(
+        newest_refreshes(pipeline, wide.get_column(PREDICTED_AT)).alias(REFRESH)
+    )
     refreshes = _refreshes(pipeline, first, last)
     inputs = [pl.col(KNOWN_AT)]
     for index, lookup in enumerate(made.lookups):
         if lookup.kind == "latest":
             known = f"_known_{index}"
-            wide = _joined(wide, lookup, _latest_rows(pipeline, [lookup], read, *_known_between(pipeline, lookup, first, last)), known)
+            wide = _joined(
+                wide,
+                lookup,
+                _latest_rows(
+                    pipeline, [lookup], read, *_known_between(pipeline, lookup, first, last)
+                ),
+                known,
+            )
             inputs.append(pl.col(known))
         else:
             what, found = summed[lookup.source]
-            values = aggregates(what, lookup, found, *refreshes).rename({value: lookup.wide(value) for value in lookup.values})
+            values = aggregates(what, lookup, found, *refreshes).rename(
+                {value: lookup.wide(value) for value in lookup.values}
+            )
             wide = wide.join(values, on=[*lookup.keys, REFRESH], how="left", maintain_order="left")
     if made.aggregates:
         moments = {
-            day: refresh(pipeline, day) for day in (refreshes[0] + offset * DAY for offset in range((refreshes[1] - refreshes[0]).days + 1))
+            day: refresh(pipeline, day)
+            for day in (
+                refreshes[0] + offset * DAY
+                for offset in range((refreshes[1] - refreshes[0]).days + 1)
+            )
         }
-        inputs.append(pl.col(REFRESH).replace_strict(list(moments), list(moments.values()), return_dtype=pl.Datetime("us", "UTC")))
+        inputs.append(
+            pl.col(REFRESH).replace_strict(
+                list(moments), list(moments.values()), return_dtype=pl.Datetime("us", "UTC")
+            )
+        )
     computed = compile_batch(made)
     kept = [name for name in request if name not in {*made.names, pipeline.entity}]
     # Not lazily: to optimise that many expressions takes longer than to compute them, for a day forty times as long.
@@ -219,13 +271,23 @@ def _block(
     )
 
 
-def _known_between(pipeline: Pipeline, lookup: Lookup, first: date, last: date) -> tuple[datetime, datetime]:
+def _known_between(
+    pipeline: Pipeline, lookup: Lookup, first: date, last: date
+) -> tuple[datetime, datetime]:
     """When rows were known that a lookup may find for predictions of events on days `first` to `last`."""
     earliest = start(pipeline, first) - pipeline.lead
-    return earliest - timedelta(seconds=lookup.within or 0), start(pipeline, last + DAY) - timedelta(microseconds=1)
+    return earliest - timedelta(seconds=lookup.within or 0), start(
+        pipeline, last + DAY
+    ) - timedelta(microseconds=1)
 
 
-def _latest_rows(pipeline: Pipeline, lookups: Sequence[Lookup], read: Reader, earliest: datetime, latest: datetime) -> pl.DataFrame:
+def _latest_rows(
+    pipeline: Pipeline,
+    lookups: Sequence[Lookup],
+    read: Reader,
+    earliest: datetime,
+    latest: datetime,
+) -> pl.DataFrame:
     """Rows of a source for lookups of one table: its key columns, KNOWN_AT and the values (numbers Float64, finite or null),
     one row per key and moment, in order of KNOWN_AT. Rows with a null key are left out: null equals nothing."""
     import polars as pl
@@ -237,14 +299,22 @@ def _latest_rows(pipeline: Pipeline, lookups: Sequence[Lookup], read: Reader, ea
         rows = read(source.name, first, last)
     else:
         rows = read(source.name, None, None)
-    expressions = compile_values({f"={name}": Column(name) for name in names}, columns(pipeline, source.name), pipeline.timezone)
+    expressions = compile_values(
+        {f"={name}": Column(name) for name in names},
+        columns(pipeline, source.name),
+        pipeline.timezone,
+    )
     known = (
         stamped(pipeline, rows)
         .select(*source.columns, EVENT_TIME, KNOWN_AT)
         .filter(pl.col(KNOWN_AT) <= latest, *(pl.col(key).is_not_null() for key in keys))
         .collect()
     )
-    return newest_known(known, [*keys, KNOWN_AT]).select(*keys, KNOWN_AT, *expressions).sort(KNOWN_AT, *keys)
+    return (
+        newest_known(known, [*keys, KNOWN_AT])
+        .select(*keys, KNOWN_AT, *expressions)
+        .sort(KNOWN_AT, *keys)
+    )
 
 
 def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) -> pl.DataFrame:
@@ -261,32 +331,57 @@ def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) 
     ).drop(by, strict=False)  # fmt: skip
 
 
-def _aggregate_table(pipeline: Pipeline, lookup: Lookup, values: pl.DataFrame, first: date, last: date) -> AggregateTable:
+def _aggregate_table(
+    pipeline: Pipeline, lookup: Lookup, values: pl.DataFrame, first: date, last: date
+) -> AggregateTable:
     import polars as pl
 
     width = len(lookup.keys)
     refreshes = []
     for offset in range((last - first).days + 1):
         day = first + offset * DAY
-        rows = values.filter(pl.col(REFRESH) == day).select(*lookup.keys, *lookup.values).sort(*lookup.keys or lookup.values).rows()
-        refreshes.append(Refresh(refresh(pipeline, day), tuple((row[:width], row[width:]) for row in rows)))
+        rows = (
+            values.filter(pl.col(REFRESH) == day)
+            .select(*lookup.keys, *lookup.values)
+            .sort(*lookup.keys or lookup.values)
+            .rows()
+        )
+        refreshes.append(
+            Refresh(refresh(pipeline, day), tuple((row[:width], row[width:]) for row in rows))
+        )
     return AggregateTable(lookup.keys, lookup.values, tuple(refreshes))
 
 
-def _latest_table(pipeline: Pipeline, lookups: Sequence[Lookup], read: Reader, day: date) -> LatestTable:
+def _latest_table(
+    pipeline: Pipeline, lookups: Sequence[Lookup], read: Reader, day: date
+) -> LatestTable:
     import polars as pl
 
-    keys, values = lookups[0].columns, tuple(dict.fromkeys(value for lookup in lookups for value in lookup.values))
+    keys, values = (
+        lookups[0].columns,
+        tuple(dict.fromkeys(value for lookup in lookups for value in lookup.values)),
+    )
     withins = [lookup.within for lookup in lookups]
     longest = None if None in withins else max(within for within in withins if within is not None)
     kept_from = start(pipeline, day) - pipeline.lead - SNAPSHOT_DAYS * DAY
     rows = _latest_rows(
-        pipeline, lookups, read, kept_from - timedelta(seconds=longest or 0), start(pipeline, day + DAY) - timedelta(microseconds=1)
+        pipeline,
+        lookups,
+        read,
+        kept_from - timedelta(seconds=longest or 0),
+        start(pipeline, day + DAY) - timedelta(microseconds=1),
     )
-    newest_older = rows.filter(pl.col(KNOWN_AT) < kept_from).unique(list(keys), keep="last", maintain_order=True)
-    kept = pl.concat([newest_older, rows.filter(pl.col(KNOWN_AT) >= kept_from)]).sort(*keys, KNOWN_AT)
+    newest_older = rows.filter(pl.col(KNOWN_AT) < kept_from).unique(
+        list(keys), keep="last", maintain_order=True
+    )
+    kept = pl.concat([newest_older, rows.filter(pl.col(KNOWN_AT) >= kept_from)]).sort(
+        *keys, KNOWN_AT
+    )
     by_key: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for row in kept.select(*keys, KNOWN_AT, *(f"={value}" for value in values)).iter_rows():
         by_key.setdefault(row[: len(keys)], []).append(row[len(keys) :])
-    found = tuple((key, LatestRows(tuple(row[0] for row in of), tuple(row[1:] for row in of))) for key, of in by_key.items())
+    found = tuple(
+        (key, LatestRows(tuple(row[0] for row in of), tuple(row[1:] for row in of)))
+        for key, of in by_key.items()
+    )
     return LatestTable(keys, values, found)

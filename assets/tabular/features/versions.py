@@ -32,7 +32,13 @@ def duplicated(rows: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
     suspects = rows.select(keys).hash_rows().is_duplicated()
     if not suspects.any():
         return suspects
-    exact = rows.filter(suspects).select(pl.struct(keys).is_duplicated() if len(keys) > 1 else pl.col(keys[0]).is_duplicated()).to_series()
+    exact = (
+        rows.filter(suspects)
+        .select(
+            pl.struct(keys).is_duplicated() if len(keys) > 1 else pl.col(keys[0]).is_duplicated()
+        )
+        .to_series()
+    )
     return suspects.clone().scatter(suspects.arg_true(), exact)
 
 
@@ -44,13 +50,21 @@ def newest_known(rows: pl.DataFrame, keys: Sequence[str], *, index: str = "") ->
     several = duplicated(rows, keys)
     if not several.any():
         return rows
-    rest = [name for name in sorted(rows.columns) if name not in {*keys, KNOWN_AT, EVENT_TIME, index}]
+    rest = [
+        name for name in sorted(rows.columns) if name not in {*keys, KNOWN_AT, EVENT_TIME, index}
+    ]
     order = [name for name in (KNOWN_AT, EVENT_TIME) if name in rows.columns]
-    newest = rows.filter(several).sort([*order, *rest], nulls_last=False).unique(list(keys), keep="last", maintain_order=True)
+    newest = (
+        rows.filter(several)
+        .sort([*order, *rest], nulls_last=False)
+        .unique(list(keys), keep="last", maintain_order=True)
+    )
     return pl.concat([rows.filter(~several), newest])
 
 
-def request_rows(pipeline: Pipeline, read: Reader, first: date, last: date, columns: Sequence[str]) -> pl.DataFrame:
+def request_rows(
+    pipeline: Pipeline, read: Reader, first: date, last: date, columns: Sequence[str]
+) -> pl.DataFrame:
     """Requests of events on local days `first` to `last`, each in the version known when its prediction is made.
 
     Columns: entity, EVENT_TIME, KNOWN_AT, PREDICTED_AT and `columns`. A row known only after that moment is no request,
@@ -68,9 +82,15 @@ def request_rows(pipeline: Pipeline, read: Reader, first: date, last: date, colu
     )
     several = duplicated(rows, [pipeline.entity])
     if several.any():
-        rows = pl.concat([rows.filter(~several), _unreplaced(rows.filter(several), pipeline.entity)])
+        rows = pl.concat(
+            [rows.filter(~several), _unreplaced(rows.filter(several), pipeline.entity)]
+        )
     sent = rows.filter((pl.col(KNOWN_AT) <= pl.col(PREDICTED_AT)) & day.is_between(first, last))
-    return newest_known(sent.with_columns(day.alias("_day")), [pipeline.entity, "_day"]).drop("_day") if several.any() else sent
+    return (
+        newest_known(sent.with_columns(day.alias("_day")), [pipeline.entity, "_day"]).drop("_day")
+        if several.any()
+        else sent
+    )
 
 
 def late_requests(pipeline: Pipeline, read: Reader, first: date, last: date) -> dict[date, int]:
@@ -83,9 +103,12 @@ def late_requests(pipeline: Pipeline, read: Reader, first: date, last: date) -> 
     delivered, day, event = "_delivered", "_day", [pipeline.entity, "_day"]
 
     def requests(since: date) -> pl.LazyFrame:
-        rows = read(pipeline.request, since, last).select(pipeline.entity, EVENT_TIME, KNOWN_AT, DATE, pl.col(DATE).alias(delivered))
+        rows = read(pipeline.request, since, last).select(
+            pipeline.entity, EVENT_TIME, KNOWN_AT, DATE, pl.col(DATE).alias(delivered)
+        )
         return stamped(pipeline, rows).with_columns(
-            of_local_day(pipeline, pl.col(EVENT_TIME)).alias(day), late=pl.col(KNOWN_AT) > pl.col(EVENT_TIME) - pipeline.lead
+            of_local_day(pipeline, pl.col(EVENT_TIME)).alias(day),
+            late=pl.col(KNOWN_AT) > pl.col(EVENT_TIME) - pipeline.lead,
         )
 
     suspects = requests(first).filter("late").select(event).unique().collect()
@@ -93,7 +116,11 @@ def late_requests(pipeline: Pipeline, read: Reader, first: date, last: date) -> 
         return {}
     earliest: date = suspects.get_column(day).min()  # type: ignore[assignment]  # it is not empty
     versions = requests(min(first, earliest - EARLY)).join(suspects.lazy(), on=event, how="semi")
-    missed = versions.group_by(event).agg(pl.col("late").all(), pl.col(delivered).min()).filter("late", pl.col(delivered) >= first)
+    missed = (
+        versions.group_by(event)
+        .agg(pl.col("late").all(), pl.col(delivered).min())
+        .filter("late", pl.col(delivered) >= first)
+    )
     return dict(missed.group_by(delivered).len().collect().iter_rows())
 
 

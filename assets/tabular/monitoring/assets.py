@@ -38,7 +38,11 @@ class MonitorConfig(dg.Config):
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The assets of the stage."""
-    return [_predictions(pipeline), *(_monitor(pipeline, monitor) for monitor in MONITORS), _drift_page(pipeline)]
+    return [
+        _predictions(pipeline),
+        *(_monitor(pipeline, monitor) for monitor in MONITORS),
+        _drift_page(pipeline),
+    ]
 
 
 def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -51,11 +55,20 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         kinds={"deltalake", "polars"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[dg.AssetCheckSpec("log_is_intact", asset=key, description="No line of the prediction log was altered or lost.")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "log_is_intact",
+                asset=key,
+                description="No line of the prediction log was altered or lost.",
+            )
+        ],
         description="Every prediction that the endpoint answered, once, by the day of the event.",
     )
     def predictions(
-        context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, endpoint: dg.ResourceParam[EndpointTarget]
+        context: dg.AssetExecutionContext,
+        lake: Lake,
+        artifacts: Artifacts,
+        endpoint: dg.ResourceParam[EndpointTarget],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from assets.tabular.monitoring.predictions import compact_days, predictions_table, prune
 
@@ -83,7 +96,12 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     passed=not done.altered,
                     severity=dg.AssetCheckSeverity.WARN,
                     description=done.damage,
-                    metadata={"number": done.altered, "limit": 0, "n": done.rows, "unfinished_ends": done.torn},
+                    metadata={
+                        "number": done.altered,
+                        "limit": 0,
+                        "n": done.rows,
+                        "unfinished_ends": done.torn,
+                    },
                 )
             ],
         )
@@ -118,12 +136,24 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         from assets.tabular.monitoring import daily
 
         wanted = keys_to_days(context.partition_keys)
-        days = daily.Days(pipeline, wanted[0], wanted[-1], lake, artifacts, ledger, reports, endpoint.samples(), monitor.windowed)
+        days = daily.Days(
+            pipeline,
+            wanted[0],
+            wanted[-1],
+            lake,
+            artifacts,
+            ledger,
+            reports,
+            endpoint.samples(),
+            monitor.windowed,
+        )
         found = [daily.monitor_day(monitor, days, day) for day in wanted]
         for earlier in found[:-1]:
             reports.save(earlier, {PAGE: pages.page(earlier)})
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(hashlib.sha256("".join(each.digest for each in found).encode()).hexdigest()),
+            data_version=dg.DataVersion(
+                hashlib.sha256("".join(each.digest for each in found).encode()).hexdigest()
+            ),
             metadata={**_newest(found[-1], days, config), **_numbers(found)},
             check_results=[_check(rule, found) for rule in rules],
         )
@@ -154,14 +184,20 @@ def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
         from assets.tabular.monitoring import daily
 
         day = keys_to_days(context.partition_keys)[-1]
-        days = daily.Days(pipeline, day, day, lake, artifacts, ledger, reports, endpoint.samples(), windowed=False)
+        days = daily.Days(
+            pipeline, day, day, lake, artifacts, ledger, reports, endpoint.samples(), windowed=False
+        )
         report = reports.load(pipeline.name, DATA_DRIFT, day, days.subject(day))
         if report is None:
-            raise dg.Failure(f"{drift.to_user_string()} has no report of {day}; materialize it first, then its page", allow_retries=False)
+            raise dg.Failure(
+                f"{drift.to_user_string()} has no report of {day}; materialize it first, then its page",
+                allow_retries=False,
+            )
         rendered = daily.evidently(report, days)
         if rendered is None:
             return dg.MaterializeResult(
-                metadata={"told": f"There is nothing to compare on {day}."}, data_version=dg.DataVersion(report.digest)
+                metadata={"told": f"There is nothing to compare on {day}."},
+                data_version=dg.DataVersion(report.digest),
             )
         link = reports.save(report, {daily.EVIDENTLY_PAGE: rendered.html})
         return dg.MaterializeResult(
@@ -180,7 +216,9 @@ def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
     key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
     if monitor.windowed and name == "predictions":
         before = dg.TimeWindowPartitionMapping(
-            start_offset=-pipeline.monitors.performance_days, end_offset=0, allow_nonexistent_upstream_partitions=True
+            start_offset=-pipeline.monitors.performance_days,
+            end_offset=0,
+            allow_nonexistent_upstream_partitions=True,
         )
         return dg.AssetDep(key, partition_mapping=before)
     return dg.AssetDep(key)
@@ -193,7 +231,8 @@ def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg
     why = "on request" if config.drawn else daily.worth_a_look(report, days)
     images = daily.images(report, days) if why else []
     told: dict[str, dg.MetadataValue] = {
-        f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content)) for n, image in enumerate(images, 1)
+        f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content))
+        for n, image in enumerate(images, 1)
     }
     link = days.reports.save(report, {PAGE: pages.page(report, images)})
     told["report"] = dg.MetadataValue.url(f"{link}{PAGE}")
@@ -205,7 +244,10 @@ def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg
 
 def _numbers(found: Sequence[Report]) -> Mapping[str, dg.MetadataValue]:
     newest = found[-1]
-    told: dict[str, dg.MetadataValue] = {name: dg.MetadataValue.float(value) for name, value in pages.headline(newest.measures).items()}
+    told: dict[str, dg.MetadataValue] = {
+        name: dg.MetadataValue.float(value)
+        for name, value in pages.headline(newest.measures).items()
+    }
     told["verdicts"] = dg.MetadataValue.md(pages.verdict_table(newest.verdicts))
     told["bundle"] = dg.MetadataValue.text(newest.subject)
     if newest.notes:
@@ -217,7 +259,12 @@ def _numbers(found: Sequence[Report]) -> Mapping[str, dg.MetadataValue]:
 
 def _check(rule: str, found: Sequence[Report]) -> dg.AssetCheckResult:
     """A rule over the days of a run: it passes unless it failed on one of them; what was not judged says so."""
-    verdicts = {report.day: verdict for report in found for verdict in report.verdicts if verdict.rule == rule}
+    verdicts = {
+        report.day: verdict
+        for report in found
+        for verdict in report.verdicts
+        if verdict.rule == rule
+    }
     failed: list[date] = [day for day, verdict in verdicts.items() if verdict.passed is False]
     shown = max(failed, default=found[-1].day)
     verdict = verdicts[shown]
@@ -227,6 +274,11 @@ def _check(rule: str, found: Sequence[Report]) -> dg.AssetCheckResult:
         check_name=rule,
         passed=not failed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{shown}: {words}" + (f" ({len(failed)} of {len(found)} days failed)" if len(found) > 1 else ""),
-        metadata={"day": shown.isoformat(), "judged": verdict.passed is not None, **{k: v for k, v in numbers.items() if v is not None}},
+        description=f"{shown}: {words}"
+        + (f" ({len(failed)} of {len(found)} days failed)" if len(found) > 1 else ""),
+        metadata={
+            "day": shown.isoformat(),
+            "judged": verdict.passed is not None,
+            **{k: v for k, v in numbers.items() if v is not None},
+        },
     )

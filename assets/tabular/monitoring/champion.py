@@ -45,7 +45,11 @@ class Served(NamedTuple):
 
     @property
     def test(self) -> dict[str, float]:
-        return {name: value for name, value in self.facts.metrics.get("test", {}).items() if value is not None}
+        return {
+            name: value
+            for name, value in self.facts.metrics.get("test", {}).items()
+            if value is not None
+        }
 
     @property
     def test_rows(self) -> int:
@@ -54,7 +58,11 @@ class Served(NamedTuple):
 
 def released(entries: Sequence[Entry], day: date) -> Entry | None:
     """The newest release or roll-back whose data day is no later than `day`: what was to be served, as that day knew it."""
-    found = [entry for entry in entries if entry.kind in ("release", "rollback") and entry.bundle and entry.day <= day]
+    found = [
+        entry
+        for entry in entries
+        if entry.kind in ("release", "rollback") and entry.bundle and entry.day <= day
+    ]
     return found[-1] if found else None
 
 
@@ -85,10 +93,17 @@ def load(artifacts: Artifacts, entries: Sequence[Entry], bundle: str) -> Served:
             f"bundle {bundle} answered predictions but no release entry names it; the ledger or the endpoint was tampered with"
         )
     contents = artifacts.get("candidates", candidate)
-    return Served(bundle, candidate, CandidateFacts.decode(contents[FACTS]), FeatureProgram.decode(contents[PROGRAM]))
+    return Served(
+        bundle,
+        candidate,
+        CandidateFacts.decode(contents[FACTS]),
+        FeatureProgram.decode(contents[PROGRAM]),
+    )
 
 
-def load_reference(pipeline: Pipeline, served: Served, artifacts: Artifacts, lake: Lake, reports: Reports) -> Reference:
+def load_reference(
+    pipeline: Pipeline, served: Served, artifacts: Artifacts, lake: Lake, reports: Reports
+) -> Reference:
     """The drift reference that travels with the bundle; for a bundle without one it is computed once from the training set
     and kept beside the reports."""
     contents = artifacts.get("bundles", served.bundle)
@@ -100,12 +115,16 @@ def load_reference(pipeline: Pipeline, served: Served, artifacts: Artifacts, lak
     return Reference.decode(files.read(place))
 
 
-def compute_reference(pipeline: Pipeline, served: Served, artifacts: Artifacts, lake: Lake) -> bytes:
+def compute_reference(
+    pipeline: Pipeline, served: Served, artifacts: Artifacts, lake: Lake
+) -> bytes:
     """`reference.json` of a candidate: its training set's rows, and its own answers on the newest of them."""
     from assets.tabular.training.manifest import FILE, TrainingManifest, load_rows
     from bundle.models.model import Model
 
-    manifest = TrainingManifest.decode(artifacts.get("training_sets", served.facts.training_set)[FILE])
+    manifest = TrainingManifest.decode(
+        artifacts.get("training_sets", served.facts.training_set)[FILE]
+    )
     rows = load_rows(pipeline, manifest, lake)
     model = Model.from_files(artifacts.get("candidates", served.candidate), threads=threads())
     return candidate_reference(rows.frame, served.program, model)
@@ -117,5 +136,7 @@ def candidate_reference(frame: pl.DataFrame, program: FeatureProgram, model: Mod
     import polars as pl
 
     recent = frame.filter(pl.col("date") > pl.col("date").max() - timedelta(days=OUTPUT_DAYS))
-    outputs = pl.DataFrame({"output": model.predict(program.matrix(recent)), "date": recent["date"]})
+    outputs = pl.DataFrame(
+        {"output": model.predict(program.matrix(recent)), "date": recent["date"]}
+    )
     return reference(frame, program.names, outputs)

@@ -79,7 +79,11 @@ class Days:
     @cached_property
     def predictions(self) -> pl.DataFrame:
         """Predictions of the run's days (and of the window before them); without rows and with the fixed columns alone where there are none."""
-        first = performance.window(self.first, self.pipeline.monitors.performance_days)[0] if self.windowed else self.first
+        first = (
+            performance.window(self.first, self.pipeline.monitors.performance_days)[0]
+            if self.windowed
+            else self.first
+        )
         try:
             return self.lake.scan(self.table, first, self.last).collect()
         except FileNotFoundError:
@@ -106,7 +110,11 @@ class Days:
     def samples(self, day: date) -> list[Sample]:
         """The endpoint's samples of the wall time in which the day's predictions were answered."""
         window = service.wall_window(self.of(day))
-        return [sample for folder in self.samples_folders for sample in read_samples(folder, *window)] if window else []
+        return (
+            [sample for folder in self.samples_folders for sample in read_samples(folder, *window)]
+            if window
+            else []
+        )
 
     def subject(self, day: date) -> str:
         return champion.subject(self.of(day), self.entries, day)
@@ -118,7 +126,9 @@ class Days:
 
     def reference(self, served: Served) -> Reference:
         if served.bundle not in self._references:
-            found = champion.load_reference(self.pipeline, served, self.artifacts, self.lake, self.reports)
+            found = champion.load_reference(
+                self.pipeline, served, self.artifacts, self.lake, self.reports
+            )
             self._references[served.bundle] = found
         return self._references[served.bundle]
 
@@ -138,7 +148,9 @@ class Days:
         if predictions.is_empty():
             return predictions.with_columns(y=pl.lit(None, dtype=pl.Float64))
         known = labels(self.pipeline, reader(self.lake, self.pipeline.name), first, last, day)
-        return performance.matured(predictions, known, self.pipeline.entity, self.pipeline.label.name, self.refreshed(day))
+        return performance.matured(
+            predictions, known, self.pipeline.entity, self.pipeline.label.name, self.refreshed(day)
+        )
 
 
 def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
@@ -146,10 +158,18 @@ def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
     subject = days.subject(day)
     if subject == NOBODY:
         verdicts = tuple(
-            not_judged(rule, "nothing was served on this day, and nothing is released") for rule in monitor.rules(days.pipeline)
+            not_judged(rule, "nothing was served on this day, and nothing is released")
+            for rule in monitor.rules(days.pipeline)
         )
         notes: tuple[str, ...] = (f"Nothing was served by {day}: there is nothing to monitor.",)
-        return Report(pipeline=days.pipeline.name, name=monitor.name, subject=NOBODY, day=day, verdicts=verdicts, notes=notes)
+        return Report(
+            pipeline=days.pipeline.name,
+            name=monitor.name,
+            subject=NOBODY,
+            day=day,
+            verdicts=verdicts,
+            notes=notes,
+        )
     measures, verdicts, notes = COMPUTED[monitor.name](days, day, days.served(subject))
     bundles = sorted(set(days.of(day)["bundle"].to_list()))
     if len(bundles) > 1:
@@ -158,7 +178,13 @@ def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
             f"{len(bundles)} bundles answered on this day ({', '.join(each[:12] for each in bundles)}); this speaks of {subject[:12]}.",
         )
     return Report(
-        pipeline=days.pipeline.name, name=monitor.name, subject=subject, day=day, measures=measures, verdicts=verdicts, notes=notes
+        pipeline=days.pipeline.name,
+        name=monitor.name,
+        subject=subject,
+        day=day,
+        measures=measures,
+        verdicts=verdicts,
+        notes=notes,
     )
 
 
@@ -175,10 +201,14 @@ def worth_a_look(report: Report, days: Days) -> str | None:
     if report.passed:
         return None
     before = (
-        days.reports.load(report.pipeline, report.name, report.day - timedelta(days=offset), report.subject)
+        days.reports.load(
+            report.pipeline, report.name, report.day - timedelta(days=offset), report.subject
+        )
         for offset in range(1, ALARM_DAYS + 1)
     )
-    return "an alarm began" if all(earlier is None or earlier.passed for earlier in before) else None
+    return (
+        "an alarm began" if all(earlier is None or earlier.passed for earlier in before) else None
+    )
 
 
 def images(report: Report, days: Days) -> list[Image]:
@@ -199,7 +229,9 @@ def evidently(report: Report, days: Days) -> evidently_report.Rendered | None:
     answered = days.answered(report.day, served)
     if answered.is_empty():
         return None
-    return evidently_report.render(answered, days.reference(served), limits.psi, limits.jensen_shannon)
+    return evidently_report.render(
+        answered, days.reference(served), limits.psi, limits.jensen_shannon
+    )
 
 
 def drift_images(report: Report, shown: int = 12) -> list[Image]:
@@ -211,14 +243,28 @@ def drift_images(report: Report, shown: int = 12) -> list[Image]:
         if measure.name != "limit" or not measure.group or not measure.value:
             continue
         judged = report.measure(
-            "psi" if report.measure("kolmogorov_smirnov", measure.group) is not None else "jensen_shannon", measure.group
+            "psi"
+            if report.measure("kolmogorov_smirnov", measure.group) is not None
+            else "jensen_shannon",
+            measure.group,
         )
         if judged is not None and judged.value is not None:
             ratios[measure.group] = judged.value / measure.value
     if not ratios:
         return []
-    drawn = bars(ratios, f"Drift on {report.day}, as a multiple of each feature's limit", "statistic / limit", limit=shown)
-    return [Image(png(drawn), "Drift statistic of each feature divided by its limit; beyond 1 the feature counts as drifted.", 640)]
+    drawn = bars(
+        ratios,
+        f"Drift on {report.day}, as a multiple of each feature's limit",
+        "statistic / limit",
+        limit=shown,
+    )
+    return [
+        Image(
+            png(drawn),
+            "Drift statistic of each feature divided by its limit; beyond 1 the feature counts as drifted.",
+            640,
+        )
+    ]
 
 
 def performance_images(rows: pl.DataFrame, report: Report) -> list[Image]:
@@ -229,19 +275,31 @@ def performance_images(rows: pl.DataFrame, report: Report) -> list[Image]:
     y, p = performance.arrays(rows, report.subject)
     if len(y) < 2:
         return []
-    return [Image(png(calibration(y, {"champion": p})), f"Calibration of {len(y):,} matured predictions, and where they lie.", 760)]
+    return [
+        Image(
+            png(calibration(y, {"champion": p})),
+            f"Calibration of {len(y):,} matured predictions, and where they lie.",
+            760,
+        )
+    ]
 
 
 def _data_drift(days: Days, day: date, served: Served) -> Result:
-    return feature_drift.data_drift(days.answered(day, served), days.reference(served), days.pipeline.monitors)
+    return feature_drift.data_drift(
+        days.answered(day, served), days.reference(served), days.pipeline.monitors
+    )
 
 
 def _prediction_drift(days: Days, day: date, served: Served) -> Result:
-    return feature_drift.prediction_drift(days.answered(day, served), days.reference(served).output, days.pipeline.monitors)
+    return feature_drift.prediction_drift(
+        days.answered(day, served), days.reference(served).output, days.pipeline.monitors
+    )
 
 
 def _performance(days: Days, day: date, served: Served) -> Result:
-    return performance.performance(days.matured(day), served.bundle, served.test, served.test_rows, days.pipeline.monitors)
+    return performance.performance(
+        days.matured(day), served.bundle, served.test, served.test_rows, days.pipeline.monitors
+    )
 
 
 def _skew(days: Days, day: date, served: Served) -> Result:
@@ -251,15 +309,22 @@ def _skew(days: Days, day: date, served: Served) -> Result:
         name: frozenset(words.get(name, ())) if categorical else None
         for name, categorical in zip(served.program.names, served.program.categorical, strict=True)
     }
-    return skew.report(skew.compare(online, days.features(day), days.pipeline.entity, kinds), days.pipeline.monitors)
+    return skew.report(
+        skew.compare(online, days.features(day), days.pipeline.entity, kinds),
+        days.pipeline.monitors,
+    )
 
 
 def _fairness(days: Days, day: date, served: Served) -> Result:
-    return live_fairness.report(as_used(days.matured(day), served.program), served.bundle, days.pipeline)
+    return live_fairness.report(
+        as_used(days.matured(day), served.program), served.bundle, days.pipeline
+    )
 
 
 def _service(days: Days, day: date, served: Served) -> Result:
-    return service.report(days.of(day), days.samples(day), days.pipeline.name, days.pipeline.monitors)
+    return service.report(
+        days.of(day), days.samples(day), days.pipeline.name, days.pipeline.monitors
+    )
 
 
 COMPUTED: Mapping[str, Callable[[Days, date, Served], Result]] = {

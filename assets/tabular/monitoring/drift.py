@@ -36,7 +36,9 @@ FALSE_ALARMS = 0.01  # share of a feature's own reference days that may exceed i
 HEADROOM = 1.1  # the farthest of a few dozen days is no bound for days to come; a tenth above it is exceeded by real shifts alone
 CALIBRATION_DAYS = 10  # fewer reference days than this calibrate nothing
 CALIBRATION_ROWS = 30  # a reference day with fewer rows is left out of the calibration
-_SMOOTHING = 0.5  # pseudo-count of every bin (Jeffreys), so that an empty bin has a finite logarithm
+_SMOOTHING = (
+    0.5  # pseudo-count of every bin (Jeffreys), so that an empty bin has a finite logarithm
+)
 
 
 class NumberReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="number"):
@@ -80,7 +82,9 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises msgspec.ValidationError for anything but a reference of version 1."""
         found = msgspec.json.decode(content, type=Reference)
         if found.version != 1:
-            raise msgspec.ValidationError(f"drift reference has version {found.version}, this platform reads version 1; train again")
+            raise msgspec.ValidationError(
+                f"drift reference has version {found.version}, this platform reads version 1; train again"
+            )
         return found
 
 
@@ -119,15 +123,21 @@ def reference(
     missing column.
     """
     if frame.is_empty():
-        raise ValueError("drift reference of 0 rows; a reference needs the training rows of the feature table")
+        raise ValueError(
+            "drift reference of 0 rows; a reference needs the training rows of the feature table"
+        )
     missing = [name for name in features if name not in frame.columns]
     if missing:
-        raise ValueError(f"drift reference lacks columns {', '.join(missing)}; the frame has {', '.join(frame.columns)}")
+        raise ValueError(
+            f"drift reference lacks columns {', '.join(missing)}; the frame has {', '.join(frame.columns)}"
+        )
     days = day_codes(frame, day)
     rows = sampled_rows(frame.height)
     output = None
     if outputs is not None and outputs.height:
-        output = number_reference(numbers(outputs, "output"), sampled_rows(outputs.height), day_codes(outputs, day))
+        output = number_reference(
+            numbers(outputs, "output"), sampled_rows(outputs.height), day_codes(outputs, day)
+        )
     found: dict[str, FeatureReference] = {
         name: (
             category_reference(texts(frame, name), rows, days)
@@ -183,7 +193,9 @@ def number_reference(values: Floats, rows: Counts, days: Counts | None = None) -
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
         deviation=float(present.std()) if present.size else 0.0,
-        sample=tuple(None if math.isnan(value) else _short(value) for value in values[rows].tolist()),
+        sample=tuple(
+            None if math.isnan(value) else _short(value) for value in values[rows].tolist()
+        ),
         psi_limit=psi_limit,
         js_limit=js_limit,
     )
@@ -197,7 +209,9 @@ def _edges(present: Floats) -> Floats:
     return np.unique([np.nextafter(present.min(), -np.inf), *deciles, present.max()])
 
 
-def category_reference(values: Sequence[str | None], rows: Counts, days: Counts | None = None) -> CategoryReference:
+def category_reference(
+    values: Sequence[str | None], rows: Counts, days: Counts | None = None
+) -> CategoryReference:
     """Reference of a text column (n,), None for missing."""
     tally: dict[str, int] = {}
     for value in values:
@@ -220,7 +234,13 @@ def category_reference(values: Sequence[str | None], rows: Counts, days: Counts 
 
 
 def drift(
-    name: str, values: Floats | Sequence[str | None], against: FeatureReference, *, psi: float, jensen_shannon: float, minimum_rows: int
+    name: str,
+    values: Floats | Sequence[str | None],
+    against: FeatureReference,
+    *,
+    psi: float,
+    jensen_shannon: float,
+    minimum_rows: int,
 ) -> Drift:
     """Statistics of a day's values of one feature. Below `minimum_rows` rows they are reported and not judged.
 
@@ -232,15 +252,23 @@ def drift(
     ks = ks_p = distance = None
     if isinstance(against, NumberReference):
         array = np.asarray(values, dtype=np.float64)
-        actual = np.bincount(_number_bins(array, np.asarray(against.edges)), minlength=len(expected))
+        actual = np.bincount(
+            _number_bins(array, np.asarray(against.edges)), minlength=len(expected)
+        )
         present = np.sort(array[~np.isnan(array)])
-        sample = np.sort(np.asarray([value for value in against.sample if value is not None], dtype=np.float64))
+        sample = np.sort(
+            np.asarray([value for value in against.sample if value is not None], dtype=np.float64)
+        )
         if present.size and sample.size:
             ks, ks_p = kolmogorov_smirnov(sample, present)
-            distance = wasserstein(sample, present) / against.deviation if against.deviation > 0 else None
+            distance = (
+                wasserstein(sample, present) / against.deviation if against.deviation > 0 else None
+            )
         limit, calibrated = psi, against.psi_limit
     else:
-        actual = np.bincount(_category_bins(list(values), against.values, against.rare), minlength=len(expected))
+        actual = np.bincount(
+            _category_bins(list(values), against.values, against.rare), minlength=len(expected)
+        )
         limit, calibrated = jensen_shannon, against.js_limit
     found_psi = population_stability_index(expected, actual)
     found_js = jensen_shannon_distance(expected, actual)
@@ -264,7 +292,12 @@ def drift(
 
 
 def drifts(
-    frame: pl.DataFrame, against: Mapping[str, FeatureReference], *, psi: float, jensen_shannon: float, minimum_rows: int
+    frame: pl.DataFrame,
+    against: Mapping[str, FeatureReference],
+    *,
+    psi: float,
+    jensen_shannon: float,
+    minimum_rows: int,
 ) -> list[Drift]:
     """`drift` of every referenced feature that the frame has, in the reference's order."""
     return [
@@ -298,7 +331,10 @@ def jensen_shannon_distance(expected: Counts, actual: Counts) -> float:
 def kolmogorov_smirnov(first: Floats, second: Floats) -> tuple[float, float]:
     """Two-sample statistic and asymptotic p-value of sorted samples (n,), (m,) without NaN. With ties the p-value is conservative."""
     points = np.concatenate([first, second])
-    gap = np.searchsorted(first, points, side="right") / first.size - np.searchsorted(second, points, side="right") / second.size
+    gap = (
+        np.searchsorted(first, points, side="right") / first.size
+        - np.searchsorted(second, points, side="right") / second.size
+    )
     statistic = float(np.abs(gap).max())
     size = math.sqrt(first.size * second.size / (first.size + second.size))
     scaled = (size + 0.12 + 0.11 / size) * statistic
@@ -312,7 +348,10 @@ def kolmogorov_smirnov(first: Floats, second: Floats) -> tuple[float, float]:
 def wasserstein(first: Floats, second: Floats) -> float:
     """Wasserstein-1 distance of sorted samples (n,), (m,) without NaN, in the unit of the values."""
     points = np.sort(np.concatenate([first, second]), kind="mergesort")
-    gap = np.searchsorted(first, points[:-1], side="right") / first.size - np.searchsorted(second, points[:-1], side="right") / second.size
+    gap = (
+        np.searchsorted(first, points[:-1], side="right") / first.size
+        - np.searchsorted(second, points[:-1], side="right") / second.size
+    )
     return float(np.sum(np.abs(gap) * np.diff(points)))
 
 
@@ -328,11 +367,15 @@ def _number_bins(values: Floats, edges: Floats) -> Counts:
     return bins
 
 
-def _category_bins(values: Sequence[str | None], common: Sequence[str], rare: Sequence[str]) -> Counts:
+def _category_bins(
+    values: Sequence[str | None], common: Sequence[str], rare: Sequence[str]
+) -> Counts:
     codes: dict[str | None, int] = {value: code for code, value in enumerate(common)}
     codes.update((value, len(common)) for value in rare)
     codes[None] = len(common) + 2
-    return np.fromiter((codes.get(value, len(common) + 1) for value in values), dtype=np.int64, count=len(values))
+    return np.fromiter(
+        (codes.get(value, len(common) + 1) for value in values), dtype=np.int64, count=len(values)
+    )
 
 
 def _shares(counts: NDArray[np.int64]) -> Floats:
@@ -349,18 +392,26 @@ def _js(expected: Floats, actual: Floats) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         left = np.where(expected > 0, expected * np.log2(expected / middle), 0.0)
         right = np.where(actual > 0, actual * np.log2(actual / middle), 0.0)
-    return np.asarray(np.sqrt(np.clip(np.sum((left + right) / 2, axis=-1), 0.0, 1.0)), dtype=np.float64)
+    return np.asarray(
+        np.sqrt(np.clip(np.sum((left + right) / 2, axis=-1), 0.0, 1.0)), dtype=np.float64
+    )
 
 
-def _calibrated(bins: Counts, counts: Counts, days: Counts | None, width: int) -> tuple[float | None, float | None]:
+def _calibrated(
+    bins: Counts, counts: Counts, days: Counts | None, width: int
+) -> tuple[float | None, float | None]:
     """The PSI and JS limits that all but `FALSE_ALARMS` of the reference's own days keep, with `HEADROOM`."""
     if days is None:
         return None, None
-    daily = np.bincount(days * width + bins, minlength=(int(days.max()) + 1) * width).reshape(-1, width)
+    daily = np.bincount(days * width + bins, minlength=(int(days.max()) + 1) * width).reshape(
+        -1, width
+    )
     daily = daily[daily.sum(axis=1) >= CALIBRATION_ROWS]
     if len(daily) < CALIBRATION_DAYS:
         return None, None
     psi = _psi(_shares(counts), _shares(daily))
     js = _js(counts / counts.sum(), daily / daily.sum(axis=1, keepdims=True))
-    psi_limit, js_limit = (float(np.quantile(each, 1 - FALSE_ALARMS, method="higher")) * HEADROOM for each in (psi, js))
+    psi_limit, js_limit = (
+        float(np.quantile(each, 1 - FALSE_ALARMS, method="higher")) * HEADROOM for each in (psi, js)
+    )
     return psi_limit, js_limit

@@ -28,7 +28,9 @@ class Rendered(NamedTuple):
     reference_rows: int
 
 
-def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: float) -> Rendered | None:
+def render(
+    frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: float
+) -> Rendered | None:
     """Evidently's drift preset over at most 2,000 rows of a day and the reference's sample (at most 2,000 rows).
 
     Columns without any value on either side are left out: Evidently refuses them. None where no column is left.
@@ -41,7 +43,9 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
     from evidently.presets import DataDriftPreset
 
     current = frame[sampled_rows(frame.height).tolist()] if frame.height > CURRENT_ROWS else frame
-    reference = pd.DataFrame({name: pd.Series(list(known.sample)) for name, known in against.features.items()})
+    reference = pd.DataFrame(
+        {name: pd.Series(list(known.sample)) for name, known in against.features.items()}
+    )
     shown = [name for name in reference.columns if name in current.columns]
     numbers = [name for name in shown if isinstance(against.features[name], NumberReference)]
     now = pd.DataFrame({name: current[name].to_list() for name in shown})
@@ -67,7 +71,9 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
             shown_widgets = super().render(context, child_widgets)
             # Asked for again, the table's numbers come from Evidently's memory.
             table, _ = context.get_legacy_metric(DataDriftTable(**methods), None, None)
-            found.update({name: float(column.drift_score) for name, column in table.drift_by_columns.items()})
+            found.update(
+                {name: float(column.drift_score) for name, column in table.drift_by_columns.items()}
+            )
             return list(shown_widgets)
 
     methods = {
@@ -76,9 +82,15 @@ def render(frame: pl.DataFrame, against: Reference, psi: float, jensen_shannon: 
         "cat_stattest": "jensenshannon",
         "cat_stattest_threshold": jensen_shannon,
     }
-    preset = Table(num_method="psi", num_threshold=psi, cat_method="jensenshannon", cat_threshold=jensen_shannon)
+    preset = Table(
+        num_method="psi",
+        num_threshold=psi,
+        cat_method="jensenshannon",
+        cat_threshold=jensen_shannon,
+    )
     snapshot = Report([preset]).run(
-        Dataset.from_pandas(now[shown], data_definition=definition), Dataset.from_pandas(reference[shown], data_definition=definition)
+        Dataset.from_pandas(now[shown], data_definition=definition),
+        Dataset.from_pandas(reference[shown], data_definition=definition),
     )
     (count,) = snapshot.dict()["metrics"]
     html = snapshot.get_html_str(as_iframe=False).encode()

@@ -10,7 +10,11 @@ from assets.tabular.validation import gates
 if TYPE_CHECKING:
     from declare.pipeline import Pipeline
 
-DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE = "monitoring/data_drift", "monitoring/prediction_drift", "monitoring/performance"
+DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE = (
+    "monitoring/data_drift",
+    "monitoring/prediction_drift",
+    "monitoring/performance",
+)
 DRIFT_PAGE, WORTH_A_LOOK = "monitoring/drift_page", "worth_a_look"
 """Evidently's page, and the metadata of the drift report that says of which day (ISO) it is to be drawn."""
 SKEW, FAIRNESS, SERVICE = "monitoring/skew", "monitoring/fairness", "monitoring/service"
@@ -39,6 +43,8 @@ MONITORS = (
     Monitor(PREDICTION_DRIFT, _answers, False, lambda pipeline: ("prediction_drift",)),
     Monitor(PERFORMANCE, _labels, True, lambda pipeline: ("live_log_loss",)),
     Monitor(SKEW, lambda pipeline: ("predictions", "features"), False, lambda pipeline: ("skew",)),
-    Monitor(FAIRNESS, _labels, True, lambda pipeline: gates.required_gates(pipeline)[gates.FAIRNESS]),
+    Monitor(
+        FAIRNESS, _labels, True, lambda pipeline: gates.required_gates(pipeline)[gates.FAIRNESS]
+    ),
     Monitor(SERVICE, _answers, False, lambda pipeline: ("latency_p99", "error_rate")),
 )

@@ -13,14 +13,26 @@ if TYPE_CHECKING:
     from assets.tabular.monitoring.evidently_report import Rendered
 
 TITLES = {
-    "monitoring/data_drift": ("Data drift", "Do the features of the day's predictions look like those the champion was trained on?"),
+    "monitoring/data_drift": (
+        "Data drift",
+        "Do the features of the day's predictions look like those the champion was trained on?",
+    ),
     "monitoring/prediction_drift": (
         "Prediction drift",
         "Do the day's answers look like those on the newest rows of the champion's training set?",
     ),
-    "monitoring/performance": ("Live performance", "How good were the champion's predictions whose labels have matured?"),
-    "monitoring/skew": ("Training-serving skew", "Did the endpoint compute the features that the lake computes for the same rows?"),
-    "monitoring/fairness": ("Live fairness", "Are declared groups treated alike, on matured labels?"),
+    "monitoring/performance": (
+        "Live performance",
+        "How good were the champion's predictions whose labels have matured?",
+    ),
+    "monitoring/skew": (
+        "Training-serving skew",
+        "Did the endpoint compute the features that the lake computes for the same rows?",
+    ),
+    "monitoring/fairness": (
+        "Live fairness",
+        "Are declared groups treated alike, on matured labels?",
+    ),
     "monitoring/service": ("Service", "Did the endpoint answer, how fast, and with what?"),
 }
 
@@ -29,21 +41,31 @@ def page(report: Report, images: Sequence[Image] = ()) -> bytes:
     """The HTML page of a monitor's report: verdicts, notes, plots, and every number with its n."""
     title, lead = TITLES[report.name]
     subject = "nothing was served" if report.subject == "none" else report.subject[:16]
-    facts = [("day", report.day.isoformat()), ("bundle", subject), ("rows", f"{max((m.n for m in report.measures), default=0):,}")]
+    facts = [
+        ("day", report.day.isoformat()),
+        ("bundle", subject),
+        ("rows", f"{max((m.n for m in report.measures), default=0):,}"),
+    ]
     sections = [Section("Plots", images=images)] if images else []
     by_group = _wide(report.measures)
     if by_group is not None:
         sections.append(Section("By group", tables=[by_group]))
     plain = [m for m in report.measures if m.group is None]
     if plain:
-        rows = [[m.name.replace("_", " "), estimate(m.value, m.low, m.high), f"{m.n:,}"] for m in plain]
-        sections.append(Section("Numbers", tables=[Table(["number", "value (95 % interval)", "n"], rows)]))
+        rows = [
+            [m.name.replace("_", " "), estimate(m.value, m.low, m.high), f"{m.n:,}"] for m in plain
+        ]
+        sections.append(
+            Section("Numbers", tables=[Table(["number", "value (95 % interval)", "n"], rows)])
+        )
     return render(report, title, lead, facts, sections)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """Verdicts as a Markdown table: rule, number, limit, n and reason."""
-    rows = [[v.rule, _word(v), number(v.value), number(v.limit), f"{v.n:,}", v.reason] for v in verdicts]
+    rows = [
+        [v.rule, _word(v), number(v.value), number(v.limit), f"{v.n:,}", v.reason] for v in verdicts
+    ]
     return markdown_table(["rule", "verdict", "number", "limit", "n", "reason"], rows)
 
 
@@ -58,7 +80,12 @@ def day_table(reports: Sequence[Report], shown: int = 31) -> str:
     rows = []
     for report in sorted(reports, key=lambda each: each.day, reverse=True)[:shown]:
         found = {v.rule: v for v in report.verdicts}
-        cells = [f"{number(found[r].value, 3)} {_word(found[r])} (n={found[r].n:,})" if r in found else "–" for r in rules]
+        cells = [
+            f"{number(found[r].value, 3)} {_word(found[r])} (n={found[r].n:,})"
+            if r in found
+            else "–"
+            for r in rules
+        ]
         rows.append([report.day.isoformat(), report.subject[:12], *cells])
     return markdown_table(["day", "bundle", *rules], rows)
 
@@ -79,11 +106,22 @@ def _wide(measures: Sequence[Measure]) -> Table | None:
     for group in groups:
         cells = [found.get((group, name)) for name in names]
         ns = {m.n for m in cells if m}
-        rows.append([group, *(estimate(m.value, m.low, m.high, 3) if m else "–" for m in cells), f"{max(ns):,}"])
+        rows.append(
+            [
+                group,
+                *(estimate(m.value, m.low, m.high, 3) if m else "–" for m in cells),
+                f"{max(ns):,}",
+            ]
+        )
     return Table(["group", *(name.replace("_", " ") for name in names), "n"], rows)
 
 
 def evidently_table(rendered: Rendered) -> str:
     """Evidently's statistic of each feature as a Markdown table, greatest first."""
-    rows = [[name, value] for name, value in sorted(rendered.statistics.items(), key=lambda item: -item[1])]
-    return f"{rendered.rows:,} rows against {rendered.reference_rows:,}\n\n" + markdown_table(["feature", "statistic"], rows)
+    rows = [
+        [name, value]
+        for name, value in sorted(rendered.statistics.items(), key=lambda item: -item[1])
+    ]
+    return f"{rendered.rows:,} rows against {rendered.reference_rows:,}\n\n" + markdown_table(
+        ["feature", "statistic"], rows
+    )

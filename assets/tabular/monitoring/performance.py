@@ -25,15 +25,21 @@ DAY_DRAWS = 5_000
 TEST, ALL = "test", "all bundles"
 
 
-def matured(predictions: pl.DataFrame, labels: pl.DataFrame, entity: str, label: str, by: datetime) -> pl.DataFrame:
+def matured(
+    predictions: pl.DataFrame, labels: pl.DataFrame, entity: str, label: str, by: datetime
+) -> pl.DataFrame:
     """One row per entity and bundle: its newest prediction, with the label `y` (null while it has none) as known at `by`.
 
     `predictions` has prediction_id, the entity, date, known_at, bundle, output; `labels` has the entity, known_at and the label.
     """
     import polars as pl
 
-    newest = predictions.sort("known_at", "prediction_id").unique([entity, "bundle"], keep="last", maintain_order=True)
-    known = labels.filter(pl.col("known_at") <= by).select(entity, pl.col(label).cast(pl.Float64).alias("y"))
+    newest = predictions.sort("known_at", "prediction_id").unique(
+        [entity, "bundle"], keep="last", maintain_order=True
+    )
+    known = labels.filter(pl.col("known_at") <= by).select(
+        entity, pl.col(label).cast(pl.Float64).alias("y")
+    )
     return newest.join(known, on=entity, how="left", maintain_order="left")
 
 
@@ -50,24 +56,43 @@ def performance(
     labelled = rows.filter(pl.col("y").is_not_null())
     own = labelled.filter(pl.col("bundle") == subject)
     y, p, n = _array(own, "y"), _array(own, "output"), own.height
-    days = np.asarray(own["date"].rank("dense").to_numpy() if n else np.zeros(0), dtype=np.int64) - 1
-    compared = compare(y, {"live": p}, resamples=RESAMPLES, clusters=days if n and days.max() > 0 else None)
-    intervals = {name: compared.interval("live", name) for name in NAMES} | day_intervals(y, p, days)
+    days = (
+        np.asarray(own["date"].rank("dense").to_numpy() if n else np.zeros(0), dtype=np.int64) - 1
+    )
+    compared = compare(
+        y, {"live": p}, resamples=RESAMPLES, clusters=days if n and days.max() > 0 else None
+    )
+    intervals = {name: compared.interval("live", name) for name in NAMES} | day_intervals(
+        y, p, days
+    )
     measures = [measure(name, compared.value("live", name), n, intervals[name]) for name in NAMES]
-    measures += [Measure(name=name, value=value, n=test_rows, group=TEST) for name, value in test.items() if name in NAMES]
+    measures += [
+        Measure(name=name, value=value, n=test_rows, group=TEST)
+        for name, value in test.items()
+        if name in NAMES
+    ]
     measures += [
         measure("base_rate", float(y.mean()) if n else np.nan, n),
         measure("mean_prediction", float(p.mean()) if n else np.nan, n),
-        measure("labelled_share", labelled.height / rows.height if rows.height else np.nan, rows.height),
+        measure(
+            "labelled_share", labelled.height / rows.height if rows.height else np.nan, rows.height
+        ),
     ]
     if labelled.height:
         everything = Ranked(_array(labelled, "y"), _array(labelled, "output")).metrics()
-        measures += [measure(name, float(value), labelled.height, group=ALL) for name, value in zip(NAMES, everything, strict=True)]
+        measures += [
+            measure(name, float(value), labelled.height, group=ALL)
+            for name, value in zip(NAMES, everything, strict=True)
+        ]
     notes = [] if n else ["No prediction of the champion has a matured label yet."]
     single = bool(n) and len(set(days.tolist())) == 1
     if single:
-        notes.append("All labels are of one day: the interval draws rows and says nothing about other days.")
-    verdict = _log_loss(compared.value("live", "log_loss"), intervals["log_loss"], test.get("log_loss"), n, limits)
+        notes.append(
+            "All labels are of one day: the interval draws rows and says nothing about other days."
+        )
+    verdict = _log_loss(
+        compared.value("live", "log_loss"), intervals["log_loss"], test.get("log_loss"), n, limits
+    )
     return tuple(measures), (verdict,), tuple(notes)
 
 
@@ -76,10 +101,16 @@ def day_intervals(y: Array, p: Array, days: NDArray[np.int64]) -> dict[str, Inte
     count = int(days.max()) + 1 if len(days) else 0
     if count < 2:
         return {}
-    drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=DAY_DRAWS).astype(np.float64)
+    drawn = (
+        np.random.default_rng(SEED)
+        .multinomial(count, np.full(count, 1 / count), size=DAY_DRAWS)
+        .astype(np.float64)
+    )
     rows = drawn @ np.bincount(days, minlength=count)
     return {
-        name: percentile_interval((drawn @ np.bincount(days, weights=row_metric(name, y, p), minlength=count)) / rows)
+        name: percentile_interval(
+            (drawn @ np.bincount(days, weights=row_metric(name, y, p), minlength=count)) / rows
+        )
         for name in sorted(ROW_WISE)
     }
 
@@ -97,13 +128,21 @@ def window(day: date, days: int) -> tuple[date, date]:
     return day - timedelta(days=days), day - timedelta(days=1)
 
 
-def _log_loss(live: float, interval: Interval, test: float | None, n: int, limits: Monitors) -> Verdict:
+def _log_loss(
+    live: float, interval: Interval, test: float | None, n: int, limits: Monitors
+) -> Verdict:
     if n < limits.minimum_rows or not np.isfinite(live):
-        reason = f"{n} matured rows are too few to judge; the monitor asks for {limits.minimum_rows}"
-        return Verdict(rule="live_log_loss", passed=None, value=None, limit=None, n=n, reason=reason)
+        reason = (
+            f"{n} matured rows are too few to judge; the monitor asks for {limits.minimum_rows}"
+        )
+        return Verdict(
+            rule="live_log_loss", passed=None, value=None, limit=None, n=n, reason=reason
+        )
     if test is None:
         reason = "the champion has no test log loss to compare with"
-        return Verdict(rule="live_log_loss", passed=None, value=live, limit=None, n=n, reason=reason)
+        return Verdict(
+            rule="live_log_loss", passed=None, value=live, limit=None, n=n, reason=reason
+        )
     limit = test + limits.log_loss_margin
     passed = not interval.low > limit
     reason = (

@@ -36,12 +36,25 @@ def columns(pipeline: Pipeline) -> dict[str, Any]:
     import polars as pl
 
     moment = pl.Datetime("us", "UTC")
-    kinds = {"string": pl.String, "float": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "datetime": moment}
+    kinds = {
+        "string": pl.String,
+        "float": pl.Float64,
+        "integer": pl.Int64,
+        "boolean": pl.Boolean,
+        "datetime": moment,
+    }
     fixed = {
         "prediction_id": pl.String, EVENT_TIME: moment, KNOWN_AT: moment, "wall_time": moment, "bundle": pl.String, "arm": pl.String,
         "output": pl.Float64, "latency_ms": pl.Float64, "online_as_of": pl.String, "ood": pl.String, DATE: pl.Date,
     }  # fmt: skip
-    return {**fixed, **{name: kinds[column.kind] for name, column in pipeline.request_columns.items() if name not in fixed}}
+    return {
+        **fixed,
+        **{
+            name: kinds[column.kind]
+            for name, column in pipeline.request_columns.items()
+            if name not in fixed
+        },
+    }
 
 
 def empty(pipeline: Pipeline) -> pl.DataFrame:
@@ -51,7 +64,9 @@ def empty(pipeline: Pipeline) -> pl.DataFrame:
     return pl.DataFrame(schema=columns(pipeline))
 
 
-def compact(pipeline: Pipeline, records: Sequence[Stored], program: Callable[[str], FeatureProgram]) -> pl.DataFrame:
+def compact(
+    pipeline: Pipeline, records: Sequence[Stored], program: Callable[[str], FeatureProgram]
+) -> pl.DataFrame:
     """Records as rows, one per prediction id (the first of equal ids), in order of their event, then of their id.
 
     `program` gives the feature program of a bundle, which names and decodes the model's row. `known_at` is the moment in data
@@ -62,7 +77,10 @@ def compact(pipeline: Pipeline, records: Sequence[Stored], program: Callable[[st
     first = {record.id: record for record in reversed(records)}
     frames = [empty(pipeline)]
     for bundle in sorted({record.bundle for record in first.values()}):
-        own = sorted((record for record in first.values() if record.bundle == bundle), key=lambda record: (record.event_time, record.id))
+        own = sorted(
+            (record for record in first.values() if record.bundle == bundle),
+            key=lambda record: (record.event_time, record.id),
+        )
         frames.append(_frame(pipeline, own, program(bundle)))
     return pl.concat(frames, how="diagonal").sort(EVENT_TIME, "prediction_id")
 
@@ -73,18 +91,29 @@ def merged(stored: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     together = pl.concat([found, stored], how="diagonal")
-    return together.unique("prediction_id", keep="first", maintain_order=True).sort(EVENT_TIME, "prediction_id")
+    return together.unique("prediction_id", keep="first", maintain_order=True).sort(
+        EVENT_TIME, "prediction_id"
+    )
 
 
 def as_used(predictions: pl.DataFrame, program: FeatureProgram) -> pl.DataFrame:
     """Predictions of one bundle with the features that it used under their own names; a feature replaces the request column
     of its name, as in the feature table. What the bundle keeps out of the log is left out."""
     stored = {
-        name: (CATEGORY if categorical else NUMBER) + name for name, categorical in zip(program.names, program.categorical, strict=True)
+        name: (CATEGORY if categorical else NUMBER) + name
+        for name, categorical in zip(program.names, program.categorical, strict=True)
     }
     left_out = program.unlogged | program.withheld
-    stored = {name: column for name, column in stored.items() if column in predictions.columns and name not in left_out}
-    kept = [name for name in predictions.columns if not name.startswith((NUMBER, CATEGORY)) and name not in {*stored, *left_out}]
+    stored = {
+        name: column
+        for name, column in stored.items()
+        if column in predictions.columns and name not in left_out
+    }
+    kept = [
+        name
+        for name in predictions.columns
+        if not name.startswith((NUMBER, CATEGORY)) and name not in {*stored, *left_out}
+    ]
     return predictions.select(*kept, **stored)
 
 
@@ -117,21 +146,29 @@ def _frame(pipeline: Pipeline, records: Sequence[Stored], program: FeatureProgra
         if name not in data:
             data[name] = [record.request.get(name) for record in records]
             if kind == pl.Datetime("us", "UTC"):
-                texts[name] = pl.col(name).cast(pl.String).str.to_datetime(time_zone="UTC", time_unit="us")
+                texts[name] = (
+                    pl.col(name).cast(pl.String).str.to_datetime(time_zone="UTC", time_unit="us")
+                )
     plain = {name: kind for name, kind in schema.items() if name not in texts}
-    frame = pl.DataFrame(data, schema_overrides={**plain, **dict.fromkeys(texts, pl.String)}, strict=False)
+    frame = pl.DataFrame(
+        data, schema_overrides={**plain, **dict.fromkeys(texts, pl.String)}, strict=False
+    )
     matrix = np.array([record.row for record in records], dtype=np.float32)
     return frame.with_columns(**texts).select(*schema).with_columns(_features(matrix, program))
 
 
-def _features(matrix: np.ndarray[Any, np.dtype[np.float32]], program: FeatureProgram) -> list[pl.Series]:
+def _features(
+    matrix: np.ndarray[Any, np.dtype[np.float32]], program: FeatureProgram
+) -> list[pl.Series]:
     """The model's rows as columns: numbers as they were used (null where missing), categories as their text. Withheld features
     have none."""
     import polars as pl
 
     found = []
     withheld = program.withheld
-    for index, (name, categorical) in enumerate(zip(program.names, program.categorical, strict=True)):
+    for index, (name, categorical) in enumerate(
+        zip(program.names, program.categorical, strict=True)
+    ):
         if name in withheld:
             continue
         values = matrix[:, index]
@@ -140,7 +177,13 @@ def _features(matrix: np.ndarray[Any, np.dtype[np.float32]], program: FeaturePro
             continue
         words = (UNSEEN, *program.vocabularies.get(name, ()))
         codes = [None if np.isnan(value) else int(value) for value in values]
-        found.append(pl.Series(CATEGORY + name, [None if code is None else words[code] for code in codes], dtype=pl.String))
+        found.append(
+            pl.Series(
+                CATEGORY + name,
+                [None if code is None else words[code] for code in codes],
+                dtype=pl.String,
+            )
+        )
     return found
 
 
@@ -184,7 +227,9 @@ class Compacted(NamedTuple):
         return f"every line of the log is as it was written; {self.torn} unfinished ends (nobody was answered from those)"
 
 
-def compact_days(pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts: Artifacts, logs: Sequence[Path]) -> Compacted:
+def compact_days(
+    pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts: Artifacts, logs: Sequence[Path]
+) -> Compacted:
     """Bring the prediction logs (one of each replica of the endpoint) of some days into the lake: each prediction once,
     however often this runs.
 
@@ -206,10 +251,14 @@ def compact_days(pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts
 
     wanted = sorted(set(days))
     readings = [read(log, wanted[0], wanted[-1]) for log in logs]
-    found = compact(pipeline, [record for reading in readings for record in reading.records], program).filter(pl.col(DATE).is_in(wanted))
+    found = compact(
+        pipeline, [record for reading in readings for record in reading.records], program
+    ).filter(pl.col(DATE).is_in(wanted))
     table = predictions_table(pipeline.name)
     try:
-        stored = lake.scan(table, wanted[0], wanted[-1]).filter(pl.col(DATE).is_in(wanted)).collect()
+        stored = (
+            lake.scan(table, wanted[0], wanted[-1]).filter(pl.col(DATE).is_in(wanted)).collect()
+        )
     except FileNotFoundError:
         stored = empty(pipeline)
     together = merged(stored, found)
@@ -252,7 +301,11 @@ def prune(pipeline: Pipeline, lake: Lake, logs: Sequence[Path], newest: date) ->
             reading = contents(path)
             ids = {record.id for record in reading.records}
             try:
-                stored = lake.scan(predictions_table(pipeline.name), first, last).select("prediction_id").collect()
+                stored = (
+                    lake.scan(predictions_table(pipeline.name), first, last)
+                    .select("prediction_id")
+                    .collect()
+                )
             except FileNotFoundError:
                 stored = empty(pipeline)
             held = stored.filter(pl.col("prediction_id").is_in(list(ids))).height

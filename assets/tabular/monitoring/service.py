@@ -40,9 +40,15 @@ def report(
     inside = np.asarray(predictions["latency_ms"].to_numpy(), dtype=np.float64)
     measures = [Measure(name="predictions", value=float(n), n=n)]
     if n:
-        measures += [Measure(name=f"model_ms_{name}", value=float(np.quantile(inside, share)), n=n) for name, share in PERCENTILES.items()]
+        measures += [
+            Measure(name=f"model_ms_{name}", value=float(np.quantile(inside, share)), n=n)
+            for name, share in PERCENTILES.items()
+        ]
         arms = predictions["arm"].value_counts().sort("arm")
-        measures += [Measure(name="predictions", value=float(count), n=n, group=str(arm)) for arm, count in arms.iter_rows()]
+        measures += [
+            Measure(name="predictions", value=float(count), n=n, group=str(arm))
+            for arm, count in arms.iter_rows()
+        ]
     traffic = combined(samples, pipeline)
     requests, bad, failed = traffic.requests, traffic.errors("4"), traffic.errors("5")
     measures += [
@@ -53,15 +59,27 @@ def report(
     for name, share in PERCENTILES.items():
         seconds = percentile(traffic.latency, share)
         measures.append(
-            Measure(name=f"latency_ms_{name}", value=None if seconds is None else seconds * 1_000, n=sum(traffic.latency.values()))
+            Measure(
+                name=f"latency_ms_{name}",
+                value=None if seconds is None else seconds * 1_000,
+                n=sum(traffic.latency.values()),
+            )
         )
     measures += _resources(samples)
     notes = [
-        f"The prediction log reported {sample.log_error} at {sample.at:%Y-%m-%d %H:%M} UTC." for sample in samples if sample.log_error
+        f"The prediction log reported {sample.log_error} at {sample.at:%Y-%m-%d %H:%M} UTC."
+        for sample in samples
+        if sample.log_error
     ][:1]
     if not samples:
-        notes.append("The endpoint left no samples of this time: requests, errors, CPU and memory are unknown.")
-    return tuple(measures), (_latency(traffic.latency, inside, limits), _errors(failed, requests, limits)), tuple(notes)
+        notes.append(
+            "The endpoint left no samples of this time: requests, errors, CPU and memory are unknown."
+        )
+    return (
+        tuple(measures),
+        (_latency(traffic.latency, inside, limits), _errors(failed, requests, limits)),
+        tuple(notes),
+    )
 
 
 def _resources(samples: Sequence[Sample]) -> list[Measure]:
@@ -78,23 +96,47 @@ def _resources(samples: Sequence[Sample]) -> list[Measure]:
     ]
 
 
-def _latency(latency: dict[str, int], inside: np.ndarray[tuple[int], np.dtype[np.float64]], limits: Monitors) -> Verdict:
+def _latency(
+    latency: dict[str, int], inside: np.ndarray[tuple[int], np.dtype[np.float64]], limits: Monitors
+) -> Verdict:
     limit = limits.latency_p99_ms
     seconds = percentile(latency, 0.99)
     if seconds is not None:
         value, n, what = seconds * 1_000, sum(latency.values()), "of requests"
     elif len(inside):
-        value, n, what = float(np.quantile(inside, 0.99)), len(inside), "of predictions inside the server (no samples of requests)"
+        value, n, what = (
+            float(np.quantile(inside, 0.99)),
+            len(inside),
+            "of predictions inside the server (no samples of requests)",
+        )
     else:
-        return Verdict(rule="latency_p99", passed=None, value=None, limit=limit, n=0, reason="no request was answered")
+        return Verdict(
+            rule="latency_p99",
+            passed=None,
+            value=None,
+            limit=limit,
+            n=0,
+            reason="no request was answered",
+        )
     reason = f"the 99th percentile {what} is {value:.2f} ms (n={n}, limit {limit:g} ms)"
-    return Verdict(rule="latency_p99", passed=value <= limit, value=value, limit=limit, n=n, reason=reason)
+    return Verdict(
+        rule="latency_p99", passed=value <= limit, value=value, limit=limit, n=n, reason=reason
+    )
 
 
 def _errors(failed: int, requests: int, limits: Monitors) -> Verdict:
     limit = limits.error_rate
     if not requests:
-        return Verdict(rule="error_rate", passed=None, value=None, limit=limit, n=0, reason="no request was counted")
+        return Verdict(
+            rule="error_rate",
+            passed=None,
+            value=None,
+            limit=limit,
+            n=0,
+            reason="no request was counted",
+        )
     rate = failed / requests
     reason = f"{failed} of {requests} requests failed ({rate:.2%}, limit {limit:.2%})"
-    return Verdict(rule="error_rate", passed=rate <= limit, value=rate, limit=limit, n=requests, reason=reason)
+    return Verdict(
+        rule="error_rate", passed=rate <= limit, value=rate, limit=limit, n=requests, reason=reason
+    )

@@ -45,16 +45,26 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[pipeline.name, TRAINING_SET],
-        deps=[dg.AssetKey([pipeline.name, "features"]), dg.AssetKey([pipeline.name, "raw", pipeline.label.source])],
+        deps=[
+            dg.AssetKey([pipeline.name, "features"]),
+            dg.AssetKey([pipeline.name, "raw", pipeline.label.source]),
+        ],
         group_name=GROUP,
         kinds={"polars"},
         description="Which rows a model learns from: days with their content digests, mature labels alone, split in time.",
         check_specs=[
-            dg.AssetCheckSpec(name, asset=[pipeline.name, TRAINING_SET], blocking=True, description=text) for name, text in CHECKS.items()
+            dg.AssetCheckSpec(
+                name, asset=[pipeline.name, TRAINING_SET], blocking=True, description=text
+            )
+            for name, text in CHECKS.items()
         ],
     )
-    def training_set(config: TrainingSetConfig, lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        rows = manifests.assemble(pipeline, lake, date.fromisoformat(config.as_of) if config.as_of else None)
+    def training_set(
+        config: TrainingSetConfig, lake: Lake, artifacts: Artifacts
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        rows = manifests.assemble(
+            pipeline, lake, date.fromisoformat(config.as_of) if config.as_of else None
+        )
         findings = {
             "label_maturity": manifests.label_maturity(rows),
             "minimum_rows": manifests.minimum_rows(rows, pipeline.split.minimum_rows),
@@ -97,22 +107,33 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[pipeline.name, CANDIDATE],
-        deps=[dg.AssetKey([pipeline.name, name]) for name in (TRAINING_SET, *((STUDY,) if pipeline.tuned else ()))],
+        deps=[
+            dg.AssetKey([pipeline.name, name])
+            for name in (TRAINING_SET, *((STUDY,) if pipeline.tuned else ()))
+        ],
         group_name=GROUP,
         kinds={"xgboost" if pipeline.tuned else "scikitlearn", "mlflow"},
         pool=POOL,
         description=f"The {type(pipeline.model).__name__} model of the training set, calibrated where that helps, tracked and registered in MLflow.",
     )
-    def candidate(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, tracking: Tracking) -> dg.MaterializeResult[None]:
+    def candidate(
+        context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, tracking: Tracking
+    ) -> dg.MaterializeResult[None]:
         from assets.tabular.training.candidate import train
 
         digest, manifest = newest_training_set(pipeline, artifacts)
-        study, parameters = parameters_for(pipeline, artifacts, manifest, context.log.warning) if pipeline.tuned else (None, {})
+        study, parameters = (
+            parameters_for(pipeline, artifacts, manifest, context.log.warning)
+            if pipeline.tuned
+            else (None, {})
+        )
         rows = manifests.load_rows(pipeline, manifest, lake)
         trained = train(pipeline, rows, digest, program(pipeline), parameters, study)
         stored = artifacts.put("candidates", trained.files)
         drawn = candidate_plots(trained)
-        run = tracking.log_candidate(tracked_candidate(pipeline, trained, stored, drawn, context.run_id, lake, study))
+        run = tracking.log_candidate(
+            tracked_candidate(pipeline, trained, stored, drawn, context.run_id, lake, study)
+        )
         # The pointer moves last: what it names is stored and registered.
         artifacts.point(pipeline.name, CANDIDATE, stored)
         return dg.MaterializeResult(
@@ -128,7 +149,12 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(stored),
         )  # fmt: skip
 
-    return [training_set, *([build_study(pipeline, pipeline.model)] if isinstance(pipeline.model, XGBoost) else []), baseline, candidate]
+    return [
+        training_set,
+        *([build_study(pipeline, pipeline.model)] if isinstance(pipeline.model, XGBoost) else []),
+        baseline,
+        candidate,
+    ]
 
 
 def build_study(pipeline: Pipeline, model: XGBoost) -> dg.AssetsDefinition:
@@ -142,7 +168,9 @@ def build_study(pipeline: Pipeline, model: XGBoost) -> dg.AssetsDefinition:
         pool=POOL,
         description=f"The best parameters of the trees, searched over time-ordered folds; reused for {model.study_age_days} days.",
     )
-    def tuning_study(context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult[None]:
+    def tuning_study(
+        context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts
+    ) -> dg.MaterializeResult[None]:
         from assets.tabular.training import tuning
 
         digest, manifest = newest_training_set(pipeline, artifacts)
@@ -150,16 +178,32 @@ def build_study(pipeline: Pipeline, model: XGBoost) -> dg.AssetsDefinition:
         study = tuning.Study.decode(artifacts.get("studies", last)[tuning.FILE]) if last else None
         reason = tuning.reusable(study, pipeline, manifest) if study else "there is none yet"
         if study is not None and last is not None and reason is None:
-            context.log.info(f"reusing the study of {study.as_of}: it is {(manifest.as_of - study.as_of).days} days old")
-            return study_result(pipeline, study, last, manifest, reused=True, reason="young enough, same features and search space")
+            context.log.info(
+                f"reusing the study of {study.as_of}: it is {(manifest.as_of - study.as_of).days} days old"
+            )
+            return study_result(
+                pipeline,
+                study,
+                last,
+                manifest,
+                reused=True,
+                reason="young enough, same features and search space",
+            )
         context.log.info(f"a new study of {model.trials} trials: {reason}")
-        place = f"{artifacts.uri}/progress/{pipeline.name}/{tuning.progress_key(pipeline, digest)}.json"
+        place = (
+            f"{artifacts.uri}/progress/{pipeline.name}/{tuning.progress_key(pipeline, digest)}.json"
+        )
         finished = tuning.decode_trials(files.read(place)) if files.exists(place) else []
         if finished:
             context.log.info(f"going on after {len(finished)} finished trials")
         rows = manifests.load_rows(pipeline, manifest, lake)
         study = tuning.run(
-            pipeline, rows, digest, program(pipeline), finished, lambda trials: files.write_atomically(place, tuning.encode_trials(trials))
+            pipeline,
+            rows,
+            digest,
+            program(pipeline),
+            finished,
+            lambda trials: files.write_atomically(place, tuning.encode_trials(trials)),
         )
         stored = artifacts.put("studies", {tuning.FILE: study.encode()})
         artifacts.point(pipeline.name, "study", stored)
@@ -179,7 +223,10 @@ def newest_training_set(pipeline: Pipeline, artifacts: Artifacts) -> tuple[str, 
 
 
 def parameters_for(
-    pipeline: Pipeline, artifacts: Artifacts, manifest: TrainingManifest, warn: Callable[[str], None]
+    pipeline: Pipeline,
+    artifacts: Artifacts,
+    manifest: TrainingManifest,
+    warn: Callable[[str], None],
 ) -> tuple[str | None, dict[str, float | int]]:
     """The newest study's digest and parameters, or cautious parameters where it does not fit the training set."""
     from assets.tabular.training import tuning
@@ -194,12 +241,20 @@ def parameters_for(
 
 
 def check_result(name: str, finding: Finding) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=finding.passed, check_name=name, description=finding.description, metadata=dict(finding.numbers))
+    return dg.AssetCheckResult(
+        passed=finding.passed,
+        check_name=name,
+        description=finding.description,
+        metadata=dict(finding.numbers),
+    )
 
 
 def training_set_metadata(manifest: TrainingManifest, digest: str) -> dict[str, Any]:
     """What people see of a training set: its days, sizes and base rates; numbers plot over time."""
-    rows = [(part, str(manifest.split[part]), manifest.rows[part], manifest.base_rate[part]) for part in PARTS]
+    rows = [
+        (part, str(manifest.split[part]), manifest.rows[part], manifest.base_rate[part])
+        for part in PARTS
+    ]
     days = sorted(manifest.days.items())
     shown = [(day, each.rows, each.positives, each.digest[:12]) for day, each in days[-14:]]
     return {
@@ -213,7 +268,12 @@ def training_set_metadata(manifest: TrainingManifest, digest: str) -> dict[str, 
 
 
 def study_result(
-    pipeline: Pipeline, study: "Study", digest: str, manifest: TrainingManifest, reused: bool, reason: str
+    pipeline: Pipeline,
+    study: "Study",
+    digest: str,
+    manifest: TrainingManifest,
+    reused: bool,
+    reason: str,
 ) -> dg.MaterializeResult[None]:
     """A study as its asset shows it, new or reused."""
     from assets.tabular.training import tuning
@@ -234,19 +294,35 @@ def study_result(
             "history": dg.MetadataValue.md(plots.inline_image(tuning.history_figure(study), "trials")),
         }  # fmt: skip
         if mattered := tuning.importances(pipeline, study):
-            metadata["importance"] = dg.MetadataValue.md(plots.inline_image(plots.bars(mattered, "What mattered", "share"), "importance"))
+            metadata["importance"] = dg.MetadataValue.md(
+                plots.inline_image(plots.bars(mattered, "What mattered", "share"), "importance")
+            )
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest))
 
 
 def numbers(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
     """Metrics as single numbers, which Dagster plots over time; those of the test days first."""
     parts = [part for part in reversed(PARTS) if part in metrics]
-    return {f"{part}_{name}": value for part in parts for name, value in metrics[part].items() if value is not None}
+    return {
+        f"{part}_{name}": value
+        for part in parts
+        for name, value in metrics[part].items()
+        if value is not None
+    }
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, float | None]], rows: Mapping[str, int]) -> dg.MarkdownMetadataValue:
+def metrics_table(
+    metrics: Mapping[str, Mapping[str, float | None]], rows: Mapping[str, int]
+) -> dg.MarkdownMetadataValue:
     names = list(metrics["train"])
-    cells = [(part, rows[part], *("–" if metrics[part][name] is None else metrics[part][name] for name in names)) for part in PARTS]
+    cells = [
+        (
+            part,
+            rows[part],
+            *("–" if metrics[part][name] is None else metrics[part][name] for name in names),
+        )
+        for part in PARTS
+    ]
     return dg.MetadataValue.md(plots.table(("part", "rows", *names), cells))
 
 
@@ -259,12 +335,20 @@ def candidate_plots(trained: "Trained") -> dict[str, bytes]:
     curves: Mapping[str, Sequence[float]] = trained.curves
     drawn = {"feature_importance": plots.bars(trained.gain, "Share in what was learned", "share")}
     if curves:
-        drawn["loss_curve"] = plots.lines(curves, f"Log loss per round (best: {trained.facts.rounds})", "round", "log loss")
+        drawn["loss_curve"] = plots.lines(
+            curves, f"Log loss per round (best: {trained.facts.rounds})", "round", "log loss"
+        )
     return {name: plots.png(figure) for name, figure in drawn.items()}
 
 
 def tracked_candidate(
-    pipeline: Pipeline, trained: "Trained", digest: str, drawn: Mapping[str, bytes], run_id: str, lake: Lake, study: str | None
+    pipeline: Pipeline,
+    trained: "Trained",
+    digest: str,
+    drawn: Mapping[str, bytes],
+    run_id: str,
+    lake: Lake,
+    study: str | None,
 ) -> TrackedCandidate:
     """What MLflow is told of a candidate."""
     facts = trained.facts

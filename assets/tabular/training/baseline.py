@@ -75,7 +75,11 @@ class FittedBaseline:
 
 
 def fit(
-    matrix: Matrix, y: Array, features: tuple[str, ...], categorical: tuple[bool, ...], regularisation: float = 1.0
+    matrix: Matrix,
+    y: Array,
+    features: tuple[str, ...],
+    categorical: tuple[bool, ...],
+    regularisation: float = 1.0,
 ) -> tuple[Baseline, Any]:
     """Fit the baseline on rows of shape (n, k) and labels of shape (n,). Returns it with the scikit-learn pipeline it was read from."""
     pipeline, converged = logistic_regression(matrix, y, categorical, regularisation)
@@ -87,19 +91,30 @@ def fit(
     return baseline, pipeline
 
 
-def train(rows: TrainingRows, training_set: str, declared: FeatureProgram, regularisation: float) -> FittedBaseline:
+def train(
+    rows: TrainingRows, training_set: str, declared: FeatureProgram, regularisation: float
+) -> FittedBaseline:
     """Fit the baseline on the training days and judge it on all parts."""
     from assets.tabular.training.candidate import rounded
     from assets.tabular.training.split import PARTS
     from assets.tabular.validation.metrics import metrics
 
     program = declared.fit(rows.part("train"))
-    baseline, _ = fit(program.matrix(rows.part("train")), rows.labels("train"), program.names, program.categorical, regularisation)
+    baseline, _ = fit(
+        program.matrix(rows.part("train")),
+        rows.labels("train"),
+        program.names,
+        program.categorical,
+        regularisation,
+    )
     judged: dict[str, dict[str, float | None]] = {
-        part: rounded(metrics(rows.labels(part), baseline.predict(program.matrix(rows.part(part))))) for part in PARTS
+        part: rounded(metrics(rows.labels(part), baseline.predict(program.matrix(rows.part(part)))))
+        for part in PARTS
     }
     facts = BaselineFacts(
         pipeline=rows.manifest.pipeline, as_of=rows.manifest.as_of.isoformat(), training_set=training_set,
         program_digest=declared.digest, rows=rows.manifest.rows, metrics=judged,
     )  # fmt: skip
-    return FittedBaseline({FILE: baseline.encode(), PROGRAM: program.encode(), FACTS: facts.encode()}, facts, baseline)
+    return FittedBaseline(
+        {FILE: baseline.encode(), PROGRAM: program.encode(), FACTS: facts.encode()}, facts, baseline
+    )

@@ -24,7 +24,13 @@ Array = NDArray[np.float64]
 Parameters = Mapping[str, float | int | str]
 
 
-def fit(pipeline: Pipeline, program: FeatureProgram, matrices: Matrices, labels: Labels, tuned: Parameters) -> Fitted:
+def fit(
+    pipeline: Pipeline,
+    program: FeatureProgram,
+    matrices: Matrices,
+    labels: Labels,
+    tuned: Parameters,
+) -> Fitted:
     """Train on the training rows with the parameters of a study."""
     from bundle.models.boosted_trees import BoostedTrees
 
@@ -42,7 +48,9 @@ def fit(pipeline: Pipeline, program: FeatureProgram, matrices: Matrices, labels:
 def boosted_trees(pipeline: Pipeline) -> XGBoost:
     """What a pipeline declares of its trees. Raises TypeError where its model is another one."""
     if not isinstance(pipeline.model, XGBoost):
-        raise TypeError(f"the model of {pipeline.name!r} is {type(pipeline.model).__name__}, not XGBoost")
+        raise TypeError(
+            f"the model of {pipeline.name!r} is {type(pipeline.model).__name__}, not XGBoost"
+        )
     return pipeline.model
 
 
@@ -63,12 +71,22 @@ def data(matrix: Matrix, y: Array, program: FeatureProgram, reference: Any = Non
 
     types = ["c" if categorical else "q" for categorical in program.categorical]
     return xgboost.QuantileDMatrix(
-        matrix, label=y, feature_names=list(program.names), feature_types=types, enable_categorical=True, nthread=threads(), ref=reference
+        matrix,
+        label=y,
+        feature_names=list(program.names),
+        feature_types=types,
+        enable_categorical=True,
+        nthread=threads(),
+        ref=reference,
     )
 
 
 def boost(
-    parameters: Parameters, train: Any, rounds: int, validation: Any = None, early_stopping: int | None = None
+    parameters: Parameters,
+    train: Any,
+    rounds: int,
+    validation: Any = None,
+    early_stopping: int | None = None,
 ) -> tuple[xgboost.Booster, dict[str, list[float]]]:
     """Train a booster; with validation rows it stops `early_stopping` rounds after its best one and keeps the best alone.
 
@@ -76,7 +94,9 @@ def boost(
     """
     import xgboost
 
-    watched = [(train, "train")] if validation is None else [(train, "train"), (validation, "validation")]
+    watched = (
+        [(train, "train")] if validation is None else [(train, "train"), (validation, "validation")]
+    )
     history: dict[str, dict[str, list[float]]] = {}
     booster = xgboost.train(
         {**parameters, "nthread": threads()}, train, rounds, evals=watched, evals_result=history,

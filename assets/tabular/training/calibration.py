@@ -30,7 +30,9 @@ def platt(margin: Array, y: Array, steps: int = 50) -> tuple[float, float]:
     Raises ValueError for labels of one class alone, for which no finite line is best.
     """
     if not 0 < float(y.mean()) < 1:
-        raise ValueError(f"calibration needs both classes; the {len(y)} labels given are all {y[0]:g}")
+        raise ValueError(
+            f"calibration needs both classes; the {len(y)} labels given are all {y[0]:g}"
+        )
     centre, scale = float(margin.mean()), float(margin.std()) or 1.0
     z = (margin - centre) / scale  # well-conditioned whatever the margins are
     design = np.column_stack([z, np.ones_like(z)])
@@ -64,7 +66,9 @@ def worthwhile(margin: Array, y: Array) -> tuple[float, float] | None:
         return None
     for fitted, judged in (halves, halves[::-1]):
         a, b = platt(margin[fitted], y[fitted])
-        if a <= 0 or mean_log_loss(a * margin[judged] + b, y[judged]) >= mean_log_loss(margin[judged], y[judged]):
+        if a <= 0 or mean_log_loss(a * margin[judged] + b, y[judged]) >= mean_log_loss(
+            margin[judged], y[judged]
+        ):
             return None
     a, b = platt(margin, y)
     return (a, b) if a > 0 else None

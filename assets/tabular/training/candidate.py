@@ -73,11 +73,18 @@ def environment() -> dict[str, str]:
 
 def rounded(values: Mapping[str, float], digits: int = 9) -> dict[str, float | None]:
     """Metrics as stored: NaN (could not be computed) is null, and digits that depend on the order of summing are dropped."""
-    return {name: round(value, digits) if np.isfinite(value) else None for name, value in values.items()}
+    return {
+        name: round(value, digits) if np.isfinite(value) else None for name, value in values.items()
+    }
 
 
 def train(
-    pipeline: Pipeline, rows: TrainingRows, training_set: str, declared: FeatureProgram, tuned: Parameters, study: str | None
+    pipeline: Pipeline,
+    rows: TrainingRows,
+    training_set: str,
+    declared: FeatureProgram,
+    tuned: Parameters,
+    study: str | None,
 ) -> Trained:
     """Train the candidate of a training set, trees of XGBoost with the parameters of a study.
 
@@ -97,7 +104,11 @@ def train(
     else:
         fitted = estimators.fit(pipeline, chosen, program, matrices, labels)
     model = fitted.model
-    line = calibration.worthwhile(model.margin_of_many(matrices["validation"]), labels["validation"]) if chosen.calibrate else None
+    line = (
+        calibration.worthwhile(model.margin_of_many(matrices["validation"]), labels["validation"])
+        if chosen.calibrate
+        else None
+    )
     if line:
         model.calibration = Calibration(*line)
     facts = CandidateFacts(

@@ -14,7 +14,10 @@ def quota(root: Path = CGROUP) -> float | None:
         granted, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            granted, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            granted, period = (
+                (root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip()
+                for name in ("quota", "period")
+            )
         except OSError:
             return None
     return None if granted in ("max", "-1") else int(granted) / int(period)

@@ -21,7 +21,9 @@ def direction(pipeline: Pipeline, feature: Feature) -> int:
     if feature.name in model.decreasing:
         return -1
     match feature.expression:
-        case Rolling(function="rate", value=Column(name=name)) if name == pipeline.label.name and model.label_rates_increase:
+        case Rolling(function="rate", value=Column(name=name)) if (
+            name == pipeline.label.name and model.label_rates_increase
+        ):
             return 1
         case _:
             return 0

@@ -44,16 +44,28 @@ def fit(
             rounds = model.trees
         case HistGradientBoosting():
             signs = [direction(pipeline, feature) for feature in pipeline.features]
-            estimator, curves = hist_gradient_boosting(model, signs, categories(program), matrices, labels)
+            estimator, curves = hist_gradient_boosting(
+                model, signs, categories(program), matrices, labels
+            )
             rounds = int(estimator.n_iter_)
     fitted = EstimatorModel.from_estimator(estimator, program.names, matrix)
     parameters = {
-        name: value for name, value in model.model_dump().items() if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        name: value
+        for name, value in model.model_dump().items()
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
     }
-    return Fitted(fitted, {"estimator": type(model).__name__, **parameters}, rounds, curves, shares(fitted, matrix))
+    return Fitted(
+        fitted,
+        {"estimator": type(model).__name__, **parameters},
+        rounds,
+        curves,
+        shares(fitted, matrix),
+    )
 
 
-def logistic_regression(matrix: Matrix, y: Array, categorical: Sequence[bool], regularisation: float) -> tuple[Any, bool]:
+def logistic_regression(
+    matrix: Matrix, y: Array, categorical: Sequence[bool], regularisation: float
+) -> tuple[Any, bool]:
     """Medians and missing-value indicators, standardised numbers, one-hot categories, and a regression over them; whether it converged.
 
     `regularisation` is the inverse strength of the L2 penalty (`C`).
@@ -67,10 +79,21 @@ def logistic_regression(matrix: Matrix, y: Array, categorical: Sequence[bool], r
 
     numbers = [column for column, is_category in enumerate(categorical) if not is_category]
     codes = [column for column, is_category in enumerate(categorical) if is_category]
-    impute = Pipeline([("fill", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())])
-    both = FeatureUnion([("values", impute), ("missing", MissingIndicator(features="all", sparse=False))])
+    impute = Pipeline(
+        [
+            ("fill", SimpleImputer(strategy="median", keep_empty_features=True)),
+            ("scale", StandardScaler()),
+        ]
+    )
+    both = FeatureUnion(
+        [("values", impute), ("missing", MissingIndicator(features="all", sparse=False))]
+    )
     columns = ColumnTransformer(
-        [("numbers", both, numbers), ("categories", OneHotEncoder(handle_unknown="ignore", dtype=np.float64), codes)], sparse_threshold=1.0
+        [
+            ("numbers", both, numbers),
+            ("categories", OneHotEncoder(handle_unknown="ignore", dtype=np.float64), codes),
+        ],
+        sparse_threshold=1.0,
     )
     # Newton steps: a handful of them does what takes lbfgs a hundred, as there are far more rows than columns.
     regression = Regression(C=regularisation, solver="newton-cholesky", max_iter=ITERATIONS)
@@ -95,7 +118,11 @@ def random_forest(model: RandomForest, matrix: Matrix, y: Array) -> Any:
 
 
 def hist_gradient_boosting(
-    model: HistGradientBoosting, signs: Sequence[int], categorical: Sequence[bool], matrices: Matrices, labels: Labels
+    model: HistGradientBoosting,
+    signs: Sequence[int],
+    categorical: Sequence[bool],
+    matrices: Matrices,
+    labels: Labels,
 ) -> tuple[Any, dict[str, list[float]]]:
     """Gradient boosting up to the round that was best on the validation rows, and the log loss of each round.
 
@@ -112,9 +139,17 @@ def hist_gradient_boosting(
     )  # fmt: skip
     # More threads add in another order, and the model would have other bytes.
     with threadpool_limits(limits=1, user_api="openmp"):
-        boosting.fit(matrices["train"], labels["train"], X_val=matrices["validation"], y_val=labels["validation"])
+        boosting.fit(
+            matrices["train"],
+            labels["train"],
+            X_val=matrices["validation"],
+            y_val=labels["validation"],
+        )
     # Before the first round there is a score, too. Of equally good rounds the first is kept.
-    curves = {"train": (-boosting.train_score_[1:]).tolist(), "validation": (-boosting.validation_score_[1:]).tolist()}
+    curves = {
+        "train": (-boosting.train_score_[1:]).tolist(),
+        "validation": (-boosting.validation_score_[1:]).tolist(),
+    }
     boosting._predictors = boosting._predictors[: int(np.argmin(curves["validation"])) + 1]
     # The state of a generator that only training uses.
     boosting._feature_subsample_rng = None

@@ -66,7 +66,9 @@ class TrainingManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         """Raises msgspec.ValidationError (a ValueError) for anything but a manifest of this format."""
         manifest = msgspec.json.decode(content, type=cls)
         if manifest.format != 1:
-            raise ValueError(f"training-set manifest of format {manifest.format}; this version reads format 1")
+            raise ValueError(
+                f"training-set manifest of format {manifest.format}; this version reads format 1"
+            )
         return manifest
 
     @property
@@ -91,7 +93,12 @@ class TrainingRows:
     @cached_property
     def masks(self) -> dict[Part, NDArray[np.bool_]]:
         days = self.frame.get_column(DATE)
-        return {part: days.is_between(self.manifest.split[part].first, self.manifest.split[part].last).to_numpy() for part in PARTS}
+        return {
+            part: days.is_between(
+                self.manifest.split[part].first, self.manifest.split[part].last
+            ).to_numpy()
+            for part in PARTS
+        }
 
     def part(self, *parts: Part) -> pl.DataFrame:
         """The rows of one or several parts, in canonical order."""
@@ -126,7 +133,9 @@ def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, d
     return days[0], days[-1]
 
 
-def labelled_rows(pipeline: Pipeline, lake: Lake, first: date, last: date, as_of: date) -> pl.DataFrame:
+def labelled_rows(
+    pipeline: Pipeline, lake: Lake, first: date, last: date, as_of: date
+) -> pl.DataFrame:
     """Feature rows of the days `first` to `last` with the label known at `as_of`, in canonical order.
 
     Columns: those of the feature table, the label (0 or 1) and `label_known_at`. Rows without a mature label are left out. An event
@@ -136,11 +145,15 @@ def labelled_rows(pipeline: Pipeline, lake: Lake, first: date, last: date, as_of
     from assets.tabular.features.versions import newest_known
 
     known = labels(pipeline, raw.reader(lake, pipeline.name), first, last, as_of)
-    known = known.select(pipeline.entity, pipeline.label.name, known.get_column(KNOWN_AT).alias(LABEL_KNOWN_AT)).drop_nulls(
-        pipeline.label.name
+    known = known.select(
+        pipeline.entity, pipeline.label.name, known.get_column(KNOWN_AT).alias(LABEL_KNOWN_AT)
+    ).drop_nulls(pipeline.label.name)
+    rows = newest_known(
+        lake.scan(features_table(pipeline.name), first, last).collect(), [pipeline.entity]
     )
-    rows = newest_known(lake.scan(features_table(pipeline.name), first, last).collect(), [pipeline.entity])
-    return rows.join(known, on=pipeline.entity, how="inner", validate="1:1").sort(EVENT_TIME, pipeline.entity)
+    return rows.join(known, on=pipeline.entity, how="inner", validate="1:1").sort(
+        EVENT_TIME, pipeline.entity
+    )
 
 
 def day_digests(frame: pl.DataFrame, label: str) -> dict[str, DayRows]:
@@ -148,7 +161,11 @@ def day_digests(frame: pl.DataFrame, label: str) -> dict[str, DayRows]:
     from assets.data.digest import content_digest
 
     return {
-        str(day): DayRows(rows=part.height, positives=int(part.get_column(label).sum()), digest=content_digest(part))
+        str(day): DayRows(
+            rows=part.height,
+            positives=int(part.get_column(label).sum()),
+            digest=content_digest(part),
+        )
         for (day,), part in frame.partition_by(DATE, as_dict=True, maintain_order=True).items()
     }
 
@@ -162,7 +179,9 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
     stored = lake.days(features_table(pipeline.name))
     if as_of is None:
         if not stored:
-            raise ValueError(f"the lake has no {features_table(pipeline.name)}; materialize the features first")
+            raise ValueError(
+                f"the lake has no {features_table(pipeline.name)}; materialize the features first"
+            )
         as_of = stored[-1]
     first, last = window(pipeline, as_of, stored)
     frame = labelled_rows(pipeline, lake, first, last, as_of)
@@ -177,7 +196,9 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
     rows = TrainingRows(manifest, frame)
     counted = {part: rows.labels(part) for part in PARTS}
     rates = {part: float(y.mean()) if len(y) else 0.0 for part, y in counted.items()}
-    manifest = msgspec.structs.replace(manifest, rows={part: len(y) for part, y in counted.items()}, base_rate=rates)
+    manifest = msgspec.structs.replace(
+        manifest, rows={part: len(y) for part, y in counted.items()}, base_rate=rates
+    )
     rows = TrainingRows(manifest, frame)
     _loaded = ((lake.uri, manifest, read), rows)
     return rows
@@ -189,7 +210,10 @@ _loaded: tuple[object, TrainingRows] | None = None
 
 def _versions(pipeline: Pipeline, lake: Lake) -> tuple[int, ...]:
     """Versions of the lake tables that the rows of a training set are read from; -1 for one that is not there."""
-    tables = (features_table(pipeline.name), *(raw.table(pipeline.name, source.name) for source in pipeline.sources))
+    tables = (
+        features_table(pipeline.name),
+        *(raw.table(pipeline.name, source.name) for source in pipeline.sources),
+    )
     return tuple(lake.version(table) if lake.exists(table) else -1 for table in tables)
 
 
@@ -211,7 +235,11 @@ def load_rows(pipeline: Pipeline, manifest: TrainingManifest, lake: Lake) -> Tra
 
 def verify(manifest: TrainingManifest, found: Mapping[str, DayRows]) -> None:
     """Raise ValueError unless the days found are exactly those of the manifest."""
-    changed = sorted(day for day in manifest.days.keys() | found.keys() if manifest.days.get(day) != found.get(day))
+    changed = sorted(
+        day
+        for day in manifest.days.keys() | found.keys()
+        if manifest.days.get(day) != found.get(day)
+    )
     if changed:
         day = changed[0]
         expected, seen = manifest.days.get(day), found.get(day)
@@ -242,7 +270,11 @@ def label_maturity(rows: TrainingRows) -> Finding:
     return Finding(
         passed=not late and not future,
         description=f"{late} of {rows.frame.height} labels became known after {manifest.moment:%Y-%m-%d %H:%M} UTC, {future} rows are of {manifest.as_of} or later; newest label {newest} UTC",
-        numbers={"immature": float(late), "future": float(future), "rows": float(rows.frame.height)},
+        numbers={
+            "immature": float(late),
+            "future": float(future),
+            "rows": float(rows.frame.height),
+        },
     )
 
 
@@ -270,9 +302,15 @@ def numeric_stability(rows: TrainingRows) -> Finding:
     ]  # fmt: skip
     features = rows.frame.select(rows.manifest.features)
     numbers = features.select(cs.numeric())
-    infinite = numbers.select(pl.all().is_nan().sum() + pl.all().is_infinite().sum()).row(0) if numbers.width else ()
+    infinite = (
+        numbers.select(pl.all().is_nan().sum() + pl.all().is_infinite().sum()).row(0)
+        if numbers.width
+        else ()
+    )
     problems += [
-        f"feature {name} has {count} values that are not finite" for name, count in zip(numbers.columns, infinite, strict=True) if count
+        f"feature {name} has {count} values that are not finite"
+        for name, count in zip(numbers.columns, infinite, strict=True)
+        if count
     ]
     train = rows.part("train").select(rows.manifest.features)
     constant = [name for name in train.columns if train.get_column(name).n_unique() <= 1]
@@ -283,5 +321,9 @@ def numeric_stability(rows: TrainingRows) -> Finding:
     return Finding(
         passed=not problems and 0 < rate < 1,
         description=told + (f"; constant in training: {', '.join(constant)}" if constant else ""),
-        numbers={"base_rate": rate, "not_finite": float(sum(infinite)), "constant_features": float(len(constant))},
+        numbers={
+            "base_rate": rate,
+            "not_finite": float(sum(infinite)),
+            "constant_features": float(len(constant)),
+        },
     )

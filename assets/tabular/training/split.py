@@ -50,7 +50,9 @@ def split(days: Sequence[date], options: Split) -> Parts:
     """
     needed = options.test_days + options.validation_days + 1
     if not days:
-        raise ValueError("no day of the training window has labelled rows; land and materialize more days, or train as of a later day")
+        raise ValueError(
+            "no day of the training window has labelled rows; land and materialize more days, or train as of a later day"
+        )
     first, last = min(days), max(days)
     test = Days(last - DAY * (options.test_days - 1), last)
     validation = Days(test.first - DAY * options.validation_days, test.first - DAY)
@@ -73,5 +75,10 @@ def folds(days: Sequence[date], number: int = 2, share: float = 0.2) -> list[tup
     for back in range(number, 0, -1):
         start = len(ordered) - back * step
         if start >= 1:
-            found.append((Days(ordered[0], ordered[start - 1]), Days(ordered[start], ordered[start + step - 1])))
+            found.append(
+                (
+                    Days(ordered[0], ordered[start - 1]),
+                    Days(ordered[start], ordered[start + step - 1]),
+                )
+            )
     return found

@@ -111,7 +111,16 @@ Progress = Callable[[Sequence[Trial]], None]
 def space_digest(pipeline: Pipeline) -> str:
     """Names everything but data and features that a study depends on: search space and the model's declaration."""
     model = boosted_trees(pipeline)
-    declared = [base_parameters(pipeline), model.trials, model.tuning_rows, ROUNDS, FASTER, FASTEST, FOLDS, FOLD_SHARE]
+    declared = [
+        base_parameters(pipeline),
+        model.trials,
+        model.tuning_rows,
+        ROUNDS,
+        FASTER,
+        FASTEST,
+        FOLDS,
+        FOLD_SHARE,
+    ]
     return hashlib.sha256(msgspec.json.encode([SPACE, declared], order="sorted")).hexdigest()
 
 
@@ -157,10 +166,14 @@ def run(
     trials = list(finished)
     first = first_parameters(pipeline, rows.manifest.rows["train"])
     ranges = tuple(_folds(rows)) if boosted_trees(pipeline).trials else ()
-    pairs = _prepare(pipeline, rows, declared) if len(trials) < boosted_trees(pipeline).trials else []
+    pairs = (
+        _prepare(pipeline, rows, declared) if len(trials) < boosted_trees(pipeline).trials else []
+    )
     while len(trials) < boosted_trees(pipeline).trials:
         parameters = suggest(pipeline, trials, first)
-        losses = tuple(round(_loss(pipeline, parameters, train, validation), 9) for train, validation in pairs)
+        losses = tuple(
+            round(_loss(pipeline, parameters, train, validation), 9) for train, validation in pairs
+        )
         trials.append(Trial(len(trials), parameters, float(np.mean(losses)), losses))
         progress(trials)
     return Study(
@@ -177,11 +190,17 @@ def best(trials: Sequence[Trial]) -> Trial | None:
     if not trials:
         return None
     first = trials[0]
-    steady = [trial for trial in trials if all(own < other for own, other in zip(trial.folds, first.folds, strict=True))]
+    steady = [
+        trial
+        for trial in trials
+        if all(own < other for own, other in zip(trial.folds, first.folds, strict=True))
+    ]
     return min(steady, key=lambda trial: (trial.value, trial.number), default=first)
 
 
-def suggest(pipeline: Pipeline, trials: Sequence[Trial], first: Parameters) -> dict[str, float | int]:
+def suggest(
+    pipeline: Pipeline, trials: Sequence[Trial], first: Parameters
+) -> dict[str, float | int]:
     """The parameters of the trial after the finished ones; the first trial has the `first` ones."""
     study = replay(pipeline, trials)
     if not trials:
@@ -194,7 +213,9 @@ def replay(pipeline: Pipeline, trials: Sequence[Trial]) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=boosted_trees(pipeline).seed + len(trials), n_startup_trials=6)
+    sampler = optuna.samplers.TPESampler(
+        seed=boosted_trees(pipeline).seed + len(trials), n_startup_trials=6
+    )
     study = optuna.create_study(direction="minimize", sampler=sampler, study_name=pipeline.name)
     study.add_trials([
         optuna.trial.create_trial(params=dict(trial.parameters), distributions=distributions(), value=trial.value) for trial in trials
@@ -222,12 +243,17 @@ def _folds(rows: TrainingRows) -> list[tuple[Days, Days]]:
     return found
 
 
-def _prepare(pipeline: Pipeline, rows: TrainingRows, declared: FeatureProgram) -> list[tuple[Any, tuple[Any, Any]]]:
+def _prepare(
+    pipeline: Pipeline, rows: TrainingRows, declared: FeatureProgram
+) -> list[tuple[Any, tuple[Any, Any]]]:
     """For each fold its training data, and its validation data with labels."""
     train = rows.part("train")
     every = -(-train.height // boosted_trees(pipeline).tuning_rows)
     sample = train.gather_every(every)
-    days, y = sample.get_column("date"), sample.get_column(rows.manifest.label).to_numpy().astype(np.float64)
+    days, y = (
+        sample.get_column("date"),
+        sample.get_column(rows.manifest.label).to_numpy().astype(np.float64),
+    )
     pairs = []
     for fit_days, judge_days in _folds(rows):
         fitted = days.is_between(fit_days.first, fit_days.last).to_numpy()
@@ -240,11 +266,18 @@ def _prepare(pipeline: Pipeline, rows: TrainingRows, declared: FeatureProgram) -
     return pairs
 
 
-def _loss(pipeline: Pipeline, parameters: Parameters, train: Any, validation: tuple[Any, Any]) -> float:
+def _loss(
+    pipeline: Pipeline, parameters: Parameters, train: Any, validation: tuple[Any, Any]
+) -> float:
     """Mean log loss of one fold after a fixed number of rounds."""
     rounds = min(ROUNDS, boosted_trees(pipeline).rounds)
-    rate = max(boosted_trees(pipeline).learning_rate, min(boosted_trees(pipeline).learning_rate * FASTER, FASTEST))
-    booster, _ = boost({**base_parameters(pipeline), **parameters, "learning_rate": rate}, train, rounds)
+    rate = max(
+        boosted_trees(pipeline).learning_rate,
+        min(boosted_trees(pipeline).learning_rate * FASTER, FASTEST),
+    )
+    booster, _ = boost(
+        {**base_parameters(pipeline), **parameters, "learning_rate": rate}, train, rounds
+    )
     after, y = validation
     return mean_log_loss(margins(booster, after), y)
 
@@ -256,7 +289,9 @@ def importances(pipeline: Pipeline, study: Study) -> dict[str, float]:
     import optuna
 
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return dict(optuna.importance.get_param_importances(replay(pipeline, study.trials), evaluator=evaluator))
+    return dict(
+        optuna.importance.get_param_importances(replay(pipeline, study.trials), evaluator=evaluator)
+    )
 
 
 def history_figure(study: Study) -> Figure:
@@ -267,8 +302,16 @@ def history_figure(study: Study) -> Figure:
     drawn, (axes,) = plots.figure()
     numbers = [trial.number for trial in study.trials]
     axes.scatter(numbers, values, s=18, color=plots.PALETTE[4], label="trial")
-    axes.plot(numbers, np.minimum.accumulate(values), color=plots.ACCENT, linewidth=1.6, label="best so far")
-    plots.label(axes, f"Tuning as of {study.as_of}", "trial", "mean log loss over folds", legend=True)
+    axes.plot(
+        numbers,
+        np.minimum.accumulate(values),
+        color=plots.ACCENT,
+        linewidth=1.6,
+        label="best so far",
+    )
+    plots.label(
+        axes, f"Tuning as of {study.as_of}", "trial", "mean log loss over folds", legend=True
+    )
     return drawn
 
 

@@ -52,14 +52,18 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         def validation(lake: Lake, artifacts: Artifacts, reports: Reports) -> Result:
             from assets.tabular.validation import evidence as evidences, examinations
 
-            yield _stored(reports, examinations.ALONE[name](evidences.load(pipeline, lake, artifacts)))
+            yield _stored(
+                reports, examinations.ALONE[name](evidences.load(pipeline, lake, artifacts))
+            )
 
         return validation
 
     return [performance, *(alone(name) for name in gates.REPORTS if name != gates.PERFORMANCE)]
 
 
-def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
+def _asset(
+    pipeline: Pipeline, name: str, *more: str
+) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
     return dg.asset(
         key=key,
@@ -68,7 +72,9 @@ def _asset(pipeline: Pipeline, name: str, *more: str) -> Callable[[Callable[...,
         kinds={"numpy", *MORE_KINDS.get(name, ())},
         description=ABOUT[name],
         check_specs=[
-            dg.AssetCheckSpec(rule, asset=key, description=f"Gate: {rule.replace('_', ' ')}. A release needs it.")
+            dg.AssetCheckSpec(
+                rule, asset=key, description=f"Gate: {rule.replace('_', ' ')}. A release needs it."
+            )
             for rule in gates.required_gates(pipeline)[name]
         ],
     )
@@ -79,7 +85,9 @@ def _stored(reports: Reports, examined: "Examined") -> dg.MaterializeResult[None
     report = examined.report
     link = reports.save(report, examined.pages) + PAGE
     numbers = {
-        measure.name: measure.value for measure in report.measures if measure.group in (None, "candidate") and measure.value is not None
+        measure.name: measure.value
+        for measure in report.measures
+        if measure.group in (None, "candidate") and measure.value is not None
     }
     return dg.MaterializeResult(
         metadata={
@@ -88,7 +96,10 @@ def _stored(reports: Reports, examined: "Examined") -> dg.MaterializeResult[None
             "as of": report.day.isoformat(),
             "passed": report.passed,
             "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in report.notes)),
-            **{title: dg.MetadataValue.md(markdown_image(content, title)) for title, content in examined.plots.items()},
+            **{
+                title: dg.MetadataValue.md(markdown_image(content, title))
+                for title, content in examined.plots.items()
+            },
             **numbers,
         },
         data_version=dg.DataVersion(report.digest),
@@ -103,7 +114,9 @@ def _checked(verdict: Verdict, link: str) -> dg.AssetCheckResult:
         check_name=verdict.rule,
         passed=verdict.passed is not False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=verdict.reason if verdict.passed is not None else f"Not judged: {verdict.reason}",
+        description=verdict.reason
+        if verdict.passed is not None
+        else f"Not judged: {verdict.reason}",
         metadata={
             **{name: float(value) for name, value in numbers.items() if value is not None},
             "n": verdict.n,

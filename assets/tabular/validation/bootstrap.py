@@ -37,16 +37,22 @@ def resamples_for(n: int) -> int:
     return int(min(RESAMPLES, max(200, _DRAWS // max(n, 1))))
 
 
-def draws(n: int, resamples: int, seed: int = SEED, clusters: NDArray[np.int64] | None = None) -> Iterator[Array]:
+def draws(
+    n: int, resamples: int, seed: int = SEED, clusters: NDArray[np.int64] | None = None
+) -> Iterator[Array]:
     """Row counts of each resample, shape (n,). `clusters` numbers rows 0..k-1 by the cluster they are drawn with."""
     generator = np.random.default_rng(seed)
     if clusters is None:
         for _ in range(resamples):
-            yield np.bincount(generator.integers(0, n, size=n, dtype=np.int32), minlength=n).astype(np.float64)
+            yield np.bincount(generator.integers(0, n, size=n, dtype=np.int32), minlength=n).astype(
+                np.float64
+            )
         return
     k = int(clusters.max()) + 1
     for _ in range(resamples):
-        yield np.bincount(generator.integers(0, k, size=k, dtype=np.int32), minlength=k).astype(np.float64)[clusters]
+        yield np.bincount(generator.integers(0, k, size=k, dtype=np.int32), minlength=k).astype(
+            np.float64
+        )[clusters]
 
 
 def percentile_interval(samples: Array, level: float = LEVEL) -> Interval:
@@ -121,7 +127,13 @@ class GroupMeans(NamedTuple):
     overall: Array
 
 
-def group_means(codes: NDArray[np.int64], groups: int, columns: Array, resamples: int | None = None, seed: int = SEED) -> GroupMeans:
+def group_means(
+    codes: NDArray[np.int64],
+    groups: int,
+    columns: Array,
+    resamples: int | None = None,
+    seed: int = SEED,
+) -> GroupMeans:
     """Bootstrap means of columns (n, k) within groups (codes 0..groups-1) together with the means over all rows.
 
     A resampled group that holds no row is NaN in that resample.
@@ -129,7 +141,9 @@ def group_means(codes: NDArray[np.int64], groups: int, columns: Array, resamples
     n, k = columns.shape
     count = np.bincount(codes, minlength=groups)
     with np.errstate(invalid="ignore", divide="ignore"):
-        sums = np.stack([np.bincount(codes, weights=columns[:, j], minlength=groups) for j in range(k)], axis=1)
+        sums = np.stack(
+            [np.bincount(codes, weights=columns[:, j], minlength=groups) for j in range(k)], axis=1
+        )
         values = sums / count[:, None]
         times = resamples_for(n) if resamples is None else resamples
         samples = np.full((times, groups, k), np.nan)

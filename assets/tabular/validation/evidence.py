@@ -77,7 +77,9 @@ def load(pipeline: Pipeline, lake: Lake, artifacts: Artifacts) -> Evidence:
     """
     digest = artifacts.pointed(pipeline.name, "candidate")
     if digest is None:
-        raise ValueError(f"pipeline {pipeline.name!r} has no candidate yet; materialize {pipeline.name}/candidate first")
+        raise ValueError(
+            f"pipeline {pipeline.name!r} has no candidate yet; materialize {pipeline.name}/candidate first"
+        )
     files = artifacts.get("candidates", digest)
     facts, program, model = (
         CandidateFacts.decode(files[FACTS]),
@@ -100,16 +102,23 @@ def load(pipeline: Pipeline, lake: Lake, artifacts: Artifacts) -> Evidence:
     )
 
 
-def test_rows(pipeline: Pipeline, lake: Lake, artifacts: Artifacts, training_set: str) -> tuple[pl.DataFrame, manifests.TrainingManifest]:
+def test_rows(
+    pipeline: Pipeline, lake: Lake, artifacts: Artifacts, training_set: str
+) -> tuple[pl.DataFrame, manifests.TrainingManifest]:
     """The test rows of a training set in canonical order, verified day by day against its manifest.
 
     Raises ValueError naming the days whose rows are no longer those that the manifest speaks of.
     """
-    manifest = manifests.TrainingManifest.decode(artifacts.get("training_sets", training_set)[manifests.FILE])
+    manifest = manifests.TrainingManifest.decode(
+        artifacts.get("training_sets", training_set)[manifests.FILE]
+    )
     test = manifest.split.test
     frame = manifests.labelled_rows(pipeline, lake, test.first, test.last, manifest.as_of)
     expected = {day: rows for day, rows in manifest.days.items() if date.fromisoformat(day) in test}
-    manifests.verify(msgspec.structs.replace(manifest, days=expected), manifests.day_digests(frame, manifest.label))
+    manifests.verify(
+        msgspec.structs.replace(manifest, days=expected),
+        manifests.day_digests(frame, manifest.label),
+    )
     return frame, manifest
 
 
@@ -121,7 +130,9 @@ def baseline_predictions(evidence: Evidence, artifacts: Artifacts) -> Array:
     name = evidence.pipeline.name
     digest = artifacts.pointed(name, "baseline")
     if digest is None:
-        raise ValueError(f"pipeline {name!r} has no baseline yet; materialize {name}/baseline first")
+        raise ValueError(
+            f"pipeline {name!r} has no baseline yet; materialize {name}/baseline first"
+        )
     files = artifacts.get("baselines", digest)
     facts = msgspec.json.decode(files[baselines.FACTS], type=baselines.BaselineFacts)
     if facts.training_set != evidence.training_set:
@@ -140,10 +151,14 @@ def champion(pipeline: Pipeline, ledger: Ledger, artifacts: Artifacts) -> Champi
     if digest is None:
         return None
     files = artifacts.get("bundles", digest)
-    return Champion(digest, FeatureProgram.decode(files[PROGRAM]), Model.from_files(files, threads=threads()))
+    return Champion(
+        digest, FeatureProgram.decode(files[PROGRAM]), Model.from_files(files, threads=threads())
+    )
 
 
-def champion_predictions(champion: Champion, evidence: Evidence, lake: Lake) -> tuple[Array, tuple[str, ...]]:
+def champion_predictions(
+    champion: Champion, evidence: Evidence, lake: Lake
+) -> tuple[Array, tuple[str, ...]]:
     """What the champion predicts for the test rows with its own feature program, shape (n,), and what was odd about it.
 
     Where its program differs from the candidate's, its features are computed again from the raw rows. Those that no longer
@@ -157,16 +172,28 @@ def champion_predictions(champion: Champion, evidence: Evidence, lake: Lake) -> 
         return champion.model.predict(program.matrix(evidence.frame)), ()
     lost = lost_features(program, evidence.pipeline)
     kept = tuple(feature for feature in program.features if feature.name not in lost)
-    frame = evidence.frame.drop(set(program.names) & set(evidence.frame.columns) - {evidence.pipeline.entity})
+    frame = evidence.frame.drop(
+        set(program.names) & set(evidence.frame.columns) - {evidence.pipeline.entity}
+    )
     again = tuple(feature for feature in kept if feature.name in changed)
     same = [feature.name for feature in kept if feature.name not in changed]
     frame = frame.with_columns(evidence.frame.select(same)) if same else frame
     if again:
         frame = frame.join(
-            _computed(program, again, evidence, lake), on=evidence.pipeline.entity, how="left", validate="1:1", maintain_order="left"
+            _computed(program, again, evidence, lake),
+            on=evidence.pipeline.entity,
+            how="left",
+            validate="1:1",
+            maintain_order="left",
         )
     frame = frame.with_columns(pl.lit(None).alias(name) for name in lost)
-    notes = [f"The champion's program differs: {', '.join(changed)} computed from raw rows as the champion declares them."] if again else []
+    notes = (
+        [
+            f"The champion's program differs: {', '.join(changed)} computed from raw rows as the champion declares them."
+        ]
+        if again
+        else []
+    )
     if lost:
         notes.append(
             f"The champion's features {', '.join(lost)} can no longer be computed (source or column is gone) and were missing for it: "
@@ -178,31 +205,56 @@ def champion_predictions(champion: Champion, evidence: Evidence, lake: Lake) -> 
 def changed_features(own: FeatureProgram, other: FeatureProgram) -> tuple[str, ...]:
     """Features of `own` that the feature table of `other` does not hold as declared."""
     moments = [(p.timezone, p.lead_seconds, p.refresh_seconds) for p in (own, other)]
-    table = {feature.name: msgspec.json.encode(feature) for feature in other.features} if moments[0] == moments[1] else {}
-    return tuple(feature.name for feature in own.features if table.get(feature.name) != msgspec.json.encode(feature))
+    table = (
+        {feature.name: msgspec.json.encode(feature) for feature in other.features}
+        if moments[0] == moments[1]
+        else {}
+    )
+    return tuple(
+        feature.name
+        for feature in own.features
+        if table.get(feature.name) != msgspec.json.encode(feature)
+    )
 
 
 def lost_features(program: FeatureProgram, pipeline: Pipeline) -> tuple[str, ...]:
     """Features of a program that the pipeline's present sources cannot give any more."""
-    request, sources = {*pipeline.request_columns, EVENT_TIME}, {source.name: set(source.columns) for source in pipeline.sources}
+    request, sources = (
+        {*pipeline.request_columns, EVENT_TIME},
+        {source.name: set(source.columns) for source in pipeline.sources},
+    )
 
     def known(feature: str) -> bool:
-        for node in walk(next(each.expression for each in program.features if each.name == feature)):
+        for node in walk(
+            next(each.expression for each in program.features if each.name == feature)
+        ):
             if isinstance(node, Column) and node.name not in request:
                 return False
-            if isinstance(node, Join) and (node.column not in sources.get(node.source, ()) or not request.issuperset(node.on)):
+            if isinstance(node, Join) and (
+                node.column not in sources.get(node.source, ()) or not request.issuperset(node.on)
+            ):
                 return False
             if isinstance(node, Rolling):
-                facts = sources.get(node.source, set()) | {pipeline.label.name, EVENT_TIME} | set(pipeline.request_source.columns)
+                facts = (
+                    sources.get(node.source, set())
+                    | {pipeline.label.name, EVENT_TIME}
+                    | set(pipeline.request_source.columns)
+                )
                 read = {inner.name for inner in walk(node.value) if isinstance(inner, Column)}
-                if node.source not in sources or not facts.issuperset(read) or not request.issuperset(node.by):
+                if (
+                    node.source not in sources
+                    or not facts.issuperset(read)
+                    or not request.issuperset(node.by)
+                ):
                     return False
         return True
 
     return tuple(name for name in program.names if not known(name))
 
 
-def _computed(program: FeatureProgram, wanted: tuple[Feature, ...], evidence: Evidence, lake: Lake) -> pl.DataFrame:
+def _computed(
+    program: FeatureProgram, wanted: tuple[Feature, ...], evidence: Evidence, lake: Lake
+) -> pl.DataFrame:
     from assets.data import raw
     from assets.tabular.features.point_in_time import features
     from assets.tabular.features.versions import newest_known
@@ -216,5 +268,7 @@ def _computed(program: FeatureProgram, wanted: tuple[Feature, ...], evidence: Ev
         }
     )
     days = evidence.frame.get_column(DATE).unique().sort().to_list()
-    computed = newest_known(features(pipeline, days, raw.reader(lake, pipeline.name)), [pipeline.entity])
+    computed = newest_known(
+        features(pipeline, days, raw.reader(lake, pipeline.name)), [pipeline.entity]
+    )
     return computed.select(pipeline.entity, *(feature.name for feature in wanted))

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_ROW_NOTE = "Intervals draw rows; rows of one day are alike, so they understate how other days may differ."
+_ROW_NOTE = (
+    "Intervals draw rows; rows of one day are alike, so they understate how other days may differ."
+)
 _DPI = 100  # sharp enough on a page, small enough for the Dagster UI: laying a figure out twice costs more than either
 
 
@@ -44,7 +46,11 @@ class Examined:
 
 
 def performance(
-    evidence: Evidence, baseline: Array, champion: Array | None, champion_digest: str | None, notes: Sequence[str] = ()
+    evidence: Evidence,
+    baseline: Array,
+    champion: Array | None,
+    champion_digest: str | None,
+    notes: Sequence[str] = (),
 ) -> Examined:
     """The candidate against the baseline and the champion (None before the first release) on the same test rows."""
     primary = evidence.pipeline.gates.primary
@@ -57,7 +63,11 @@ def performance(
     told = [
         f"{len(compared.samples[performances.CANDIDATE]):,} bootstrap resamples, the same for all models; calibration error over {BINS} bins of equal size.",
         f"{_ROW_NOTE} The last line of the differences draws whole days instead.",
-        *([] if champion is not None else ["No champion yet: there is nothing released to compare with."]),
+        *(
+            []
+            if champion is not None
+            else ["No champion yet: there is nothing released to compare with."]
+        ),
         *notes,
     ]
     report = _report(evidence, gates.PERFORMANCE, measures, told)
@@ -79,11 +89,19 @@ def performance(
     kinds = [(figures.TITLES[metric], f"{metric}_worse_by") for metric in NAMES]
     if any(measure.name == f"{primary}_worse_by_days" for measure in measures):
         days = len(np.unique(evidence.days))
-        kinds.append((f"{figures.TITLES[primary]}, drawing whole days ({days})", f"{primary}_worse_by_days"))
-    differences = [[title, *(_shown(report.measure(name, other), sign=True) for other in others)] for title, name in kinds]
+        kinds.append(
+            (f"{figures.TITLES[primary]}, drawing whole days ({days})", f"{primary}_worse_by_days")
+        )
+    differences = [
+        [title, *(_shown(report.measure(name, other), sign=True) for other in others)]
+        for title, name in kinds
+    ]
     tables = [
         Table(["metric", *predictions], rows),
-        Table(["candidate worse by (negative: better)", *(f"than the {other}" for other in others)], differences),
+        Table(
+            ["candidate worse by (negative: better)", *(f"than the {other}" for other in others)],
+            differences,
+        ),
     ]
     sections = [
         Section("Metrics", f"All models on the same {evidence.n:,} test rows, with paired differences.",
@@ -96,7 +114,15 @@ def performance(
         ("Champion", champion_digest[:12] if champion_digest else "none yet"),
         ("Base rate", number(float(evidence.y.mean()) if evidence.n else None)),
     ]
-    return _examined(evidence, report, "Performance", "Is the candidate good, and better than what there is?", facts, sections, drawn)
+    return _examined(
+        evidence,
+        report,
+        "Performance",
+        "Is the candidate good, and better than what there is?",
+        facts,
+        sections,
+        drawn,
+    )
 
 
 def slices(evidence: Evidence) -> Examined:
@@ -108,7 +134,9 @@ def slices(evidence: Evidence) -> Examined:
     measures = [slicing.measure(primary, overall, evidence.n), *slicing.measures(found, primary)]
     notes = [f"Slices below {options.min_slice_rows} rows are shown hollow and not judged."]
     if not pipeline.slices:
-        notes = ["No slices are declared: nothing below the overall figures was examined. Declare slices=[...] in the pipeline."]
+        notes = [
+            "No slices are declared: nothing below the overall figures was examined. Declare slices=[...] in the pipeline."
+        ]
     if primary in ROW_WISE:
         notes.append(
             "A slice can be worse because it is harder, not because the model is worse there: compare base rate and mean prediction."
@@ -116,27 +144,54 @@ def slices(evidence: Evidence) -> Examined:
     report = _report(evidence, gates.SLICES, measures, notes)
     drawn = _drawn(
         {
-            f"slices of {column}": figures.forest(found, column, overall, primary, options.max_slice_gap, options.min_slice_rows)
+            f"slices of {column}": figures.forest(
+                found, column, overall, primary, options.max_slice_gap, options.min_slice_rows
+            )
             for column in pipeline.slices
         }
     )
     sections = []
     for column in pipeline.slices:
-        own = sorted((each for each in found if each.column == column), key=lambda each: (each.n < options.min_slice_rows, -each.gap))
+        own = sorted(
+            (each for each in found if each.column == column),
+            key=lambda each: (each.n < options.min_slice_rows, -each.gap),
+        )
         rows = [
             [each.value, f"{each.n:,}", number(each.base_rate), number(each.predicted), estimate(each.metric, *each.interval),
              estimate(each.gap, *each.gap_interval, sign=True), "yes" if each.n >= options.min_slice_rows else "too few rows"]
             for each in own
         ]  # fmt: skip
-        header = ["slice", "n", "base rate", "mean prediction", figures.TITLES[primary], "worse than overall by", "judged"]
+        header = [
+            "slice",
+            "n",
+            "base rate",
+            "mean prediction",
+            figures.TITLES[primary],
+            "worse than overall by",
+            "judged",
+        ]
         caption = f"How much worse than overall each slice of {column} is; dashed is the limit."
         sections.append(
             Section(
-                f"Slices of {column}", f"{len(own)} slices.", [Image(drawn[f"slices of {column}"], caption, 760)], [Table(header, rows)]
+                f"Slices of {column}",
+                f"{len(own)} slices.",
+                [Image(drawn[f"slices of {column}"], caption, 760)],
+                [Table(header, rows)],
             )
         )
-    facts = [("Slices", f"{len(found)} of {len(pipeline.slices)} columns"), (figures.TITLES[primary], number(overall))]
-    return _examined(evidence, report, "Slices", "Is there a part of the data where the candidate does much worse?", facts, sections, drawn)
+    facts = [
+        ("Slices", f"{len(found)} of {len(pipeline.slices)} columns"),
+        (figures.TITLES[primary], number(overall)),
+    ]
+    return _examined(
+        evidence,
+        report,
+        "Slices",
+        "Is there a part of the data where the candidate does much worse?",
+        facts,
+        sections,
+        drawn,
+    )
 
 
 def fairness(evidence: Evidence) -> Examined:
@@ -145,7 +200,12 @@ def fairness(evidence: Evidence) -> Examined:
     columns = _columns(evidence, tuple(group.column for group in declared))
     found = [
         fairnesses.fairness(
-            evidence.y, evidence.p, slicing.grouping(columns[group.column]), group.column, group.threshold, options.min_slice_rows
+            evidence.y,
+            evidence.p,
+            slicing.grouping(columns[group.column]),
+            group.column,
+            group.threshold,
+            options.min_slice_rows,
         )
         for group in declared
     ]
@@ -158,7 +218,12 @@ def fairness(evidence: Evidence) -> Examined:
         ]
     elif options.max_fairness_gap is None:
         notes.append("No limit is declared (max_fairness_gap=None): gaps are shown but not judged.")
-    report = _report(evidence, gates.FAIRNESS, [measure for each in found for measure in fairnesses.measures(each)], notes)
+    report = _report(
+        evidence,
+        gates.FAIRNESS,
+        [measure for each in found for measure in fairnesses.measures(each)],
+        notes,
+    )
     drawn = _drawn({f"rates by {each.column}": figures.group_rates(each) for each in found})
     sections = []
     for each, group in zip(found, declared, strict=True):
@@ -179,14 +244,39 @@ def fairness(evidence: Evidence) -> Examined:
         tables = [
             Table(["gap between groups", "greatest difference", "n", "judged"], gaps),
             Table(
-                ["group", "n", "positives", *(figures.TITLES[rate] for rate in fairnesses.RATES), "prediction - outcome", "judged"], rows
+                [
+                    "group",
+                    "n",
+                    "positives",
+                    *(figures.TITLES[rate] for rate in fairnesses.RATES),
+                    "prediction - outcome",
+                    "judged",
+                ],
+                rows,
             ),
         ]
-        text = f"{group.reason} A probability of {group.threshold:g} or more is the positive decision."
+        text = (
+            f"{group.reason} A probability of {group.threshold:g} or more is the positive decision."
+        )
         caption = f"Rates by {each.column} with 95 % intervals, largest groups first."
-        sections.append(Section(f"Groups of {each.column}", text, [Image(drawn[f"rates by {each.column}"], caption, 900)], tables))
+        sections.append(
+            Section(
+                f"Groups of {each.column}",
+                text,
+                [Image(drawn[f"rates by {each.column}"], caption, 900)],
+                tables,
+            )
+        )
     facts = [("Groups declared", ", ".join(group.column for group in declared) or "none")]
-    return _examined(evidence, report, "Fairness", "Does the candidate treat the declared groups alike?", facts, sections, drawn)
+    return _examined(
+        evidence,
+        report,
+        "Fairness",
+        "Does the candidate treat the declared groups alike?",
+        facts,
+        sections,
+        drawn,
+    )
 
 
 def explainability(evidence: Evidence) -> Examined:
@@ -198,7 +288,10 @@ def explainability(evidence: Evidence) -> Examined:
     # What is explained must be what the model answers: calibrated, it gives the probability again.
     again = evidence.model.probability(sums)
     difference = float(np.abs(again - evidence.p[rows]).max()) if found.n else np.nan
-    measures = [*explaining.measures(found), slicing.measure("prediction_difference", difference, found.n)]
+    measures = [
+        *explaining.measures(found),
+        slicing.measure("prediction_difference", difference, found.n),
+    ]
     notes = [
         f"Exact {evidence.model.explained_by} on a seeded sample of {found.n:,} of {found.of:,} test rows, in {found.unit} before calibration.",
         "Calibrated, what is explained is exactly the model's probabilities."
@@ -207,7 +300,9 @@ def explainability(evidence: Evidence) -> Examined:
         "Contributions describe the model, not the world: a cause cannot be read from them.",
     ]
     report = _report(evidence, gates.EXPLAINABILITY, measures, notes)
-    drawn = _drawn({"SHAP summary": figures.shap_summary(found), "SHAP dependence": figures.dependence(found)})
+    drawn = _drawn(
+        {"SHAP summary": figures.shap_summary(found), "SHAP dependence": figures.dependence(found)}
+    )
     table = [
         [found.names[i], estimate(float(found.importance[i]), *found.intervals[i]), number(float(found.contributions[:, i].min()), 3, sign=True) if found.n else "–",
          number(float(found.contributions[:, i].max()), 3, sign=True) if found.n else "–", f"{int(np.isnan(found.values[:, i]).sum()):,}"]
@@ -224,7 +319,15 @@ def explainability(evidence: Evidence) -> Examined:
         ("Bias", number(found.bias)),
         ("Greatest additivity error", f"{found.additivity_error:.2g}"),
     ]
-    return _examined(evidence, report, "Explainability", "Which features move the prediction, and which way?", facts, sections, drawn)
+    return _examined(
+        evidence,
+        report,
+        "Explainability",
+        "Which features move the prediction, and which way?",
+        facts,
+        sections,
+        drawn,
+    )
 
 
 def robustness(evidence: Evidence) -> Examined:
@@ -232,13 +335,22 @@ def robustness(evidence: Evidence) -> Examined:
     options, program = evidence.pipeline.gates, evidence.program
     sources = gates.feature_sources(evidence.pipeline)
     found = robustnesses.robustness(
-        evidence.model.predict, evidence.matrix, evidence.y, program.names, program.categorical, sources, options.primary
+        evidence.model.predict,
+        evidence.matrix,
+        evidence.y,
+        program.names,
+        program.categorical,
+        sources,
+        options.primary,
     )
     notes = [
         f"Measured on a seeded sample of {found.n:,} of {found.of:,} test rows; loss is {figures.TITLES[found.loss].lower()}.",
         f"Noise is Gaussian with a standard deviation of {robustnesses.NOISE_SD:g} of the feature's own; extreme is ±{robustnesses.EXTREME:.0e}, by turns.",
         "Source groups: "
-        + ("; ".join(f"{source}: {', '.join(names)}" for source, names in sources.items()) or "no feature reads another source")
+        + (
+            "; ".join(f"{source}: {', '.join(names)}" for source, names in sources.items())
+            or "no feature reads another source"
+        )
         + ".",
     ]
     report = _report(evidence, gates.ROBUSTNESS, robustnesses.measures(found), notes)
@@ -247,11 +359,19 @@ def robustness(evidence: Evidence) -> Examined:
     noise = [effect for effect in found.effects if effect.kind == "noise"]
     extreme = [effect for effect in found.effects if effect.kind == "extreme"]
     drawings = {
-        "missing and unseen": figures.effects(missing, "Missing and unseen inputs", "loss increase", options.max_missing_loss),
-        "lost sources": figures.effects(lost, "Lost sources", "loss increase", options.max_outage_loss),
-        "noise": figures.effects(noise, "Noise", "mean change of the prediction", options.max_noise_shift, shift=True),
+        "missing and unseen": figures.effects(
+            missing, "Missing and unseen inputs", "loss increase", options.max_missing_loss
+        ),
+        "lost sources": figures.effects(
+            lost, "Lost sources", "loss increase", options.max_outage_loss
+        ),
+        "noise": figures.effects(
+            noise, "Noise", "mean change of the prediction", options.max_noise_shift, shift=True
+        ),
     }
-    drawn = _drawn({name: figure for name, figure in drawings.items() if lost or name != "lost sources"})
+    drawn = _drawn(
+        {name: figure for name, figure in drawings.items() if lost or name != "lost sources"}
+    )
     header = ["perturbation", "loss increase", "mean change of prediction", "n"]
 
     def rows(effects: Sequence[robustnesses.Effect]) -> list[list[str]]:
@@ -280,7 +400,13 @@ def robustness(evidence: Evidence) -> Examined:
         (figures.TITLES[found.loss], number(found.baseline_loss)),
     ]
     return _examined(
-        evidence, report, "Robustness", "What happens when inputs are missing, noisy, unknown or absurd?", facts, sections, drawn
+        evidence,
+        report,
+        "Robustness",
+        "What happens when inputs are missing, noisy, unknown or absurd?",
+        facts,
+        sections,
+        drawn,
     )
 
 
@@ -297,7 +423,9 @@ def _columns(evidence: Evidence, names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: evidence.frame.get_column(name).to_numpy() for name in names}
 
 
-def _report(evidence: Evidence, name: str, measures: Sequence[Measure], notes: Sequence[str]) -> Report:
+def _report(
+    evidence: Evidence, name: str, measures: Sequence[Measure], notes: Sequence[str]
+) -> Report:
     return Report(
         pipeline=evidence.pipeline.name,
         name=name,
@@ -318,7 +446,11 @@ def _examined(
     sections: Sequence[Section],
     drawn: Mapping[str, bytes],
 ) -> Examined:
-    common = [("Candidate", evidence.candidate[:12]), ("Test days", evidence.period), ("Test rows", f"{evidence.n:,}")]
+    common = [
+        ("Candidate", evidence.candidate[:12]),
+        ("Test days", evidence.period),
+        ("Test rows", f"{evidence.n:,}"),
+    ]
     page = pages.render(report, title, lead, [*common, *facts], sections)
     return Examined(report, {pages.PAGE: page}, dict(drawn))
 

@@ -43,7 +43,12 @@ def sample_rows(n: int, rows: int = ROWS, seed: int = bootstrap.SEED) -> NDArray
 
 
 def explain(
-    contributions: Array, said: Array, values: NDArray[np.float32], names: tuple[str, ...], of: int, unit: str = "log odds"
+    contributions: Array,
+    said: Array,
+    values: NDArray[np.float32],
+    names: tuple[str, ...],
+    of: int,
+    unit: str = "log odds",
 ) -> Explanation:
     """Summarise contributions (n, k + 1; the last column is the bias) of rows of which the model says `said` (n,), with values (n, k)."""
     if contributions.shape != (len(said), len(names) + 1):
@@ -73,5 +78,14 @@ def explain(
 
 def measures(found: Explanation) -> list[Measure]:
     """Mean |SHAP| by feature, most important first, and the additivity error."""
-    result = [measure("mean_abs_shap", float(found.importance[i]), found.n, found.intervals[i], found.names[i]) for i in found.ranking]
-    return [*result, measure("bias", found.bias, found.n), measure("additivity_error", found.additivity_error, found.n)]
+    result = [
+        measure(
+            "mean_abs_shap", float(found.importance[i]), found.n, found.intervals[i], found.names[i]
+        )
+        for i in found.ranking
+    ]
+    return [
+        *result,
+        measure("bias", found.bias, found.n),
+        measure("additivity_error", found.additivity_error, found.n),
+    ]

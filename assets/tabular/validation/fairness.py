@@ -54,7 +54,15 @@ class Fairness(NamedTuple):
     n: int
 
 
-def fairness(y: Array, p: Array, groups: Groups, column: str, threshold: float, min_rows: int, seed: int = SEED) -> Fairness:
+def fairness(
+    y: Array,
+    p: Array,
+    groups: Groups,
+    column: str,
+    threshold: float,
+    min_rows: int,
+    seed: int = SEED,
+) -> Fairness:
     """Compare the groups of one column on decisions `p >= threshold`.
 
     A group is judged from `min_rows` rows on; its rate enters a gap only where it rests on at least `min_rows` / 10 rows of
@@ -62,17 +70,27 @@ def fairness(y: Array, p: Array, groups: Groups, column: str, threshold: float, 
     """
     count = len(groups.names)
     decided = (p >= threshold).astype(np.int64)
-    cells = np.bincount(groups.codes * 4 + y.astype(np.int64) * 2 + decided, minlength=4 * count).astype(np.float64)
+    cells = np.bincount(
+        groups.codes * 4 + y.astype(np.int64) * 2 + decided, minlength=4 * count
+    ).astype(np.float64)
     n = int(cells.sum())
     generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(n, cells / n, size=RESAMPLES).astype(np.float64) if n else np.zeros((0, 4 * count))
+    drawn = (
+        generator.multinomial(n, cells / n, size=RESAMPLES).astype(np.float64)
+        if n
+        else np.zeros((0, 4 * count))
+    )
     rates, rows = _rates(cells.reshape(1, count, 4))
     samples, _ = _rates(drawn.reshape(-1, count, 4))
-    enough = (rows[0] >= np.array([min_rows, min_rows / 10, min_rows / 10])) & (rows[0, :, :1] >= min_rows)
+    enough = (rows[0] >= np.array([min_rows, min_rows / 10, min_rows / 10])) & (
+        rows[0, :, :1] >= min_rows
+    )
     gaps = _gaps(rates, enough)[0]
     gap_samples = _gaps(samples, enough)
     low, high = wilson(rates[0] * rows[0], rows[0])
-    calibrated = group_means(groups.codes, count, (p - y)[:, None], resamples=RESAMPLES // 2, seed=seed)
+    calibrated = group_means(
+        groups.codes, count, (p - y)[:, None], resamples=RESAMPLES // 2, seed=seed
+    )
     found = tuple(
         Group(
             name, int(rows[0, g, 0]), float(y[groups.codes == g].mean()),
@@ -82,17 +100,35 @@ def fairness(y: Array, p: Array, groups: Groups, column: str, threshold: float, 
         )
         for g, name in enumerate(groups.names)
     )  # fmt: skip
-    intervals = tuple(percentile_interval(gap_samples[:, k]) if np.isfinite(gaps[k]) else NO_INTERVAL for k in range(len(GAPS)))
-    return Fairness(column, threshold, found, tuple(map(float, gaps)), intervals, int(sum(g.n for g in found if g.judged)))
+    intervals = tuple(
+        percentile_interval(gap_samples[:, k]) if np.isfinite(gaps[k]) else NO_INTERVAL
+        for k in range(len(GAPS))
+    )
+    return Fairness(
+        column,
+        threshold,
+        found,
+        tuple(map(float, gaps)),
+        intervals,
+        int(sum(g.n for g in found if g.judged)),
+    )
 
 
 def measures(found: Fairness) -> list[Measure]:
     """Rates by group (`group` is column=value) and gaps (`group` is the column)."""
-    result = [measure(gap, found.gaps[k], found.n, found.intervals[k], found.column) for k, gap in enumerate(GAPS)]
+    result = [
+        measure(gap, found.gaps[k], found.n, found.intervals[k], found.column)
+        for k, gap in enumerate(GAPS)
+    ]
     for group in found.groups:
         name = f"{found.column}={group.name}"
-        result += [measure(rate, group.rates[r], group.rows[r], group.intervals[r], name) for r, rate in enumerate(RATES)]
-        result.append(measure("calibration_gap", group.calibration, group.n, group.calibration_interval, name))
+        result += [
+            measure(rate, group.rates[r], group.rows[r], group.intervals[r], name)
+            for r, rate in enumerate(RATES)
+        ]
+        result.append(
+            measure("calibration_gap", group.calibration, group.n, group.calibration_interval, name)
+        )
         result.append(measure("base_rate", group.base_rate, group.n, NO_INTERVAL, name))
     return result
 
@@ -118,5 +154,9 @@ def _gaps(rates: Array, enough: Array) -> Array:
     with np.errstate(invalid="ignore"):
         spread = np.where(known >= 2, high - low, np.nan)
     # Equalised odds: both error rates must be alike, so the worse of the two counts.
-    odds = np.where(np.isnan(spread[:, 1]) | np.isnan(spread[:, 2]), np.nan, np.maximum(spread[:, 1], spread[:, 2]))
+    odds = np.where(
+        np.isnan(spread[:, 1]) | np.isnan(spread[:, 2]),
+        np.nan,
+        np.maximum(spread[:, 1], spread[:, 2]),
+    )
     return np.stack([spread[:, 0], spread[:, 1], odds], axis=1)

@@ -52,11 +52,28 @@ def calibration(y: Array, predictions: Mapping[str, Array]) -> Figure:
         curve = Ranked(y, p).curve()
         low, high = wilson(curve.observed * curve.n, curve.n)
         upper = max(upper, float(high.max(initial=0)), float(curve.predicted.max(initial=0)))
-        reach = np.stack([np.clip(curve.observed - low, 0, None), np.clip(high - curve.observed, 0, None)])
-        axes.errorbar(
-            curve.predicted, curve.observed, yerr=reach, fmt="o-", ms=3.5, lw=1.3, elinewidth=0.9, color=_colour(model), label=model
+        reach = np.stack(
+            [np.clip(curve.observed - low, 0, None), np.clip(high - curve.observed, 0, None)]
         )
-        histogram.hist(p, bins=np.linspace(0, 1, 41).tolist(), histtype="step", lw=1.4, color=_colour(model), label=model)
+        axes.errorbar(
+            curve.predicted,
+            curve.observed,
+            yerr=reach,
+            fmt="o-",
+            ms=3.5,
+            lw=1.3,
+            elinewidth=0.9,
+            color=_colour(model),
+            label=model,
+        )
+        histogram.hist(
+            p,
+            bins=np.linspace(0, 1, 41).tolist(),
+            histtype="step",
+            lw=1.4,
+            color=_colour(model),
+            label=model,
+        )
     axes.plot([0, upper], [0, upper], color=INK, lw=0.8, ls=":", label="ideal")
     axes.set_xlim(0, upper * 1.05)
     axes.set_ylim(0, upper * 1.05)
@@ -87,8 +104,16 @@ def metric_intervals(compared: Bootstrap) -> Figure:
     drawn, every = figure(len(NAMES), width=1.9, height=0.9 + 0.3 * len(models))
     for axes, metric in zip(every, NAMES, strict=True):
         for row, model in enumerate(reversed(models)):
-            _point(axes, compared.value(model, metric), compared.interval(model, metric), row, _colour(model))
-        axes.set_yticks(range(len(models)), list(reversed(models)) if axes is every[0] else [""] * len(models))
+            _point(
+                axes,
+                compared.value(model, metric),
+                compared.interval(model, metric),
+                row,
+                _colour(model),
+            )
+        axes.set_yticks(
+            range(len(models)), list(reversed(models)) if axes is every[0] else [""] * len(models)
+        )
         axes.set_ylim(-0.6, len(models) - 0.4)
         axes.locator_params(axis="x", nbins=3)
         axes.grid(False, axis="y")
@@ -96,25 +121,47 @@ def metric_intervals(compared: Bootstrap) -> Figure:
     return drawn
 
 
-def forest(found: Sequence[Slice], column: str, overall: float, primary: str, limit: float | None, min_rows: int, most: int = 18) -> Figure:
+def forest(
+    found: Sequence[Slice],
+    column: str,
+    overall: float,
+    primary: str,
+    limit: float | None,
+    min_rows: int,
+    most: int = 18,
+) -> Figure:
     """How much worse than overall the slices of a column are, worst first, with intervals; hollow where there are too few rows."""
     ranked = sorted(
-        (each for each in found if each.column == column and np.isfinite(each.gap)), key=lambda each: (each.n < min_rows, -each.gap)
+        (each for each in found if each.column == column and np.isfinite(each.gap)),
+        key=lambda each: (each.n < min_rows, -each.gap),
     )
     shown = ranked[:most]
     drawn, (axes,) = figure(width=6.4, height=0.85 + 0.2 * max(len(shown), 2))
     for row, each in enumerate(reversed(shown)):
         judged = each.n >= min_rows
         failed = judged and limit is not None and each.gap_interval.low > limit
-        _point(axes, each.gap, each.gap_interval, row, FAILED if failed else ACCENT if judged else "#9ca3af", hollow=not judged)
-    axes.set_yticks(range(len(shown)), [f"{_short(each.value)}  (n={each.n:,})" for each in reversed(shown)])
+        _point(
+            axes,
+            each.gap,
+            each.gap_interval,
+            row,
+            FAILED if failed else ACCENT if judged else "#9ca3af",
+            hollow=not judged,
+        )
+    axes.set_yticks(
+        range(len(shown)), [f"{_short(each.value)}  (n={each.n:,})" for each in reversed(shown)]
+    )
     axes.axvline(0, color=INK, lw=0.8)
     if limit is not None:
         axes.axvline(limit, color=FAILED, lw=0.8, ls="--")
     axes.grid(False, axis="y")
     axes.set_ylim(-0.7, max(len(shown), 2) - 0.3)
     rest = f", worst {len(shown)} of {len(ranked)}" if len(ranked) > len(shown) else ""
-    label(axes, f"Slices of {_short(column)}{rest}", f"{TITLES.get(primary, primary)}: worse than overall ({overall:.4f}) by")
+    label(
+        axes,
+        f"Slices of {_short(column)}{rest}",
+        f"{TITLES.get(primary, primary)}: worse than overall ({overall:.4f}) by",
+    )
     return drawn
 
 
@@ -124,7 +171,14 @@ def group_rates(found: Fairness, most: int = 18) -> Figure:
     drawn, every = figure(len(RATES), width=2.9, height=0.85 + 0.22 * max(len(shown), 2))
     for k, axes in enumerate(every):
         for row, group in enumerate(reversed(shown)):
-            _point(axes, group.rates[k], group.intervals[k], row, ACCENT if group.judged else "#9ca3af", hollow=not group.judged)
+            _point(
+                axes,
+                group.rates[k],
+                group.intervals[k],
+                row,
+                ACCENT if group.judged else "#9ca3af",
+                hollow=not group.judged,
+            )
         names = [f"{_short(group.name, 20)}  (n={group.n:,})" for group in reversed(shown)]
         axes.set_yticks(range(len(shown)), names if k == 0 else [""] * len(shown))
         axes.set_ylim(-0.7, max(len(shown), 2) - 0.3)
@@ -145,7 +199,15 @@ def shap_summary(found: Explanation, most: int = 15) -> Figure:
             bars.plot(interval, [row, row], color=INK, lw=1)
         parts = found.contributions[:, index]
         swarm.scatter(
-            parts, row + _spread(parts), c=_ranks(found.values[:, index]), cmap=_colour_map(), vmin=0, vmax=1, s=4, lw=0, rasterized=True
+            parts,
+            row + _spread(parts),
+            c=_ranks(found.values[:, index]),
+            cmap=_colour_map(),
+            vmin=0,
+            vmax=1,
+            s=4,
+            lw=0,
+            rasterized=True,
         )
     bars.set_yticks(range(len(shown)), [_short(found.names[index]) for index in reversed(shown)])
     swarm.set_yticks(range(len(shown)), [""] * len(shown))
@@ -169,11 +231,23 @@ def dependence(found: Explanation, most: int = 4) -> Figure:
         axes.axhline(0, color=INK, lw=0.7)
         axes.locator_params(axis="x", nbins=4)
         missing = f"  ({int((~known).sum())} missing)" if not known.all() else ""
-        label(axes, f"{_short(found.names[index])}{missing}", "value", f"SHAP, {found.unit}" if index == shown[0] else "")
+        label(
+            axes,
+            f"{_short(found.names[index])}{missing}",
+            "value",
+            f"SHAP, {found.unit}" if index == shown[0] else "",
+        )
     return drawn
 
 
-def effects(found: Sequence[Effect], title: str, x: str, limit: float | None, shift: bool = False, most: int = 16) -> Figure:
+def effects(
+    found: Sequence[Effect],
+    title: str,
+    x: str,
+    limit: float | None,
+    shift: bool = False,
+    most: int = 16,
+) -> Figure:
     """Loss increase (or shift) of perturbations with intervals, greatest first, and the limit."""
 
     def value(effect: Effect) -> float:
@@ -183,7 +257,13 @@ def effects(found: Sequence[Effect], title: str, x: str, limit: float | None, sh
     drawn, (axes,) = figure(width=6.4, height=0.85 + 0.2 * max(len(shown), 2))
     for row, effect in enumerate(reversed(shown)):
         failed = limit is not None and value(effect) > limit
-        _point(axes, value(effect), effect.shift_interval if shift else effect.loss_interval, row, FAILED if failed else ACCENT)
+        _point(
+            axes,
+            value(effect),
+            effect.shift_interval if shift else effect.loss_interval,
+            row,
+            FAILED if failed else ACCENT,
+        )
     axes.set_yticks(range(len(shown)), [_short(effect.group, 44) for effect in reversed(shown)])
     axes.axvline(0, color=INK, lw=0.8)
     if limit is not None:
@@ -205,7 +285,9 @@ def _colour_map() -> Colormap:
     return LinearSegmentedColormap.from_list("low_high", [PALETTE[2], "#c4b5d4", "#dc2626"])
 
 
-def _point(axes: Axes, value: float, interval: Interval, row: int, colour: str, hollow: bool = False) -> None:
+def _point(
+    axes: Axes, value: float, interval: Interval, row: int, colour: str, hollow: bool = False
+) -> None:
     if np.isfinite(interval).all():
         axes.plot(interval, [row, row], color=colour, lw=1.6, solid_capstyle="round")
     if np.isfinite(value):

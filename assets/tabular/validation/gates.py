@@ -35,13 +35,17 @@ def verdicts(pipeline: Pipeline, report: str, measures: Sequence[Measure]) -> tu
     return tuple(rule(measures) for rule in _rules(pipeline, report).values())
 
 
-def stored(reports: Reports, pipeline: Pipeline, day: date, candidate: str) -> dict[str, Report | None]:
+def stored(
+    reports: Reports, pipeline: Pipeline, day: date, candidate: str
+) -> dict[str, Report | None]:
     """The stored validation reports of a candidate by name; `day` is the `as_of` of its training set. Raises ValueError for a
     report that does not parse."""
     return {name: reports.load(pipeline.name, name, day, candidate) for name in REPORTS}
 
 
-def refusals(pipeline: Pipeline, reports: Mapping[str, Report | None], candidate: str, champion: str | None) -> list[str]:
+def refusals(
+    pipeline: Pipeline, reports: Mapping[str, Report | None], candidate: str, champion: str | None
+) -> list[str]:
     """Why a release of `candidate` must be refused, in sentences; empty when every gate passes.
 
     `reports` holds the stored reports by name, `champion` is the digest released now. Fails closed: a missing report, one
@@ -58,7 +62,9 @@ def refusals(pipeline: Pipeline, reports: Mapping[str, Report | None], candidate
                 f"report {name} speaks of {report.pipeline}/{report.name} {report.subject[:12]}, not of candidate {candidate[:12]}; validate again"
             )
             continue
-        if name == PERFORMANCE and (compared := compared_champion(report)) != (champion or NO_CHAMPION):
+        if name == PERFORMANCE and (compared := compared_champion(report)) != (
+            champion or NO_CHAMPION
+        ):
             found.append(
                 f"{name} compares with champion {_short(compared)}, but {_short(champion or NO_CHAMPION)} is released now; validate again"
             )
@@ -85,8 +91,12 @@ def _rules(pipeline: Pipeline, report: str) -> dict[str, Rule]:
     gates = pipeline.gates
     if report == PERFORMANCE:
         rules: dict[str, Rule] = {
-            "beats_baseline": lambda measures: _beats_baseline(measures, gates.primary, gates.baseline_margin),
-            "not_worse_than_champion": lambda measures: _not_worse_than_champion(measures, gates.primary, gates.champion_margin),
+            "beats_baseline": lambda measures: _beats_baseline(
+                measures, gates.primary, gates.baseline_margin
+            ),
+            "not_worse_than_champion": lambda measures: _not_worse_than_champion(
+                measures, gates.primary, gates.champion_margin
+            ),
         }
         if (error := gates.max_calibration_error) is not None:
             rules["calibration_error_is_low"] = lambda measures: _calibration(measures, error)
@@ -96,7 +106,11 @@ def _rules(pipeline: Pipeline, report: str) -> dict[str, Rule]:
     if report == SLICES:
         if (gap := gates.max_slice_gap) is None:
             return {}
-        return {"no_slice_much_worse": lambda measures: _slices(measures, gap, gates.min_slice_rows, pipeline.slices)}
+        return {
+            "no_slice_much_worse": lambda measures: _slices(
+                measures, gap, gates.min_slice_rows, pipeline.slices
+            )
+        }
     if report == FAIRNESS:
         if (limit := gates.max_fairness_gap) is None:
             return {}
@@ -107,13 +121,17 @@ def _rules(pipeline: Pipeline, report: str) -> dict[str, Rule]:
     if report == ROBUSTNESS:
         rules = {"predictions_stay_probabilities": _probabilities}
         if (missing := gates.max_missing_loss) is not None:
-            rules["missing_input_is_survived"] = lambda measures: _loss(measures, "missing_input_is_survived", "missing", missing)
+            rules["missing_input_is_survived"] = lambda measures: _loss(
+                measures, "missing_input_is_survived", "missing", missing
+            )
             if any(isinstance(feature.expression, Category) for feature in pipeline.features):
                 rules["unseen_category_is_survived"] = lambda measures: _loss(
                     measures, "unseen_category_is_survived", "unseen category", missing
                 )
         if (outage := gates.max_outage_loss) is not None and feature_sources(pipeline):
-            rules["lost_source_is_survived"] = lambda measures: _loss(measures, "lost_source_is_survived", "missing source", outage)
+            rules["lost_source_is_survived"] = lambda measures: _loss(
+                measures, "lost_source_is_survived", "missing source", outage
+            )
         if (shift := gates.max_noise_shift) is not None:
             rules["noise_moves_little"] = lambda measures: _noise(measures, shift)
         return rules
@@ -135,14 +153,21 @@ def feature_sources(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
 
 
 def _find(measures: Sequence[Measure], name: str, group: str | None = None) -> Measure | None:
-    return next((measure for measure in measures if measure.name == name and measure.group == group), None)
+    return next(
+        (measure for measure in measures if measure.name == name and measure.group == group), None
+    )
 
 
 def _unknown(rule: str, limit: float, measure: Measure | None, what: str) -> Verdict:
     """What a release needs to know and nobody could compute fails: silence is no proof."""
     n = measure.n if measure else 0
     return Verdict(
-        rule=rule, passed=False, value=None, limit=limit, n=n, reason=f"{what} could not be computed on {n} rows; a release needs it"
+        rule=rule,
+        passed=False,
+        value=None,
+        limit=limit,
+        n=n,
+        reason=f"{what} could not be computed on {n} rows; a release needs it",
     )
 
 
@@ -156,13 +181,26 @@ def _beats_baseline(measures: Sequence[Measure], primary: str, margin: float) ->
     measure = _find(measures, f"{primary}_worse_by", "baseline")
     limit = 0.0 - margin
     if measure is None or measure.value is None or measure.high is None:
-        return _unknown("beats_baseline", limit, measure, f"the difference in {primary} to the baseline")
+        return _unknown(
+            "beats_baseline", limit, measure, f"the difference in {primary} to the baseline"
+        )
     passed = measure.high <= limit if margin else measure.high < 0
-    allowed = f"up to {limit:.4f} worse is allowed, so the upper end must not exceed it" if margin < 0 else "the upper end must lie below 0"
+    allowed = (
+        f"up to {limit:.4f} worse is allowed, so the upper end must not exceed it"
+        if margin < 0
+        else "the upper end must lie below 0"
+    )
     if margin > 0:
         allowed = f"at least {margin:.4f} better is asked for, so the upper end must not exceed {limit:+.4f}"
     reason = f"{primary} is {_better(measure.value)} than the baseline's; {_interval(measure)}; {allowed}"
-    return Verdict(rule="beats_baseline", passed=passed, value=measure.high, limit=limit, n=measure.n, reason=reason)
+    return Verdict(
+        rule="beats_baseline",
+        passed=passed,
+        value=measure.high,
+        limit=limit,
+        n=measure.n,
+        reason=reason,
+    )
 
 
 def _not_worse_than_champion(measures: Sequence[Measure], primary: str, margin: float) -> Verdict:
@@ -170,13 +208,27 @@ def _not_worse_than_champion(measures: Sequence[Measure], primary: str, margin: 
     said = next((measure for measure in measures if measure.name == "champion"), None)
     if said is not None and said.group == NO_CHAMPION:
         return Verdict(
-            rule=rule, passed=None, value=None, limit=margin, n=said.n, reason="no champion yet: there is nothing to compare with"
+            rule=rule,
+            passed=None,
+            value=None,
+            limit=margin,
+            n=said.n,
+            reason="no champion yet: there is nothing to compare with",
         )
     measure = _find(measures, f"{primary}_worse_by", "champion")
     if measure is None or measure.value is None or measure.high is None:
-        return _unknown(rule, margin, measure or said, f"the difference in {primary} to the champion")
+        return _unknown(
+            rule, margin, measure or said, f"the difference in {primary} to the champion"
+        )
     reason = f"{primary} is {_better(measure.value)} than the champion's; {_interval(measure)}; the upper end must not exceed {margin:+.4f}"
-    return Verdict(rule=rule, passed=measure.high <= margin, value=measure.high, limit=margin, n=measure.n, reason=reason)
+    return Verdict(
+        rule=rule,
+        passed=measure.high <= margin,
+        value=measure.high,
+        limit=margin,
+        n=measure.n,
+        reason=reason,
+    )
 
 
 def _better(worse_by: float) -> str:
@@ -187,8 +239,17 @@ def _calibration(measures: Sequence[Measure], limit: float) -> Verdict:
     rule, measure = "calibration_error_is_low", _find(measures, "calibration_error", "candidate")
     if measure is None or measure.value is None:
         return _unknown(rule, limit, measure, "the calibration error")
-    reason = f"calibration error {measure.value:.4f}, {_interval(measure)}; at most {limit:g} is allowed"
-    return Verdict(rule=rule, passed=measure.value <= limit, value=measure.value, limit=limit, n=measure.n, reason=reason)
+    reason = (
+        f"calibration error {measure.value:.4f}, {_interval(measure)}; at most {limit:g} is allowed"
+    )
+    return Verdict(
+        rule=rule,
+        passed=measure.value <= limit,
+        value=measure.value,
+        limit=limit,
+        n=measure.n,
+        reason=reason,
+    )
 
 
 def _roc_auc(measures: Sequence[Measure], limit: float) -> Verdict:
@@ -196,19 +257,43 @@ def _roc_auc(measures: Sequence[Measure], limit: float) -> Verdict:
     if measure is None or measure.value is None:
         return _unknown(rule, limit, measure, "ROC AUC")
     reason = f"ROC AUC {measure.value:.4f}, {_interval(measure)}; at least {limit:g} is needed"
-    return Verdict(rule=rule, passed=measure.value >= limit, value=measure.value, limit=limit, n=measure.n, reason=reason)
+    return Verdict(
+        rule=rule,
+        passed=measure.value >= limit,
+        value=measure.value,
+        limit=limit,
+        n=measure.n,
+        reason=reason,
+    )
 
 
-def _slices(measures: Sequence[Measure], limit: float, min_rows: int, declared: Sequence[str]) -> Verdict:
+def _slices(
+    measures: Sequence[Measure], limit: float, min_rows: int, declared: Sequence[str]
+) -> Verdict:
     rule = "no_slice_much_worse"
     if not declared:
-        return Verdict(rule=rule, passed=None, value=None, limit=limit, n=0, reason="no slices are declared: nothing was judged")
+        return Verdict(
+            rule=rule,
+            passed=None,
+            value=None,
+            limit=limit,
+            n=0,
+            reason="no slices are declared: nothing was judged",
+        )
     gaps = [measure for measure in measures if measure.name == "gap"]
     # A column that left no slice at all was not looked at, and that must not pass unnoticed.
-    absent = [column for column in declared if not any((measure.group or "").startswith(f"{column}=") for measure in gaps)]
+    absent = [
+        column
+        for column in declared
+        if not any((measure.group or "").startswith(f"{column}=") for measure in gaps)
+    ]
     if absent:
         return _unknown(rule, limit, None, f"slices of {', '.join(absent)}")
-    judged = [(measure.low, measure) for measure in gaps if measure.n >= min_rows and measure.low is not None]
+    judged = [
+        (measure.low, measure)
+        for measure in gaps
+        if measure.n >= min_rows and measure.low is not None
+    ]
     small = len(gaps) - len(judged)
     if not judged:
         return Verdict(
@@ -223,15 +308,25 @@ def _slices(measures: Sequence[Measure], limit: float, min_rows: int, declared: 
     value = f"{worst.value:+.4f}" if worst.value is not None else "unknown"
     reason = (
         f"worst of {len(judged)} slices is {worst.group} (n={worst.n}): worse than overall by {value}, {_interval(worst)}; "
-        f"the lower end must not exceed {limit:g}" + (f"; {small} slices below {min_rows} rows were not judged" if small else "")
+        f"the lower end must not exceed {limit:g}"
+        + (f"; {small} slices below {min_rows} rows were not judged" if small else "")
     )
     return Verdict(rule=rule, passed=low <= limit, value=low, limit=limit, n=worst.n, reason=reason)
 
 
-def _fairness(measures: Sequence[Measure], limit: float, declared: Mapping[str, Sequence[str]]) -> Verdict:
+def _fairness(
+    measures: Sequence[Measure], limit: float, declared: Mapping[str, Sequence[str]]
+) -> Verdict:
     rule = "groups_treated_alike"
     if not declared:
-        return Verdict(rule=rule, passed=None, value=None, limit=limit, n=0, reason="no groups are declared: fairness was NOT examined")
+        return Verdict(
+            rule=rule,
+            passed=None,
+            value=None,
+            limit=limit,
+            n=0,
+            reason="no groups are declared: fairness was NOT examined",
+        )
     known: list[tuple[float, Measure]] = []
     unjudged: list[str] = []
     for column, gaps in declared.items():
@@ -243,12 +338,25 @@ def _fairness(measures: Sequence[Measure], limit: float, declared: Mapping[str, 
                 unjudged.append(f"{gap} of {column}")
             else:
                 known.append((measure.value, measure))
-    rest = f"; not judged, because fewer than two groups have enough rows: {', '.join(unjudged)}" if unjudged else ""
+    rest = (
+        f"; not judged, because fewer than two groups have enough rows: {', '.join(unjudged)}"
+        if unjudged
+        else ""
+    )
     if not known:
-        return Verdict(rule=rule, passed=None, value=None, limit=limit, n=0, reason=f"no gap could be judged{rest}")
+        return Verdict(
+            rule=rule,
+            passed=None,
+            value=None,
+            limit=limit,
+            n=0,
+            reason=f"no gap could be judged{rest}",
+        )
     value, worst = max(known, key=lambda pair: pair[0])
     reason = f"greatest gap is {worst.name} of {worst.group}: {value:.4f}, {_interval(worst)}; at most {limit:g} is allowed{rest}"
-    return Verdict(rule=rule, passed=value <= limit, value=value, limit=limit, n=worst.n, reason=reason)
+    return Verdict(
+        rule=rule, passed=value <= limit, value=value, limit=limit, n=worst.n, reason=reason
+    )
 
 
 def _contributions(measures: Sequence[Measure]) -> Verdict:
@@ -257,7 +365,12 @@ def _contributions(measures: Sequence[Measure]) -> Verdict:
         return _unknown(rule, ADDITIVITY_TOLERANCE, measure, "the sum of contributions")
     reason = f"contributions and bias differ from the margin by at most {measure.value:.2g} on {measure.n} rows; up to {ADDITIVITY_TOLERANCE:g} is rounding"
     return Verdict(
-        rule=rule, passed=measure.value <= ADDITIVITY_TOLERANCE, value=measure.value, limit=ADDITIVITY_TOLERANCE, n=measure.n, reason=reason
+        rule=rule,
+        passed=measure.value <= ADDITIVITY_TOLERANCE,
+        value=measure.value,
+        limit=ADDITIVITY_TOLERANCE,
+        n=measure.n,
+        reason=reason,
     )
 
 
@@ -266,19 +379,30 @@ def _probabilities(measures: Sequence[Measure]) -> Verdict:
     if measure is None or measure.value is None or not measure.n:
         return _unknown(rule, 0.0, measure, "predictions under perturbation")
     reason = f"{measure.value:.0f} of {measure.n} predictions from missing, noisy, unseen and extreme inputs were no probabilities"
-    return Verdict(rule=rule, passed=measure.value == 0, value=measure.value, limit=0.0, n=measure.n, reason=reason)
+    return Verdict(
+        rule=rule,
+        passed=measure.value == 0,
+        value=measure.value,
+        limit=0.0,
+        n=measure.n,
+        reason=reason,
+    )
 
 
 def _loss(measures: Sequence[Measure], rule: str, kind: str, limit: float) -> Verdict:
-    found = [measure for measure in measures if measure.name == "loss_increase" and (measure.group or "").split(": ")[0] == kind]
+    found = [
+        measure
+        for measure in measures
+        if measure.name == "loss_increase" and (measure.group or "").split(": ")[0] == kind
+    ]
     known = [(measure.value, measure) for measure in found if measure.value is not None]
     if not known or len(known) < len(found):
         return _unknown(rule, limit, found[0] if found else None, f"the loss under {kind}")
     value, worst = max(known, key=lambda pair: pair[0])
-    reason = (
-        f"worst of {len(known)} cases is {worst.group}: the loss rises by {value:.4f}, {_interval(worst)}; at most {limit:g} is allowed"
+    reason = f"worst of {len(known)} cases is {worst.group}: the loss rises by {value:.4f}, {_interval(worst)}; at most {limit:g} is allowed"
+    return Verdict(
+        rule=rule, passed=value <= limit, value=value, limit=limit, n=worst.n, reason=reason
     )
-    return Verdict(rule=rule, passed=value <= limit, value=value, limit=limit, n=worst.n, reason=reason)
 
 
 def _noise(measures: Sequence[Measure], limit: float) -> Verdict:
@@ -286,7 +410,14 @@ def _noise(measures: Sequence[Measure], limit: float) -> Verdict:
     if measure is None or measure.value is None:
         return _unknown(rule, limit, measure, "the shift under noise")
     reason = f"noise on all numeric features moves predictions by {measure.value:.4f} on average, {_interval(measure)}; at most {limit:g} is allowed"
-    return Verdict(rule=rule, passed=measure.value <= limit, value=measure.value, limit=limit, n=measure.n, reason=reason)
+    return Verdict(
+        rule=rule,
+        passed=measure.value <= limit,
+        value=measure.value,
+        limit=limit,
+        n=measure.n,
+        reason=reason,
+    )
 
 
 def _short(champion: str | None) -> str:

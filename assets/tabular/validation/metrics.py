@@ -18,7 +18,9 @@ HIGHER_IS_BETTER = frozenset({"roc_auc", "pr_auc"})
 ROW_WISE = frozenset({"log_loss", "brier"})  # plain means over rows
 BINS = 10
 _TINY = float(np.finfo(np.float64).tiny)
-_EPSILON = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities of float64 at this value
+_EPSILON = float(
+    np.finfo(np.float64).eps
+)  # scikit-learn clips probabilities of float64 at this value
 
 
 class Curve(NamedTuple):
@@ -40,7 +42,9 @@ class Ranked:
     def __init__(self, y: Array, p: Array, bins: int = BINS) -> None:
         y, p = np.asarray(y, dtype=np.float64), np.asarray(p, dtype=np.float64)
         if y.shape != p.shape or y.ndim != 1:
-            raise ValueError(f"labels have shape {y.shape} and predictions {p.shape}; give one prediction for each label")
+            raise ValueError(
+                f"labels have shape {y.shape} and predictions {p.shape}; give one prediction for each label"
+            )
         if not np.isfinite(p).all() or (len(p) and (p.min() < 0 or p.max() > 1)):
             raise ValueError("predictions must be finite and lie in [0, 1]; give probabilities")
         if not np.isin(y, (0.0, 1.0)).all():
@@ -49,7 +53,11 @@ class Ranked:
         self.order = np.argsort(p, kind="stable")
         self._y, self._p = y[self.order], p[self.order]
         self._log_loss, self._brier = row_log_loss(self._y, self._p), row_brier(self._y, self._p)
-        self._ties = np.flatnonzero(np.insert(self._p[1:] != self._p[:-1], 0, True)) if self.n else np.zeros(0, dtype=np.intp)
+        self._ties = (
+            np.flatnonzero(np.insert(self._p[1:] != self._p[:-1], 0, True))
+            if self.n
+            else np.zeros(0, dtype=np.intp)
+        )
         self._no_ties = len(self._ties) == self.n
         self._scratch: list[Array] = [np.empty(self.n) for _ in range(7)]
         self._bin_starts = np.unique(np.searchsorted(self._p, bin_edges(self._p, bins)))
@@ -81,7 +89,9 @@ class Ranked:
     def _ranking(self, weights: Array, positive: Array) -> tuple[float, float]:
         # Everything by threshold, lowest first: weight that the threshold holds, of both classes, positive and negative.
         # Thousands of resamples run through here, so every step writes into memory that is there already.
-        _, _, held, gained, lost, hits, above = (buffer[: len(self._ties)] for buffer in self._scratch)
+        _, _, held, gained, lost, hits, above = (
+            buffer[: len(self._ties)] for buffer in self._scratch
+        )
         if self._no_ties:
             held, gained = weights, positive
         else:
@@ -109,7 +119,9 @@ class Ranked:
         n = np.add.reduceat(weights, starts)
         kept = n > 0
         n = n[kept]
-        predicted = np.add.reduceat(np.multiply(weights, self._p, out=self._scratch[2]), starts)[kept] / n
+        predicted = (
+            np.add.reduceat(np.multiply(weights, self._p, out=self._scratch[2]), starts)[kept] / n
+        )
         return Curve(n, predicted, np.add.reduceat(positive, starts)[kept] / n)
 
     def curve(self, w: Array | None = None) -> Curve:
@@ -147,7 +159,9 @@ def row_brier(y: Array, p: Array) -> Array:
 def row_metric(name: str, y: Array, p: Array) -> Array:
     """The rows' contributions to a row-wise metric, shape (n,). Raises ValueError for a metric that is no mean over rows."""
     if name not in ROW_WISE:
-        raise ValueError(f"{name!r} is no mean over rows; row-wise metrics are {', '.join(sorted(ROW_WISE))}")
+        raise ValueError(
+            f"{name!r} is no mean over rows; row-wise metrics are {', '.join(sorted(ROW_WISE))}"
+        )
     return row_log_loss(y, p) if name == "log_loss" else row_brier(y, p)
 
 
@@ -211,5 +225,7 @@ def wilson(successes: Array, n: Array, z: float = 1.959964) -> tuple[Array, Arra
     n = np.maximum(np.asarray(n, dtype=np.float64), 1e-12)
     share = np.asarray(successes, dtype=np.float64) / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(np.clip(share * (1 - share), 0, None) / n + z**2 / (4 * n**2))
+    half = (
+        z / (1 + z**2 / n) * np.sqrt(np.clip(share * (1 - share), 0, None) / n + z**2 / (4 * n**2))
+    )
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)

@@ -25,21 +25,40 @@ def worse_by(compared: Bootstrap, other: str, metric: str) -> tuple[float, Inter
     return difference, interval
 
 
-def measures(compared: Bootstrap, y: Array, predictions: Mapping[str, Array], champion: str | None) -> list[Measure]:
+def measures(
+    compared: Bootstrap, y: Array, predictions: Mapping[str, Array], champion: str | None
+) -> list[Measure]:
     """All metrics of all models (`group` is the model), `<metric>_worse_by` against the others (`group` is the other model),
     base rate, mean predictions, and `champion`, whose `group` is the digest of the bundle compared with or "none"."""
     n = compared.n
-    result = [measure("champion", np.nan, n, group=champion or NO_CHAMPION), measure("base_rate", float(y.mean()) if n else np.nan, n)]
+    result = [
+        measure("champion", np.nan, n, group=champion or NO_CHAMPION),
+        measure("base_rate", float(y.mean()) if n else np.nan, n),
+    ]
     for model, p in predictions.items():
-        result += [measure(metric, compared.value(model, metric), n, compared.interval(model, metric), model) for metric in NAMES]
+        result += [
+            measure(
+                metric, compared.value(model, metric), n, compared.interval(model, metric), model
+            )
+            for metric in NAMES
+        ]
         result.append(measure("mean_prediction", float(p.mean()) if n else np.nan, n, group=model))
     for other in (BASELINE, CHAMPION):
         if other in predictions:
-            result += [measure(f"{metric}_worse_by", *_spread(worse_by(compared, other, metric), n), other) for metric in NAMES]
+            result += [
+                measure(f"{metric}_worse_by", *_spread(worse_by(compared, other, metric), n), other)
+                for metric in NAMES
+            ]
     return result
 
 
-def by_day(y: Array, predictions: Mapping[str, Array], primary: str, days: NDArray[np.int64], seed: int = bootstrap.SEED) -> list[Measure]:
+def by_day(
+    y: Array,
+    predictions: Mapping[str, Array],
+    primary: str,
+    days: NDArray[np.int64],
+    seed: int = bootstrap.SEED,
+) -> list[Measure]:
     """The primary comparison again with whole days drawn instead of rows (`<metric>_worse_by_days`, n is the number of days):
     the wider interval that speaks about other days. Empty with fewer than five days."""
     if not len(days) or int(days.max()) + 1 < 5:
@@ -47,7 +66,9 @@ def by_day(y: Array, predictions: Mapping[str, Array], primary: str, days: NDArr
     compared = bootstrap.compare(y, predictions, resamples=200, seed=seed, clusters=days)
     count = int(days.max()) + 1
     return [
-        measure(f"{primary}_worse_by_days", *_spread(worse_by(compared, other, primary), count), other)
+        measure(
+            f"{primary}_worse_by_days", *_spread(worse_by(compared, other, primary), count), other
+        )
         for other in (BASELINE, CHAMPION)
         if other in predictions
     ]

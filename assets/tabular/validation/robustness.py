@@ -84,7 +84,9 @@ def robustness(
     kinds: list[tuple[str, str]] = []
     columns: list[Array] = []
     invalid: list[int] = []
-    for kind, name, changed in _perturbations(sample, names, categorical, sources, noise_sd, generator):
+    for kind, name, changed in _perturbations(
+        sample, names, categorical, sources, noise_sd, generator
+    ):
         after = predict(changed)
         valid = np.isfinite(after) & (after >= 0) & (after <= 1)
         kept = np.where(valid, after, original)
@@ -102,16 +104,28 @@ def robustness(
         )
         for i, (kind, name) in enumerate(kinds)
     )  # fmt: skip
-    return Robustness(len(labels), len(y), loss, float(before.mean()) if len(labels) else np.nan, effects)
+    return Robustness(
+        len(labels), len(y), loss, float(before.mean()) if len(labels) else np.nan, effects
+    )
 
 
 def measures(found: Robustness) -> list[Measure]:
     """Loss increase and shift by perturbation (`group` is "kind: name"), and the count of invalid predictions."""
     result = [measure(found.loss, found.baseline_loss, found.n)]
     for effect in found.effects:
-        result.append(measure("loss_increase", effect.loss_increase, effect.n, effect.loss_interval, effect.group))
+        result.append(
+            measure(
+                "loss_increase", effect.loss_increase, effect.n, effect.loss_interval, effect.group
+            )
+        )
         result.append(measure("shift", effect.shift, effect.n, effect.shift_interval, effect.group))
-    result.append(measure("invalid_predictions", float(sum(effect.invalid for effect in found.effects)), found.n * len(found.effects)))
+    result.append(
+        measure(
+            "invalid_predictions",
+            float(sum(effect.invalid for effect in found.effects)),
+            found.n * len(found.effects),
+        )
+    )
     return result
 
 
@@ -123,7 +137,15 @@ def _perturbations(
     for index, name in enumerate(names):
         yield "missing", name, _replaced(sample, [index], np.float32(np.nan))
     for source, features in sources.items():
-        yield "missing source", source, _replaced(sample, [names.index(name) for name in features if name in names], np.float32(np.nan))
+        yield (
+            "missing source",
+            source,
+            _replaced(
+                sample,
+                [names.index(name) for name in features if name in names],
+                np.float32(np.nan),
+            ),
+        )
     with np.errstate(invalid="ignore"):
         spread = np.array([_deviation(sample[:, index]) for index in numeric], dtype=np.float64)
     noise = generator.normal(size=(len(sample), len(numeric))) * spread * noise_sd

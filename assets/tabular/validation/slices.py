@@ -24,7 +24,9 @@ from resources.reports import Measure
 MISSING, OTHERS = "(missing)", "(all other values)"
 _MOST_GROUPS = 300  # rarer values are looked at together
 _MOST_VALUES = 12  # a number with more values than this is cut into quarters
-_RANKING_RESAMPLES = 200  # metrics that are no means over rows are resampled slice by slice, which is dear
+_RANKING_RESAMPLES = (
+    200  # metrics that are no means over rows are resampled slice by slice, which is dear
+)
 
 
 class Groups(NamedTuple):
@@ -73,9 +75,17 @@ def grouping(values: NDArray[Any]) -> Groups:
             codes = np.where(known, np.searchsorted(distinct, numbers), len(distinct))
             names = [*(f"{number:g}" for number in distinct), MISSING]
     else:
-        texts = np.array([MISSING if value is None or value != value else str(value) for value in values.tolist()], dtype=object)
+        texts = np.array(
+            [
+                MISSING if value is None or value != value else str(value)
+                for value in values.tolist()
+            ],
+            dtype=object,
+        )
         distinct_texts, codes = (
-            np.unique(texts.astype(str), return_inverse=True) if len(texts) else (np.zeros(0, dtype=str), np.zeros(0, dtype=int))
+            np.unique(texts.astype(str), return_inverse=True)
+            if len(texts)
+            else (np.zeros(0, dtype=str), np.zeros(0, dtype=int))
         )
         names = [str(text) for text in distinct_texts]
     codes = codes.astype(np.int64)
@@ -91,12 +101,22 @@ def grouping(values: NDArray[Any]) -> Groups:
     return Groups(tuple(names[index] for index in present), renumbered[codes])
 
 
-def slices(y: Array, p: Array, columns: Mapping[str, NDArray[Any]], primary: str, seed: int = bootstrap.SEED) -> list[Slice]:
+def slices(
+    y: Array,
+    p: Array,
+    columns: Mapping[str, NDArray[Any]],
+    primary: str,
+    seed: int = bootstrap.SEED,
+) -> list[Slice]:
     """The primary metric in every slice of every column, in the columns' order, then by value."""
     found: list[Slice] = []
     for column, values in columns.items():
         groups = grouping(values)
-        found += _row_wise(y, p, column, groups, primary, seed) if primary in ROW_WISE else _ranking(y, p, column, groups, primary, seed)
+        found += (
+            _row_wise(y, p, column, groups, primary, seed)
+            if primary in ROW_WISE
+            else _ranking(y, p, column, groups, primary, seed)
+        )
     return found
 
 
@@ -113,18 +133,33 @@ def measures(found: list[Slice], primary: str) -> list[Measure]:
     return result
 
 
-def measure(name: str, value: float, n: int, interval: Interval = NO_INTERVAL, group: str | None = None) -> Measure:
+def measure(
+    name: str, value: float, n: int, interval: Interval = NO_INTERVAL, group: str | None = None
+) -> Measure:
     """A measure whose NaN numbers are stored as null."""
 
     def known(number: float) -> float | None:
         return float(number) if np.isfinite(number) else None
 
-    return Measure(name=name, value=known(value), n=n, low=known(interval.low), high=known(interval.high), group=group)
+    return Measure(
+        name=name,
+        value=known(value),
+        n=n,
+        low=known(interval.low),
+        high=known(interval.high),
+        group=group,
+    )
 
 
-def _row_wise(y: Array, p: Array, column: str, groups: Groups, primary: str, seed: int) -> list[Slice]:
-    means = bootstrap.group_means(groups.codes, len(groups.names), row_metric(primary, y, p)[:, None], seed=seed)
-    plain = bootstrap.group_means(groups.codes, len(groups.names), np.stack([y, p], axis=1), resamples=0)
+def _row_wise(
+    y: Array, p: Array, column: str, groups: Groups, primary: str, seed: int
+) -> list[Slice]:
+    means = bootstrap.group_means(
+        groups.codes, len(groups.names), row_metric(primary, y, p)[:, None], seed=seed
+    )
+    plain = bootstrap.group_means(
+        groups.codes, len(groups.names), np.stack([y, p], axis=1), resamples=0
+    )
     overall = float(row_metric(primary, y, p).mean()) if len(y) else np.nan
     return [
         Slice(
@@ -136,19 +171,31 @@ def _row_wise(y: Array, p: Array, column: str, groups: Groups, primary: str, see
     ]  # fmt: skip
 
 
-def _ranking(y: Array, p: Array, column: str, groups: Groups, primary: str, seed: int) -> list[Slice]:
+def _ranking(
+    y: Array, p: Array, column: str, groups: Groups, primary: str, seed: int
+) -> list[Slice]:
     index, sign = NAMES.index(primary), -1.0 if primary in HIGHER_IS_BETTER else 1.0
     overall = float(Ranked(y, p).metrics()[index]) if len(y) else np.nan
     found: list[Slice] = []
     for g, name in enumerate(groups.names):
         rows = groups.codes == g
-        compared = bootstrap.compare(y[rows], {"slice": p[rows]}, resamples=_RANKING_RESAMPLES, seed=seed)
+        compared = bootstrap.compare(
+            y[rows], {"slice": p[rows]}, resamples=_RANKING_RESAMPLES, seed=seed
+        )
         value, interval = compared.value("slice", primary), compared.interval("slice", primary)
         ends = sorted((sign * (interval.low - overall), sign * (interval.high - overall)))
         gap = Interval(*ends) if not np.isnan(ends).any() else NO_INTERVAL
         found.append(
             Slice(
-                column, name, int(rows.sum()), float(y[rows].mean()), float(p[rows].mean()), value, interval, sign * (value - overall), gap
+                column,
+                name,
+                int(rows.sum()),
+                float(y[rows].mean()),
+                float(p[rows].mean()),
+                value,
+                interval,
+                sign * (value - overall),
+                gap,
             )
         )
     return found

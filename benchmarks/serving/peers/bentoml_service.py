@@ -7,7 +7,12 @@ import numpy as np
 import xgboost
 
 
-@bentoml.service(workers=1, traffic={"timeout": 120}, logging={"access": {"enabled": False}}, metrics={"enabled": False})
+@bentoml.service(
+    workers=1,
+    traffic={"timeout": 120},
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+)
 class Model:
     def __init__(self) -> None:
         self.booster = xgboost.Booster(model_file=os.environ["MODEL"], params={"nthread": 1})

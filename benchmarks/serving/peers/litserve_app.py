@@ -11,7 +11,9 @@ class Model(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.booster = xgboost.Booster(model_file=os.environ["MODEL"], params={"nthread": 1})
 
-    def decode_request(self, request) -> np.ndarray:  # without a type, which would have it parsed twice
+    def decode_request(
+        self, request
+    ) -> np.ndarray:  # without a type, which would have it parsed twice
         return np.asarray(request["rows"], dtype=np.float32)
 
     def batch(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -29,7 +31,14 @@ class Model(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Model(max_batch_size=16, batch_timeout=0.0), accelerator="cpu", timeout=120)
+    server = litserve.LitServer(
+        Model(max_batch_size=16, batch_timeout=0.0), accelerator="cpu", timeout=120
+    )
     server.run(
-        port=int(os.environ["PORT"]), host="127.0.0.1", num_api_servers=1, generate_client_file=False, log_level="warning", access_log=False
+        port=int(os.environ["PORT"]),
+        host="127.0.0.1",
+        num_api_servers=1,
+        generate_client_file=False,
+        log_level="warning",
+        access_log=False,
     )

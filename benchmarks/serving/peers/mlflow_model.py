@@ -6,4 +6,6 @@ import mlflow.xgboost
 import xgboost
 
 source, target = sys.argv[1:]
-mlflow.xgboost.save_model(xgboost.Booster(model_file=source), target, model_format="ubj", pip_requirements=[])
+mlflow.xgboost.save_model(
+    xgboost.Booster(model_file=source), target, model_format="ubj", pip_requirements=[]
+)

@@ -42,7 +42,11 @@ shops = Source(
 
 def pipeline_of(source: Source) -> Pipeline:
     """A pipeline with a source of our own in place of a joined one; only its name and timezone matter here."""
-    return tiny.model_copy(update={"sources": tuple(source if one.name == source.name else one for one in tiny.sources)})
+    return tiny.model_copy(
+        update={
+            "sources": tuple(source if one.name == source.name else one for one in tiny.sources)
+        }
+    )
 
 
 def csv(*lines: str) -> bytes:
@@ -65,7 +69,17 @@ def _polars_columns() -> Iterator[None]:
 
 def test_cells_become_their_declared_kinds() -> None:
     rows = parse(
-        shops, [Landed(DAY, "x.csv", csv("s1,Köln,1.5e0,7,true,2024-01-01T07:00:00.5+02:00," + STAMPS, "s2,Bonn,,,,," + STAMPS))]
+        shops,
+        [
+            Landed(
+                DAY,
+                "x.csv",
+                csv(
+                    "s1,Köln,1.5e0,7,true,2024-01-01T07:00:00.5+02:00," + STAMPS,
+                    "s2,Bonn,,,,," + STAMPS,
+                ),
+            )
+        ],
     ).rows
     first, second = rows.to_dicts()
     assert (first["town"], first["size"], first["count"], first["open"]) == ("Köln", 1.5, 7, True)
@@ -102,7 +116,10 @@ def test_a_cell_of_another_kind_is_never_guessed_at(column: str, cell: str, kind
         (f"s1,Bonn,1,-1,true,,{STAMPS}", "count lies outside 0 to ∞"),
         ("s1,Bonn,1,1,true,,,2024-01-01T09:00:00Z", "event_time is null"),
         ("s1,Bonn,1,1,true,,2024-01-01T08:00:00Z,", "known_at is null"),
-        ("s1,Bonn,1,1,true,,2024-01-01T08:00:00Z,2024-01-02T00:00:01Z", "known_at lies after the day of delivery"),
+        (
+            "s1,Bonn,1,1,true,,2024-01-01T08:00:00Z,2024-01-02T00:00:01Z",
+            "known_at lies after the day of delivery",
+        ),
         (f"s1,Trier,11,1,true,,{STAMPS}", "size lies outside 0 to 10; town is none of Bonn, Köln"),
         (f"s1,Bonn,much,-1,true,,{STAMPS}", "size: 'much' is no float; count lies outside 0 to ∞"),
         (f"s1,Bonn,1,1,true,,x,{STAMPS.split(',')[1]}", "event_time: 'x' is no datetime"),
@@ -128,7 +145,9 @@ def test_rows_with_the_same_key_and_known_at_are_all_set_aside() -> None:
 
 def test_the_same_row_in_two_deliveries_is_no_duplicate() -> None:
     """A range is judged like its days one by one: what is broken does not depend on how many days a run takes."""
-    files = [Landed(DAY + timedelta(days=offset), "x.csv", csv(good(1), good(2))) for offset in range(2)]
+    files = [
+        Landed(DAY + timedelta(days=offset), "x.csv", csv(good(1), good(2))) for offset in range(2)
+    ]
     result = examine(pipeline_of(shops), shops, files, [DAY, DAY + timedelta(days=1)])
     assert result.broken.height == 0
     assert [figures.rows for figures in result.figures] == [2, 2]
@@ -137,11 +156,15 @@ def test_the_same_row_in_two_deliveries_is_no_duplicate() -> None:
 def test_results_come_by_day_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
     judge = contract.judge
-    monkeypatch.setattr(contract, "judge", lambda source, rows: passes.append(rows.height) or judge(source, rows))
+    monkeypatch.setattr(
+        contract, "judge", lambda source, rows: passes.append(rows.height) or judge(source, rows)
+    )
     range_of = [DAY + timedelta(days=offset) for offset in range(4)]
     bad = f"s9,Trier,1,1,true,,{STAMPS}"
     files = [
-        Landed(day, "x.csv", csv(*(good(index) for index in range(4)), *([bad] if offset % 2 else [])))
+        Landed(
+            day, "x.csv", csv(*(good(index) for index in range(4)), *([bad] if offset % 2 else []))
+        )
         for offset, day in enumerate(range_of)
     ]
     result = examine(pipeline_of(shops), shops, files, range_of)
@@ -149,13 +172,17 @@ def test_results_come_by_day_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> N
     assert [(figures.day, figures.rows, figures.broken, figures.stored) for figures in result.figures] == [
         (range_of[0], 4, 0, 4), (range_of[1], 5, 1, 4), (range_of[2], 4, 0, 4), (range_of[3], 5, 1, 4),
     ]  # fmt: skip
-    one_by_one = [examine(pipeline_of(shops), shops, [file], [file.day]).digest for file in files if file.day]
+    one_by_one = [
+        examine(pipeline_of(shops), shops, [file], [file.day]).digest for file in files if file.day
+    ]
     assert [figures.digest for figures in result.figures] == one_by_one
 
 
 def test_a_batch_beyond_the_declared_share_is_refused_whole(tmp_path: Path) -> None:
     lake, source = Lake(uri=str(tmp_path)), shops.model_copy(update={"refuses_above": 0.25})
-    lines = [good(index) for index in range(6)] + [f"s{index},Trier,1,1,true,,{STAMPS}" for index in range(7, 9)]
+    lines = [good(index) for index in range(6)] + [
+        f"s{index},Trier,1,1,true,,{STAMPS}" for index in range(7, 9)
+    ]
     assert examined(*lines, source=source).refused is None
     result = examined(*lines, f"s9,Trier,1,1,true,,{STAMPS}", source=source)
     with pytest.raises(RefusedBatchError) as caught:
@@ -177,7 +204,10 @@ def test_a_batch_beyond_the_declared_share_is_refused_whole(tmp_path: Path) -> N
 
 
 def test_a_refused_day_refuses_its_range() -> None:
-    files = [Landed(DAY, "x.csv", csv(good(1))), Landed(DAY + timedelta(days=1), "x.csv", csv(f"s1,Trier,1,1,true,,{STAMPS}"))]
+    files = [
+        Landed(DAY, "x.csv", csv(good(1))),
+        Landed(DAY + timedelta(days=1), "x.csv", csv(f"s1,Trier,1,1,true,,{STAMPS}")),
+    ]
     result = examine(pipeline_of(shops), shops, files, [DAY, DAY + timedelta(days=1)])
     assert "2024-01-02" in str(result.refused)
 
@@ -204,9 +234,16 @@ def test_a_file_that_is_no_table_of_the_source_is_refused(content: bytes, words:
 
 
 def test_parquet_is_read_by_the_same_rules(tmp_path: Path) -> None:
-    plain = parse(shops, [Landed(DAY, "x.csv", csv(good(1), f"s2,Trier,,,false,,{STAMPS}"))]).rows.select(HEADER.split(","))
+    plain = parse(
+        shops, [Landed(DAY, "x.csv", csv(good(1), f"s2,Trier,,,false,,{STAMPS}"))]
+    ).rows.select(HEADER.split(","))
     plain.with_columns(pl.col("count").cast(pl.Int32)).write_parquet(tmp_path / "x.parquet")
-    from_parquet = examine(pipeline_of(shops), shops, [Landed(DAY, "x.parquet", (tmp_path / "x.parquet").read_bytes())], [DAY])
+    from_parquet = examine(
+        pipeline_of(shops),
+        shops,
+        [Landed(DAY, "x.parquet", (tmp_path / "x.parquet").read_bytes())],
+        [DAY],
+    )
     assert from_parquet.rows.equals(examined(good(1)).rows)
     assert from_parquet.broken["reason"].to_list() == ["town is none of Bonn, Köln"]
 
@@ -227,7 +264,14 @@ def test_equal_content_has_equal_digests_whatever_its_order() -> None:
 
 
 def test_digests_tell_null_from_empty_and_survive_storage(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"date": [DAY, DAY], "a": ["", None], "b": [0.1 + 0.2, None], "t": [datetime(2024, 1, 1, 0, 0, 0, 1, UTC), None]})
+    frame = pl.DataFrame(
+        {
+            "date": [DAY, DAY],
+            "a": ["", None],
+            "b": [0.1 + 0.2, None],
+            "t": [datetime(2024, 1, 1, 0, 0, 0, 1, UTC), None],
+        }
+    )
     assert content_digest(frame) != content_digest(frame.with_columns(pl.col("a").fill_null("")))
     assert content_digest(frame) != content_digest(frame.with_columns(pl.col("b").cast(pl.String)))
     assert content_digest(frame) == content_digest(frame.select(reversed(frame.columns)).reverse())
@@ -240,14 +284,26 @@ def test_digests_tell_null_from_empty_and_survive_storage(tmp_path: Path) -> Non
 
 
 def test_quarantine_is_replaced_when_corrected_files_are_ingested(tmp_path: Path) -> None:
-    landing, lake, pipeline = Landing(uri=str(tmp_path / "landing")), Lake(uri=str(tmp_path / "lake")), pipeline_of(shops)
-    landing.put("tiny", "heat", FIRST, "x.csv", csv(good(1), good(2), f"s3,Trier,1,1,true,,{STAMPS}"))
+    landing, lake, pipeline = (
+        Landing(uri=str(tmp_path / "landing")),
+        Lake(uri=str(tmp_path / "lake")),
+        pipeline_of(shops),
+    )
+    landing.put(
+        "tiny", "heat", FIRST, "x.csv", csv(good(1), good(2), f"s3,Trier,1,1,true,,{STAMPS}")
+    )
     ingest(pipeline, shops, [FIRST], landing, lake)
-    assert lake.read(quarantine_table("tiny", "heat"))["reason"].to_list() == ["town is none of Bonn, Köln"]
+    assert lake.read(quarantine_table("tiny", "heat"))["reason"].to_list() == [
+        "town is none of Bonn, Köln"
+    ]
     landing.put("tiny", "heat", FIRST, "x.csv", csv(good(1), good(2), good(3)))
     ingest(pipeline, shops, [FIRST], landing, lake)
     assert lake.read(quarantine_table("tiny", "heat")).height == 0
-    assert reader(lake, "tiny")("heat", FIRST, FIRST).collect()["id"].to_list() == ["s1", "s2", "s3"]
+    assert reader(lake, "tiny")("heat", FIRST, FIRST).collect()["id"].to_list() == [
+        "s1",
+        "s2",
+        "s3",
+    ]
 
 
 def test_every_declared_rule_becomes_an_expectation() -> None:

@@ -12,12 +12,31 @@ EVIL = "<script>alert('x')</script>\"&"
 
 
 def _page() -> str:
-    verdict = Verdict(rule="no_slice_much_worse", passed=False, value=0.2, limit=0.15, n=1_234, reason=EVIL)
-    open_ = Verdict(rule="groups_treated_alike", passed=None, value=None, limit=0.2, n=0, reason="nothing declared")
-    report = Report(
-        pipeline="p", name="validation/slices", subject="c" * 64, day=date(2024, 1, 2), verdicts=(verdict, open_), notes=(EVIL,)
+    verdict = Verdict(
+        rule="no_slice_much_worse", passed=False, value=0.2, limit=0.15, n=1_234, reason=EVIL
     )
-    section = pages.Section(EVIL, EVIL, [pages.Image(b"\x89PNG", EVIL)], [pages.Table([EVIL, "n"], [[EVIL, "5"]], frozenset({0}))])
+    open_ = Verdict(
+        rule="groups_treated_alike",
+        passed=None,
+        value=None,
+        limit=0.2,
+        n=0,
+        reason="nothing declared",
+    )
+    report = Report(
+        pipeline="p",
+        name="validation/slices",
+        subject="c" * 64,
+        day=date(2024, 1, 2),
+        verdicts=(verdict, open_),
+        notes=(EVIL,),
+    )
+    section = pages.Section(
+        EVIL,
+        EVIL,
+        [pages.Image(b"\x89PNG", EVIL)],
+        [pages.Table([EVIL, "n"], [[EVIL, "5"]], frozenset({0}))],
+    )
     return pages.render(report, EVIL, EVIL, [(EVIL, EVIL)], [section]).decode()
 
 

@@ -47,10 +47,21 @@ evidences = st.builds(
     day=st.just(DAY),
     features=st.just(FEATURES),
     champion=st.none() | champions,
-    performance=st.none() | st.builds(LivePerformance, log_loss=losses, low=st.none() | losses, high=losses, n=st.integers(0, 10_000)),
+    performance=st.none()
+    | st.builds(
+        LivePerformance,
+        log_loss=losses,
+        low=st.none() | losses,
+        high=losses,
+        n=st.integers(0, 10_000),
+    ),
     drift=st.lists(
         st.builds(
-            DriftDay, day=days_before(9), drifted=st.none() | st.booleans(), share=st.none() | st.floats(0, 1), n=st.integers(0, 2_000)
+            DriftDay,
+            day=days_before(9),
+            drifted=st.none() | st.booleans(),
+            share=st.none() | st.floats(0, 1),
+            n=st.integers(0, 2_000),
         ),
         max_size=7,
         unique_by=lambda seen: seen.day,
@@ -58,7 +69,10 @@ evidences = st.builds(
     data_faults=st.just(()) | st.just(("weather is missing",)),
     last_retrain=st.none() | days_before(40),
     unreleased=st.integers(0, 5),
-    request=st.none() | st.builds(Request, by=st.just("ann"), reason=st.just("a new aircraft type"), day=days_before(3)),
+    request=st.none()
+    | st.builds(
+        Request, by=st.just("ann"), reason=st.just("a new aircraft type"), day=days_before(3)
+    ),
 )
 policies = st.builds(
     RetrainingPolicy,
@@ -75,7 +89,9 @@ everything = settings(max_examples=400, deadline=None)
 
 @everything
 @given(evidences, policies)
-def test_only_a_person_or_the_lack_of_a_model_breaks_the_cooldown(evidence: Evidence, policy: RetrainingPolicy) -> None:
+def test_only_a_person_or_the_lack_of_a_model_breaks_the_cooldown(
+    evidence: Evidence, policy: RetrainingPolicy
+) -> None:
     made = decide(evidence, policy)
     rests_until = cooldown_end(evidence, policy)
     if rests_until is not None and rests_until > DAY and made.retrain:
@@ -84,7 +100,9 @@ def test_only_a_person_or_the_lack_of_a_model_breaks_the_cooldown(evidence: Evid
 
 @everything
 @given(evidences, policies)
-def test_the_decision_repeats_from_its_own_stored_evidence(evidence: Evidence, policy: RetrainingPolicy) -> None:
+def test_the_decision_repeats_from_its_own_stored_evidence(
+    evidence: Evidence, policy: RetrainingPolicy
+) -> None:
     made = decide(evidence, policy)
     stored = Decision.model_validate_json(made.model_dump_json())
     assert stored == made
@@ -95,9 +113,16 @@ def test_the_decision_repeats_from_its_own_stored_evidence(evidence: Evidence, p
 
 @everything
 @given(evidences, policies, st.floats(0.0, 1.0))
-def test_a_worse_model_is_never_kept_where_a_better_one_is_replaced(evidence: Evidence, policy: RetrainingPolicy, worse: float) -> None:
+def test_a_worse_model_is_never_kept_where_a_better_one_is_replaced(
+    evidence: Evidence, policy: RetrainingPolicy, worse: float
+) -> None:
     live = evidence.performance
-    if live is None or live.low is None or live.log_loss is None or not decide(evidence, policy).retrain:
+    if (
+        live is None
+        or live.low is None
+        or live.log_loss is None
+        or not decide(evidence, policy).retrain
+    ):
         return
     worsened = live.model_copy(update={"low": live.low + worse, "log_loss": live.log_loss + worse})
     assert decide(evidence.model_copy(update={"performance": worsened}), policy).retrain
@@ -105,7 +130,9 @@ def test_a_worse_model_is_never_kept_where_a_better_one_is_replaced(evidence: Ev
 
 @everything
 @given(evidences, policies)
-def test_waiting_longer_never_ends_a_calendar_cause(evidence: Evidence, policy: RetrainingPolicy) -> None:
+def test_waiting_longer_never_ends_a_calendar_cause(
+    evidence: Evidence, policy: RetrainingPolicy
+) -> None:
     quiet = evidence.model_copy(update={"drift": (), "performance": None, "request": None})
     if decide(quiet, policy).retrain:
         assert decide(quiet.model_copy(update={"day": DAY + timedelta(days=1)}), policy).retrain
@@ -133,7 +160,13 @@ def test_drift_needs_persistence_and_rows(evidence: Evidence, policy: Retraining
 
 
 def champion(**changes: object) -> Champion:
-    fields = {"bundle": "b" * 64, "as_of": date(2013, 6, 1), "test_log_loss": 0.45, "test_rows": 12_000, "features": FEATURES}
+    fields = {
+        "bundle": "b" * 64,
+        "as_of": date(2013, 6, 1),
+        "test_log_loss": 0.45,
+        "test_rows": 12_000,
+        "features": FEATURES,
+    }
     return Champion.model_validate({**fields, **changes})
 
 
@@ -149,15 +182,24 @@ def test_the_reason_is_a_sentence_with_numbers() -> None:
         "Retrain: Worse than allowed: live log loss 0.580 (95 % interval from 0.560, n=6200) against 0.530, "
         "the champion's test log loss 0.450 (n=12000) plus 0.08."
     )
-    assert decide(evidence(performance=live.model_copy(update={"n": 1_999})), RetrainingPolicy()).cause is None
+    assert (
+        decide(evidence(performance=live.model_copy(update={"n": 1_999})), RetrainingPolicy()).cause
+        is None
+    )
 
 
 def test_failed_retrains_lengthen_the_cooldown() -> None:
     live = LivePerformance(log_loss=0.7, low=0.69, high=0.71, n=6_200)
     tired = evidence(performance=live, last_retrain=DAY - timedelta(days=10), unreleased=1)
     assert decide(tired, RetrainingPolicy()).retrain is False
-    assert "the cooldown lasts until 2013-06-19 (7 days after 2013-06-05, times 2" in decide(tired, RetrainingPolicy()).reason
-    assert decide(tired.model_copy(update={"unreleased": 0}), RetrainingPolicy()).cause == "performance"
+    assert (
+        "the cooldown lasts until 2013-06-19 (7 days after 2013-06-05, times 2"
+        in decide(tired, RetrainingPolicy()).reason
+    )
+    assert (
+        decide(tired.model_copy(update={"unreleased": 0}), RetrainingPolicy()).cause
+        == "performance"
+    )
 
 
 def test_evidence_of_the_future_is_refused() -> None:
@@ -173,8 +215,14 @@ def test_the_backtest_makes_the_decisions_that_the_asset_makes() -> None:
 
     days = [date(2013, 5, 1) + timedelta(days=n) for n in range(100)]
     made = backtest(days, source, RetrainingPolicy(every_days=30))
-    assert [decision.day for decision in retrains(made)] == [date(2013, 5, 31), date(2013, 7, 1), date(2013, 8, 1)]
-    assert all(decide(decision.evidence, RetrainingPolicy(every_days=30)) == decision for decision in made)
+    assert [decision.day for decision in retrains(made)] == [
+        date(2013, 5, 31),
+        date(2013, 7, 1),
+        date(2013, 8, 1),
+    ]
+    assert all(
+        decide(decision.evidence, RetrainingPolicy(every_days=30)) == decision for decision in made
+    )
     with pytest.raises(ValueError, match="evidence asked for 2013-05-01 speaks of 2013-06-15"):
         backtest(days[:1], lambda day, earlier: evidence(), RetrainingPolicy())
 
@@ -184,7 +232,10 @@ def test_a_decision_made_again_never_goes_before_a_later_one(tmp_path: object) -
         uri = str(tmp_path)
 
     assert latest_decision(Store(), "flights") is None
-    later, earlier = decide(evidence(), RetrainingPolicy()), decide(evidence(day=DAY - timedelta(days=1)), RetrainingPolicy())
+    later, earlier = (
+        decide(evidence(), RetrainingPolicy()),
+        decide(evidence(day=DAY - timedelta(days=1)), RetrainingPolicy()),
+    )
     save_decision(Store(), later)
     save_decision(Store(), earlier)
     assert latest_decision(Store(), "flights") == later

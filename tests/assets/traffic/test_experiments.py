@@ -21,28 +21,53 @@ from tests.support.tiny import tiny
 
 DAY = date(2013, 4, 1)
 NAME = "flights"
-THREE = Experiment(name="shallow_or_deep", arms={"champion": 0.5, "candidate": 0.3, "c" * 64: 0.2}, minimum_effect=0.02)
-RUNNING = Running(1, THREE.name, (("champion", "a" * 64), ("candidate", "b" * 64), ("c" * 64, "c" * 64)), DAY)
+THREE = Experiment(
+    name="shallow_or_deep",
+    arms={"champion": 0.5, "candidate": 0.3, "c" * 64: 0.2},
+    minimum_effect=0.02,
+)
+RUNNING = Running(
+    1, THREE.name, (("champion", "a" * 64), ("candidate", "b" * 64), ("c" * 64, "c" * 64)), DAY
+)
 
 
-def day_of(number: int, rows: int, *, worse: tuple[float, float, float] = (0.0, 0.0, 0.0), seed: int = 0) -> Divided:
+def day_of(
+    number: int, rows: int, *, worse: tuple[float, float, float] = (0.0, 0.0, 0.0), seed: int = 0
+) -> Divided:
     """A day's answers of three arms; `worse` is how far each arm's outputs are off the truth."""
     random = np.random.default_rng([seed, number])
     shares = np.array([0.5, 0.3, 0.2])
     arm = random.choice(3, size=rows, p=shares)
     truth = random.beta(2, 5, rows)
-    output = np.clip(truth + random.normal(0, 0.05, rows) + np.array(worse)[arm] * random.choice([-1, 1], rows), 0.01, 0.99)
+    output = np.clip(
+        truth + random.normal(0, 0.05, rows) + np.array(worse)[arm] * random.choice([-1, 1], rows),
+        0.01,
+        0.99,
+    )
     y = (random.random(rows) < truth).astype(float)
     return Divided(
-        arm.astype(np.int64), np.tile(shares, (rows, 1)), output, y, np.ones(rows), np.arange(rows) + number * rows, np.full(rows, number)
+        arm.astype(np.int64),
+        np.tile(shares, (rows, 1)),
+        output,
+        y,
+        np.ones(rows),
+        np.arange(rows) + number * rows,
+        np.full(rows, number),
     )
 
 
 def until(days: list[Divided]) -> Divided:
-    return Divided(*(np.concatenate([getattr(day, name) for day in days]) for name in ("arm", "shares", "output", "y", "ms", "key", "day")))
+    return Divided(
+        *(
+            np.concatenate([getattr(day, name) for day in days])
+            for name in ("arm", "shares", "output", "y", "ms", "key", "day")
+        )
+    )
 
 
-def looks(worse: tuple[float, float, float], seed: int, count: int = 20, rows: int = 150) -> tuple[str | None, int, dict[str, str]]:
+def looks(
+    worse: tuple[float, float, float], seed: int, count: int = 20, rows: int = 150
+) -> tuple[str | None, int, dict[str, str]]:
     """Look every day as the graph does, until the rule says stop: why, after how many days, and what was found."""
     days: list[Divided] = []
     found: dict[str, str] = {}
@@ -59,7 +84,10 @@ def looks(worse: tuple[float, float, float], seed: int, count: int = 20, rows: i
 
 def test_alike_arms_are_called_different_no_more_often_than_declared() -> None:
     """An A/A/A experiment that is looked at daily and may stop at any look."""
-    alarms = sum(bool({"better", "worse"} & set(looks((0.0, 0.0, 0.0), seed)[2].values())) for seed in range(120))
+    alarms = sum(
+        bool({"better", "worse"} & set(looks((0.0, 0.0, 0.0), seed)[2].values()))
+        for seed in range(120)
+    )
     assert alarms <= THREE.alpha * 120
 
 
@@ -72,7 +100,8 @@ def test_an_arm_that_is_worse_is_found_and_the_experiment_stops() -> None:
 def test_a_wrong_split_stops_it_and_a_long_one_ends() -> None:
     wrong = day_of(0, 2_000)
     wrong = Divided(
-        np.where(wrong.arm == 2, 0, wrong.arm), *(getattr(wrong, name) for name in ("shares", "output", "y", "ms", "key", "day"))
+        np.where(wrong.arm == 2, 0, wrong.arm),
+        *(getattr(wrong, name) for name in ("shares", "output", "y", "ms", "key", "day")),
     )
     measures = experiments.measures(THREE, RUNNING, wrong)
     judged = experiments.verdicts(THREE, RUNNING, measures)
@@ -80,7 +109,9 @@ def test_a_wrong_split_stops_it_and_a_long_one_ends() -> None:
     few = experiments.measures(THREE, RUNNING, day_of(0, 60))
     judged = experiments.verdicts(THREE, RUNNING, few)
     assert experiments.stops(THREE, RUNNING, judged, few, DAY) is None
-    assert "28 days are over" in str(experiments.stops(THREE, RUNNING, judged, few, DAY + timedelta(days=27)))
+    assert "28 days are over" in str(
+        experiments.stops(THREE, RUNNING, judged, few, DAY + timedelta(days=27))
+    )
 
 
 @pytest.fixture
@@ -127,7 +158,9 @@ def test_only_what_was_approved_takes_part(ledger: Ledger) -> None:
 def test_one_change_of_the_traffic_at_a_time(ledger: Ledger) -> None:
     current = begin(ledger)
     rollouts.start(ledger, proposal("b"), 0, ReleasePolicy(), {})
-    assert experiments.running(ledger.entries(NAME)) is None, "a rollout ends an experiment; its intervals hold at any end"
+    assert experiments.running(ledger.entries(NAME)) is None, (
+        "a rollout ends an experiment; its intervals hold at any end"
+    )
     with pytest.raises(PermissionError, match="in the shadow of the champion since"):
         begin(ledger)
     assert experiments.started(ledger.entries(NAME), THREE.name) == current
@@ -141,7 +174,9 @@ def test_one_change_of_the_traffic_at_a_time(ledger: Ledger) -> None:
         ({"champion": 0.5, "b": 0.4}, "add up to 1"),
     ],
 )
-def test_mistakes_in_a_declaration_say_what_would_be_right(arms: dict[str, float], told: str) -> None:
+def test_mistakes_in_a_declaration_say_what_would_be_right(
+    arms: dict[str, float], told: str
+) -> None:
     with pytest.raises(ValidationError, match=told):
         Experiment(name="wrong", arms=arms)
 

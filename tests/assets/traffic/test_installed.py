@@ -21,10 +21,21 @@ def digest(number: int) -> str:
 def test_what_serves_and_what_a_roll_back_goes_to_stays(tmp_path: Path) -> None:
     ledger = Ledger(path=str(tmp_path / "ledger.db"), signer=Keys(path=str(tmp_path / "keys")))
     for number in range(12):
-        ledger.append("toy", "release", bundle=digest(number), day=DAY, actor="policy", payload={"candidate": str(number)})
+        ledger.append(
+            "toy",
+            "release",
+            bundle=digest(number),
+            day=DAY,
+            actor="policy",
+            payload={"candidate": str(number)},
+        )
         ledger.append("toy", "traffic", bundle=digest(number), day=DAY, actor="endpoint")
     ledger.append("toy", "approval", bundle=digest(99), day=DAY, actor="policy")
-    serving = Actual(pipeline="toy", ready=True, arms=(ArmState("champion", digest(11), 0.9), ArmState("challenger", digest(2), 0.1)))
+    serving = Actual(
+        pipeline="toy",
+        ready=True,
+        arms=(ArmState("champion", digest(11), 0.9), ArmState("challenger", digest(2), 0.1)),
+    )
     newest = {digest(number) for number in range(11 - STEPS_BACK, 12)}
     assert kept(ledger.entries("toy"), serving) == newest | {digest(2)}
     # Whatever the order of roll-backs, the next one needs nothing but the endpoint.

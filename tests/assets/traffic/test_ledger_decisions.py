@@ -30,7 +30,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def proposal(name: str, **evidence: str) -> Proposal:
-    return Proposal("flights", name * 64, f"candidate {name}", DAY, evidence or {"performance": "1"})
+    return Proposal(
+        "flights", name * 64, f"candidate {name}", DAY, evidence or {"performance": "1"}
+    )
 
 
 A, B, C = proposal("a"), proposal("b"), proposal("c")
@@ -99,11 +101,18 @@ def test_rolling_back_goes_to_what_served_before_step_by_step(ledger: Ledger) ->
     for what in (A, B, C):
         serve(ledger, what)
     entry = rollback(ledger, "flights", "ada@example.org", "C is slow")
-    assert (entry.bundle, entry.payload["from"], ledger.released("flights")) == (B.bundle, C.bundle, B.bundle)
+    assert (entry.bundle, entry.payload["from"], ledger.released("flights")) == (
+        B.bundle,
+        C.bundle,
+        B.bundle,
+    )
     assert rollback(ledger, "flights", "ada@example.org", "B as well").bundle == A.bundle
     with pytest.raises(LookupError, match="served nothing before"):
         rollback(ledger, "flights", "ada@example.org", "and A")
-    assert rollback(ledger, "flights", "ada@example.org", "C was right", to=C.bundle).bundle == C.bundle
+    assert (
+        rollback(ledger, "flights", "ada@example.org", "C was right", to=C.bundle).bundle
+        == C.bundle
+    )
     assert before(ledger.entries()) == A.bundle
 
 
@@ -143,7 +152,9 @@ def test_the_released_bundle_cannot_be_rejected(ledger: Ledger) -> None:
         reject(ledger, A, "ada@example.org", "no")
 
 
-@pytest.mark.parametrize(("actor", "reason"), [("policy", "x"), (" ", "x"), ("ada@example.org", " ")])
+@pytest.mark.parametrize(
+    ("actor", "reason"), [("policy", "x"), (" ", "x"), ("ada@example.org", " ")]
+)
 def test_decisions_need_a_person_and_a_reason(ledger: Ledger, actor: str, reason: str) -> None:
     with pytest.raises(ValueError, match=r"actor=|reason="):
         approve(ledger, A, actor, reason)

@@ -23,27 +23,60 @@ def rollout(stage: str, share: float) -> Rollout:
     return Rollout("flights", "b" * 64, "c", "a" * 64, (step,), stage)  # type: ignore[arg-type]
 
 
-def paired(n: int = 900, *, worse: float = 0.0, shift: float = 0.0, slower: float = 1.0, labelled: bool = True, seed: int = 1) -> Paired:
+def paired(
+    n: int = 900,
+    *,
+    worse: float = 0.0,
+    shift: float = 0.0,
+    slower: float = 1.0,
+    labelled: bool = True,
+    seed: int = 1,
+) -> Paired:
     random = np.random.default_rng(seed)
     truth = random.beta(2, 5, n)
     champion = np.clip(truth + random.normal(0, 0.05, n), 0.01, 0.99)
-    candidate = np.clip(truth + random.normal(0, 0.05, n) + shift + worse * np.sign(random.normal(size=n)), 0.01, 0.99)
+    candidate = np.clip(
+        truth + random.normal(0, 0.05, n) + shift + worse * np.sign(random.normal(size=n)),
+        0.01,
+        0.99,
+    )
     y = (random.random(n) < truth).astype(float) if labelled else np.full(n, np.nan)
     us = random.normal(100, 10, n)
-    return Paired(champion, candidate, y, us, us * slower, np.full(n, DAY.toordinal() - 719163, dtype=np.int64))
+    return Paired(
+        champion,
+        candidate,
+        y,
+        us,
+        us * slower,
+        np.full(n, DAY.toordinal() - 719163, dtype=np.int64),
+    )
 
 
 def divided(
-    n: int = 900, share: float = 0.5, *, real: float | None = None, slower: float = 1.0, loss: float = 0.0, seed: int = 2
+    n: int = 900,
+    share: float = 0.5,
+    *,
+    real: float | None = None,
+    slower: float = 1.0,
+    loss: float = 0.0,
+    seed: int = 2,
 ) -> Divided:
     random = np.random.default_rng(seed)
     arm = (random.random(n) < (real or share)).astype(np.int64)
     truth = random.beta(2, 5, n)
     y = (random.random(n) < truth).astype(float)
-    output = np.where(arm == 1, np.clip(truth + loss * np.sign(random.normal(size=n)), 0.01, 0.99), truth)
+    output = np.where(
+        arm == 1, np.clip(truth + loss * np.sign(random.normal(size=n)), 0.01, 0.99), truth
+    )
     ms = np.where(arm == 1, slower, 1.0) * random.normal(1, 0.1, n)
     return Divided(
-        arm, np.tile([1 - share, share], (n, 1)), output, y, ms, np.arange(n), np.full(n, DAY.toordinal() - 719163, dtype=np.int64)
+        arm,
+        np.tile([1 - share, share], (n, 1)),
+        output,
+        y,
+        ms,
+        np.arange(n),
+        np.full(n, DAY.toordinal() - 719163, dtype=np.int64),
     )
 
 
@@ -56,7 +89,11 @@ def decide(
     evidence: Evidence, stage: str = "shadow", share: float = 0.0, policy: ReleasePolicy = POLICY
 ) -> tuple[str, dict[str, bool | None]]:
     on_its_way = rollout(stage, share)
-    verdicts = judging.verdicts(on_its_way, (*judging.measures(on_its_way, evidence), *judging.quality(evidence, policy)), policy)
+    verdicts = judging.verdicts(
+        on_its_way,
+        (*judging.measures(on_its_way, evidence), *judging.quality(evidence, policy)),
+        policy,
+    )
     assert tuple(verdict.rule for verdict in verdicts) == judging.RULES
     return judging.action(verdicts)[0], {verdict.rule: verdict.passed for verdict in verdicts}
 
@@ -104,7 +141,11 @@ def test_without_labels_the_step_rests_on_its_bake_time_and_says_so() -> None:
     evidence = replace(SHADOW, paired=paired(labelled=False))
     policy = ReleasePolicy(bake_days=1)
     on_its_way = rollout("shadow", 0.0)
-    verdicts = judging.verdicts(on_its_way, (*judging.measures(on_its_way, evidence), *judging.quality(evidence, policy)), policy)
+    verdicts = judging.verdicts(
+        on_its_way,
+        (*judging.measures(on_its_way, evidence), *judging.quality(evidence, policy)),
+        policy,
+    )
     quality = verdicts[-1]
     assert (quality.passed, judging.action(verdicts)[0]) == (None, "advance")
     assert "NOT judged on labels: 0 have matured" in quality.reason
@@ -115,5 +156,10 @@ def test_without_labels_the_step_rests_on_its_bake_time_and_says_so() -> None:
 def test_predictions_alike_allows_for_chance_in_small_samples() -> None:
     """Two samples of one distribution, the smaller one of 50: hardly any of 200 pairs is called different, even with no shift allowed at all."""
     policy = ReleasePolicy(prediction_shift=1e-9)
-    different = [decide(replace(CANARY, step=divided(500, 0.1, seed=seed)), "canary", 0.1, policy)[1][judging.SHIFT] for seed in range(200)]
+    different = [
+        decide(replace(CANARY, step=divided(500, 0.1, seed=seed)), "canary", 0.1, policy)[1][
+            judging.SHIFT
+        ]
+        for seed in range(200)
+    ]
     assert different.count(False) <= 4

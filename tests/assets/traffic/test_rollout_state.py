@@ -24,7 +24,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def proposal(name: str, day: int = 0) -> Proposal:
-    return Proposal(NAME, name * 64, f"candidate {name}", DAY + timedelta(days=day), {"performance": name})
+    return Proposal(
+        NAME, name * 64, f"candidate {name}", DAY + timedelta(days=day), {"performance": name}
+    )
 
 
 def begin(ledger: Ledger, name: str, day: int = 0, policy: ReleasePolicy = POLICY_OF) -> Entry:
@@ -37,11 +39,20 @@ def confirm(ledger: Ledger) -> None:
     move = rollouts.unconfirmed(ledger.entries(NAME))
     assert move is not None
     champion = decisions.released(ledger.entries(NAME))
-    ledger.append(NAME, "traffic", bundle=champion, day=move.day, actor="endpoint", payload={"decision": move.serial})
+    ledger.append(
+        NAME,
+        "traffic",
+        bundle=champion,
+        day=move.day,
+        actor="endpoint",
+        payload={"decision": move.serial},
+    )
 
 
 def standing(ledger: Ledger) -> list[tuple[str, str]]:
-    return [(rollout.bundle[0], rollout.outcome) for rollout in rollouts.rollouts(ledger.entries(NAME))]
+    return [
+        (rollout.bundle[0], rollout.outcome) for rollout in rollouts.rollouts(ledger.entries(NAME))
+    ]
 
 
 def open_(ledger: Ledger) -> rollouts.Rollout:
@@ -60,7 +71,10 @@ def test_shadow_then_growing_shares_then_everything_then_superseded(ledger: Ledg
     began = begin(ledger, "b", 1)
     assert began.payload["arms"] == [["a" * 64, 1.0]]
     assert began.payload["shadows"] == ["b" * 64]
-    kinds = [rollouts.advance(ledger, open_(ledger), POLICY_OF, DAY + timedelta(days=day), {}) for day in (2, 3, 4)]
+    kinds = [
+        rollouts.advance(ledger, open_(ledger), POLICY_OF, DAY + timedelta(days=day), {})
+        for day in (2, 3, 4)
+    ]
     assert [entry.kind for entry in kinds] == ["rollout", "rollout", "release"]
     assert [entry.payload.get("arms") for entry in kinds] == [
         [["a" * 64, 0.9], ["b" * 64, 0.1]],
@@ -84,13 +98,18 @@ def test_a_step_is_taken_once(ledger: Ledger) -> None:
     assert begin(ledger, "b", 1) == began, "the start too"
     rollout = open_(ledger)
     rollouts.advance(ledger, rollout, POLICY_OF, DAY, {})
-    for again in (lambda: rollouts.advance(ledger, rollout, POLICY_OF, DAY, {}), lambda: rollouts.abort(ledger, rollout, POLICY, "slow", DAY)):
+    for again in (
+        lambda: rollouts.advance(ledger, rollout, POLICY_OF, DAY, {}),
+        lambda: rollouts.abort(ledger, rollout, POLICY, "slow", DAY),
+    ):
         with pytest.raises(ValueError, match="any more; judge it again"):
             again()
     assert open_(ledger).steps[-1].share == 0.1
 
 
-@pytest.mark.parametrize(("strategy", "kinds"), [("blue_green", ["rollout", "release"]), ("all_at_once", ["release"])])
+@pytest.mark.parametrize(
+    ("strategy", "kinds"), [("blue_green", ["rollout", "release"]), ("all_at_once", ["release"])]
+)
 def test_strategies(ledger: Ledger, strategy: str, kinds: list[str]) -> None:
     first_champion(ledger)
     policy = ReleasePolicy(strategy=strategy)
@@ -101,7 +120,9 @@ def test_strategies(ledger: Ledger, strategy: str, kinds: list[str]) -> None:
     assert standing(ledger)[-1] == ("b", "full")
 
 
-def test_going_back_gives_the_traffic_to_what_served_before_and_bars_the_candidate(ledger: Ledger) -> None:
+def test_going_back_gives_the_traffic_to_what_served_before_and_bars_the_candidate(
+    ledger: Ledger,
+) -> None:
     first_champion(ledger)
     begin(ledger, "b", 1)
     rollouts.advance(ledger, open_(ledger), POLICY_OF, DAY + timedelta(days=2), {})
@@ -117,7 +138,9 @@ def test_going_back_gives_the_traffic_to_what_served_before_and_bars_the_candida
     assert begin(ledger, "c", 6).kind == "rollout"
 
 
-def test_a_person_may_send_a_bundle_again_and_it_goes_back_by_itself_no_second_time(ledger: Ledger) -> None:
+def test_a_person_may_send_a_bundle_again_and_it_goes_back_by_itself_no_second_time(
+    ledger: Ledger,
+) -> None:
     first_champion(ledger)
     begin(ledger, "b", 1)
     rollouts.abort(ledger, open_(ledger), POLICY, "no luck", DAY + timedelta(days=2))
@@ -134,7 +157,9 @@ def test_a_person_rolls_back_what_is_on_its_way(ledger: Ledger) -> None:
     went = decisions.rollback(ledger, NAME, "ada@example.org", "callers complain")
     assert (went.bundle, went.payload["from"]) == ("a" * 64, "b" * 64)
     assert standing(ledger) == [("a", "full"), ("b", "rolled_back")]
-    assert rollouts.resting_until(ledger.entries(NAME), POLICY_OF) is None, "the cool-down is for what goes back by itself"
+    assert rollouts.resting_until(ledger.entries(NAME), POLICY_OF) is None, (
+        "the cool-down is for what goes back by itself"
+    )
 
 
 def test_a_newer_candidate_takes_the_place_of_one_on_its_way(ledger: Ledger) -> None:

@@ -31,7 +31,9 @@ def test_an_a_a_comparison_that_is_looked_at_every_day_keeps_its_false_alarm_rat
     alarms = peeked = 0
     for run in range(runs):
         values = differences(np.random.default_rng(run), looks * day)
-        bounds = [confidence_sequence(values[: look * day], ALPHA, 400) for look in range(2, looks + 1)]
+        bounds = [
+            confidence_sequence(values[: look * day], ALPHA, 400) for look in range(2, looks + 1)
+        ]
         alarms += any(not found.low <= 0 <= found.high for found in bounds)
         half = [1.96 * values[: found.n].std() / found.n**0.5 for found in bounds]
         peeked += any(abs(found.mean) > width for found, width in zip(bounds, half, strict=True))
@@ -40,7 +42,12 @@ def test_an_a_a_comparison_that_is_looked_at_every_day_keeps_its_false_alarm_rat
 
 
 def test_a_worse_model_is_found_out() -> None:
-    found = [confidence_sequence(differences(np.random.default_rng(seed), 900, worse_by=0.05), ALPHA, 400) for seed in range(50)]
+    found = [
+        confidence_sequence(
+            differences(np.random.default_rng(seed), 900, worse_by=0.05), ALPHA, 400
+        )
+        for seed in range(50)
+    ]
     assert sum(bounds.low > 0 for bounds in found) >= 45
 
 
@@ -70,7 +77,10 @@ def test_a_split_as_declared_hardly_ever_looks_wrong_however_often_it_is_looked_
     wrong = 0
     for _ in range(1_000):
         candidate = np.cumsum(random.binomial(90, 0.1, size=30))
-        wrong += any(split_evidence([90 * (look + 1) - n, n], [0.9, 0.1]) > 1 / SPLIT_ALPHA for look, n in enumerate(candidate.tolist()))
+        wrong += any(
+            split_evidence([90 * (look + 1) - n, n], [0.9, 0.1]) > 1 / SPLIT_ALPHA
+            for look, n in enumerate(candidate.tolist())
+        )
     assert wrong <= 3  # one expected
 
 

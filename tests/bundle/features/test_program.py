@@ -43,7 +43,15 @@ NOTHING = Snapshot.empty("p", date(2024, 3, 5), NOON)
 
 
 def of(*trees: Expression, zone: str = "UTC") -> FeatureProgram:
-    return FeatureProgram("p", zone, "id", 3600, 0, REQUEST, tuple(tree.named(f"f{index}") for index, tree in enumerate(trees)))
+    return FeatureProgram(
+        "p",
+        zone,
+        "id",
+        3600,
+        0,
+        REQUEST,
+        tuple(tree.named(f"f{index}") for index, tree in enumerate(trees)),
+    )
 
 
 def one(tree: Expression, **request: Any) -> float:
@@ -51,7 +59,9 @@ def one(tree: Expression, **request: Any) -> float:
 
 
 def declared(**changes: Any) -> Pipeline:
-    return Pipeline(**{**{name: getattr(orders, name) for name in Pipeline.model_fields}, **changes})
+    return Pipeline(
+        **{**{name: getattr(orders, name) for name in Pipeline.model_fields}, **changes}
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,10 +94,16 @@ def test_expressions_that_mix_types_are_refused(tree: Expression, told: str) -> 
         ({"features": [(join("weather").sky * 2).named("odd")]}, "feature 'odd'.*is text"),
         ({"features": [rate("minutes", over=days(3))]}, "no share: it needs a condition"),
         ({"features": [mean("order_id", over=days(3)).named("odd")]}, "needs a number, not text"),
-        ({"features": [join("riders", on="zone").years]}, "compares its 'rider' \\(a text\\) with the request's 'zone' \\(a number\\)"),
+        (
+            {"features": [join("riders", on="zone").years]},
+            "compares its 'rider' \\(a text\\) with the request's 'zone' \\(a number\\)",
+        ),
         ({"features": [mean("minutes", by="km", over=days(3))]}, "grouped by 'km', a float"),
         ({"label": Label("late", col("minutes") + 1, source="results")}, "is no condition"),
-        ({"label": Label("late", col("minutes") > "long", source="results")}, "label 'late'.*two values of one type"),
+        (
+            {"label": Label("late", col("minutes") > "long", source="results")},
+            "label 'late'.*two values of one type",
+        ),
     ],
 )
 def test_a_declaration_with_such_a_feature_is_refused(changes: dict[str, Any], told: str) -> None:
@@ -139,7 +155,9 @@ def test_logic_of_three_values() -> None:
     ],
 )
 def test_parts_of_dates_are_local(moment: str, hour: float, weekday: float) -> None:
-    function = compile_row(of(col("event_time").hour(), col("event_time").weekday(), zone="America/New_York"))
+    function = compile_row(
+        of(col("event_time").hour(), col("event_time").weekday(), zone="America/New_York")
+    )
     assert function({"event_time": moment}, NOTHING) == [hour, weekday]
 
 
@@ -153,7 +171,9 @@ def test_parts_of_dates_are_local(moment: str, hour: float, weekday: float) -> N
         ({"s": 5}, TypeError, "must be text"),
     ],
 )
-def test_a_request_of_the_wrong_kind_is_refused_by_name(request_: dict[str, Any], error: type[Exception], told: str) -> None:
+def test_a_request_of_the_wrong_kind_is_refused_by_name(
+    request_: dict[str, Any], error: type[Exception], told: str
+) -> None:
     function = compile_row(of(col("x"), col("b"), col("event_time").hour(), col("s").is_null()))
     with pytest.raises(error, match=told):
         function(request_, NOTHING)
@@ -177,7 +197,9 @@ def test_programs_survive_storage_and_are_named_by_content() -> None:
         lambda document: document["features"][0]["expression"].update(name="unknown"),
         lambda document: document["lookups"].clear(),
         lambda document: document["lookups"][0]["values"].pop(),
-        lambda document: document["features"][0].update(expression={"node": "operation", "operator": "exec", "operands": []}),
+        lambda document: document["features"][0].update(
+            expression={"node": "operation", "operator": "exec", "operands": []}
+        ),
     ],
 )
 def test_what_is_no_complete_program_is_refused(change: Any) -> None:
@@ -222,16 +244,23 @@ def snapshot() -> Snapshot:
             values = tuple(float(index) for index in range(len(lookup.values)))
             key = {"shop": "bakery", "rider": "ann", "zone": 3}
             rows = ((tuple(key[name] for name in lookup.keys), values),)
-            refreshes = tuple(Refresh(NOON - timedelta(hours=8 + back), rows if not back else ()) for back in (24, 0))
+            refreshes = tuple(
+                Refresh(NOON - timedelta(hours=8 + back), rows if not back else ())
+                for back in (24, 0)
+            )
             tables[lookup.table] = AggregateTable(lookup.keys, lookup.values, refreshes)
     known = tuple(NOON - timedelta(hours=hours) for hours in (6, 3, 1))
-    tables["weather by shop"] = LatestTable(("shop",), ("rain",), ((("bakery",), LatestRows(known, ((6.0,), (9.0,), (11.0,)))),))
+    tables["weather by shop"] = LatestTable(
+        ("shop",), ("rain",), ((("bakery",), LatestRows(known, ((6.0,), (9.0,), (11.0,)))),)
+    )
     return Snapshot("orders", date(2024, 3, 5), NOON - timedelta(hours=8), tables)
 
 
 def test_lookups_find_what_was_known_at_the_prediction() -> None:
     online = Snapshot.decode(snapshot().encode())
-    find = lambda at, within=None, key="bakery": online.lookup("weather by shop", (key,), at, within)  # noqa: E731
+    find = lambda at, within=None, key="bakery": online.lookup(
+        "weather by shop", (key,), at, within
+    )  # noqa: E731
     assert find(NOON) == {"rain": 11.0}
     assert find(NOON - timedelta(hours=1)) == {"rain": 11.0}
     assert find(NOON - timedelta(hours=1, microseconds=1)) == {"rain": 9.0}
@@ -243,13 +272,21 @@ def test_lookups_find_what_was_known_at_the_prediction() -> None:
 
 
 def test_a_request_without_its_event_time_is_refused_where_lookups_need_it() -> None:
-    fitted = msgspec.structs.replace(program(orders), vocabularies={"shop": ("bakery",), "rider": ("ann",)})
+    fitted = msgspec.structs.replace(
+        program(orders), vocabularies={"shop": ("bakery",), "rider": ("ann",)}
+    )
     function = compile_row(fitted)
     assert set(function.inputs) == {"event_time", "shop", "rider", "zone", "km"}
     with pytest.raises(ValueError, match="no 'event_time'"):
         function({"shop": "bakery"}, snapshot())
     assert "riders by rider: years" in function.missing(snapshot())
-    row = dict(zip(function.names, function({"shop": "bakery", "event_time": "2024-03-05T14:00:00Z"}, snapshot()), strict=True))
+    row = dict(
+        zip(
+            function.names,
+            function({"shop": "bakery", "event_time": "2024-03-05T14:00:00Z"}, snapshot()),
+            strict=True,
+        )
+    )
     assert row["rain"] == 11.0
     assert row["late_count_by_rider_3d"] == 0.0
     assert math.isnan(row["years"] if "years" in row else row["riders_years"])
@@ -257,9 +294,17 @@ def test_a_request_without_its_event_time_is_refused_where_lookups_need_it() -> 
 
 def test_one_row_is_fast() -> None:
     """A loose bound that holds on a busy machine; `benchmarks/features.py` measures."""
-    fitted = msgspec.structs.replace(program(orders), vocabularies={"shop": ("bakery",), "rider": ("ann",)})
+    fitted = msgspec.structs.replace(
+        program(orders), vocabularies={"shop": ("bakery",), "rider": ("ann",)}
+    )
     function, online = compile_row(fitted), snapshot()
-    request = {"shop": "bakery", "rider": "ann", "zone": 3, "km": 2.5, "event_time": "2024-03-05T14:00:00Z"}
+    request = {
+        "shop": "bakery",
+        "rider": "ann",
+        "zone": 3,
+        "km": 2.5,
+        "event_time": "2024-03-05T14:00:00Z",
+    }
     fastest = math.inf
     for _ in range(20):
         begin = time.process_time()
@@ -272,7 +317,10 @@ def test_one_row_is_fast() -> None:
 def test_lineage_names_sources_and_the_days_that_they_reach_back() -> None:
     lineage = column_lineage(orders)
     assert lineage["rain"] == [("weather", "rain"), ("weather", "shop"), ("orders", "shop")]
-    assert ("results", "minutes") in lineage["late_rate_by_shop_7d"] or ("orders", "shop") in lineage["late_rate_by_shop_7d"]
+    assert ("results", "minutes") in lineage["late_rate_by_shop_7d"] or (
+        "orders",
+        "shop",
+    ) in lineage["late_rate_by_shop_7d"]
     assert delivery_days(orders)["riders"] is None
     assert delivery_days(orders)["results"] >= 14
     assert delivery_days(orders)["orders"] >= 14

@@ -39,7 +39,10 @@ from bundle.features.program import (  # fmt: skip
     lookup_name,
 )
 
-ROLLED = {function: Rolling(function, col("delay"), ("s",), 7, "facts") for function in ("rate", "count", "mean")}
+ROLLED = {
+    function: Rolling(function, col("delay"), ("s",), 7, "facts")
+    for function in ("rate", "count", "mean")
+}
 JOINED = {name: Join("sky", name, ("s",), 3600) for name in ("temp", "cover", "open", "seen")}
 KINDS = {"temp": "float", "cover": "string", "open": "boolean", "seen": "datetime"}
 LOOKUPS = (
@@ -62,13 +65,38 @@ DTYPES = {
 }
 ZONES = ("UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe")
 
-ODD = [0.0, -0.0, 1.0, -1.0, 0.1, 49.0, 3.0, 5e-324, 1e-300, 1e16, 2.0**53 + 2, 3.4028235e38, 3.5e38, 1e200, -1e200, 1.7976931348623157e308]
-finite = st.one_of(st.sampled_from(ODD), st.floats(allow_nan=False, allow_infinity=False), st.integers(-1000, 1000).map(float))
+ODD = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.1,
+    49.0,
+    3.0,
+    5e-324,
+    1e-300,
+    1e16,
+    2.0**53 + 2,
+    3.4028235e38,
+    3.5e38,
+    1e200,
+    -1e200,
+    1.7976931348623157e308,
+]
+finite = st.one_of(
+    st.sampled_from(ODD),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-1000, 1000).map(float),
+)
 floats = st.one_of(st.none(), finite, st.sampled_from([math.nan, math.inf, -math.inf]))
-integers = st.one_of(st.none(), st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1), st.just(2**53 + 1))
+integers = st.one_of(
+    st.none(), st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1), st.just(2**53 + 1)
+)
 # No lone surrogates: they are no text that JSON or Polars could carry.
 words = st.one_of(
-    st.sampled_from(["", "a", "b", "B", "é", "e\u0301", "ß", "a\x00", "\U0001f600", "\ufffd", "ﬀ", " a"]),
+    st.sampled_from(
+        ["", "a", "b", "B", "é", "e\u0301", "ß", "a\x00", "\U0001f600", "\ufffd", "ﬀ", " a"]
+    ),
     st.text(st.characters(codec="utf-8"), max_size=4),
 )
 texts = st.one_of(st.none(), words)
@@ -81,13 +109,19 @@ def between(first: int, last: int) -> st.SearchStrategy[datetime]:
 
 moments = between(1895, 2105)
 # Around the hours when clocks change.
-changes = st.sampled_from([datetime(2013, *at, tzinfo=UTC) for at in ((3, 10, 7), (11, 3, 5), (11, 3, 6), (4, 6, 15))])
+changes = st.sampled_from(
+    [datetime(2013, *at, tzinfo=UTC) for at in ((3, 10, 7), (11, 3, 5), (11, 3, 6), (4, 6, 15))]
+)
 near = st.builds(lambda at, minutes: at + timedelta(minutes=minutes), changes, st.integers(-90, 90))
 datetimes = st.one_of(moments, near)
 
 
-def operations(names: tuple[str, ...], *operands: st.SearchStrategy[Expression]) -> st.SearchStrategy[Expression]:
-    return st.builds(lambda name, found: Operation(name, found), st.sampled_from(names), st.tuples(*operands))
+def operations(
+    names: tuple[str, ...], *operands: st.SearchStrategy[Expression]
+) -> st.SearchStrategy[Expression]:
+    return st.builds(
+        lambda name, found: Operation(name, found), st.sampled_from(names), st.tuples(*operands)
+    )
 
 
 null = st.just(Literal(None))
@@ -116,10 +150,15 @@ def numbers(depth: int = 4) -> st.SearchStrategy[Expression]:
 
 @cache
 def booleans(depth: int) -> st.SearchStrategy[Expression]:
-    leaves = st.one_of(st.sampled_from([col("b"), JOINED["open"]]), st.booleans().map(Literal), null)
+    leaves = st.one_of(
+        st.sampled_from([col("b"), JOINED["open"]]), st.booleans().map(Literal), null
+    )
     if not depth:
         return leaves
-    below, kinds = booleans(depth - 1), [kind(depth - 1) for kind in (numbers, strings, times, booleans)]
+    below, kinds = (
+        booleans(depth - 1),
+        [kind(depth - 1) for kind in (numbers, strings, times, booleans)],
+    )
     return st.one_of(
         leaves,
         *(operations(("eq", "ne", "lt", "le", "gt", "ge"), kind, kind) for kind in kinds),
@@ -136,7 +175,11 @@ def strings(depth: int) -> st.SearchStrategy[Expression]:
     if not depth:
         return leaves
     below = strings(depth - 1)
-    return st.one_of(leaves, operations(("fill_null",), below, below), operations(("if_else",), booleans(depth - 1), below, below))
+    return st.one_of(
+        leaves,
+        operations(("fill_null",), below, below),
+        operations(("if_else",), booleans(depth - 1), below, below),
+    )
 
 
 @cache
@@ -145,10 +188,16 @@ def times(depth: int) -> st.SearchStrategy[Expression]:
     if not depth:
         return leaves
     below = times(depth - 1)
-    return st.one_of(leaves, operations(("fill_null",), below, below), operations(("if_else",), booleans(depth - 1), below, below))
+    return st.one_of(
+        leaves,
+        operations(("fill_null",), below, below),
+        operations(("if_else",), booleans(depth - 1), below, below),
+    )
 
 
-features = st.lists(st.one_of(numbers(), numbers(), strings(2).map(Category)), min_size=1, max_size=4)
+features = st.lists(
+    st.one_of(numbers(), numbers(), strings(2).map(Category)), min_size=1, max_size=4
+)
 rows = st.lists(
     st.fixed_dictionaries({
         "event_time": st.one_of(near, between(1950, 2090)),
@@ -166,7 +215,12 @@ stored = st.fixed_dictionaries(
 )
 found = st.lists(st.tuples(texts, st.integers(-2, 7200), stored), max_size=4)
 rolled = st.lists(
-    st.tuples(words, st.one_of(st.none(), st.floats(0, 1)), st.integers(0, 99).map(float), st.one_of(st.none(), finite)),
+    st.tuples(
+        words,
+        st.one_of(st.none(), st.floats(0, 1)),
+        st.integers(0, 99).map(float),
+        st.one_of(st.none(), finite),
+    ),
     max_size=4,
     unique_by=lambda row: row[0],
 )
@@ -175,25 +229,66 @@ rolled = st.lists(
 @settings(
     max_examples=300,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
 )
 @given(features, rows, found, rolled, st.sampled_from(ZONES), st.booleans())
-@example([col("f") / 49, col("f") % 49, col("f") // 49], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "f": 49.0}], [], [], "UTC", True)
-@example([if_else(col("b"), lit(1), lit(2)) + lit(0)], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}], [], [], "UTC", True)
 @example(
-    [if_else(col("b"), lit(None), lit(None)) == lit(None)], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}] * 2, [], [], "UTC", True
+    [col("f") / 49, col("f") % 49, col("f") // 49],
+    [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "f": 49.0}],
+    [],
+    [],
+    "UTC",
+    True,
 )
-@example([lit(False) < (lit(None) == col("f"))], [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}] * 3, [], [], "UTC", True)
+@example(
+    [if_else(col("b"), lit(1), lit(2)) + lit(0)],
+    [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}],
+    [],
+    [],
+    "UTC",
+    True,
+)
+@example(
+    [if_else(col("b"), lit(None), lit(None)) == lit(None)],
+    [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}] * 2,
+    [],
+    [],
+    "UTC",
+    True,
+)
+@example(
+    [lit(False) < (lit(None) == col("f"))],
+    [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}] * 3,
+    [],
+    [],
+    "UTC",
+    True,
+)
 @example(
     [JOINED["seen"].is_null()],
     [{"event_time": datetime(2013, 1, 1, tzinfo=UTC), "s": "a"}],
-    [("a", 0, {"temp": None, "cover": None, "open": None, "seen": datetime(2100, 1, 1, tzinfo=UTC)})],
+    [
+        (
+            "a",
+            0,
+            {"temp": None, "cover": None, "open": None, "seen": datetime(2100, 1, 1, tzinfo=UTC)},
+        )
+    ],
     [],
     "UTC",
     True,
 )
 def test_batch_row_and_columns_give_the_same_matrix(
-    trees: list[Expression], asked: list[dict[str, Any]], sky: list[Any], facts: list[Any], zone: str, all_seen: bool
+    trees: list[Expression],
+    asked: list[dict[str, Any]],
+    sky: list[Any],
+    facts: list[Any],
+    zone: str,
+    all_seen: bool,
 ) -> None:
     program = FeatureProgram(
         "p", zone, "id", 3600, 0, REQUEST, tuple(Feature(f"x{index}", tree) for index, tree in enumerate(trees)), LOOKUPS,
@@ -204,7 +299,10 @@ def test_batch_row_and_columns_give_the_same_matrix(
     online = snapshot_around(asked[0]["event_time"] - timedelta(hours=1), sky, facts)
     online = Snapshot.decode(online.encode())
 
-    wide = pl.DataFrame([[row[name] for row in asked] for name in REQUEST], schema={name: DTYPES[name] for name in REQUEST})
+    wide = pl.DataFrame(
+        [[row[name] for row in asked] for name in REQUEST],
+        schema={name: DTYPES[name] for name in REQUEST},
+    )
     table = wide.hstack(looked_up(asked, online)).select(compile_batch(program))
     fitted = program.fit(table if all_seen else table.head(1))
     batch = fitted.matrix(table)
@@ -214,25 +312,42 @@ def test_batch_row_and_columns_give_the_same_matrix(
     assert batch.dtype == one_by_one.dtype == np.float32
     missing = np.isnan(batch)
     assert np.array_equal(missing, np.isnan(one_by_one))
-    assert np.array_equal(batch.view(np.uint32)[~missing], one_by_one.view(np.uint32)[~missing]), (batch, one_by_one)
+    assert np.array_equal(batch.view(np.uint32)[~missing], one_by_one.view(np.uint32)[~missing]), (
+        batch,
+        one_by_one,
+    )
     assert np.isfinite(batch[~missing]).all()
 
-    columns = {name: column(found.kind, [row[name] for row in asked]) for name, found in REQUEST.items()}
+    columns = {
+        name: column(found.kind, [row[name] for row in asked]) for name, found in REQUEST.items()
+    }
     at_once = compile_columns(fitted)(columns, online)
     assert at_once.dtype == np.float32
     assert at_once.flags.c_contiguous
     assert np.array_equal(missing, np.isnan(at_once))
-    assert np.array_equal(batch.view(np.uint32)[~missing], at_once.view(np.uint32)[~missing]), (batch, at_once)
+    assert np.array_equal(batch.view(np.uint32)[~missing], at_once.view(np.uint32)[~missing]), (
+        batch,
+        at_once,
+    )
 
 
 def snapshot_around(moment: datetime, sky: list[Any], facts: list[Any]) -> Snapshot:
     """A snapshot whose rows were known within two hours before a moment (one just after it)."""
     by_key: dict[Any, list[tuple[datetime, tuple[Any, ...]]]] = {}
     for key, age, values in sorted(sky, key=lambda row: -row[1]):
-        by_key.setdefault(key, []).append((moment - timedelta(seconds=age), tuple(values[name] for name in KINDS)))
+        by_key.setdefault(key, []).append(
+            (moment - timedelta(seconds=age), tuple(values[name] for name in KINDS))
+        )
     by_key.pop(None, None)
-    latest = tuple(((key,), LatestRows(tuple(at for at, _ in rows), tuple(values for _, values in rows))) for key, rows in by_key.items())
-    refreshes = (Refresh(moment - timedelta(hours=1), tuple(((key,), tuple(values)) for key, *values in facts)),)
+    latest = tuple(
+        ((key,), LatestRows(tuple(at for at, _ in rows), tuple(values for _, values in rows)))
+        for key, rows in by_key.items()
+    )
+    refreshes = (
+        Refresh(
+            moment - timedelta(hours=1), tuple(((key,), tuple(values)) for key, *values in facts)
+        ),
+    )
     tables = {
         LOOKUPS[0].table: LatestTable(("s",), LOOKUPS[0].values, latest),
         LOOKUPS[1].table: AggregateTable(("s",), LOOKUPS[1].values, refreshes),
@@ -242,12 +357,25 @@ def snapshot_around(moment: datetime, sky: list[Any], facts: list[Any]) -> Snaps
 
 def looked_up(asked: list[dict[str, Any]], online: Snapshot) -> pl.DataFrame:
     """The columns of the lookups, found one by one."""
-    dtypes = {"float": pl.Float64, "string": pl.String, "boolean": pl.Boolean, "datetime": pl.Datetime("us", "UTC")}
+    dtypes = {
+        "float": pl.Float64,
+        "string": pl.String,
+        "boolean": pl.Boolean,
+        "datetime": pl.Datetime("us", "UTC"),
+    }
     columns = {}
     for lookup in LOOKUPS:
-        found = [online.lookup(lookup.table, (row["s"],), row["event_time"] - timedelta(hours=1), lookup.within) or {} for row in asked]
+        found = [
+            online.lookup(
+                lookup.table, (row["s"],), row["event_time"] - timedelta(hours=1), lookup.within
+            )
+            or {}
+            for row in asked
+        ]
         for value, kind in zip(lookup.values, lookup.kinds, strict=True):
-            columns[lookup.wide(value)] = pl.Series([row.get(value) for row in found], dtype=dtypes[kind])
+            columns[lookup.wide(value)] = pl.Series(
+                [row.get(value) for row in found], dtype=dtypes[kind]
+            )
     return pl.DataFrame(columns)
 
 

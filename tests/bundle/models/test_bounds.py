@@ -31,7 +31,15 @@ def test_what_was_trained_on_is_inside_and_what_was_not_is_outside() -> None:
     inside = [10.0, 1.0, math.nan, 2.0, 0.0, 5.0]
     outside = BOUNDS.one(NAMES)
     assert outside(inside) == ()
-    for place, value in ((0, 40.0), (0, -20.0), (0, math.nan), (1, 2.0), (2, 3.0), (3, 0.0), (3, math.nan)):
+    for place, value in (
+        (0, 40.0),
+        (0, -20.0),
+        (0, math.nan),
+        (1, 2.0),
+        (2, 3.0),
+        (3, 0.0),
+        (3, math.nan),
+    ):
         row = list(inside)
         row[place] = value
         assert outside(row) == (NAMES[place],), (NAMES[place], value)
@@ -42,7 +50,13 @@ def test_what_was_trained_on_is_inside_and_what_was_not_is_outside() -> None:
     assert BOUNDS.outside <= 0.002 * len(NAMES)
 
 
-@given(st.lists(st.lists(st.floats(width=32, allow_infinity=False), min_size=6, max_size=6), min_size=1, max_size=20))
+@given(
+    st.lists(
+        st.lists(st.floats(width=32, allow_infinity=False), min_size=6, max_size=6),
+        min_size=1,
+        max_size=20,
+    )
+)
 def test_one_row_and_many_rows_agree(rows: list[list[float]]) -> None:
     outside = BOUNDS.one(NAMES)
     found = BOUNDS.many(NAMES)(np.array(rows, dtype=np.float32))

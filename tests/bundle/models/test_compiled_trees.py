@@ -36,7 +36,9 @@ def loaded(**changes: object) -> Bundle:
     return from_files(files(KEY, **changes), PUBLIC)
 
 
-def trained(width: int, rounds: int, depth: int, categorical: tuple[int, ...], codes: int = 300) -> BoostedTrees:
+def trained(
+    width: int, rounds: int, depth: int, categorical: tuple[int, ...], codes: int = 300
+) -> BoostedTrees:
     """Trees over random rows; the columns `categorical` hold codes."""
     import xgboost
 
@@ -45,19 +47,40 @@ def trained(width: int, rounds: int, depth: int, categorical: tuple[int, ...], c
     for column in categorical:
         rows[:, column] = random.integers(0, codes, 3000)
     rows[random.random(rows.shape) < 0.1] = np.nan
-    label = np.nan_to_num(rows[:, 0]) + (np.nan_to_num(rows[:, -1]) % 3 == 1) + random.normal(size=3000) > 0.5
+    label = (
+        np.nan_to_num(rows[:, 0]) + (np.nan_to_num(rows[:, -1]) % 3 == 1) + random.normal(size=3000)
+        > 0.5
+    )
     types = ["c" if column in categorical else "q" for column in range(width)]
     data = xgboost.DMatrix(rows, label=label, feature_types=types, enable_categorical=True)
     # More thresholds of a feature than a byte can tell apart.
-    options = {"objective": "binary:logistic", "max_depth": depth, "max_cat_to_onehot": 2, "max_bin": 1500, "nthread": 1}
-    return BoostedTrees.from_booster(xgboost.train(options, data, rounds), [f"f{index}" for index in range(width)], Calibration())
+    options = {
+        "objective": "binary:logistic",
+        "max_depth": depth,
+        "max_cat_to_onehot": 2,
+        "max_bin": 1500,
+        "nthread": 1,
+    }
+    return BoostedTrees.from_booster(
+        xgboost.train(options, data, rounds), [f"f{index}" for index in range(width)], Calibration()
+    )
 
 
 @pytest.mark.parametrize(
     ("width", "rounds", "depth", "categorical"),
-    [(1, 3, 2, ()), (5, 9, 1, (4,)), (12, 30, 9, (0, 7)), (3, 8, 4, (0, 1, 2)), (40, 16, 6, ()), (2, 60, 8, ()), (4, 20, 8, (1,))],
+    [
+        (1, 3, 2, ()),
+        (5, 9, 1, (4,)),
+        (12, 30, 9, (0, 7)),
+        (3, 8, 4, (0, 1, 2)),
+        (40, 16, 6, ()),
+        (2, 60, 8, ()),
+        (4, 20, 8, (1,)),
+    ],
 )
-def test_compiled_trees_give_the_margins_of_xgboost(width: int, rounds: int, depth: int, categorical: tuple[int, ...]) -> None:
+def test_compiled_trees_give_the_margins_of_xgboost(
+    width: int, rounds: int, depth: int, categorical: tuple[int, ...]
+) -> None:
     found = trained(width, rounds, depth, categorical)
     library, statement = found.compiled()
     trees = CompiledTrees(library, statement, width)
@@ -96,16 +119,27 @@ def test_a_bundle_answers_with_its_compiled_trees() -> None:
     assert bundle.models.model.engine.name == "compiled"
     assert bundle.manifest.compiled is not None
     assert bundle.manifest.compiled.platform == compiled_trees.this_platform()
-    assert "gcc" in bundle.manifest.compiled.compiler or "clang" in bundle.manifest.compiled.compiler
+    assert (
+        "gcc" in bundle.manifest.compiled.compiler or "clang" in bundle.manifest.compiled.compiler
+    )
     bundle.models.model.measure(bundle.golden_matrix())
     assert bundle.models.model.engine.crossover >= 1
     expected = bundle.models.model.calibration.apply(bundle.models.model.margin_of_many(rows))
     assert np.allclose(bundle.models.model.predict(rows), expected, rtol=0, atol=ROUNDING)
-    assert np.allclose([bundle.models.model.predict_row(row) for row in rows.tolist()], expected, rtol=0, atol=ROUNDING)
+    assert np.allclose(
+        [bundle.models.model.predict_row(row) for row in rows.tolist()],
+        expected,
+        rtol=0,
+        atol=ROUNDING,
+    )
     assert bundle.check_golden().difference <= TOLERANCE
     portable = loaded(compiled=None)
     asked = [request(number) for number in range(40)]
-    assert np.allclose(portable.predict_rows(asked, snapshot())[1], bundle.predict_rows(asked, snapshot())[1], atol=TOLERANCE)
+    assert np.allclose(
+        portable.predict_rows(asked, snapshot())[1],
+        bundle.predict_rows(asked, snapshot())[1],
+        atol=TOLERANCE,
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,9 +153,14 @@ def test_a_bundle_answers_with_its_compiled_trees() -> None:
     ],
     ids=["another platform", "another interface", "no library", "another model's", "another width"],
 )
-def test_what_cannot_be_used_is_not_and_the_bundle_still_answers(library: bytes | None, changes: dict[str, object], told: str) -> None:
+def test_what_cannot_be_used_is_not_and_the_bundle_still_answers(
+    library: bytes | None, changes: dict[str, object], told: str
+) -> None:
     made = compiled()
-    unusable = made._replace(library=library or made.library, statement=msgspec.structs.replace(made.statement, **changes))
+    unusable = made._replace(
+        library=library or made.library,
+        statement=msgspec.structs.replace(made.statement, **changes),
+    )
     bundle = loaded(compiled=unusable)
     assert bundle.models.model.engine.name == "interpreted"
     assert bundle.models.model.engine.because is not None
@@ -146,7 +185,9 @@ def test_no_byte_of_a_library_runs_unverified() -> None:
         from_files({name: content for name, content in sound.items() if name != LIBRARY}, PUBLIC)
 
 
-def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_the_reason_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotCompiledError, match="no C compiler"):
         model(6).compiled()
@@ -172,7 +213,9 @@ def test_libraries_loaded_side_by_side_do_not_mix_and_let_go() -> None:
     for _ in range(3):
         held = [CompiledTrees(*compiled(seed), 9) for seed in (0, 1, 2)]
         for seed, trees in enumerate(held):
-            assert np.allclose(trees.margins(rows), model(seed).margin_of_many(rows), rtol=0, atol=ROUNDING)
+            assert np.allclose(
+                trees.margins(rows), model(seed).margin_of_many(rows), rtol=0, atol=ROUNDING
+            )
         del held, trees
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -46,12 +46,19 @@ def said(estimator: Any, matrix: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stored_estimator_computes_to_the_last_bit_what_the_fitted_one_does(kind: Kind) -> None:
     estimator = fitted(kind)
-    stored = Model.from_files(EstimatorModel.from_estimator(estimator, program().names, training_matrix()).to_files())
+    stored = Model.from_files(
+        EstimatorModel.from_estimator(estimator, program().names, training_matrix()).to_files()
+    )
     for matrix in (training_matrix(1), odd_matrix()):
         assert np.array_equal(stored.compute(matrix), said(estimator, matrix))
     expected = estimator.predict_proba(training_matrix(1).astype(np.float64))[:, 1]
     certain = np.clip(expected, 1e-6, 1 - 1e-6)
-    np.testing.assert_allclose(stored.calibration.apply(stored.margin_of_many(training_matrix(1))), certain, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        stored.calibration.apply(stored.margin_of_many(training_matrix(1))),
+        certain,
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,7 +92,9 @@ def test_contributions_are_shap_values(kind: Kind) -> None:
     parts, sums = found.contributions(matrix, program().categorical)
     assert parts.shape == (200, 10)
     np.testing.assert_allclose(parts.sum(axis=1), sums, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found.probability(sums), found.predict(matrix), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        found.probability(sums), found.predict(matrix), rtol=0, atol=TOLERANCE
+    )
     # The bias is what the model says on average over its training rows.
     trained = fitted_matrix() if kind != "HistGradientBoosting" else fitted_matrix()[:1500]
     _, average = found.contributions(trained, program().categorical)
@@ -97,7 +106,9 @@ def test_contributions_are_shap_values(kind: Kind) -> None:
 def test_equal_estimators_have_equal_bytes(kind: Kind) -> None:
     content = skops_files.dump(fitted(kind))
     assert content == skops_files.dump(fitted(kind)) == skops_files.dump(skops_files.load(content))
-    assert not any(name.endswith(".pkl") for name in zipfile.ZipFile(io.BytesIO(content)).namelist())
+    assert not any(
+        name.endswith(".pkl") for name in zipfile.ZipFile(io.BytesIO(content)).namelist()
+    )
 
 
 def test_nothing_is_trusted_that_no_estimator_holds() -> None:
@@ -109,7 +120,9 @@ def test_nothing_is_trusted_that_no_estimator_holds() -> None:
             value = waiting.pop()
             if isinstance(value, dict):
                 if "__loader__" in value:
-                    held.setdefault(value["__loader__"], set()).add(f"{value['__module__']}.{value['__class__']}")
+                    held.setdefault(value["__loader__"], set()).add(
+                        f"{value['__module__']}.{value['__class__']}"
+                    )
                 waiting += value.values()
             elif isinstance(value, list):
                 waiting += value
@@ -121,7 +134,9 @@ def test_nothing_is_trusted_that_no_estimator_holds() -> None:
     assert trusted == held
 
 
-def rewritten(change: Callable[[dict[str, Any], dict[str, bytes]], None], kind: Kind = "RandomForest") -> bytes:
+def rewritten(
+    change: Callable[[dict[str, Any], dict[str, bytes]], None], kind: Kind = "RandomForest"
+) -> bytes:
     """An estimator's file with its schema and arrays changed, in the canonical form."""
     with zipfile.ZipFile(io.BytesIO(estimator_model(kind).skops)) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
@@ -129,14 +144,20 @@ def rewritten(change: Callable[[dict[str, Any], dict[str, bytes]], None], kind: 
     change(schema, held)
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
-        for name, content in [("schema.json", json.dumps(schema, separators=(",", ":")).encode()), *sorted(held.items())]:
+        for name, content in [
+            ("schema.json", json.dumps(schema, separators=(",", ":")).encode()),
+            *sorted(held.items()),
+        ]:
             archive.writestr(zipfile.ZipInfo(name, skops_files.DATE), content)
     return written.getvalue()
 
 
 def zipped(compression: int = zipfile.ZIP_STORED, **added: bytes) -> bytes:
     written = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(estimator_model("RandomForest").skops)) as held, zipfile.ZipFile(written, "w", compression) as archive:
+    with (
+        zipfile.ZipFile(io.BytesIO(estimator_model("RandomForest").skops)) as held,
+        zipfile.ZipFile(written, "w", compression) as archive,
+    ):
         for name in held.namelist():
             archive.writestr(zipfile.ZipInfo(name, skops_files.DATE), held.read(name), compression)
         for name, content in added.items():
@@ -195,7 +216,9 @@ def _objects() -> bytes:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_the_platform_did_not_write_is_refused_before_it_is_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_platform_did_not_write_is_refused_before_it_is_loaded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, told = REFUSED[name]
     content = make()
 
@@ -212,7 +235,9 @@ def test_an_estimator_that_does_not_fit_is_refused() -> None:
     y = labels(matrix)
     with pytest.raises(ValueError, match="reads 9 features, but 8 are named"):
         EstimatorModel.from_estimator(fitted("RandomForest"), names[:8], matrix)
-    words = RandomForestClassifier(n_estimators=2, random_state=0).fit(matrix, np.where(y > 0, 2, 1))
+    words = RandomForestClassifier(n_estimators=2, random_state=0).fit(
+        matrix, np.where(y > 0, 2, 1)
+    )
     with pytest.raises(ValueError, match="not 0 and 1"):
         EstimatorModel.from_estimator(words, names, matrix)
     with pytest.raises(ValueError, match="as many averages, not 0"):
@@ -222,9 +247,12 @@ def test_an_estimator_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"), [("left_child", 0, "none"), ("left_child", 10_000, "none"), ("feature", 77, "feature")]
+    ("place", "value", "told"),
+    [("left_child", 0, "none"), ("left_child", 10_000, "none"), ("feature", 77, "feature")],
 )
-def test_a_tree_that_is_none_is_refused_before_it_is_walked(place: str, value: int, told: str) -> None:
+def test_a_tree_that_is_none_is_refused_before_it_is_walked(
+    place: str, value: int, told: str
+) -> None:
     def bent(_: dict[str, Any], held: dict[str, bytes]) -> None:
         for name, content in list(held.items()):
             array = np.load(io.BytesIO(content))
@@ -269,5 +297,8 @@ def test_a_bundle_with_two_models_is_refused() -> None:
     golden = golden_rows(program(), both, [request(1)], snapshot())
     made = files(private, model=both, golden=golden, compiled=None)
     assert sha256(made["model.ubj"])
-    with pytest.raises(BundleError, match=r"holds model\.skops and model\.ubj, but its model is of scikit-learn alone"):
+    with pytest.raises(
+        BundleError,
+        match=r"holds model\.skops and model\.ubj, but its model is of scikit-learn alone",
+    ):
         from_files(made, signing.public_key(private))

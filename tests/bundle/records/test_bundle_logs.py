@@ -48,7 +48,10 @@ COLUMNS: dict[str, tuple[Any, list[Any]]] = {
 def batch(first: int, days: tuple[int, ...] = (0, 0, 1, 0)) -> Batch:
     """Four predictions, about events on days after `DAY`."""
     # The last feature is a column of the request, the first is not although it might be.
-    matrix = np.array([[1.0, math.nan, 1.0], [0.1, 2.0, 2.0**62], [math.nan, math.nan, -5.0], [4.0, 5.0, 0.0]], dtype=np.float32)
+    matrix = np.array(
+        [[1.0, math.nan, 1.0], [0.1, 2.0, 2.0**62], [math.nan, math.nan, -5.0], [4.0, 5.0, 0.0]],
+        dtype=np.float32,
+    )
     return Batch(
         prefix="p", numbers=np.arange(first, first + 4), at=datetime(2024, 1, 10, 12, tzinfo=UTC), pipeline="toy", bundle="b" * 64, arm="champion",
         entity="e", event_time="t", days=np.array(days) + (DAY - date(1970, 1, 1)).days,
@@ -60,7 +63,10 @@ def batch(first: int, days: tuple[int, ...] = (0, 0, 1, 0)) -> Batch:
 
 def one_by_one(found: Batch) -> list[Stored]:
     """The same predictions, as they come back when each is logged as a record."""
-    rows = [[None if index == 1 else value for index, value in enumerate(row)] for row in found.matrix.tolist()]
+    rows = [
+        [None if index == 1 else value for index, value in enumerate(row)]
+        for row in found.matrix.tolist()
+    ]
     requests = [{name: COLUMNS[name][1][place] for name in found.request} for place in range(4)]
     records = [
         Record(
@@ -91,7 +97,11 @@ def test_records_come_back_as_written_and_days_are_kept_apart(tmp_path: Path) ->
     writer.append([record(100), record(101)])
     writer.close()
     reading = log.read(tmp_path, DAY)
-    assert [found.id for found in reading.records] == [*(f"{n:06d}" for n in range(20)), "000100", "000101"]
+    assert [found.id for found in reading.records] == [
+        *(f"{n:06d}" for n in range(20)),
+        "000100",
+        "000101",
+    ]
     assert reading.damage == []
     first = reading.records[0]
     assert first.row == (1.0, None, 3.5)
@@ -109,15 +119,25 @@ def test_a_batch_comes_back_as_the_same_records_that_lines_give(tmp_path: Path) 
     for first in range(0, 40, 8):
         writer.append_batches([batch(first), batch(first + 4, (2, 2, 2, 2))])
     writer.append([record(1)])
-    expected = [each for first in range(0, 40, 8) for each in (*one_by_one(batch(first)), *one_by_one(batch(first + 4, (2, 2, 2, 2))))]
+    expected = [
+        each
+        for first in range(0, 40, 8)
+        for each in (*one_by_one(batch(first)), *one_by_one(batch(first + 4, (2, 2, 2, 2))))
+    ]
     for closed in (False, True):
         if closed:
             writer.close()
         reading = log.read(tmp_path, DAY, DAY + timedelta(days=2))
         assert reading.records[1:-1] == expected
         assert reading.damage == []
-        assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=1)).records] == [f"p{n:012x}" for n in range(2, 40, 8)]
-        assert log.days(tmp_path) == {DAY: 17, DAY + timedelta(days=1): 5, DAY + timedelta(days=2): 20}
+        assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=1)).records] == [
+            f"p{n:012x}" for n in range(2, 40, 8)
+        ]
+        assert log.days(tmp_path) == {
+            DAY: 17,
+            DAY + timedelta(days=1): 5,
+            DAY + timedelta(days=2): 20,
+        }
     assert len(log.segments(tmp_path)) > 1
     assert sum(len(log.contents(path).records) for path in log.segments(tmp_path)) == 42
     assert b"hidden" not in b"".join(log._content(path) for path in log.segments(tmp_path))
@@ -125,7 +145,9 @@ def test_a_batch_comes_back_as_the_same_records_that_lines_give(tmp_path: Path) 
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 9000), altered=st.integers(0, 9000))
-def test_a_torn_or_altered_batch_is_lost_alone(tmp_path_factory: pytest.TempPathFactory, cut: int, altered: int) -> None:
+def test_a_torn_or_altered_batch_is_lost_alone(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, altered: int
+) -> None:
     folder = tmp_path_factory.mktemp("log")
     writer = Writer(folder)
     writer.append_batches([batch(0)])
@@ -140,7 +162,9 @@ def test_a_torn_or_altered_batch_is_lost_alone(tmp_path_factory: pytest.TempPath
     whole = sum(end <= len(content) - cut for end in ends)
     reading = log.read(folder, DAY, DAY + timedelta(days=1))
     assert [found.id for found in reading.records] == [each for ids in kept[:whole] for each in ids]
-    assert [found.torn for found in reading.damage] == [True] * (len(content) - cut > 0 and len(content) - cut not in ends)
+    assert [found.torn for found in reading.damage] == [True] * (
+        len(content) - cut > 0 and len(content) - cut not in ends
+    )
     # A changed byte costs the entry that it is in, and nothing else is made of it.
     place = altered % len(content)
     path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
@@ -153,7 +177,9 @@ def test_a_torn_or_altered_batch_is_lost_alone(tmp_path_factory: pytest.TempPath
     writer.close()
 
 
-def test_a_segment_that_another_process_seals_before_it_is_locked_takes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_another_process_seals_before_it_is_locked_takes_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = Writer(tmp_path)
     lock, early = fcntl.flock, [True, True]
 
@@ -172,7 +198,9 @@ def test_a_segment_that_another_process_seals_before_it_is_locked_takes_no_recor
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 2000))
-def test_a_torn_tail_costs_the_last_record_alone(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_torn_tail_costs_the_last_record_alone(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
     folder = tmp_path_factory.mktemp("log")
     content = b"".join(log.line(record(number)) for number in range(5))
     kept = content[: max(0, len(content) - cut)]
@@ -180,7 +208,9 @@ def test_a_torn_tail_costs_the_last_record_alone(tmp_path_factory: pytest.TempPa
     reading = log.read(folder, DAY)
     whole = kept.count(b"\n")
     assert [found.id for found in reading.records] == [f"{number:06d}" for number in range(whole)]
-    assert [found.torn for found in reading.damage] == ([] if kept.endswith(b"\n") or not kept else [True])
+    assert [found.torn for found in reading.damage] == (
+        [] if kept.endswith(b"\n") or not kept else [True]
+    )
 
 
 def test_altered_lines_are_told_and_the_others_read(tmp_path: Path) -> None:
@@ -192,7 +222,9 @@ def test_altered_lines_are_told_and_the_others_read(tmp_path: Path) -> None:
     assert [(found.segment, found.torn) for found in reading.damage] == [("1-x-1.log", False)]
 
 
-def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not(tmp_path: Path) -> None:
+def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "1-x-1.log").write_bytes(log.line(record(1)) + b"0000")
     writer = Writer(tmp_path)
     writer.append([record(2)])
@@ -205,7 +237,9 @@ def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not
     assert [found.torn for found in reading.damage] == [True]
     writer.close()
     # An index that does not fit its segment is not believed.
-    (tmp_path / "1-x-1.log.zst").write_bytes(zstandard.compress(log.line(record(3, DAY + timedelta(days=5)))))
+    (tmp_path / "1-x-1.log.zst").write_bytes(
+        zstandard.compress(log.line(record(3, DAY + timedelta(days=5))))
+    )
     assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=5)).records] == ["000003"]
     (tmp_path / "1-x-1.log.zst").write_bytes(b"altered")
     reading = log.read(tmp_path, DAY)
@@ -214,7 +248,9 @@ def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not
 
 
 @pytest.mark.parametrize("killed_at", range(5))
-def test_compressing_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+def test_compressing_may_be_killed_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
     (tmp_path / "1-x-1.log").write_bytes(b"".join(log.line(record(number)) for number in range(5)))
     steps = iter(range(100))
     for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
@@ -249,7 +285,11 @@ def test_old_segments_go_by_age_of_their_predictions(tmp_path: Path) -> None:
     assert [found.id for found in log.contents(old[1][0]).records] == ["000001", "000011"]
     for path, _, _ in old:
         log.remove(path)
-    assert {found.id for found in log.read(tmp_path, DAY, DAY + timedelta(days=9)).records} == {"000005", "000015", "000020"}
+    assert {found.id for found in log.read(tmp_path, DAY, DAY + timedelta(days=9)).records} == {
+        "000005",
+        "000015",
+        "000020",
+    }
     assert len(list(tmp_path.glob("*.index"))) == 1
     writer.close()
 
@@ -264,7 +304,9 @@ def test_a_segment_is_closed_when_it_is_old_enough(tmp_path: Path) -> None:
     assert len(log.segments(tmp_path)) == 2
 
 
-def test_a_commit_is_told_after_the_flush_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_is_told_after_the_flush_and_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flushed: list[int] = []
     real = os.fdatasync
 
@@ -282,7 +324,11 @@ def test_a_commit_is_told_after_the_flush_and_shared(tmp_path: Path, monkeypatch
     for number in range(50):
         writer.append([record(number)])
         size += len(log.line(record(number)))
-        writer.commit(lambda error, size=size: told.append((size, max(flushed)) if error is None else (size, -1)))  # type: ignore[misc]
+        writer.commit(
+            lambda error, size=size: told.append(
+                (size, max(flushed)) if error is None else (size, -1)
+            )
+        )  # type: ignore[misc]
         time.sleep(0.002)
     until(lambda: len(told) == 50)
     assert all(on_disk >= size for size, on_disk in told)
@@ -297,7 +343,9 @@ def test_a_commit_is_told_after_the_flush_and_shared(tmp_path: Path, monkeypatch
     writer.close()
 
 
-def test_what_could_not_be_written_wholly_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_written_wholly_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = Writer(tmp_path)
     writer.append([record(1)])
     whole = os.write
@@ -329,7 +377,10 @@ def _fails(*_: object) -> None:
 def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     writer = Writer(tmp_path, segment_bytes=20_000)
     threads = [
-        threading.Thread(target=lambda base=base: [writer.append([record(base + n)]) for n in range(200)]) for base in range(0, 1600, 200)
+        threading.Thread(
+            target=lambda base=base: [writer.append([record(base + n)]) for n in range(200)]
+        )
+        for base in range(0, 1600, 200)
     ]  # type: ignore[misc]
     for thread in threads:
         thread.start()
@@ -345,16 +396,39 @@ def test_samples_add_up(tmp_path: Path) -> None:
     moment = datetime(2024, 1, 10, 23, 59, 50, tzinfo=UTC)
     for number in range(4):
         latency = {str(service.bucket(0.001)): 98, str(service.bucket(0.5)): 2}
-        traffic = service.Traffic({"200": 100, "422": 3, "503": 1}, 100, latency, 0.5 + number, "b" * 64, number, "2024-01-10")
+        traffic = service.Traffic(
+            {"200": 100, "422": 3, "503": 1},
+            100,
+            latency,
+            0.5 + number,
+            "b" * 64,
+            number,
+            "2024-01-10",
+        )
         service.append(
-            tmp_path, service.Sample(moment + timedelta(seconds=10 * number), 10.0, f"w{number % 2}", 1, 0.5, 10, {"toy": traffic})
+            tmp_path,
+            service.Sample(
+                moment + timedelta(seconds=10 * number),
+                10.0,
+                f"w{number % 2}",
+                1,
+                0.5,
+                10,
+                {"toy": traffic},
+            ),
         )
     with open(next(tmp_path.glob("*.jsonl")), "ab") as file:
         file.write(b'{"at": "2024-')
     samples = service.read(tmp_path, moment, moment + timedelta(minutes=1))
     assert len(samples) == 3
     total = service.combined(samples, "toy")
-    assert (total.requests, total.errors("4"), total.errors("5"), total.serial, total.latency_max) == (312, 9, 3, 3, 3.5)
+    assert (
+        total.requests,
+        total.errors("4"),
+        total.errors("5"),
+        total.serial,
+        total.latency_max,
+    ) == (312, 9, 3, 3, 3.5)
     assert service.percentile(total.latency, 0.5) == pytest.approx(0.001, rel=0.15)
     assert service.percentile(total.latency, 0.999) == pytest.approx(0.5, rel=0.15)
     assert service.percentile({}, 0.5) is None

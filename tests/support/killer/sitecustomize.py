@@ -98,4 +98,9 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 if "KILL_POINTS" in os.environ:
-    sys.meta_path.insert(0, Finder([(number, *point) for number, point in enumerate(json.loads(os.environ["KILL_POINTS"]))]))
+    sys.meta_path.insert(
+        0,
+        Finder(
+            [(number, *point) for number, point in enumerate(json.loads(os.environ["KILL_POINTS"]))]
+        ),
+    )

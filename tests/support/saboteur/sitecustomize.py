@@ -25,7 +25,9 @@ from_files, predict_rows = manifest.from_files, manifest.Bundle.predict_rows
 predict_columns = manifest.Bundle.predict_columns
 
 
-def failing_to_load(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> manifest.Bundle:
+def failing_to_load(
+    files: Mapping[str, bytes], public_key: bytes, digest: str | None = None
+) -> manifest.Bundle:
     if FAULTS.get(digest or "") == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if FAULTS.get(digest or "") == "hang":
@@ -42,7 +44,9 @@ def fault_of(bundle: manifest.Bundle) -> str | None:
     return fault
 
 
-def failing(self: manifest.Bundle, requests: Iterable[Mapping[str, Any]], online: Snapshot) -> tuple[list[list[float]], list[float]]:
+def failing(
+    self: manifest.Bundle, requests: Iterable[Mapping[str, Any]], online: Snapshot
+) -> tuple[list[list[float]], list[float]]:
     fault = fault_of(self)
     rows, outputs = predict_rows(self, requests, online)
     return rows, [float("nan")] * len(outputs) if fault == "nan" else outputs

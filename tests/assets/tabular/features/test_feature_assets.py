@@ -34,8 +34,13 @@ def resources(tmp_path: Path) -> dict[str, Any]:
 
 
 def run(resources: dict[str, Any], first: date, last: date) -> dg.ExecuteInProcessResult:
-    tags = {"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)}
-    return dg.materialize(stage.build(orders), resources=resources, selection=[KEY], tags=tags, raise_on_error=False)
+    tags = {
+        "dagster/asset_partition_range_start": str(first),
+        "dagster/asset_partition_range_end": str(last),
+    }
+    return dg.materialize(
+        stage.build(orders), resources=resources, selection=[KEY], tags=tags, raise_on_error=False
+    )
 
 
 def reading(lake: Lake) -> Any:
@@ -46,13 +51,17 @@ def test_a_range_is_stored_checked_and_described(resources: dict[str, Any]) -> N
     lake: Lake = resources["lake"]
     result = run(resources, FIRST, LAST)
     assert result.success
-    checks = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+    checks = {
+        evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()
+    }
     assert checks["no_future"].passed
     assert checks["no_future"].blocking
     assert set(checks) == {"no_future", "feature_bounds"}
     events = [event.materialization for event in result.get_asset_materialization_events()]
     assert len(events) == (LAST - FIRST).days + 1
-    assert {"dagster/row_count", "content_digest", "dagster/column_lineage", "features"} <= set(events[5].metadata)
+    assert {"dagster/row_count", "content_digest", "dagster/column_lineage", "features"} <= set(
+        events[5].metadata
+    )
     stored = lake.read("orders/features").sort("event_time", "order_id")
     days = [FIRST + offset * DAY for offset in range(len(events))]
     assert lake.days("orders/features") == days
@@ -60,9 +69,10 @@ def test_a_range_is_stored_checked_and_described(resources: dict[str, Any]) -> N
         (computed := features(orders, days, reading(lake))).select(sorted(computed.columns))
     )
     again = run(resources, FIRST, LAST)
-    assert [event.materialization.metadata["content_digest"] for event in again.get_asset_materialization_events()] == [
-        event.metadata["content_digest"] for event in events
-    ]
+    assert [
+        event.materialization.metadata["content_digest"]
+        for event in again.get_asset_materialization_events()
+    ] == [event.metadata["content_digest"] for event in events]
 
 
 def test_requests_that_came_too_late_are_counted_where_they_came(resources: dict[str, Any]) -> None:
@@ -70,31 +80,52 @@ def test_requests_that_came_too_late_are_counted_where_they_came(resources: dict
     lake: Lake = resources["lake"]
     day = FIRST + 10 * DAY
     raw = lake.read("orders/raw/orders")
-    once = raw.filter(pl.col("order_id").is_unique() & (pl.col("date") == day - DAY)).sort("order_id")
+    once = raw.filter(pl.col("order_id").is_unique() & (pl.col("date") == day - DAY)).sort(
+        "order_id"
+    )
     missed, corrected = once.head(2), once.slice(2, 1)
 
     def again(rows: pl.DataFrame) -> pl.DataFrame:
         """Delivered with the next day, known hours after the prediction."""
-        return rows.with_columns(known_at=pl.col("event_time") + timedelta(hours=20), date=pl.lit(day + DAY))
+        return rows.with_columns(
+            known_at=pl.col("event_time") + timedelta(hours=20), date=pl.lit(day + DAY)
+        )
 
     kept = raw.filter(~pl.col("order_id").is_in(missed["order_id"].implode()))
-    lake.write("orders/raw/orders", pl.concat([kept, again(missed), again(corrected)]), lake.days("orders/raw/orders"))
+    lake.write(
+        "orders/raw/orders",
+        pl.concat([kept, again(missed), again(corrected)]),
+        lake.days("orders/raw/orders"),
+    )
     result = run(resources, day - DAY, day + 2 * DAY)
-    metadata = [event.materialization.metadata for event in result.get_asset_materialization_events()]
+    metadata = [
+        event.materialization.metadata for event in result.get_asset_materialization_events()
+    ]
     assert [of["late_requests"].value for of in metadata] == [0, 0, 2, 0]
     stored = lake.read("orders/features").get_column("order_id")
     assert not stored.is_in(missed["order_id"].implode()).any()
     assert stored.is_in(corrected["order_id"].implode()).any()
     # A day is told the same whatever is computed with it.
-    alone = run(resources, day + DAY, day + DAY).get_asset_materialization_events()[0].materialization.metadata
+    alone = (
+        run(resources, day + DAY, day + DAY)
+        .get_asset_materialization_events()[0]
+        .materialization.metadata
+    )
     assert alone["late_requests"].value == 2
 
 
-def test_the_snapshot_is_of_the_newest_day_and_publishing_again_changes_nothing(resources: dict[str, Any]) -> None:
+def test_the_snapshot_is_of_the_newest_day_and_publishing_again_changes_nothing(
+    resources: dict[str, Any],
+) -> None:
     assert run(resources, LAST - DAY, LAST).success
     online: OnlineStore = resources["online"]
     results = [
-        dg.materialize(stage.build(orders), resources=resources, selection=[dg.AssetKey(["orders", "online_features"])]) for _ in range(2)
+        dg.materialize(
+            stage.build(orders),
+            resources=resources,
+            selection=[dg.AssetKey(["orders", "online_features"])],
+        )
+        for _ in range(2)
     ]
     found = online.newest("orders")
     assert found is not None
@@ -106,7 +137,9 @@ def test_the_snapshot_is_of_the_newest_day_and_publishing_again_changes_nothing(
     assert online.newest("elsewhere") is None
 
 
-def test_what_was_summed_for_a_day_is_summed_anew_once_its_facts_changed(resources: dict[str, Any]) -> None:
+def test_what_was_summed_for_a_day_is_summed_anew_once_its_facts_changed(
+    resources: dict[str, Any],
+) -> None:
     lake: Lake = resources["lake"]
     assert run(resources, LAST, LAST).success
     before = snapshot(orders, LAST, reader(lake, "orders"))
@@ -119,7 +152,9 @@ def test_what_was_summed_for_a_day_is_summed_anew_once_its_facts_changed(resourc
     assert after.digest != before.digest
 
 
-def test_a_row_from_the_future_is_never_written(resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_from_the_future_is_never_written(
+    resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("assets.tabular.features.bounds.from_the_future", lambda block: 3)
     result = run(resources, LAST, LAST)
     assert not result.success
@@ -130,7 +165,10 @@ def test_a_row_from_the_future_is_never_written(resources: dict[str, Any], monke
 
 def test_online_features_without_features_say_what_to_do(resources: dict[str, Any]) -> None:
     result = dg.materialize(
-        stage.build(orders), resources=resources, selection=[dg.AssetKey(["orders", "online_features"])], raise_on_error=False
+        stage.build(orders),
+        resources=resources,
+        selection=[dg.AssetKey(["orders", "online_features"])],
+        raise_on_error=False,
     )
     assert not result.success
     assert "materialize it first" in str(result.all_events)

@@ -23,10 +23,17 @@ from tests.support.orders import FIRST, LAST, Frames, orders
 
 DAY = timedelta(days=1)
 DAYS = [FIRST + offset * DAY for offset in range((LAST - FIRST).days + 1)]
-rich = Pipeline(**{**{name: getattr(orders, name) for name in Pipeline.model_fields}, "features": [*orders.features, support.rich]})
+rich = Pipeline(
+    **{
+        **{name: getattr(orders, name) for name in Pipeline.model_fields},
+        "features": [*orders.features, support.rich],
+    }
+)
 
 
-def reading(frames: Frames, asked: list[tuple[str, date | None, date | None]] | None = None) -> Reader:
+def reading(
+    frames: Frames, asked: list[tuple[str, date | None, date | None]] | None = None
+) -> Reader:
     def read(source: str, first: date | None, last: date | None) -> pl.LazyFrame:
         if asked is not None:
             asked.append((source, first, last))
@@ -50,8 +57,16 @@ def whole() -> pl.DataFrame:
 
 def test_features_equal_the_slow_reference() -> None:
     computed = whole().to_pandas()
-    expected = features_reference.reference(orders, {name: frame.to_pandas() for name, frame in data().items()}, DAYS)
-    names = ["order_id", "event_time", "known_at", "inputs_known_at", *(feature.name for feature in orders.features)]
+    expected = features_reference.reference(
+        orders, {name: frame.to_pandas() for name, frame in data().items()}, DAYS
+    )
+    names = [
+        "order_id",
+        "event_time",
+        "known_at",
+        "inputs_known_at",
+        *(feature.name for feature in orders.features),
+    ]
     differences = features_reference.compared(expected, computed, names)
     assert max(differences.values()) < 1e-12
     # The data set has what it is meant to have: entities on two days, corrections, gaps.
@@ -61,20 +76,37 @@ def test_features_equal_the_slow_reference() -> None:
 
 
 def test_a_day_alone_equals_the_day_in_the_whole_whatever_the_order_of_rows() -> None:
-    shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=3) for name, frame in data().items()}
+    shuffled = {
+        name: frame.sample(fraction=1, shuffle=True, seed=3) for name, frame in data().items()
+    }
     for day in (FIRST, date(2024, 3, 9), date(2024, 3, 10), date(2024, 3, 11), LAST):
-        assert features(orders, [day], reading(shuffled)).equals(whole().filter(pl.col("date") == day)), day
+        assert features(orders, [day], reading(shuffled)).equals(
+            whole().filter(pl.col("date") == day)
+        ), day
 
 
 def test_of_versions_known_at_the_same_moment_always_the_same_one_counts() -> None:
     def doubled(frame: pl.DataFrame) -> pl.DataFrame:
-        other = [(pl.col(name) + index).alias(name) for index, (name, kind) in enumerate(frame.schema.items(), 1) if kind.is_float()]
+        other = [
+            (pl.col(name) + index).alias(name)
+            for index, (name, kind) in enumerate(frame.schema.items(), 1)
+            if kind.is_float()
+        ]
         return pl.concat([frame, frame.with_columns(other)]) if other else frame
 
     frames = {name: doubled(frame) for name, frame in data().items()}
     days = DAYS[8:14]
     first, second = (
-        features(orders, days, reading({name: frame.sample(fraction=1, shuffle=True, seed=seed) for name, frame in frames.items()}))
+        features(
+            orders,
+            days,
+            reading(
+                {
+                    name: frame.sample(fraction=1, shuffle=True, seed=seed)
+                    for name, frame in frames.items()
+                }
+            ),
+        )
         for seed in (1, 2)
     )
     assert first.equals(second)
@@ -86,7 +118,9 @@ def test_blocks_equal_the_whole_and_leave_out_days_not_asked_for() -> None:
     blocks = list(feature_blocks(orders, asked, reading(data()), rows=70))
     assert [day for of, _ in blocks for day in of] == asked
     assert len(blocks) > 3
-    assert pl.concat([block for _, block in blocks]).equals(whole().filter(pl.col("date").is_in(asked)))
+    assert pl.concat([block for _, block in blocks]).equals(
+        whole().filter(pl.col("date").is_in(asked))
+    )
 
 
 @pytest.mark.parametrize("as_of", [date(2024, 3, 3), date(2024, 3, 10), date(2024, 3, 16)])
@@ -96,7 +130,10 @@ def test_nothing_known_after_a_moment_changes_a_row_of_before(as_of: date) -> No
     earlier = [day for day in DAYS if day <= as_of]
     for before, after in (
         (features(orders, earlier, reading(data())), features(orders, earlier, reading(altered))),
-        (labels(orders, reading(data()), FIRST, as_of, as_of), labels(orders, reading(altered), FIRST, as_of, as_of)),
+        (
+            labels(orders, reading(data()), FIRST, as_of, as_of),
+            labels(orders, reading(altered), FIRST, as_of, as_of),
+        ),
     ):
         known = pl.col("known_at") <= moment
         assert before.filter(known).height > 100
@@ -113,15 +150,23 @@ def altered_after(frame: pl.DataFrame, moment: object) -> pl.DataFrame:
         else pl.col(name)
         for name, kind in frame.schema.items()
     ]  # fmt: skip
-    wrong = [pl.lit(1e6).cast(kind).alias(name) for name, kind in frame.schema.items() if kind.is_numeric()]
+    wrong = [
+        pl.lit(1e6).cast(kind).alias(name)
+        for name, kind in frame.schema.items()
+        if kind.is_numeric()
+    ]
     corrections = frame.filter(~late).with_columns(
         *wrong, pl.lit(moment).dt.offset_by("1us").cast(frame.schema["known_at"]).alias("known_at")
     )
     # Delivered when they were "known", and some as if they had been known before they came.
     backdated = corrections.with_columns((pl.col("known_at") - timedelta(days=5)).alias("known_at"))
     if "date" in frame.columns:
-        corrections = corrections.with_columns(pl.lit(moment).dt.convert_time_zone(orders.timezone).dt.date().alias("date"))
-        backdated = backdated.with_columns((pl.lit(moment).dt.convert_time_zone(orders.timezone).dt.date() + DAY).alias("date"))
+        corrections = corrections.with_columns(
+            pl.lit(moment).dt.convert_time_zone(orders.timezone).dt.date().alias("date")
+        )
+        backdated = backdated.with_columns(
+            (pl.lit(moment).dt.convert_time_zone(orders.timezone).dt.date() + DAY).alias("date")
+        )
         return pl.concat([frame.with_columns(changed), corrections, backdated])
     return pl.concat([frame.with_columns(changed), corrections])
 
@@ -136,7 +181,10 @@ def test_a_day_reads_no_more_deliveries_than_its_windows_reach() -> None:
         assert (
             (first, last) == (None, None)
             if back is None
-            else first is not None and first >= LAST - back * DAY and last is not None and last <= LAST
+            else first is not None
+            and first >= LAST - back * DAY
+            and last is not None
+            and last <= LAST
         )
 
 
@@ -151,19 +199,33 @@ def test_one_request_over_the_snapshot_equals_its_row_of_the_features() -> None:
         table = everything.filter(pl.col("date") == day)
         expected = fitted.matrix(table)
         known = frames["orders"].rows(named=True)
-        for row, entity, predicted, event in zip(expected, table["order_id"], table["known_at"], table["event_time"], strict=True):
-            versions = [one for one in known if one["order_id"] == entity and one["known_at"] <= predicted and one["event_time"] == event]
+        for row, entity, predicted, event in zip(
+            expected, table["order_id"], table["known_at"], table["event_time"], strict=True
+        ):
+            versions = [
+                one
+                for one in known
+                if one["order_id"] == entity
+                and one["known_at"] <= predicted
+                and one["event_time"] == event
+            ]
             request = max(versions, key=lambda one: one["known_at"])
-            found = np.array(function({**request, "event_time": request["event_time"].isoformat()}, online), dtype=np.float32)
+            found = np.array(
+                function({**request, "event_time": request["event_time"].isoformat()}, online),
+                dtype=np.float32,
+            )
             assert np.array_equal(np.isnan(row), np.isnan(found))
-            assert np.array_equal(row.view(np.uint32)[~np.isnan(row)], found.view(np.uint32)[~np.isnan(found)])
+            assert np.array_equal(
+                row.view(np.uint32)[~np.isnan(row)], found.view(np.uint32)[~np.isnan(found)]
+            )
             checked += 1
     assert checked > 400
 
 
 def test_snapshots_are_reproducible_and_age() -> None:
     first, second = (
-        snapshot(orders, LAST, reading(frames)) for frames in (data(), {name: frame.reverse() for name, frame in data().items()})
+        snapshot(orders, LAST, reading(frames))
+        for frames in (data(), {name: frame.reverse() for name, frame in data().items()})
     )
     assert first.encode() == second.encode()
     assert first.created == refresh(orders, LAST)
@@ -179,12 +241,19 @@ def test_what_is_no_snapshot_is_refused(content: bytes) -> None:
 
 def test_labels_mature_with_time_and_stay_null_where_unknown() -> None:
     results, day = data()["results"], date(2024, 3, 5)
-    early, late = (labels(orders, reading(data()), day - 3 * DAY, day, as_of) for as_of in (day + DAY, day + 12 * DAY))
+    early, late = (
+        labels(orders, reading(data()), day - 3 * DAY, day, as_of)
+        for as_of in (day + DAY, day + 12 * DAY)
+    )
     assert 0 < early.height < late.height
     assert early.columns == ["order_id", "event_time", "known_at", "late"]
     assert early.schema["late"] == pl.Int8
     assert late["late"].null_count() > 0
-    newest = results.sort("known_at").unique("order_id", keep="last").filter(pl.col("order_id").is_in(late["order_id"].to_list()))
+    newest = (
+        results.sort("known_at")
+        .unique("order_id", keep="last")
+        .filter(pl.col("order_id").is_in(late["order_id"].to_list()))
+    )
     joined = late.join(newest.select("order_id", "minutes"), on="order_id")
     assert (joined["late"].eq_missing((joined["minutes"] > 40).cast(pl.Int8))).mean() > 0.95
     assert labels(orders, reading(data()), day, day, day - DAY).is_empty()
@@ -206,7 +275,11 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     for source in pipeline.sources:
         files = sorted(Path(place).rglob(f"{source.name}/*/*.csv"))
         landed = [
-            Landed(None if file.parent.name == "once" else date.fromisoformat(file.parent.name), file.name, file.read_bytes())
+            Landed(
+                None if file.parent.name == "once" else date.fromisoformat(file.parent.name),
+                file.name,
+                file.read_bytes(),
+            )
             for file in files
         ]
         rows = parse(source, landed).rows
@@ -219,7 +292,15 @@ def test_a_month_of_flights_equals_the_reference(flights: Frames) -> None:
 
     month = [date(2013, 2, 1) + offset * DAY for offset in range(28)]
     computed = features(pipeline, month, reading(flights)).to_pandas()
-    expected = features_reference.reference(pipeline, {name: frame.to_pandas() for name, frame in flights.items()}, month)
-    names = ["flight_id", "event_time", "known_at", "inputs_known_at", *(feature.name for feature in pipeline.features)]
+    expected = features_reference.reference(
+        pipeline, {name: frame.to_pandas() for name, frame in flights.items()}, month
+    )
+    names = [
+        "flight_id",
+        "event_time",
+        "known_at",
+        "inputs_known_at",
+        *(feature.name for feature in pipeline.features),
+    ]
     assert len(computed) > 24_000
     assert max(features_reference.compared(expected, computed, names).values()) < 1e-12

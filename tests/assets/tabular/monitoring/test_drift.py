@@ -25,7 +25,9 @@ from assets.tabular.monitoring.drift import (  # fmt: skip
 )
 
 LIMITS = {"psi": 0.25, "jensen_shannon": 0.2, "minimum_rows": 200}
-samples = hnp.arrays(np.float64, st.integers(1, 80), elements=st.floats(-1e6, 1e6, width=32)).map(np.sort)
+samples = hnp.arrays(np.float64, st.integers(1, 80), elements=st.floats(-1e6, 1e6, width=32)).map(
+    np.sort
+)
 histograms = hnp.arrays(np.int64, 6, elements=st.integers(0, 10_000))
 
 
@@ -47,12 +49,16 @@ NAMES = ("distance", "weekday", "wind", "carrier")
 
 @settings(max_examples=200, deadline=None)
 @given(samples, samples)
-def test_kolmogorov_smirnov_and_wasserstein_agree_with_scipy(first: np.ndarray, second: np.ndarray) -> None:
+def test_kolmogorov_smirnov_and_wasserstein_agree_with_scipy(
+    first: np.ndarray, second: np.ndarray
+) -> None:
     stats = pytest.importorskip("scipy.stats")
     statistic, p = kolmogorov_smirnov(first, second)
     assert statistic == pytest.approx(stats.ks_2samp(first, second, method="asymp").statistic)
     assert 0 <= p <= 1
-    assert wasserstein(first, second) == pytest.approx(stats.wasserstein_distance(first, second), rel=1e-9, abs=1e-6)
+    assert wasserstein(first, second) == pytest.approx(
+        stats.wasserstein_distance(first, second), rel=1e-9, abs=1e-6
+    )
 
 
 def test_the_p_value_is_that_of_scipy_for_real_sizes() -> None:
@@ -60,12 +66,16 @@ def test_the_p_value_is_that_of_scipy_for_real_sizes() -> None:
     rng = np.random.default_rng(1)
     for shift in (0.0, 0.05, 0.1, 0.3):
         first, second = np.sort(rng.normal(0, 1, 2_000)), np.sort(rng.normal(shift, 1, 900))
-        assert kolmogorov_smirnov(first, second)[1] == pytest.approx(stats.ks_2samp(first, second).pvalue, rel=0.1, abs=1e-9)
+        assert kolmogorov_smirnov(first, second)[1] == pytest.approx(
+            stats.ks_2samp(first, second).pvalue, rel=0.1, abs=1e-9
+        )
 
 
 @settings(max_examples=200, deadline=None)
 @given(histograms, histograms)
-def test_histogram_statistics_are_bounded_symmetric_and_zero_for_equal_shares(first: np.ndarray, second: np.ndarray) -> None:
+def test_histogram_statistics_are_bounded_symmetric_and_zero_for_equal_shares(
+    first: np.ndarray, second: np.ndarray
+) -> None:
     distance = jensen_shannon_distance(first, second)
     assert 0 <= distance <= 1
     assert distance == pytest.approx(jensen_shannon_distance(second, first))
@@ -82,10 +92,18 @@ def test_psi_is_the_textbook_number() -> None:
 
 def test_no_drift_raises_no_alarm_and_a_shift_does() -> None:
     known = Reference.decode(reference(frame(60_000, 60, 1), NAMES))
-    alarms = [found.feature for seed in range(20) for found in drifts(frame(900, 1, 100 + seed), known.features, **LIMITS) if found.drifted]
+    alarms = [
+        found.feature
+        for seed in range(20)
+        for found in drifts(frame(900, 1, 100 + seed), known.features, **LIMITS)
+        if found.drifted
+    ]
     # One day in January is a single weekday: without calibrated limits the weekday would be an alarm on each of them.
     assert alarms == []
-    shifted = {found.feature: found for found in drifts(frame(900, 1, 7, shift=0.6), known.features, **LIMITS)}
+    shifted = {
+        found.feature: found
+        for found in drifts(frame(900, 1, 7, shift=0.6), known.features, **LIMITS)
+    }
     assert shifted["distance"].drifted
     assert not shifted["wind"].drifted
     assert shifted["distance"].ks_p is not None
@@ -135,7 +153,9 @@ def test_a_column_without_any_value_can_be_a_reference() -> None:
     assert drift("x", np.full(300, 1.0), known, **LIMITS).drifted is True
 
 
-def test_a_day_of_a_thousand_rows_and_two_dozen_features_takes_a_tenth_of_a_second_at_most() -> None:
+def test_a_day_of_a_thousand_rows_and_two_dozen_features_takes_a_tenth_of_a_second_at_most() -> (
+    None
+):
     known = Reference.decode(reference(frame(60_000, 60, 1), NAMES)).features
     day = frame(1_000, 1, 2)
     wide = {f"{name}_{copy}": each for copy in range(6) for name, each in known.items()}

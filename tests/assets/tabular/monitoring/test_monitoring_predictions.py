@@ -34,7 +34,13 @@ DAY = timedelta(days=1)
 TABLE = predictions_table("tiny")
 
 
-def record(number: int, day: date = FIRST, machine: int | None = 1, load: float | None = 44.1, bundle: str = BUNDLE) -> Record:
+def record(
+    number: int,
+    day: date = FIRST,
+    machine: int | None = 1,
+    load: float | None = 44.1,
+    bundle: str = BUNDLE,
+) -> Record:
     event = datetime(day.year, day.month, day.day, 9, tzinfo=UTC)
     row = [None] * len(FITTED.names)
     row[FITTED.names.index("load")] = load
@@ -146,19 +152,35 @@ def test_unlogged_columns_reach_no_disk_and_no_monitor() -> None:
     assert made.unlogged == {"load"}
     assert made.withheld == {"load"}
     by_key = program(tiny.model_copy(update={"log": LogPolicy(omit=("machine",)), "fairness": ()}))
-    assert by_key.withheld == {"machine", "heat_degrees", "machines_age", "fails_rate_by_machine_7d"}
+    assert by_key.withheld == {
+        "machine",
+        "heat_degrees",
+        "machines_age",
+        "fails_rate_by_machine_7d",
+    }
     seen = stored(record(1, load=None))
-    seen = msgspec.structs.replace(seen, request={name: value for name, value in seen.request.items() if name != "load"})
+    seen = msgspec.structs.replace(
+        seen, request={name: value for name, value in seen.request.items() if name != "load"}
+    )
     frame = compact(discreet, [seen], lambda _: made)
     assert "feature_load" not in frame.columns
     assert frame["load"].to_list() == [None]
-    used = as_used(pl.concat([frame, compact(tiny, [stored(record(2))], lambda _: FITTED)], how="diagonal"), made)
+    used = as_used(
+        pl.concat([frame, compact(tiny, [stored(record(2))], lambda _: FITTED)], how="diagonal"),
+        made,
+    )
     assert "load" not in used.columns
     assert {"machine", "hour"} <= set(used.columns)
 
 
 @pytest.mark.parametrize(
-    ("omit", "says"), [("job_id", "pseudonym"), ("machine", "fairness"), ("weight", "names column 'weight'"), ("event_time", "pseudonym")]
+    ("omit", "says"),
+    [
+        ("job_id", "pseudonym"),
+        ("machine", "fairness"),
+        ("weight", "names column 'weight'"),
+        ("event_time", "pseudonym"),
+    ],
 )
 def test_what_cannot_be_left_out_of_the_log_is_refused(omit: str, says: str) -> None:
     declared = {name: getattr(tiny, name) for name in type(tiny).model_fields}
@@ -177,12 +199,21 @@ def test_only_segments_that_hold_the_day_are_read(log: Writer, lake: Lake) -> No
 
 
 def stored(found: Record) -> Stored:
-    return Stored(**{name: getattr(found, name) for name in found.__struct_fields__} | {"row": tuple(found.row)})
+    return Stored(
+        **{name: getattr(found, name) for name in found.__struct_fields__}
+        | {"row": tuple(found.row)}
+    )
 
 
 def test_rows_are_named_and_decoded_as_the_model_used_them() -> None:
     found = compact(
-        tiny, [stored(record(1)), stored(record(2, machine=0)), stored(record(3, machine=None, load=None))], lambda bundle: FITTED
+        tiny,
+        [
+            stored(record(1)),
+            stored(record(2, machine=0)),
+            stored(record(3, machine=None, load=None)),
+        ],
+        lambda bundle: FITTED,
     )
     used = as_used(found, FITTED)
     assert used["machine"].to_list() == ["anvil", UNSEEN, None]
@@ -191,14 +222,27 @@ def test_rows_are_named_and_decoded_as_the_model_used_them() -> None:
     assert used["load"].to_list()[2] is None
     assert found["known_at"].to_list() == [datetime(2024, 1, 1, 8, tzinfo=UTC)] * 3
     assert found["latency_ms"].to_list() == [0.12] * 3
-    outside = compact(tiny, [stored(msgspec.structs.replace(record(1), ood=("load", "machine"))), stored(record(2))], lambda bundle: FITTED)
+    outside = compact(
+        tiny,
+        [stored(msgspec.structs.replace(record(1), ood=("load", "machine"))), stored(record(2))],
+        lambda bundle: FITTED,
+    )
     assert outside["ood"].to_list() == ["load,machine", None]
 
 
 def test_a_row_that_does_not_fit_its_program_is_refused() -> None:
     short = stored(record(1))
     with pytest.raises(ValueError, match="row of 1 values, but its bundle"):
-        compact(tiny, [Stored(**{name: getattr(short, name) for name in short.__struct_fields__} | {"row": (1.0,)})], lambda bundle: FITTED)
+        compact(
+            tiny,
+            [
+                Stored(
+                    **{name: getattr(short, name) for name in short.__struct_fields__}
+                    | {"row": (1.0,)}
+                )
+            ],
+            lambda bundle: FITTED,
+        )
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,7 +18,9 @@ FIRST = date(2013, 4, 1)
 OURS, OTHERS = "a" * 64, "b" * 64
 
 
-def rows(days: int, per_day: int, seed: int = 1, noise: float = 0.0, bundle: str = OURS) -> pl.DataFrame:
+def rows(
+    days: int, per_day: int, seed: int = 1, noise: float = 0.0, bundle: str = OURS
+) -> pl.DataFrame:
     """Predictions that are right about their probabilities, unless `noise` moves them."""
     rng = np.random.default_rng(seed)
     n = days * per_day
@@ -39,7 +41,9 @@ def only(verdicts: tuple[Verdict, ...], rule: str) -> Verdict:
 
 def test_a_model_that_is_as_good_as_on_its_test_split_passes() -> None:
     live = rows(7, 800)
-    measures, verdicts, notes = performance.performance(live, OURS, {"log_loss": 0.55, "roc_auc": 0.68}, 12_000, LIMITS)
+    measures, verdicts, notes = performance.performance(
+        live, OURS, {"log_loss": 0.55, "roc_auc": 0.68}, 12_000, LIMITS
+    )
     found = find(measures, "log_loss")
     assert only(verdicts, "live_log_loss").passed is True
     assert found.low is not None
@@ -51,7 +55,9 @@ def test_a_model_that_is_as_good_as_on_its_test_split_passes() -> None:
 
 
 def test_a_model_that_has_become_worse_fails_and_says_by_how_much() -> None:
-    measures, verdicts, _ = performance.performance(rows(7, 800, noise=0.4), OURS, {"log_loss": 0.55}, 12_000, LIMITS)
+    measures, verdicts, _ = performance.performance(
+        rows(7, 800, noise=0.4), OURS, {"log_loss": 0.55}, 12_000, LIMITS
+    )
     failed = only(verdicts, "live_log_loss")
     assert failed.passed is False
     assert failed.limit == pytest.approx(0.60)
@@ -69,7 +75,9 @@ def test_only_the_champions_own_rows_are_judged() -> None:
 
 @pytest.mark.parametrize("count", [0, 10])
 def test_too_few_matured_labels_are_said_and_not_judged(count: int) -> None:
-    _, verdicts, _ = performance.performance(rows(1, count), OURS, {"log_loss": 0.55}, 12_000, LIMITS)
+    _, verdicts, _ = performance.performance(
+        rows(1, count), OURS, {"log_loss": 0.55}, 12_000, LIMITS
+    )
     assert only(verdicts, "live_log_loss").passed is None
     assert f"{count} matured rows are too few" in only(verdicts, "live_log_loss").reason
 
@@ -80,7 +88,13 @@ def test_one_prediction_counts_for_an_entity_and_labels_of_the_future_do_not() -
         "prediction_id": ["1", "2", "3"], "flight_id": ["x", "x", "z"], "date": [FIRST] * 3, "bundle": [OURS] * 3, "output": [0.1, 0.9, 0.5],
         "known_at": [moment - timedelta(hours=20), moment - timedelta(hours=19), moment - timedelta(hours=19)],
     })  # fmt: skip
-    labels = pl.DataFrame({"flight_id": ["x", "z"], "known_at": [moment - timedelta(hours=1), moment + timedelta(hours=1)], "late": [1, 0]})
+    labels = pl.DataFrame(
+        {
+            "flight_id": ["x", "z"],
+            "known_at": [moment - timedelta(hours=1), moment + timedelta(hours=1)],
+            "late": [1, 0],
+        }
+    )
     found = performance.matured(predictions, labels, "flight_id", "late", moment).sort("flight_id")
     assert found["prediction_id"].to_list() == ["2", "3"]
     assert found["y"].to_list() == [1.0, None]
@@ -102,7 +116,9 @@ def known() -> Reference:
 
 
 def test_the_drift_report_names_the_features_and_their_numbers(known: Reference) -> None:
-    measures, verdicts, notes = feature_drift.data_drift(drift_frame(900, 2, shift=30), known, LIMITS)
+    measures, verdicts, notes = feature_drift.data_drift(
+        drift_frame(900, 2, shift=30), known, LIMITS
+    )
     failed = only(verdicts, "drift_share")
     assert failed.passed is False
     assert failed.value == pytest.approx(2 / 3)
@@ -113,19 +129,31 @@ def test_the_drift_report_names_the_features_and_their_numbers(known: Reference)
 
 
 def test_a_quiet_day_passes_and_a_small_one_is_not_judged(known: Reference) -> None:
-    assert all(verdict.passed for verdict in feature_drift.data_drift(drift_frame(900, 4), known, LIMITS)[1])
-    assert [verdict.passed for verdict in feature_drift.data_drift(drift_frame(150, 4, shift=30), known, LIMITS)[1]] == [None, None]
+    assert all(
+        verdict.passed
+        for verdict in feature_drift.data_drift(drift_frame(900, 4), known, LIMITS)[1]
+    )
+    assert [
+        verdict.passed
+        for verdict in feature_drift.data_drift(drift_frame(150, 4, shift=30), known, LIMITS)[1]
+    ] == [None, None]
 
 
 def test_missing_values_are_told_apart_from_drift(known: Reference) -> None:
-    verdict = only(feature_drift.data_drift(drift_frame(900, 2, missing=0.6), known, LIMITS)[1], "missing_values")
+    verdict = only(
+        feature_drift.data_drift(drift_frame(900, 2, missing=0.6), known, LIMITS)[1],
+        "missing_values",
+    )
     assert verdict.passed is False
     assert "values are missing in temp" in verdict.reason
 
 
 def test_prediction_drift_compares_outputs_with_those_on_the_test_split(known: Reference) -> None:
     rng = np.random.default_rng(5)
-    same, moved = pl.DataFrame({"output": rng.beta(2, 5, 900)}), pl.DataFrame({"output": rng.beta(5, 2, 900)})
+    same, moved = (
+        pl.DataFrame({"output": rng.beta(2, 5, 900)}),
+        pl.DataFrame({"output": rng.beta(5, 2, 900)}),
+    )
     assert feature_drift.prediction_drift(same, known.output, LIMITS)[1][0].passed is True
     assert feature_drift.prediction_drift(moved, known.output, LIMITS)[1][0].passed is False
     assert feature_drift.prediction_drift(moved, None, LIMITS)[1][0].passed is None
@@ -136,7 +164,9 @@ def test_skew_compares_numbers_as_float32_and_texts_by_vocabulary() -> None:
         "prediction_id": ["1", "2", "3", "4"], "flight_id": ["a", "b", "c", "z"],
         "temp": pl.Series([0.1, None, 3.0, 9.0], dtype=pl.Float32), "carrier": ["AA", "(unseen)", None, "AA"],
     })  # fmt: skip
-    offline = pl.DataFrame({"flight_id": ["c", "b", "a"], "temp": [3.5, None, 0.1], "carrier": [None, "ZZ", "AA"]})
+    offline = pl.DataFrame(
+        {"flight_id": ["c", "b", "a"], "temp": [3.5, None, 0.1], "carrier": [None, "ZZ", "AA"]}
+    )
     features = {"temp": None, "carrier": frozenset({"AA", "UA"}), "gone": None}
     found = skew.compare(online, offline, "flight_id", features)
     assert found.different == {"temp": 1, "carrier": 0}
@@ -150,5 +180,7 @@ def test_skew_compares_numbers_as_float32_and_texts_by_vocabulary() -> None:
 
 def test_skew_without_a_comparable_row_is_not_judged() -> None:
     nothing = pl.DataFrame({"prediction_id": ["1"], "flight_id": ["a"], "temp": [1.0]})
-    found = skew.compare(nothing, nothing.drop("prediction_id").clear(), "flight_id", {"temp": None})
+    found = skew.compare(
+        nothing, nothing.drop("prediction_id").clear(), "flight_id", {"temp": None}
+    )
     assert skew.report(found, LIMITS)[1][0].passed is None

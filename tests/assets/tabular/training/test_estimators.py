@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[2]
 MODELS = {
     "LogisticRegression": LogisticRegression(),
     "RandomForest": RandomForest(trees=30, min_samples_leaf=5),
-    "HistGradientBoosting": HistGradientBoosting(rounds=60, early_stopping=10, increasing=("load",), decreasing=("hour",)),
+    "HistGradientBoosting": HistGradientBoosting(
+        rounds=60, early_stopping=10, increasing=("load",), decreasing=("hour",)
+    ),
 }
 
 
@@ -45,7 +47,9 @@ def declared(name: str) -> Pipeline:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_candidate_of_scikit_learn_is_judged_like_any_other(name: str, rows: TrainingRows) -> None:
+def test_a_candidate_of_scikit_learn_is_judged_like_any_other(
+    name: str, rows: TrainingRows
+) -> None:
     pipeline = declared(name)
     trained = candidates.train(pipeline, rows, "set", program(pipeline), {}, None)
     facts = candidates.CandidateFacts.decode(trained.files[candidates.FACTS])
@@ -101,7 +105,11 @@ def test_fresh_processes_train_the_same_bytes(filled: Path) -> None:
             "PYTHONHASHSEED": threads,
         }
         done = subprocess.run(
-            [sys.executable, "-c", TRAIN, str(filled / "lake")], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", TRAIN, str(filled / "lake")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout.split()
 

@@ -65,7 +65,12 @@ def test_calibration_is_kept_only_where_it_helps() -> None:
     overconfident = (random.random(4_000) < calibration.sigmoid(0.4 * margin + 0.5)).astype(float)
     assert calibration.worthwhile(margin, overconfident) == calibration.platt(margin, overconfident)
     # Halves that pull in different directions are no reason to bend the model.
-    shifted = np.concatenate([calibrated[:2_000], (random.random(2_000) < calibration.sigmoid(margin[2_000:] + 1)).astype(float)])
+    shifted = np.concatenate(
+        [
+            calibrated[:2_000],
+            (random.random(2_000) < calibration.sigmoid(margin[2_000:] + 1)).astype(float),
+        ]
+    )
     assert calibration.worthwhile(margin, shifted) is None
     assert calibration.worthwhile(margin, 1 - calibrated) is None
     assert calibration.worthwhile(margin, np.ones(4_000)) is None
@@ -101,7 +106,10 @@ NAMES = ("large", "small", "missing", "constant", "kind", "other")
 def test_the_baseline_predicts_what_scikit_learn_predicts(columns: Sequence[int]) -> None:
     made = matrix(3_000, 3)[:, columns]
     signal = np.nan_to_num(matrix(3_000, 3)[:, 0], nan=1e3)
-    y = (np.random.default_rng(4).random(3_000) < calibration.sigmoid((signal.astype(float) - 1e3) / 100)).astype(float)
+    y = (
+        np.random.default_rng(4).random(3_000)
+        < calibration.sigmoid((signal.astype(float) - 1e3) / 100)
+    ).astype(float)
     names, categorical = tuple(NAMES[c] for c in columns), tuple(CATEGORICAL[c] for c in columns)
     fitted, pipeline = baselines.fit(made, y, names, categorical)
     other = matrix(500, 5)[:, columns]
@@ -112,7 +120,9 @@ def test_the_baseline_predicts_what_scikit_learn_predicts(columns: Sequence[int]
             other[:20, position] = np.nan  # missing for the first time
     stored = baselines.Baseline.decode(fitted.encode())
     assert fitted.converged
-    np.testing.assert_allclose(stored.predict(other), pipeline.predict_proba(other.astype(float))[:, 1], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        stored.predict(other), pipeline.predict_proba(other.astype(float))[:, 1], rtol=0, atol=1e-9
+    )
 
 
 def test_a_baseline_refuses_rows_of_other_features() -> None:
@@ -129,11 +139,19 @@ def test_the_baseline_of_a_training_set_is_judged_on_every_part(rows: TrainingRo
     assert made.files == again.files
     assert set(made.files) == {baselines.FILE, baselines.PROGRAM, baselines.FACTS}
     assert 0.4 < made.facts.metrics["test"]["log_loss"] < 0.7  # type: ignore[operator]
-    assert not any(content.startswith(b"\x80") for content in made.files.values())  # how pickles begin
+    assert not any(
+        content.startswith(b"\x80") for content in made.files.values()
+    )  # how pickles begin
 
 
 def test_directions_hold_in_the_trained_model(rows: TrainingRows) -> None:
-    directed = tiny.model_copy(update={"model": tiny.model.model_copy(update={"increasing": ("load",), "decreasing": ("hour",)})})
+    directed = tiny.model_copy(
+        update={
+            "model": tiny.model.model_copy(
+                update={"increasing": ("load",), "decreasing": ("hour",)}
+            )
+        }
+    )
     signs = {feature.name: directions.direction(directed, feature) for feature in directed.features}
     assert signs["load"] == 1
     assert signs["hour"] == -1
@@ -151,11 +169,21 @@ def test_directions_hold_in_the_trained_model(rows: TrainingRows) -> None:
 def test_studies_go_on_where_they_were_killed(rows: TrainingRows) -> None:
     longer = tiny.model_copy(update={"model": tiny.model.model_copy(update={"trials": 9})})
     told: list[int] = []
-    whole = tuning.run(longer, rows, "set", program(tiny), progress=lambda trials: told.append(len(trials)))
+    whole = tuning.run(
+        longer, rows, "set", program(tiny), progress=lambda trials: told.append(len(trials))
+    )
     assert told == list(range(1, 10))
-    resumed = tuning.run(longer, rows, "set", program(tiny), tuning.decode_trials(tuning.encode_trials(whole.trials[:7])))
+    resumed = tuning.run(
+        longer,
+        rows,
+        "set",
+        program(tiny),
+        tuning.decode_trials(tuning.encode_trials(whole.trials[:7])),
+    )
     assert resumed.encode() == whole.encode()
-    assert dict(whole.trials[0].parameters) == tuning.first_parameters(longer, rows.manifest.rows["train"])
+    assert dict(whole.trials[0].parameters) == tuning.first_parameters(
+        longer, rows.manifest.rows["train"]
+    )
     assert len({str(trial.parameters) for trial in whole.trials}) == 9
     assert tuning.Study.decode(whole.encode()) == whole
     assert set(tuning.importances(longer, whole)) <= set(tuning.SPACE)
@@ -184,7 +212,9 @@ def test_a_study_is_reused_while_it_is_young_and_speaks_of_the_same(rows: Traini
     limit = tiny.model.study_age_days
 
     def at(days: int, **changes: object) -> TrainingManifest:
-        return msgspec.structs.replace(rows.manifest, as_of=rows.manifest.as_of + timedelta(days=days), **changes)
+        return msgspec.structs.replace(
+            rows.manifest, as_of=rows.manifest.as_of + timedelta(days=days), **changes
+        )
 
     assert tuning.reusable(study, tiny, at(0)) is None
     assert tuning.reusable(study, tiny, at(limit - 1)) is None
@@ -213,9 +243,18 @@ print(folder_digest(candidate.train(tiny, rows, "set", program(tiny), study.para
 
 def test_fresh_processes_train_the_same_bytes(filled: Path) -> None:
     def run(threads: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "EVERGREEN_THREADS": threads, "PYTHONHASHSEED": threads}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "EVERGREEN_THREADS": threads,
+            "PYTHONHASHSEED": threads,
+        }
         done = subprocess.run(
-            [sys.executable, "-c", TRAIN, str(filled / "lake")], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", TRAIN, str(filled / "lake")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout.strip()
 
@@ -224,7 +263,9 @@ def test_fresh_processes_train_the_same_bytes(filled: Path) -> None:
     assert one == two
 
 
-def test_row_order_in_the_lake_does_not_matter(filled: Path, rows: TrainingRows, tmp_path: Path) -> None:
+def test_row_order_in_the_lake_does_not_matter(
+    filled: Path, rows: TrainingRows, tmp_path: Path
+) -> None:
     lake, other = Lake(uri=str(filled / "lake")), Lake(uri=str(tmp_path / "lake"))
     for table in ("tiny/features", "tiny/raw/results"):
         frame = lake.read(table)
@@ -235,11 +276,16 @@ def test_row_order_in_the_lake_does_not_matter(filled: Path, rows: TrainingRows,
 
 
 def test_facts_of_a_candidate_hold_no_clock_and_no_tracking(rows: TrainingRows) -> None:
-    trained = candidates.train(tiny, rows, "set", program(tiny), tuning.first_parameters(tiny, 800), None)
+    trained = candidates.train(
+        tiny, rows, "set", program(tiny), tuning.first_parameters(tiny, 800), None
+    )
     facts = candidates.CandidateFacts.decode(trained.files[candidates.FACTS])
     assert facts == trained.facts
     assert "mlflow" not in trained.files[candidates.FACTS].decode()
-    assert facts.rounds == len(trained.curves["validation"]) - tiny.model.early_stopping or facts.rounds == tiny.model.rounds
+    assert (
+        facts.rounds == len(trained.curves["validation"]) - tiny.model.early_stopping
+        or facts.rounds == tiny.model.rounds
+    )
     assert set(facts.metrics) == {"train", "validation", "test"}
     assert sum(trained.gain.values()) == pytest.approx(1)
     trained.model.check_engines(program(tiny).fit(rows.part("train")).matrix(rows.part("test")))

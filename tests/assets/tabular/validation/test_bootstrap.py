@@ -22,7 +22,9 @@ def test_equal_inputs_give_equal_intervals() -> None:
     y, models = _models()
     first, second = (bootstrap.compare(y, models, resamples=50) for _ in range(2))
     assert all(np.array_equal(first.samples[model], second.samples[model]) for model in models)
-    assert first.interval("candidate", "roc_auc") != bootstrap.compare(y, models, resamples=50, seed=9).interval("candidate", "roc_auc")
+    assert first.interval("candidate", "roc_auc") != bootstrap.compare(
+        y, models, resamples=50, seed=9
+    ).interval("candidate", "roc_auc")
 
 
 def test_interval_of_a_mean_has_the_width_that_theory_gives() -> None:
@@ -45,7 +47,9 @@ def test_paired_difference_is_narrower_than_the_models_own_intervals() -> None:
 
 def test_a_model_does_not_differ_from_itself() -> None:
     y, models = _models(300)
-    compared = bootstrap.compare(y, {"a": models["candidate"], "b": models["candidate"]}, resamples=20)
+    compared = bootstrap.compare(
+        y, {"a": models["candidate"], "b": models["candidate"]}, resamples=20
+    )
     assert compared.difference("a", "b", "roc_auc") == (0.0, bootstrap.Interval(0.0, 0.0))
 
 
@@ -54,7 +58,10 @@ def test_whole_days_give_wider_intervals_where_days_differ() -> None:
     days = np.repeat(np.arange(20), 100)
     y = (generator.random(2_000) < generator.uniform(0.05, 0.6, 20)[days]).astype(float)
     p = {"m": np.full(2_000, 0.3)}
-    rows, clusters = bootstrap.compare(y, p, resamples=200), bootstrap.compare(y, p, resamples=200, clusters=days)
+    rows, clusters = (
+        bootstrap.compare(y, p, resamples=200),
+        bootstrap.compare(y, p, resamples=200, clusters=days),
+    )
     widths = [result.interval("m", "log_loss") for result in (rows, clusters)]
     assert widths[1].high - widths[1].low > 2 * (widths[0].high - widths[0].low)
 
@@ -67,7 +74,9 @@ def test_group_means_equal_means_by_hand_and_share_draws_with_the_whole() -> Non
     assert means.n.tolist() == [int((codes == g).sum()) for g in range(4)]
     for g in (0, 1, 3):
         assert means.values[g] == pytest.approx(values[codes == g].mean(axis=0))
-        assert means.samples[:, g, 0].mean() == pytest.approx(values[codes == g, 0].mean(), abs=0.05)
+        assert means.samples[:, g, 0].mean() == pytest.approx(
+            values[codes == g, 0].mean(), abs=0.05
+        )
     assert np.isnan(means.values[2]).all()
     assert means.overall[:, 1].mean() == pytest.approx(values[:, 1].mean(), abs=0.03)
 
@@ -85,7 +94,12 @@ def test_one_class_gives_a_loss_but_no_ranking_interval() -> None:
 
 
 def test_large_samples_get_fewer_resamples() -> None:
-    assert [bootstrap.resamples_for(n) for n in (10, 50_000, 100_000, 10_000_000)] == [1_000, 1_000, 500, 200]
+    assert [bootstrap.resamples_for(n) for n in (10, 50_000, 100_000, 10_000_000)] == [
+        1_000,
+        1_000,
+        500,
+        200,
+    ]
 
 
 def test_a_thousand_resamples_of_27_000_rows_take_seconds() -> None:

@@ -14,11 +14,25 @@ def _model(n: int = 800):
     import xgboost as xgb
 
     generator = np.random.default_rng(0)
-    matrix = np.column_stack([generator.normal(size=n), generator.normal(size=n), generator.integers(0, 4, n)]).astype(np.float32)
+    matrix = np.column_stack(
+        [generator.normal(size=n), generator.normal(size=n), generator.integers(0, 4, n)]
+    ).astype(np.float32)
     matrix[::17, 0] = np.nan
-    y = (np.nan_to_num(matrix[:, 0]) * 2 + (matrix[:, 2] == 2) + generator.normal(size=n) > 0.5).astype(float)
-    data = xgb.DMatrix(matrix, y, feature_names=["strong", "useless", "kind"], feature_types=["q", "q", "c"], enable_categorical=True)
-    booster = xgb.train({"objective": "binary:logistic", "max_depth": 3, "tree_method": "hist", "nthread": 1}, data, 30)
+    y = (
+        np.nan_to_num(matrix[:, 0]) * 2 + (matrix[:, 2] == 2) + generator.normal(size=n) > 0.5
+    ).astype(float)
+    data = xgb.DMatrix(
+        matrix,
+        y,
+        feature_names=["strong", "useless", "kind"],
+        feature_types=["q", "q", "c"],
+        enable_categorical=True,
+    )
+    booster = xgb.train(
+        {"objective": "binary:logistic", "max_depth": 3, "tree_method": "hist", "nthread": 1},
+        data,
+        30,
+    )
     return booster, matrix
 
 
@@ -34,17 +48,27 @@ def test_contributions_and_bias_add_up_to_the_margin() -> None:
 def test_the_deciding_feature_comes_first_and_every_importance_has_an_interval() -> None:
     model, matrix = _model()
     names = ("strong", "useless", "kind")
-    found = explainability.explain(*contributions(model, matrix, (False, False, True)), matrix, names, len(matrix))
+    found = explainability.explain(
+        *contributions(model, matrix, (False, False, True)), matrix, names, len(matrix)
+    )
     assert [names[index] for index in found.ranking] == ["strong", "kind", "useless"]
     assert found.importance == pytest.approx(np.abs(found.contributions).mean(axis=0))
-    assert all(low <= found.importance[index] <= high for index, (low, high) in enumerate(found.intervals))
-    assert [measure.group for measure in explainability.measures(found)][:3] == ["strong", "kind", "useless"]
+    assert all(
+        low <= found.importance[index] <= high for index, (low, high) in enumerate(found.intervals)
+    )
+    assert [measure.group for measure in explainability.measures(found)][:3] == [
+        "strong",
+        "kind",
+        "useless",
+    ]
 
 
 def test_contributions_that_do_not_add_up_are_told() -> None:
     model, matrix = _model(50)
     parts, margins = contributions(model, matrix, (False, False, True))
-    assert explainability.explain(parts, margins + 0.1, matrix, ("a", "b", "c"), 50).additivity_error == pytest.approx(0.1, abs=1e-3)
+    assert explainability.explain(
+        parts, margins + 0.1, matrix, ("a", "b", "c"), 50
+    ).additivity_error == pytest.approx(0.1, abs=1e-3)
 
 
 def test_a_matrix_of_another_width_is_refused() -> None:

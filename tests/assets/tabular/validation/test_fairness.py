@@ -22,10 +22,15 @@ def test_rates_equal_rates_by_hand() -> None:
     found = fairness.fairness(y, p, grouping(group), "group", 0.5, 100)
     b = found.groups[1]
     rows, taken = group == "b", p >= 0.5
-    assert b.rates == pytest.approx((taken[rows].mean(), taken[rows & (y == 1)].mean(), taken[rows & (y == 0)].mean()))
+    assert b.rates == pytest.approx(
+        (taken[rows].mean(), taken[rows & (y == 1)].mean(), taken[rows & (y == 0)].mean())
+    )
     assert b.rows == (rows.sum(), (rows & (y == 1)).sum(), (rows & (y == 0)).sum())
     assert b.calibration == pytest.approx((p - y)[rows].mean())
-    assert all(interval.low < rate < interval.high for rate, interval in zip(b.rates, b.intervals, strict=True))
+    assert all(
+        interval.low < rate < interval.high
+        for rate, interval in zip(b.rates, b.intervals, strict=True)
+    )
 
 
 def test_gaps_are_the_greatest_differences() -> None:
@@ -36,7 +41,10 @@ def test_gaps_are_the_greatest_differences() -> None:
     assert parity == pytest.approx(abs(a.rates[0] - b.rates[0]))
     assert opportunity == pytest.approx(abs(a.rates[1] - b.rates[1]))
     assert odds == pytest.approx(max(abs(a.rates[1] - b.rates[1]), abs(a.rates[2] - b.rates[2])))
-    assert all(interval.low < gap < interval.high for gap, interval in zip(found.gaps, found.intervals, strict=True))
+    assert all(
+        interval.low < gap < interval.high
+        for gap, interval in zip(found.gaps, found.intervals, strict=True)
+    )
 
 
 def test_a_fair_model_has_small_gaps() -> None:
@@ -69,4 +77,6 @@ def test_one_judged_group_gives_no_gap() -> None:
     y, p, _ = _groups(0.0, 500)
     found = fairness.fairness(y, p, grouping(np.full(500, "only", dtype=object)), "group", 0.5, 100)
     assert np.isnan(found.gaps).all()
-    assert {measure.value for measure in fairness.measures(found) if measure.group == "group"} == {None}
+    assert {measure.value for measure in fairness.measures(found) if measure.group == "group"} == {
+        None
+    }

@@ -18,12 +18,21 @@ DAY = date(2024, 3, 1)
 
 def _pipeline(**options: object) -> Pipeline:
     fairness = options.pop("fairness", [Fairness(column="machine", reason="a test")])
-    update = {"gates": Gates(min_slice_rows=100, **options), "slices": ("machine",), "fairness": tuple(fairness)}
+    update = {
+        "gates": Gates(min_slice_rows=100, **options),
+        "slices": ("machine",),
+        "fairness": tuple(fairness),
+    }
     return tiny.model_copy(update=update)
 
 
 def _measure(
-    name: str, value: float | None, low: float | None = None, high: float | None = None, group: str | None = None, n: int = 1_000
+    name: str,
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    group: str | None = None,
+    n: int = 1_000,
 ) -> Measure:
     return Measure(name=name, value=value, n=n, low=low, high=high, group=group)
 
@@ -36,8 +45,14 @@ GOOD = {
         _measure("calibration_error", 0.02, 0.01, 0.04, "candidate"),
         _measure("roc_auc", 0.7, 0.68, 0.72, "candidate"),
     ],
-    gates.SLICES: [_measure("gap", 0.05, 0.01, 0.09, "machine=anvil"), _measure("gap", 0.9, 0.5, 1.3, "machine=drill", n=20)],
-    gates.FAIRNESS: [_measure("equal_opportunity", 0.1, 0.05, 0.25, "machine"), _measure("demographic_parity", 0.9, 0.8, 1.0, "machine")],
+    gates.SLICES: [
+        _measure("gap", 0.05, 0.01, 0.09, "machine=anvil"),
+        _measure("gap", 0.9, 0.5, 1.3, "machine=drill", n=20),
+    ],
+    gates.FAIRNESS: [
+        _measure("equal_opportunity", 0.1, 0.05, 0.25, "machine"),
+        _measure("demographic_parity", 0.9, 0.8, 1.0, "machine"),
+    ],
     gates.EXPLAINABILITY: [_measure("additivity_error", 1e-6)],
     gates.ROBUSTNESS: [
         _measure("invalid_predictions", 0.0),
@@ -52,11 +67,17 @@ GOOD = {
 def _changed(report: str, *changes: Measure) -> list[Measure]:
     """Good measures of a report with some replaced (by name and group)."""
     keys = {(change.name, change.group) for change in changes}
-    return [measure for measure in GOOD[report] if (measure.name, measure.group) not in keys] + list(changes)
+    return [
+        measure for measure in GOOD[report] if (measure.name, measure.group) not in keys
+    ] + list(changes)
 
 
 def _verdict(report: str, rule: str, measures: list[Measure], pipeline: Pipeline | None = None):
-    return next(verdict for verdict in gates.verdicts(pipeline or _pipeline(), report, measures) if verdict.rule == rule)
+    return next(
+        verdict
+        for verdict in gates.verdicts(pipeline or _pipeline(), report, measures)
+        if verdict.rule == rule
+    )
 
 
 def _reports(pipeline: Pipeline) -> dict[str, Report | None]:
@@ -78,27 +99,63 @@ def test_good_numbers_pass_every_gate(report: str) -> None:
     verdicts = gates.verdicts(_pipeline(), report, GOOD[report])
     assert tuple(verdict.rule for verdict in verdicts) == gates.required_gates(_pipeline())[report]
     assert all(verdict.passed for verdict in verdicts), verdicts
-    assert all(verdict.n > 0 and verdict.limit is not None and verdict.reason for verdict in verdicts)
+    assert all(
+        verdict.n > 0 and verdict.limit is not None and verdict.reason for verdict in verdicts
+    )
 
 
 @pytest.mark.parametrize(
     ("report", "rule", "bad"),
     [
-        (gates.PERFORMANCE, "beats_baseline", _measure("log_loss_worse_by", -0.001, -0.003, 0.001, "baseline")),
-        (gates.PERFORMANCE, "not_worse_than_champion", _measure("log_loss_worse_by", 0.008, 0.004, 0.011, "champion")),
-        (gates.PERFORMANCE, "calibration_error_is_low", _measure("calibration_error", 0.09, group="candidate")),
+        (
+            gates.PERFORMANCE,
+            "beats_baseline",
+            _measure("log_loss_worse_by", -0.001, -0.003, 0.001, "baseline"),
+        ),
+        (
+            gates.PERFORMANCE,
+            "not_worse_than_champion",
+            _measure("log_loss_worse_by", 0.008, 0.004, 0.011, "champion"),
+        ),
+        (
+            gates.PERFORMANCE,
+            "calibration_error_is_low",
+            _measure("calibration_error", 0.09, group="candidate"),
+        ),
         (gates.PERFORMANCE, "roc_auc_is_high", _measure("roc_auc", 0.59, group="candidate")),
         (gates.SLICES, "no_slice_much_worse", _measure("gap", 0.3, 0.16, 0.4, "machine=anvil")),
-        (gates.FAIRNESS, "groups_treated_alike", _measure("equal_opportunity", 0.21, 0.1, 0.3, "machine")),
+        (
+            gates.FAIRNESS,
+            "groups_treated_alike",
+            _measure("equal_opportunity", 0.21, 0.1, 0.3, "machine"),
+        ),
         (gates.EXPLAINABILITY, "contributions_add_up", _measure("additivity_error", 0.01)),
         (gates.ROBUSTNESS, "predictions_stay_probabilities", _measure("invalid_predictions", 1.0)),
-        (gates.ROBUSTNESS, "missing_input_is_survived", _measure("loss_increase", 0.2, 0.1, 0.3, "missing: load")),
-        (gates.ROBUSTNESS, "lost_source_is_survived", _measure("loss_increase", 0.4, 0.3, 0.5, "missing source: heat")),
-        (gates.ROBUSTNESS, "unseen_category_is_survived", _measure("loss_increase", 0.2, 0.1, 0.3, "unseen category: machine")),
-        (gates.ROBUSTNESS, "noise_moves_little", _measure("shift", 0.06, 0.05, 0.07, "noise: all numeric features")),
+        (
+            gates.ROBUSTNESS,
+            "missing_input_is_survived",
+            _measure("loss_increase", 0.2, 0.1, 0.3, "missing: load"),
+        ),
+        (
+            gates.ROBUSTNESS,
+            "lost_source_is_survived",
+            _measure("loss_increase", 0.4, 0.3, 0.5, "missing source: heat"),
+        ),
+        (
+            gates.ROBUSTNESS,
+            "unseen_category_is_survived",
+            _measure("loss_increase", 0.2, 0.1, 0.3, "unseen category: machine"),
+        ),
+        (
+            gates.ROBUSTNESS,
+            "noise_moves_little",
+            _measure("shift", 0.06, 0.05, 0.07, "noise: all numeric features"),
+        ),
     ],
 )
-def test_a_number_beyond_its_limit_fails_its_gate_alone(report: str, rule: str, bad: Measure) -> None:
+def test_a_number_beyond_its_limit_fails_its_gate_alone(
+    report: str, rule: str, bad: Measure
+) -> None:
     verdicts = gates.verdicts(_pipeline(), report, _changed(report, bad))
     assert [verdict.rule for verdict in verdicts if verdict.passed is False] == [rule]
 
@@ -111,7 +168,10 @@ def test_no_numbers_fail_every_gate_that_has_something_to_judge(report: str) -> 
 
 def test_no_champion_is_no_failure_but_is_said() -> None:
     measures = _changed(gates.PERFORMANCE, _measure("log_loss_worse_by", None, group="champion"))
-    measures = [_measure("champion", None, group="none"), *(m for m in measures if m.name != "champion")]
+    measures = [
+        _measure("champion", None, group="none"),
+        *(m for m in measures if m.name != "champion"),
+    ]
     verdict = _verdict(gates.PERFORMANCE, "not_worse_than_champion", measures)
     assert verdict.passed is None
     assert "no champion yet" in verdict.reason
@@ -142,9 +202,14 @@ def test_small_slices_are_counted_and_not_judged() -> None:
 
 
 def test_only_gaps_that_the_declaration_judges_are_judged() -> None:
-    strict = _pipeline(fairness=[Fairness(column="machine", reason="a test", judged=("demographic_parity",))])
+    strict = _pipeline(
+        fairness=[Fairness(column="machine", reason="a test", judged=("demographic_parity",))]
+    )
     assert _verdict(gates.FAIRNESS, "groups_treated_alike", GOOD[gates.FAIRNESS]).passed is True
-    assert _verdict(gates.FAIRNESS, "groups_treated_alike", GOOD[gates.FAIRNESS], strict).passed is False
+    assert (
+        _verdict(gates.FAIRNESS, "groups_treated_alike", GOOD[gates.FAIRNESS], strict).passed
+        is False
+    )
 
 
 def test_margins_move_the_line() -> None:
@@ -152,10 +217,19 @@ def test_margins_move_the_line() -> None:
     bad = _changed(gates.PERFORMANCE, _measure("log_loss_worse_by", 0.02, 0.01, 0.03, "baseline"))
     assert _verdict(gates.PERFORMANCE, "beats_baseline", bad).passed is False
     assert _verdict(gates.PERFORMANCE, "beats_baseline", bad, lenient).passed is True
-    assert "up to 0.0500 worse is allowed" in _verdict(gates.PERFORMANCE, "beats_baseline", bad, lenient).reason
+    assert (
+        "up to 0.0500 worse is allowed"
+        in _verdict(gates.PERFORMANCE, "beats_baseline", bad, lenient).reason
+    )
     demanding = _pipeline(baseline_margin=0.02)
-    assert _verdict(gates.PERFORMANCE, "beats_baseline", GOOD[gates.PERFORMANCE], demanding).passed is False
-    assert "at least 0.0200 better is asked for" in _verdict(gates.PERFORMANCE, "beats_baseline", GOOD[gates.PERFORMANCE], demanding).reason
+    assert (
+        _verdict(gates.PERFORMANCE, "beats_baseline", GOOD[gates.PERFORMANCE], demanding).passed
+        is False
+    )
+    assert (
+        "at least 0.0200 better is asked for"
+        in _verdict(gates.PERFORMANCE, "beats_baseline", GOOD[gates.PERFORMANCE], demanding).reason
+    )
 
 
 def test_a_rule_that_is_switched_off_is_not_required() -> None:
@@ -185,7 +259,10 @@ def test_complete_and_passing_reports_refuse_nothing() -> None:
 @pytest.mark.parametrize("name", gates.REPORTS)
 def test_a_missing_report_refuses(name: str) -> None:
     pipeline = _pipeline()
-    assert f"report {name} is missing" in gates.refusals(pipeline, _reports(pipeline) | {name: None}, CANDIDATE, CHAMPION)[0]
+    assert (
+        f"report {name} is missing"
+        in gates.refusals(pipeline, _reports(pipeline) | {name: None}, CANDIDATE, CHAMPION)[0]
+    )
     rest = {other: report for other, report in _reports(pipeline).items() if other != name}
     assert len(gates.refusals(pipeline, rest, CANDIDATE, CHAMPION)) == 1
 
@@ -195,12 +272,20 @@ def test_a_missing_verdict_refuses(name: str) -> None:
     pipeline, reports = _pipeline(), _reports(_pipeline())
     report = reports[name]
     assert report is not None
-    found = gates.refusals(pipeline, reports | {name: report.model_copy(update={"verdicts": report.verdicts[1:]})}, CANDIDATE, CHAMPION)
+    found = gates.refusals(
+        pipeline,
+        reports | {name: report.model_copy(update={"verdicts": report.verdicts[1:]})},
+        CANDIDATE,
+        CHAMPION,
+    )
     assert "holds no verdict" in found[0]
 
 
 def test_a_forged_verdict_refuses() -> None:
-    pipeline, bad = _pipeline(), _changed(gates.SLICES, _measure("gap", 0.3, 0.16, 0.4, "machine=anvil"))
+    pipeline, bad = (
+        _pipeline(),
+        _changed(gates.SLICES, _measure("gap", 0.3, 0.16, 0.4, "machine=anvil")),
+    )
     honest = Report(
         pipeline=pipeline.name,
         name=gates.SLICES,
@@ -209,9 +294,17 @@ def test_a_forged_verdict_refuses() -> None:
         measures=tuple(bad),
         verdicts=gates.verdicts(pipeline, gates.SLICES, bad),
     )
-    forged = honest.model_copy(update={"verdicts": tuple(verdict.model_copy(update={"passed": True}) for verdict in honest.verdicts)})
+    forged = honest.model_copy(
+        update={
+            "verdicts": tuple(
+                verdict.model_copy(update={"passed": True}) for verdict in honest.verdicts
+            )
+        }
+    )
     for report, told in ((honest, "failed"), (forged, "not what its numbers")):
-        found = gates.refusals(pipeline, _reports(pipeline) | {gates.SLICES: report}, CANDIDATE, CHAMPION)
+        found = gates.refusals(
+            pipeline, _reports(pipeline) | {gates.SLICES: report}, CANDIDATE, CHAMPION
+        )
         assert len(found) == 1
         assert told in found[0]
 
@@ -224,7 +317,9 @@ def test_stricter_limits_since_the_report_refuse() -> None:
 
 def test_reports_of_another_candidate_or_another_champion_refuse() -> None:
     pipeline = _pipeline()
-    assert len(gates.refusals(pipeline, _reports(pipeline), "d" * 64, CHAMPION)) == len(gates.REPORTS)
+    assert len(gates.refusals(pipeline, _reports(pipeline), "d" * 64, CHAMPION)) == len(
+        gates.REPORTS
+    )
     for champion in ("e" * 64, None):
         found = gates.refusals(pipeline, _reports(pipeline), CANDIDATE, champion)
         assert len(found) == 1
@@ -238,7 +333,9 @@ def test_a_report_that_does_not_name_its_champion_refuses() -> None:
         pipeline=pipeline.name, name=gates.PERFORMANCE, subject=CANDIDATE, day=DAY, measures=tuple(measures),
         verdicts=gates.verdicts(pipeline, gates.PERFORMANCE, measures),
     )  # fmt: skip
-    found = gates.refusals(pipeline, _reports(pipeline) | {gates.PERFORMANCE: report}, CANDIDATE, CHAMPION)
+    found = gates.refusals(
+        pipeline, _reports(pipeline) | {gates.PERFORMANCE: report}, CANDIDATE, CHAMPION
+    )
     assert "does not say which" in found[0]
 
 

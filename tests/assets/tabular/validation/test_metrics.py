@@ -9,7 +9,9 @@ from hypothesis import given, settings, strategies as st
 from assets.tabular.validation import metrics
 
 
-def _sample(n: int = 3_000, seed: int = 1, digits: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sample(
+    n: int = 3_000, seed: int = 1, digits: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     p = generator.beta(1, 3, n)
     y = (generator.random(n) < p).astype(float)
@@ -25,14 +27,26 @@ def test_metrics_equal_scikit_learn(digits: int | None, weighted: bool) -> None:
     weights = w if weighted else None
     found = metrics.metrics(y, p, weights)
     assert found["log_loss"] == pytest.approx(sk.log_loss(y, p, sample_weight=weights), rel=1e-9)
-    assert found["brier"] == pytest.approx(sk.brier_score_loss(y, p, sample_weight=weights), rel=1e-9)
-    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(y, p, sample_weight=weights), rel=1e-9)
-    assert found["pr_auc"] == pytest.approx(sk.average_precision_score(y, p, sample_weight=weights), rel=1e-9)
+    assert found["brier"] == pytest.approx(
+        sk.brier_score_loss(y, p, sample_weight=weights), rel=1e-9
+    )
+    assert found["roc_auc"] == pytest.approx(
+        sk.roc_auc_score(y, p, sample_weight=weights), rel=1e-9
+    )
+    assert found["pr_auc"] == pytest.approx(
+        sk.average_precision_score(y, p, sample_weight=weights), rel=1e-9
+    )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 3)), min_size=2, max_size=40))
-def test_ranking_metrics_equal_scikit_learn_on_small_tied_samples(rows: list[tuple[bool, int, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 3)), min_size=2, max_size=40
+    )
+)
+def test_ranking_metrics_equal_scikit_learn_on_small_tied_samples(
+    rows: list[tuple[bool, int, int]],
+) -> None:
     from sklearn import metrics as sk
 
     y, p, w = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
@@ -43,7 +57,9 @@ def test_ranking_metrics_equal_scikit_learn_on_small_tied_samples(rows: list[tup
         assert np.isnan(found["roc_auc"])
         return
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(y, p, sample_weight=w), abs=1e-9)
-    assert found["pr_auc"] == pytest.approx(sk.average_precision_score(y, p, sample_weight=w), abs=1e-9)
+    assert found["pr_auc"] == pytest.approx(
+        sk.average_precision_score(y, p, sample_weight=w), abs=1e-9
+    )
 
 
 def test_calibration_curve_equals_scikit_learn_and_its_error_is_its_mean_gap() -> None:
@@ -53,7 +69,9 @@ def test_calibration_curve_equals_scikit_learn_and_its_error_is_its_mean_gap() -
     observed, predicted = calibration_curve(y, p, n_bins=10, strategy="quantile")
     curve = metrics.calibration_curve(y, p)
     assert curve.n.sum() == len(y)
-    assert np.abs(curve.observed - observed).max() < 0.01  # the two place rows on a bin's edge differently
+    assert (
+        np.abs(curve.observed - observed).max() < 0.01
+    )  # the two place rows on a bin's edge differently
     assert np.abs(curve.predicted - predicted).max() < 0.01
     gaps = np.abs(curve.predicted - curve.observed) @ curve.n / len(y)
     assert metrics.calibration_error(y, p) == pytest.approx(gaps)
@@ -90,7 +108,12 @@ def test_certain_and_wrong_is_finite() -> None:
 
 @pytest.mark.parametrize(
     ("y", "p", "told"),
-    [([0, 1], [0.5], "shape"), ([0, 1], [0.5, np.nan], "finite"), ([0, 1], [0.5, 1.2], r"\[0, 1\]"), ([0, 2], [0.5, 0.5], "0 or 1")],
+    [
+        ([0, 1], [0.5], "shape"),
+        ([0, 1], [0.5, np.nan], "finite"),
+        ([0, 1], [0.5, 1.2], r"\[0, 1\]"),
+        ([0, 2], [0.5, 0.5], "0 or 1"),
+    ],
 )
 def test_nonsense_is_refused(y: list[float], p: list[float], told: str) -> None:
     with pytest.raises(ValueError, match=told):

@@ -18,13 +18,17 @@ def _predict(matrix: np.ndarray) -> np.ndarray:
 
 def _rows(n: int = 3_000) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    matrix = np.column_stack([generator.normal(size=n), generator.normal(size=n), generator.integers(1, 3, n)]).astype(np.float32)
+    matrix = np.column_stack(
+        [generator.normal(size=n), generator.normal(size=n), generator.integers(1, 3, n)]
+    ).astype(np.float32)
     return matrix, (generator.random(n) < _predict(matrix)).astype(float)
 
 
 def _effects(predict=_predict, **options):
     matrix, y = _rows()
-    found = robustness.robustness(predict, matrix, y, NAMES, CATEGORICAL, {"weather": ("strong", "weak")}, **options)
+    found = robustness.robustness(
+        predict, matrix, y, NAMES, CATEGORICAL, {"weather": ("strong", "weak")}, **options
+    )
     return found, {effect.group: effect for effect in found.effects}
 
 
@@ -33,7 +37,9 @@ def test_losing_what_matters_hurts_and_losing_what_does_not_does_nothing() -> No
     assert effects["missing: strong"].loss_increase > 0.1
     assert effects["missing: strong"].loss_interval.low > 0
     assert effects["missing: weak"].loss_increase == 0
-    assert effects["missing source: weather"].loss_increase == pytest.approx(effects["missing: strong"].loss_increase)
+    assert effects["missing source: weather"].loss_increase == pytest.approx(
+        effects["missing: strong"].loss_increase
+    )
     assert effects["unseen category: place"].shift > 0
 
 
@@ -47,7 +53,9 @@ def test_noise_moves_predictions_in_proportion() -> None:
 def test_inputs_are_left_alone_and_equal_seeds_give_equal_results() -> None:
     matrix, y = _rows()
     before = matrix.copy()
-    first, second = (robustness.robustness(_predict, matrix, y, NAMES, CATEGORICAL, {}) for _ in range(2))
+    first, second = (
+        robustness.robustness(_predict, matrix, y, NAMES, CATEGORICAL, {}) for _ in range(2)
+    )
     assert np.array_equal(matrix, before)
     assert first == second
 

@@ -52,14 +52,19 @@ def test_numbers_are_cut_at_quartiles_and_every_row_is_in_one_group() -> None:
 
 
 def test_rare_values_are_looked_at_together() -> None:
-    groups = grouping(np.array([f"v{index}" for index in range(1_000)] + ["often"] * 5, dtype=object))
+    groups = grouping(
+        np.array([f"v{index}" for index in range(1_000)] + ["often"] * 5, dtype=object)
+    )
     assert len(groups.names) == 300
     assert OTHERS in groups.names
     assert "often" in groups.names
 
 
 def test_no_rows_give_no_slices() -> None:
-    assert slices.slices(np.zeros(0), np.zeros(0), {"origin": np.zeros(0, dtype=object)}, "log_loss") == []
+    assert (
+        slices.slices(np.zeros(0), np.zeros(0), {"origin": np.zeros(0, dtype=object)}, "log_loss")
+        == []
+    )
 
 
 def test_measures_tell_metric_gap_and_n_of_every_slice() -> None:
@@ -71,4 +76,7 @@ def test_measures_tell_metric_gap_and_n_of_every_slice() -> None:
         ("log_loss", "origin=EWR"),
         ("base_rate", "origin=JFK"),
     }
-    assert all(measure.n == next(each.n for each in found if each.name == measure.group) for measure in measures)
+    assert all(
+        measure.n == next(each.n for each in found if each.name == measure.group)
+        for measure in measures
+    )
