@@ -457,13 +457,13 @@ def _manifest(content: bytes) -> Manifest:
 
 def _fits(bundle: Bundle) -> None:
     """Raises BundleError where manifest, program and model speak of different things."""
-    manifest, program = bundle.manifest, bundle.features.program
+    manifest, program = bundle.manifest, bundle.program
     checks = {
         "pipeline": (manifest.pipeline, program.pipeline),
         "entity": (manifest.entity, program.entity),
         "timezone": (manifest.timezone, program.timezone),
         "features": (manifest.features, tuple(program.names)),
-        "model features": (manifest.features, bundle.models.model.names),
+        "model features": (manifest.features, bundle.model.names),
         "program digest": (manifest.program_digest, program.digest),
     }
     for what, (said, found) in checks.items():
@@ -471,9 +471,9 @@ def _fits(bundle: Bundle) -> None:
             raise BundleError(
                 f"bundle {bundle.digest}: its manifest says {what} {said!r}, but it holds {found!r}"
             )
-    if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.models.model.kind]}:
+    if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.model.kind]}:
         raise BundleError(
-            f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.models.model.kind} alone"
+            f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.model.kind} alone"
         )
     if (manifest.compiled is None) != (LIBRARY not in manifest.files):
         raise BundleError(

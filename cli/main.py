@@ -145,9 +145,12 @@ def replay(
         options = Options(
             pipeline, _day(start, "--from"), _day(end, "--to"), speed, late, corrected, seed, follow
         )
-        position = run(
-            settings(), options, lambda line: None if as_json else print(line, flush=True)
-        )  # noqa: T201  its log
+
+        def tell(line: str) -> None:
+            if not as_json:
+                print(line, flush=True)  # noqa: T201  its log
+
+        position = run(settings(), options, tell)
         say(
             {
                 "landed": position.landed,

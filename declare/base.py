@@ -69,7 +69,7 @@ def _declared_at() -> str:
     while frame.f_back is not None and (
         "/pydantic/" in frame.f_code.co_filename
         or frame.f_code.co_name == "__init__"
-        or frame.f_globals.get("__name__", "").startswith("assets.")
+        or frame.f_globals.get("__name__", "").startswith("declare.")
     ):
         frame = frame.f_back
     file = Path(frame.f_code.co_filename)

@@ -389,9 +389,8 @@ def _read(
 
 def _entry(row: sqlite3.Row, verifier: Verifier) -> Entry:
     """The verified entry of a row. Raises LedgerError where the digest or the signature does not fit the content."""
-    fields: dict[str, Json] = {
-        name: row[name] for name in row.keys() if name not in ("digest", "signature")
-    }  # noqa: SIM118
+    names = set(row.keys()) - {"digest", "signature"}
+    fields: dict[str, Json] = {name: row[name] for name in names}
     if sha256(ENTRY + canonical_json(fields)) != row["digest"]:
         raise LedgerError(
             f"ledger entry {row['serial']} was altered: its content does not match its digest; restore the ledger from a backup"

@@ -61,9 +61,8 @@ def lines(
     """One line for each named series, over `at` or over 1, 2, 3, ..."""
     drawn, (axes,) = figure()
     for name, values in series.items():
-        axes.plot(
-            range(1, len(values) + 1) if at is None else at, values, label=name, linewidth=1.6
-        )  # type: ignore[arg-type]
+        places = range(1, len(values) + 1) if at is None else at
+        axes.plot(places, values, label=name, linewidth=1.6)  # type: ignore[arg-type]
     label(axes, title, x, y, legend=len(series) > 1)
     return drawn
 

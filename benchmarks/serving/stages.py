@@ -56,8 +56,8 @@ def main() -> int:
         stages: dict[str, Callable[[int], object]] = {
             "decode and check": lambda index: contract.decode(bodies[index]),
             "features and lookups": lambda index: bundle.row(rows[index], online),
-            f"trees ({bundle.models.model.engine.name})": lambda index: (
-                bundle.models.model.predict_row(features[index])
+            f"trees ({bundle.model.engine.name})": lambda index: bundle.model.predict_row(
+                features[index]
             ),
             "record, with bounds": record,
             "log: encode, CRC, write": lambda index: log.append([records[index]]),

@@ -423,7 +423,7 @@ def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Com
         local.endpoint_path / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes()
     )
     frozen = rows.select(entity).with_columns(
-        never=pl.Series(bundle.models.model.predict(bundle.features.program.matrix(rows)))
+        never=pl.Series(bundle.model.predict(bundle.program.matrix(rows)))
     )
     matched = (
         known.join(answered.unique(entity, keep="first"), on=entity)

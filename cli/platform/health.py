@@ -22,9 +22,8 @@ def get(
 ) -> Any:
     """The JSON (or text) that a URL answers. Raises OSError when nothing answers and ValueError for an error status."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        url, data=data, headers={"content-type": "application/json", **(headers or {})}
-    )  # noqa: S310  http by construction
+    sent = {"content-type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data=data, headers=sent)  # noqa: S310  http by construction
     try:
         with _direct.open(request, timeout=timeout) as answer:
             content = answer.read().decode()

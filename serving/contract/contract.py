@@ -80,12 +80,12 @@ class Contract:
             "Row", [(slot, _type(self.fields[name], text_limit)) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True,
         )  # fmt: skip
-        batch = msgspec.defstruct(
-            "Batch", [("instances", list[self._row])], forbid_unknown_fields=True
-        )  # type: ignore[name-defined]
+        rows = list[self._row]  # type: ignore[name-defined]
+        batch = msgspec.defstruct("Batch", [("instances", rows)], forbid_unknown_fields=True)
         self._columns = {
-            name: list[_type(field, text_limit)] for name, field in self.fields.items()
-        }  # type: ignore[misc]
+            name: list[_type(field, text_limit)]  # type: ignore[misc]
+            for name, field in self.fields.items()
+        }
         self._one = msgspec.json.Decoder(self._row).decode
         self._many = msgspec.json.Decoder(batch).decode
         self._times = tuple(
@@ -112,11 +112,11 @@ class Contract:
             "LooseRow", [(slot, _loose(self.fields[name])) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True, gc=False,
         )  # fmt: skip
-        self._loose = msgspec.json.Decoder(
-            msgspec.defstruct(
-                "LooseBatch", [("instances", list[loose])], forbid_unknown_fields=True
-            )
-        ).decode  # type: ignore[valid-type]
+        loose_rows = list[loose]  # type: ignore[valid-type]
+        loose_batch = msgspec.defstruct(
+            "LooseBatch", [("instances", loose_rows)], forbid_unknown_fields=True
+        )
+        self._loose = msgspec.json.Decoder(loose_batch).decode
         # Numbers that are always there are read row by row, which is kind to the processor's caches.
         packed = {
             slot: name

@@ -45,7 +45,7 @@ def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[dict[str, Any]
     import numpy as np
 
     bundle = arm.bundle
-    program, model = bundle.features.program, bundle.models.model
+    program, model = bundle.program, bundle.model
     values = [bundle.row(row, view.online) for row in rows]
     parts, sums = model.contributions(np.array(values, dtype=np.float32), program.categorical)
     error = float(np.abs(parts.sum(axis=1) - sums).max())

@@ -66,7 +66,7 @@ def try_out(bundle: Bundle) -> float:
     """Predict the golden rows, and let the engines build what they need on first use: no request should pay for it. The mean
     time of a golden row in ms; raises BundleError where they are not as expected."""
     golden = bundle.check_golden()
-    bundle.models.model.measure(bundle.golden_matrix())
+    bundle.model.measure(bundle.golden_matrix())
     return golden.row_ms
 
 

@@ -327,7 +327,7 @@ class Served:
                 raise ValueError(
                     str(error) if digest in str(error) else f"bundle {digest}: {error}"
                 ) from error
-        engine = bundle.models.model.engine
+        engine = bundle.model.engine
         logger.info(
             "%s: bundle %s computes up to %d rows with %s trees",
             self.name,

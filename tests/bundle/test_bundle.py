@@ -54,7 +54,7 @@ def test_equal_inputs_give_equal_bytes_and_load(sound: dict[str, bytes]) -> None
     result = bundle.check_golden()
     assert (result.rows, result.difference <= 1e-5) == (20, True)
     rows, outputs = bundle.predict_rows([request(n) for n in range(30)], snapshot())
-    assert np.allclose(outputs, [bundle.models.model.predict_row(row) for row in rows], atol=1e-5)
+    assert np.allclose(outputs, [bundle.model.predict_row(row) for row in rows], atol=1e-5)
     assert from_files({**sound, "SHA256SUMS": sums(sound)}, PUBLIC).digest == bundle.digest
     assert from_files(files(KEY, with_online=False), PUBLIC).check_golden().rows == 20
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cli.demo.demo import replay as replaying
+from cli.demo import replay as replaying
 from cli.demo.quality import Facts, compare, document, problems
 from cli.demo.requests import send
 from cli.main import app, main

@@ -10,7 +10,7 @@ HEAVY = (
     "cryptography", "deltalake", "evidently", "fsspec", "great_expectations", "httpx", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "polars",
     "pyarrow", "scipy", "sklearn", "treelite", "xgboost",
 )  # fmt: skip
-OURS = {"assets", "bundle", "pipelines", "resources", "sensors"}
+OURS = {"assets", "bundle", "declare", "pipelines", "resources", "sensors"}
 
 
 def loaded_by(statement: str) -> set[str]:

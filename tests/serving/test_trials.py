@@ -56,9 +56,7 @@ def test_a_shadow_scores_every_answer_and_answers_nothing(tmp_path: Path) -> Non
     bundle = load(place.root / "bundles" / candidate, place.public_key_path.read_bytes())
     for record in logged:
         row = [float("nan") if value is None else value for value in record.row]
-        assert found[record.id].output == pytest.approx(
-            bundle.models.model.predict_row(row), abs=1e-6
-        )
+        assert found[record.id].output == pytest.approx(bundle.model.predict_row(row), abs=1e-6)
         assert found[record.id].champion_output == record.output
     assert any(trial.champion_us is not None for trial in found.values())
 

@@ -258,9 +258,10 @@ def snapshot() -> Snapshot:
 
 def test_lookups_find_what_was_known_at_the_prediction() -> None:
     online = Snapshot.decode(snapshot().encode())
-    find = lambda at, within=None, key="bakery": online.lookup(
-        "weather by shop", (key,), at, within
-    )  # noqa: E731
+
+    def find(at, within=None, key="bakery"):
+        return online.lookup("weather by shop", (key,), at, within)
+
     assert find(NOON) == {"rain": 11.0}
     assert find(NOON - timedelta(hours=1)) == {"rain": 11.0}
     assert find(NOON - timedelta(hours=1, microseconds=1)) == {"rain": 9.0}

@@ -116,18 +116,18 @@ def test_equal_trees_give_equal_bytes_wherever_they_are_compiled(tmp_path: Path)
 
 def test_a_bundle_answers_with_its_compiled_trees() -> None:
     bundle, rows = loaded(), matrix(300)
-    assert bundle.models.model.engine.name == "compiled"
+    assert bundle.model.engine.name == "compiled"
     assert bundle.manifest.compiled is not None
     assert bundle.manifest.compiled.platform == compiled_trees.this_platform()
     assert (
         "gcc" in bundle.manifest.compiled.compiler or "clang" in bundle.manifest.compiled.compiler
     )
-    bundle.models.model.measure(bundle.golden_matrix())
-    assert bundle.models.model.engine.crossover >= 1
-    expected = bundle.models.model.calibration.apply(bundle.models.model.margin_of_many(rows))
-    assert np.allclose(bundle.models.model.predict(rows), expected, rtol=0, atol=ROUNDING)
+    bundle.model.measure(bundle.golden_matrix())
+    assert bundle.model.engine.crossover >= 1
+    expected = bundle.model.calibration.apply(bundle.model.margin_of_many(rows))
+    assert np.allclose(bundle.model.predict(rows), expected, rtol=0, atol=ROUNDING)
     assert np.allclose(
-        [bundle.models.model.predict_row(row) for row in rows.tolist()],
+        [bundle.model.predict_row(row) for row in rows.tolist()],
         expected,
         rtol=0,
         atol=ROUNDING,
@@ -162,15 +162,15 @@ def test_what_cannot_be_used_is_not_and_the_bundle_still_answers(
         statement=msgspec.structs.replace(made.statement, **changes),
     )
     bundle = loaded(compiled=unusable)
-    assert bundle.models.model.engine.name == "interpreted"
-    assert bundle.models.model.engine.because is not None
+    assert bundle.model.engine.name == "interpreted"
+    assert bundle.model.engine.because is not None
     with pytest.raises(AssertionError, match=told):
-        raise AssertionError(bundle.models.model.engine.because)
+        raise AssertionError(bundle.model.engine.because)
     assert bundle.check_golden().difference <= TOLERANCE
     rows = matrix(50)
     assert np.allclose(
-        [bundle.models.model.predict_row(row) for row in rows.tolist()],
-        bundle.models.model.calibration.apply(bundle.models.model.margin_of_many(rows)),
+        [bundle.model.predict_row(row) for row in rows.tolist()],
+        bundle.model.calibration.apply(bundle.model.margin_of_many(rows)),
         atol=TOLERANCE,
     )
 
