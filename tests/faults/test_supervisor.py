@@ -41,7 +41,7 @@ time.sleep(600)
 # `evergreen up` with stand-ins for its programs, services and databases.
 UP = """
 import sys
-from cli import up
+from cli.platform import up
 from cli.platform.processes import Program
 from resources.settings import settings
 stubborn = sys.argv[1]

@@ -36,7 +36,7 @@ from hypothesis import given, settings, strategies as st
 from bundle import api_keys
 from bundle.api_keys import SCOPES, KeyFile
 from bundle.records import log
-from cli.demo.demo import requests
+from cli.demo import requests
 from serving.app import ADMIN_ROUTES, OPEN, ROUTES
 from serving.callers.limits import RateLimits
 from tests.support.endpoint import DAY, NAME, TREE, Place, Running, request

@@ -55,7 +55,7 @@ ARTIFACTS = ("training_set", "study", "baseline", "candidate", "bundle")
 KINDS = ("training_sets", "studies", "baselines", "candidates", "bundles")
 UP = """
 import dataclasses
-from cli import processes, up
+from cli.platform import processes, up
 from resources.settings import settings
 up.programs = lambda settings, feed: [
     dataclasses.replace(program, command=tuple(word.replace("pipelines.definitions", "tests.support.location") for word in program.command))
