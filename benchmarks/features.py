@@ -12,9 +12,11 @@ import resource
 import sys
 import tempfile
 import time
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from assets.names import DAY
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from bundle.features.online import Snapshot
     from declare.pipeline import Pipeline
 
-DAY = timedelta(days=1)
 MINUTES_LIMIT, MEMORY_LIMIT, DAY_LIMIT = 3.0, 4.0, 0.3
 
 

@@ -24,8 +24,7 @@ import dagster as dg
 from assets.data import docs
 from assets.data.assets import build
 from assets.data.ingest import collect, ingest
-from assets.data.raw import table as raw_table
-from assets.names import day_range
+from assets.names import day_range, raw_table
 from pipelines.flight_delays import pipeline
 from pipelines.flight_delays.feed import Feed
 from resources.lake import Lake

@@ -11,12 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from assets.names import DAY
 from cli.demo.requests import send
 from pipelines.flight_delays import pipeline
 from pipelines.flight_delays.feed import Feed
@@ -24,7 +25,6 @@ from pipelines.lifecycle import STAGES
 from sensors import jobs
 from tests.support.platform import Platform, platform
 
-DAY = timedelta(days=1)
 FIRST, LAST = date(2013, 1, 1), date(2013, 3, 31)
 ORCHESTRATION, BACKFILL, NIGHT = 1.15, 45.0, 2.0
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
+from assets.names import BUNDLE, FEATURES
 from cli.output import REFUSED, WRONG_USE, CommandError, say
 from cli.platform.follow import entry_line
 from resources.settings import Settings
@@ -81,7 +82,7 @@ def experiment(
     ledger = ledger_of(settings)
     entries = ledger.entries(pipeline)
     if what == "start":
-        candidate = Artifacts(uri=settings.artifacts_uri).pointed(pipeline, "bundle")
+        candidate = Artifacts(uri=settings.artifacts_uri).pointed(pipeline, BUNDLE)
         day = _next_day(settings, pipeline)
         _show(
             _decided(
@@ -107,7 +108,7 @@ def _next_day(settings: Settings, pipeline: str) -> date:
 
     environment.apply(settings)
     with instance.opened(settings) as opened:
-        day = instance.newest_partition(opened, (pipeline, "features"))
+        day = instance.newest_partition(opened, (pipeline, FEATURES))
     if day is None:
         raise CommandError(f"pipeline {pipeline!r} has processed no data yet", REFUSED)
     return date.fromisoformat(day)
@@ -119,7 +120,7 @@ def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json:
 
     environment.apply(settings)
     with instance.opened(settings) as opened:
-        day = instance.newest_partition(opened, (pipeline, "features"))
+        day = instance.newest_partition(opened, (pipeline, FEATURES))
     if day is None:
         raise CommandError(
             f"pipeline {pipeline!r} has processed no data yet; its first model is trained without being asked for",
@@ -145,7 +146,7 @@ def proposal(settings: Settings, pipeline: str, beginning: str) -> tuple[Proposa
     from resources.artifacts import Artifacts
 
     artifacts = Artifacts(uri=settings.artifacts_uri)
-    newest = artifacts.pointed(pipeline, "bundle")
+    newest = artifacts.pointed(pipeline, BUNDLE)
     digest = (
         newest
         if newest and newest.startswith(beginning)

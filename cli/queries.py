@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assets.names import FEATURES, PREDICTIONS, RETRAINING_DECISION
 from bundle.api_keys import header
 from cli.decide import ledger_of
 from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, say, table
@@ -50,7 +51,7 @@ def show_status(settings: Settings, as_json: bool) -> None:
         days = {
             name: {
                 a: instance.newest_partition(opened, (name, a))
-                for a in ("features", "predictions", "retraining_decision")
+                for a in (FEATURES, PREDICTIONS, RETRAINING_DECISION)
             }
             for name in names
         }
@@ -83,9 +84,9 @@ def show_status(settings: Settings, as_json: bool) -> None:
         [
             (
                 name,
-                p["features"],
-                p["predictions"],
-                p["retraining_decision"],
+                p[FEATURES],
+                p[PREDICTIONS],
+                p[RETRAINING_DECISION],
                 str(p["released"] or "none")[:12],
             )
             for name, p in pipelines.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from assets.names import BUNDLE
 from cli.decide import ledger_of
 from resources.settings import Settings
 
@@ -52,7 +53,7 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
     from resources.reports import Reports
 
     artifacts, ledger = Artifacts(uri=settings.artifacts_uri), ledger_of(settings)
-    digest = artifacts.pointed(pipeline.name, "bundle")
+    digest = artifacts.pointed(pipeline.name, BUNDLE)
     if digest is None or digest == ledger.released(pipeline.name):
         return None
     reports = Reports(uri=settings.reports_uri, url=settings.reports_url)

@@ -11,6 +11,16 @@ from dagster import RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.endpoint import reconcile
+from assets.names import (
+    BUNDLE,
+    DAY,
+    ENDPOINT,
+    FEATURES,
+    RETRAINING_DECISION,
+    TRAINING_SET,
+    asset_key,
+    asset_op,
+)
 from assets.traffic import rollouts
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
@@ -19,7 +29,7 @@ from resources.landing import Landing
 from resources.ledger import Entry, Ledger
 from resources.reports import Reports
 from sensors import jobs
-from sensors.due import DAY, data_day
+from sensors.due import data_day
 from sensors.nightly import deliveries, materialized
 from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, overlapping, run_request
 
@@ -43,9 +53,7 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     def retraining(
         context: dg.SensorEvaluationContext, reports: Reports, landing: Landing
     ) -> dg.RunRequest | dg.SkipReason:
-        decided = materialized(
-            context.instance, dg.AssetKey([pipeline.name, "retraining_decision"])
-        )
+        decided = materialized(context.instance, asset_key(pipeline.name, RETRAINING_DECISION))
         decision = newest_retrain(pipeline, reports, decided)
         if decision is None:
             return dg.SkipReason("no recent decision to retrain")
@@ -75,7 +83,7 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         if moved and rollouts.confirmation(entries, moved.serial) is None:
             request, selection = (
                 f"{pipeline.name}:serve:{moved.serial}",
-                [dg.AssetKey([pipeline.name, "endpoint"])],
+                [asset_key(pipeline.name, ENDPOINT)],
             )
             return run_request(
                 context.instance,
@@ -84,7 +92,7 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
                 tags={CAUSE: moved.kind},
                 selection=selection,
             )
-        bundle = artifacts.pointed(pipeline.name, "bundle")
+        bundle = artifacts.pointed(pipeline.name, BUNDLE)
         approved = [
             entry
             for entry in entries
@@ -120,7 +128,7 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
             )
         request = dg.RunRequest(
             job_name=jobs.release(pipeline),
-            asset_selection=[dg.AssetKey([pipeline.name, "endpoint"])],
+            asset_selection=[asset_key(pipeline.name, ENDPOINT)],
             tags={CAUSE: f"reconcile: {found}"[:200]},
         )
         return dg.SensorResult(run_requests=[request], cursor=cursor)
@@ -152,7 +160,7 @@ def _not_ingested(
     if (
         today is not None
         and as_of <= today
-        and as_of not in materialized(instance, dg.AssetKey([pipeline.name, "features"]))
+        and as_of not in materialized(instance, asset_key(pipeline.name, FEATURES))
     ):
         return f"{as_of} was delivered and has no features yet; the training set waits for them"
     return None
@@ -189,5 +197,5 @@ def retrain_request(
             AS_OF: as_of,
             **({REQUESTED_BY: asked.by} if asked else {}),
         },
-        run_config={"ops": {f"{pipeline.name}__training_set": {"config": {"as_of": as_of}}}},
+        run_config={"ops": {asset_op(pipeline.name, TRAINING_SET): {"config": {"as_of": as_of}}}},
     )

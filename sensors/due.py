@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Literal
 
-DAY = timedelta(days=1)
+from assets.names import DAY
 
 
 @dataclass(frozen=True)

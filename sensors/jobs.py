@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from assets.names import BUNDLE, PREDICTIONS, RETRAINING_DECISION, asset_key, raw_name
 from assets.tabular.monitoring.monitors import DRIFT_PAGE, MONITORS
 from declare.pipeline import Pipeline
 
@@ -26,19 +27,19 @@ def pages(pipeline: Pipeline) -> str:
 def ingested(pipeline: Pipeline) -> list[dg.AssetKey]:
     """Raw data, features and what the endpoint looks up: processed as soon as a day is delivered."""
     daily = [
-        dg.AssetKey([pipeline.name, "raw", source.name])
+        asset_key(pipeline.name, raw_name(source.name))
         for source in pipeline.sources
         if source.daily
     ]
     return [
         *daily,
-        *(dg.AssetKey([pipeline.name, name]) for name in ("features", "online_features")),
+        *(asset_key(pipeline.name, name) for name in ("features", "online_features")),
     ]
 
 
 def landed_once(pipeline: Pipeline) -> list[dg.AssetKey]:
     return [
-        dg.AssetKey([pipeline.name, "raw", source.name])
+        asset_key(pipeline.name, raw_name(source.name))
         for source in pipeline.sources
         if not source.daily
     ]
@@ -47,20 +48,20 @@ def landed_once(pipeline: Pipeline) -> list[dg.AssetKey]:
 def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
     """Predictions, monitors, the rollout and the retraining decision: processed when a day is over."""
     return [
-        dg.AssetKey([pipeline.name, "predictions"]),
-        *(dg.AssetKey.from_user_string(f"{pipeline.name}/{monitor.name}") for monitor in MONITORS),
+        asset_key(pipeline.name, PREDICTIONS),
+        *(asset_key(pipeline.name, monitor.name) for monitor in MONITORS),
         dg.AssetKey([pipeline.name, "validation", "rollout"]),
         *(
             [dg.AssetKey([pipeline.name, "validation", "experiment"])]
             if pipeline.experiments
             else []
         ),
-        dg.AssetKey([pipeline.name, "retraining_decision"]),
+        asset_key(pipeline.name, RETRAINING_DECISION),
     ]
 
 
 def released(pipeline: Pipeline) -> list[dg.AssetKey]:
-    return [dg.AssetKey([pipeline.name, name]) for name in ("approval", "release", "endpoint")]
+    return [asset_key(pipeline.name, name) for name in ("approval", "release", "endpoint")]
 
 
 def retrained(pipeline: Pipeline) -> list[dg.AssetKey]:
@@ -73,9 +74,9 @@ def retrained(pipeline: Pipeline) -> list[dg.AssetKey]:
     )
     validation = ("performance", "slices", "fairness", "explainability", "robustness")
     return [
-        *(dg.AssetKey([pipeline.name, name]) for name in training),
+        *(asset_key(pipeline.name, name) for name in training),
         *(dg.AssetKey([pipeline.name, "validation", name]) for name in validation),
-        dg.AssetKey([pipeline.name, "bundle"]),
+        asset_key(pipeline.name, BUNDLE),
         *released(pipeline),
     ]
 
@@ -106,7 +107,7 @@ def build(pipeline: Pipeline) -> list[UnresolvedAssetJobDefinition]:
         ),
         dg.define_asset_job(
             pages(pipeline),
-            selection=dg.AssetSelection.assets(f"{pipeline.name}/{DRIFT_PAGE}"),
+            selection=dg.AssetSelection.assets(asset_key(pipeline.name, DRIFT_PAGE)),
             description="Draw what people look at on some days, once everything else is done.",
             tags=tags,
         ),

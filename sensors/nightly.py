@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
+from assets.names import FEATURES, RETRAINING_DECISION, asset_key
 from declare.pipeline import Pipeline
 from resources.landing import Landing
 from resources.ledger import Ledger
@@ -51,7 +52,7 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
             date.fromisoformat(day): digest
             for day, digest in json.loads(context.cursor or "{}").items()
         }
-        processed = materialized(context.instance, dg.AssetKey([pipeline.name, "features"]))
+        processed = materialized(context.instance, asset_key(pipeline.name, FEATURES))
         changed = {day for day in processed if day in before and before[day] != now.get(day)}
         asked = next_requests(
             context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed
@@ -101,8 +102,8 @@ def next_requests(
     what was known by its end, and what a newer delivery brings changes nothing of it."""
     stages = due(
         delivered,
-        materialized(instance, dg.AssetKey([pipeline.name, "features"])),
-        materialized(instance, dg.AssetKey([pipeline.name, "retraining_decision"])),
+        materialized(instance, asset_key(pipeline.name, FEATURES)),
+        materialized(instance, asset_key(pipeline.name, RETRAINING_DECISION)),
         served_since(pipeline, ledger),
         pipeline.start,
         redelivered,

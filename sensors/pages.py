@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster import AssetRecordsFilter
 
+from assets.names import asset_key
 from assets.tabular.monitoring.monitors import DATA_DRIFT, WORTH_A_LOOK
 from declare.pipeline import Pipeline
 from sensors import jobs
@@ -13,7 +14,7 @@ REPORTS_A_TICK = 100
 
 def build(pipeline: Pipeline) -> dg.SensorDefinition:
     """The sensor that requests a pipeline's pages."""
-    drift = dg.AssetKey.from_user_string(f"{pipeline.name}/{DATA_DRIFT}")
+    drift = asset_key(pipeline.name, DATA_DRIFT)
 
     @dg.sensor(
         name=f"{pipeline.name}_pages",

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.data.raw import table
-from assets.names import days, keys_to_days
+from assets.names import asset_key, days, keys_to_days, raw_name, raw_table
 from declare.pipeline import Pipeline
 from declare.source import Source
 from resources.lake import Lake
@@ -26,7 +25,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
-    key = dg.AssetKey([pipeline.name, "raw", source.name])
+    key = asset_key(pipeline.name, raw_name(source.name))
 
     @dg.asset(
         key=key,
@@ -70,8 +69,10 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
             raise dg.Failure(examined.refused, metadata=shown, allow_retries=False)
         store(pipeline, examined, lake)
         common: dict[str, dg.MetadataValue] = {
-            "dagster/uri": dg.MetadataValue.text(lake.place(table(pipeline.name, source.name))),
-            "lake_version": dg.MetadataValue.int(lake.version(table(pipeline.name, source.name))),
+            "dagster/uri": dg.MetadataValue.text(lake.place(raw_table(pipeline.name, source.name))),
+            "lake_version": dg.MetadataValue.int(
+                lake.version(raw_table(pipeline.name, source.name))
+            ),
             "report": shown["report"],
         }
         whole = {**shown, "dagster/column_schema": dg.MetadataValue.table_schema(_columns(source))}

@@ -6,6 +6,7 @@ import re
 from datetime import date
 
 from assets.data.ingest import Examined, Figures
+from assets.names import raw_name
 from assets.reporting.page import PAGE, Section, Table, render
 from resources.reports import Measure, Report, Verdict
 
@@ -73,7 +74,7 @@ def report(pipeline: str, examined: Examined, today: date) -> Report:
         for rule in examined.judgement.rules
     )
     return Report(
-        pipeline=pipeline, name=f"raw/{examined.source.name}", subject=examined.digest,
+        pipeline=pipeline, name=raw_name(examined.source.name), subject=examined.digest,
         day=max(examined.days, default=today), measures=measures, verdicts=(verdict,),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from assets.data.contract import DELIVERED_UNTIL, Judgement
 from assets.data.digest import combined_digest, content_digest, digests_by_day
 from assets.data.parse import Landed, parse
 from assets.data.quarantine import accepted, quarantined
-from assets.data.raw import quarantine_table, table
+from assets.names import quarantine_table, raw_table
 from declare.source import DATE, EVENT_TIME, KNOWN_AT, Source
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
     """
     if examined.refused is not None:
         raise RefusedBatchError(examined.refused)
-    source, place = examined.source, table(pipeline.name, examined.source.name)
+    source, place = examined.source, raw_table(pipeline.name, examined.source.name)
     aside = quarantine_table(pipeline.name, source.name)
     if not source.daily:
         if examined.broken.height or lake.exists(aside):

@@ -1,4 +1,4 @@
-"""Raw rows: where they lie in the lake and how others read them."""
+"""Raw rows: how other stages read them. Names of their tables stand in `assets.names`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
+
+from assets.names import raw_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,16 +27,6 @@ class Scans(Protocol):
     def version(self, table: str) -> int: ...
 
 
-def table(pipeline: str, source: str) -> str:
-    """Lake table of a source's raw rows."""
-    return f"{pipeline}/raw/{source}"
-
-
-def quarantine_table(pipeline: str, source: str) -> str:
-    """Lake table of the rows that broke a source's contract."""
-    return f"{pipeline}/quarantine/{source}"
-
-
 @dataclass(frozen=True)
 class RawRows:
     """Raw rows of a pipeline. `rows(source, first, last)`: lazy rows of the delivery days `first` to `last` (both included, None: open).
@@ -46,11 +38,11 @@ class RawRows:
     pipeline: str
 
     def __call__(self, source: str, first: date | None, last: date | None) -> pl.LazyFrame:
-        return self.lake.scan(table(self.pipeline, source), first, last)
+        return self.lake.scan(raw_table(self.pipeline, source), first, last)
 
     def state(self, source: str) -> tuple[str, int]:
         """What tells the source's stored rows from others: their place and the version of their table."""
-        place = table(self.pipeline, source)
+        place = raw_table(self.pipeline, source)
         return self.lake.place(place), self.lake.version(place)
 
 

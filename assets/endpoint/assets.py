@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.endpoint import reconcile as reconciling
+from assets.names import ENDPOINT, RELEASE, asset_key
 from assets.release.assets import show_champion
 from assets.reporting import plots
 from assets.traffic.installed import kept
@@ -18,17 +19,17 @@ from resources.ledger import Ledger
 from resources.tracking import Tracking
 
 GROUP = "endpoint"
-ENDPOINT, CHECK = "endpoint", "serves_desired"
+CHECK = "serves_desired"
 RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The asset of a pipeline's endpoint."""
-    key = dg.AssetKey([pipeline.name, ENDPOINT])
+    key = asset_key(pipeline.name, ENDPOINT)
 
     @dg.asset(
         key=key,
-        deps=[dg.AssetKey([pipeline.name, "release"])],
+        deps=[asset_key(pipeline.name, RELEASE)],
         group_name=GROUP,
         kinds={"uvicorn"},
         output_required=False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
+from assets.names import ENDPOINT, asset_path
 from assets.traffic import rollouts
 from assets.traffic.decisions import POLICY
 from bundle.desired import Actual, Desired, check
@@ -292,6 +293,6 @@ def _answered(
             raise EndpointError(
                 f"{_name(endpoint)} does not answer for {seconds:g} s; start it with `evergreen up`. "
                 f"The desired state of {pipeline} is written: the endpoint serves it as soon as it starts, and materializing "
-                f"{pipeline}/endpoint again records that"
+                f"{asset_path(pipeline, ENDPOINT)} again records that"
             )
         time.sleep(0.1)

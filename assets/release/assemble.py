@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from assets.data import raw
+from assets.names import DAY, FEATURES, asset_path
 from assets.tabular.features.moments import refresh
 from assets.tabular.monitoring.champion import candidate_reference
 from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DAY = timedelta(days=1)
 # Features of one row computed in two ways differ by rounding to float32 at most.
 ROW_TOLERANCE = 1e-5
 
@@ -83,7 +83,7 @@ def assemble(
     """
     if missing := [name for name, report in reports.items() if report is None]:
         raise FileNotFoundError(
-            f"candidate {digest} has no report {', '.join(missing)}; materialize {', '.join(f'{pipeline.name}/{name}' for name in missing)} first"
+            f"candidate {digest} has no report {', '.join(missing)}; materialize {', '.join(asset_path(pipeline.name, name) for name in missing)} first"
         )
     facts = CandidateFacts.decode(candidate[FACTS])
     program = FeatureProgram.decode(candidate[PROGRAM])
@@ -177,7 +177,7 @@ def golden_of(
         raise ValueError(
             f"feature {program.names[column]!r} of {pipeline.entity} {chosen.get_column(pipeline.entity)[index]!r} is {table[index, column]} in the "
             f"feature table, but the endpoint computes {computed[index, column]} ({int((~agree).sum())} of {agree.size} values differ); "
-            f"materialize {pipeline.name}/features from {day - DAY} on again, and train anew"
+            f"materialize {asset_path(pipeline.name, FEATURES)} from {day - DAY} on again, and train anew"
         )
     parity = float(
         np.max(np.abs(model.predict(table) - np.array([row.expected for row in golden])))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from assets.names import APPROVAL, BUNDLE, CANDIDATE, FEATURES, RELEASE, asset_key, asset_path
 from assets.release.evidence import Examined, approvals_needed, examine
 from assets.reporting import plots
 from assets.tabular.validation import gates
@@ -18,7 +19,6 @@ from resources.reports import Reports
 from resources.tracking import Tracking
 
 GROUP = "release"
-BUNDLE, APPROVAL, RELEASE = "bundle", "approval", "release"
 CHAMPION = "champion"
 Decided = Iterator[dg.MaterializeResult[None] | dg.AssetObservation]
 Metadata = dict[str, str | int | float | dg.MarkdownMetadataValue]
@@ -26,14 +26,11 @@ Metadata = dict[str, str | int | float | dg.MarkdownMetadataValue]
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The assets of a pipeline's release stage."""
-    key = {name: dg.AssetKey([pipeline.name, name]) for name in (BUNDLE, APPROVAL, RELEASE)}
+    key = {name: asset_key(pipeline.name, name) for name in (BUNDLE, APPROVAL, RELEASE)}
 
     @dg.asset(
         key=key[BUNDLE],
-        deps=[
-            dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
-            for name in ("candidate", *gates.REPORTS)
-        ],
+        deps=[asset_key(pipeline.name, name) for name in (CANDIDATE, *gates.REPORTS)],
         group_name=GROUP,
         kinds={"xgboost", "ed25519"},
         description="All that an endpoint needs, signed and named by its digest: features, model, golden rows, environment, evidence.",
@@ -156,7 +153,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
                 "dagster_run": context.run_id,
             }
             try:
-                today = max(lake.days(f"{pipeline.name}/features"), default=None)
+                today = max(lake.days(asset_path(pipeline.name, FEATURES)), default=None)
                 entry = rollouts.start(
                     ledger, examined.proposal, needed, pipeline.release, payload, today
                 )
@@ -203,10 +200,10 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 def candidate_of(pipeline: Pipeline, artifacts: Artifacts) -> str:
     """Digest of the newest candidate. Raises FileNotFoundError when there is none."""
-    candidate = artifacts.pointed(pipeline.name, "candidate")
+    candidate = artifacts.pointed(pipeline.name, CANDIDATE)
     if candidate is None:
         raise FileNotFoundError(
-            f"pipeline {pipeline.name!r} has no candidate; materialize {pipeline.name}/candidate first"
+            f"pipeline {pipeline.name!r} has no candidate; materialize {asset_path(pipeline.name, CANDIDATE)} first"
         )
     return candidate
 
@@ -218,14 +215,14 @@ def examined_bundle(
     digest = artifacts.pointed(pipeline.name, BUNDLE)
     if digest is None:
         raise dg.Failure(
-            f"pipeline {pipeline.name!r} has no bundle; materialize {pipeline.name}/{BUNDLE} first",
+            f"pipeline {pipeline.name!r} has no bundle; materialize {asset_path(pipeline.name, BUNDLE)} first",
             allow_retries=False,
         )
     try:
         return examine(pipeline, digest, artifacts, reports, ledger, keys)
     except BundleError as error:
         raise dg.Failure(
-            f"{error}. Nothing is released; materialize {pipeline.name}/{BUNDLE} again",
+            f"{error}. Nothing is released; materialize {asset_path(pipeline.name, BUNDLE)} again",
             allow_retries=False,
         ) from error
 
@@ -241,7 +238,7 @@ def show_champion(
         version = tracking.move_alias(pipeline, CHAMPION, candidate)
     except Exception as error:  # noqa: BLE001 (a view of any kind of brokenness)
         log.warning(
-            f"MLflow's alias {CHAMPION!r} of {pipeline} was not moved: {error}. The release holds; run {pipeline}/release again to move it"
+            f"MLflow's alias {CHAMPION!r} of {pipeline} was not moved: {error}. The release holds; run {asset_path(pipeline, RELEASE)} again to move it"
         )
         return f"not moved: {type(error).__name__}"
     if version is None:

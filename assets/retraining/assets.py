@@ -4,7 +4,7 @@ import hashlib
 
 import dagster as dg
 
-from assets.names import days as partitions, keys_to_days
+from assets.names import RETRAINING_DECISION, asset_key, days as partitions, keys_to_days
 from assets.tabular.monitoring.monitors import DATA_DRIFT, PERFORMANCE, PREDICTION_DRIFT, SKEW
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
@@ -24,9 +24,9 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The asset of the stage."""
 
     @dg.asset(
-        key=[pipeline.name, "retraining_decision"],
+        key=asset_key(pipeline.name, RETRAINING_DECISION),
         deps=[
-            dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
+            asset_key(pipeline.name, name)
             for name in (DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE, SKEW)
         ],
         group_name="retraining",

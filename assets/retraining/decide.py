@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from assets.names import RETRAINING_DECISION, asset_path
 from declare.retraining import RetrainingPolicy
 from resources import files
 
@@ -304,7 +305,9 @@ class ReportStore(Protocol):
 
 
 def decision_place(reports: ReportStore, pipeline: str, day: date) -> str:
-    return f"{reports.uri}/{pipeline}/retraining_decision/{day.isoformat()}/decision.json"
+    return (
+        f"{reports.uri}/{asset_path(pipeline, RETRAINING_DECISION)}/{day.isoformat()}/decision.json"
+    )
 
 
 def save_decision(reports: ReportStore, decision: Decision) -> str:
@@ -336,4 +339,4 @@ def latest_decision(reports: ReportStore, pipeline: str) -> Decision | None:
 
 
 def _latest_place(reports: ReportStore, pipeline: str) -> str:
-    return f"{reports.uri}/{pipeline}/retraining_decision/latest.json"
+    return f"{reports.uri}/{asset_path(pipeline, RETRAINING_DECISION)}/latest.json"

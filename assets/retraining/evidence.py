@@ -6,11 +6,12 @@ Nothing of a later data day is read, so that deciding a day again, however much 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from assets.names import DAY, quarantine_table, raw_table
 from assets.retraining.decide import (
     Champion,
     Decision,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from resources.ledger import Entry, Ledger
     from resources.reports import Report, Reports
 
-DAY = timedelta(days=1)
 FAULTS = (DATA_DRIFT, "missing_values"), (SKEW, "skew")
 
 
@@ -114,8 +114,6 @@ def quarantined(pipeline: Pipeline, lake: Lake, day: date) -> tuple[str, ...]:
     """Sources of whose delivery on a day more than half as many rows broke the contract as would have refused it whole."""
     import polars as pl
 
-    from assets.data.raw import quarantine_table, table
-
     faults = []
     for source in pipeline.sources:
         if not source.daily:
@@ -132,7 +130,10 @@ def quarantined(pipeline: Pipeline, lake: Lake, day: date) -> tuple[str, ...]:
         if not broken:
             continue
         kept = (
-            lake.scan(table(pipeline.name, source.name), day, day).select(pl.len()).collect().item()
+            lake.scan(raw_table(pipeline.name, source.name), day, day)
+            .select(pl.len())
+            .collect()
+            .item()
         )
         share = broken / (broken + kept)
         if share > source.refuses_above / 2:

@@ -4,7 +4,15 @@ import hashlib
 
 import dagster as dg
 
-from assets.names import days as partitions, keys_to_days
+from assets.names import (
+    EXPERIMENT,
+    PREDICTIONS,
+    ROLLOUT,
+    asset_key,
+    days as partitions,
+    keys_to_days,
+    raw_name,
+)
 from assets.reporting.plots import markdown_image
 from assets.tabular.monitoring import pages
 from declare.pipeline import Pipeline
@@ -15,8 +23,7 @@ from resources.notifier import Notifier
 from resources.reports import Reports
 
 GROUP = "release"
-ROLLOUT, CHECK = "validation/rollout", "rollout_is_sound"
-EXPERIMENT, SPLIT = "validation/experiment", "split_as_declared"
+CHECK, SPLIT = "rollout_is_sound", "split_as_declared"
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -25,13 +32,13 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
-    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{ROLLOUT}")
+    key = asset_key(pipeline.name, ROLLOUT)
 
     @dg.asset(
         key=key,
         deps=[
-            dg.AssetKey([pipeline.name, "predictions"]),
-            dg.AssetKey([pipeline.name, "raw", pipeline.label.source]),
+            asset_key(pipeline.name, PREDICTIONS),
+            asset_key(pipeline.name, raw_name(pipeline.label.source)),
         ],
         group_name=GROUP,
         kinds={"sqlite", "python"},
@@ -110,13 +117,13 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _experiment(pipeline: Pipeline) -> dg.AssetsDefinition:
-    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{EXPERIMENT}")
+    key = asset_key(pipeline.name, EXPERIMENT)
 
     @dg.asset(
         key=key,
         deps=[
-            dg.AssetKey([pipeline.name, "predictions"]),
-            dg.AssetKey([pipeline.name, "raw", pipeline.label.source]),
+            asset_key(pipeline.name, PREDICTIONS),
+            asset_key(pipeline.name, raw_name(pipeline.label.source)),
         ],
         group_name=GROUP,
         kinds={"sqlite", "python"},

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assets.names import DAY, EXPERIMENT, ROLLOUT
 from assets.reporting.page import PAGE, Image
 from assets.traffic import experiments, judging, pages, rollouts
 from assets.traffic.decisions import POLICY
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from resources.ledger import Entry, Ledger
     from resources.reports import Reports
-
-ROLLOUT, EXPERIMENT = "validation/rollout", "validation/experiment"
-DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.names import DAY, PREDICTIONS, asset_path
 from assets.tabular.features.moments import refresh
 from assets.traffic.rollouts import MOVES, Rollout, confirmation
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from resources.ledger import Entry
 
 Floats = NDArray[np.float64]
-DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,9 @@ def answered(
     whose value they were divided."""
     import polars as pl
 
-    from assets.tabular.monitoring.predictions import predictions_table
-
     frames = []
     try:
-        rows = lake.scan(predictions_table(pipeline.name), first, last).filter(
+        rows = lake.scan(asset_path(pipeline.name, PREDICTIONS), first, last).filter(
             pl.col("bundle").is_in(list(bundles))
         )
     except FileNotFoundError:

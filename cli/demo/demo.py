@@ -18,9 +18,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING
 
+from assets.names import CANDIDATE, DAY, FEATURES, PREDICTIONS, asset_path
 from cli.demo.quality import (
     Arm,
     Comparison,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from cli.demo.driver import Ran, Runs
     from resources.ledger import Entry, Ledger
 
-DAY = timedelta(days=1)
 PIPELINE = "flight_delays"
 SERVER_SECONDS = 60.0
 
@@ -290,7 +290,7 @@ class Diary:
     def _retrained(self, ran: Ran) -> None:
         from assets.traffic.rollouts import rollouts
 
-        candidate = self._artifacts.pointed(PIPELINE, "candidate")
+        candidate = self._artifacts.pointed(PIPELINE, CANDIDATE)
         rollout = next(
             (
                 each
@@ -398,7 +398,6 @@ def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Com
 
     from assets.data.raw import reader
     from assets.tabular.features.point_in_time import labels
-    from assets.tabular.monitoring.predictions import predictions_table
     from bundle.manifest import load
     from pipelines.definitions import declared_pipelines
     from resources.lake import Lake
@@ -414,11 +413,13 @@ def _comparison(local: Settings, ledger: Ledger, first: date, last: date) -> Com
         .select(entity, name)
     )
     answered = (
-        lake.scan(predictions_table(PIPELINE), first, last)
+        lake.scan(asset_path(PIPELINE, PREDICTIONS), first, last)
         .select(entity, pl.col("output").alias("live"))
         .collect()
     )
-    rows = lake.scan(f"{PIPELINE}/features", first, last).collect().sort("event_time", entity)
+    rows = (
+        lake.scan(asset_path(PIPELINE, FEATURES), first, last).collect().sort("event_time", entity)
+    )
     bundle = load(
         local.endpoint_path / "bundles" / champion, (local.keys_path / "platform.pub").read_bytes()
     )

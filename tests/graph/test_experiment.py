@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from assets.endpoint import assets as endpoint_stage
-from assets.tabular.monitoring.predictions import columns, predictions_table
+from assets.names import PREDICTIONS, asset_path
+from assets.tabular.monitoring.predictions import columns
 from assets.traffic import assets as rollout_stage, experiments
 from assets.traffic.daily import EXPERIMENT
 from declare.release import Experiment
@@ -79,7 +80,7 @@ def answer(world: World, days: slice, *, sabotaged: bool) -> None:
     filled = frame.with_columns(
         *(pl.lit(None).alias(name) for name in schema if name not in frame.columns)
     ).select(pl.col(name).cast(kind) for name, kind in schema.items())
-    world.lake.write(predictions_table(NAME), filled, wanted, evolve=True)
+    world.lake.write(asset_path(NAME, PREDICTIONS), filled, wanted, evolve=True)
 
 
 def look(world: World, day: int) -> dg.ExecuteInProcessResult:

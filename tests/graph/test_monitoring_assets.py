@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets.names import raw_table
 from assets.retraining import assets as retraining
 from assets.retraining.decide import Decision, load_decision
 from assets.tabular.monitoring import assets as monitoring, daily, monitors
@@ -67,7 +68,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if name in {*source.columns, "event_time", "known_at", "date"}
             ]
         )
-        place = raw.table(NAME, source.name)
+        place = raw_table(NAME, source.name)
         world.lake.write(place, stored, DAYS) if source.daily else world.lake.overwrite(
             place, stored
         )

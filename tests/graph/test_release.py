@@ -16,6 +16,7 @@ import pytest
 
 from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits
+from assets.names import raw_table
 from assets.release import assets as release_stage
 from assets.tabular.validation import gates
 from assets.tabular.validation.terms import ALL_NUMBERS
@@ -260,7 +261,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     land(landing, last=DAYS[-1])
     for source in tiny.sources:
         rows = parse(source, collect(tiny, source, DAYS, landing)).rows
-        place = raw.table(NAME, source.name)
+        place = raw_table(NAME, source.name)
         stored = rows.select(
             [
                 name

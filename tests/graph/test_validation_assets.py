@@ -10,6 +10,7 @@ import dagster as dg
 import msgspec
 import pytest
 
+from assets.names import raw_table
 from assets.tabular.validation import assets as stage, evidence as evidences, gates
 from bundle.features.expression import category, col, days, join, rate
 from declare.pipeline import Pipeline
@@ -46,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if name in {*source.columns, "event_time", "known_at", "date"}
             ]
         )
-        place = raw.table(NAME, source.name)
+        place = raw_table(NAME, source.name)
         lake.write(place, stored, DAYS) if source.daily else lake.overwrite(place, stored)
     lake.write(f"{NAME}/features", features(tiny, DAYS, raw.reader(lake, NAME)), DAYS)
     World(home).train()
@@ -76,7 +77,7 @@ class World:
         if not point:
             lake = Lake(uri=self.lake.uri + "-other")
             for source in pipeline.sources:
-                place = raw.table(NAME, source.name)
+                place = raw_table(NAME, source.name)
                 rows = self.lake.scan(place).collect() if source.daily else self.lake.read(place)
                 lake.write(place, rows, DAYS) if source.daily else lake.overwrite(place, rows)
             lake.write(f"{NAME}/features", features(pipeline, DAYS, raw.reader(lake, NAME)), DAYS)

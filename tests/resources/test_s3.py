@@ -10,7 +10,8 @@ import pytest
 import s3fs
 
 from assets.data.ingest import ingest
-from assets.data.raw import reader, table
+from assets.data.raw import reader
+from assets.names import raw_table
 from resources.lake import Lake
 from resources.landing import Landing, LandingError
 from tests.support import tiny as support
@@ -42,13 +43,13 @@ def test_ingest_runs_on_object_storage_as_on_a_disk(s3: str, tmp_path: Path) -> 
         stored = reader(lake, "tiny")(source.name, None, None).collect()
         assert stored.height == there.rows.height > 0
     # Results of the first day's eve never came: the first delivery has no rows and counts all the same.
-    assert lake.days(table("tiny", "results")) == days
-    assert lake.days(table("tiny", "jobs")) == days
+    assert lake.days(raw_table("tiny", "results")) == days
+    assert lake.days(raw_table("tiny", "jobs")) == days
     ingest(tiny, tiny.source("jobs"), days[:1], landing, lake)
-    assert lake.version(table("tiny", "jobs")) == 1
-    assert lake.scan(table("tiny", "jobs"), FIRST, FIRST).collect()["date"].unique().to_list() == [
-        FIRST
-    ]
+    assert lake.version(raw_table("tiny", "jobs")) == 1
+    assert lake.scan(raw_table("tiny", "jobs"), FIRST, FIRST).collect()[
+        "date"
+    ].unique().to_list() == [FIRST]
 
 
 def test_damaged_files_are_refused_on_object_storage_too(s3: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from assets.names import raw_table
 from declare.pipeline import Pipeline
 from resources.lake import Lake
 from resources.landing import Landing
@@ -14,7 +15,6 @@ from tests.support.tiny import land, tiny
 
 def stored_lake(home: Path, days: Sequence[date], pipeline: Pipeline = tiny) -> Lake:
     """Land, parse and store the days of the tiny pipeline below `home`, with their features."""
-    from assets.data import raw
     from assets.data.ingest import collect
     from assets.data.parse import parse, schema
 
@@ -24,7 +24,7 @@ def stored_lake(home: Path, days: Sequence[date], pipeline: Pipeline = tiny) -> 
         rows = parse(source, collect(pipeline, source, days, landing)).rows.select(
             list(schema(source))
         )
-        place = raw.table(pipeline.name, source.name)
+        place = raw_table(pipeline.name, source.name)
         lake.write(place, rows, days) if source.daily else lake.overwrite(place, rows)
     store_features(lake, days, pipeline)
     return lake

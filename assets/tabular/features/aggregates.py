@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from assets.names import DAY
 from assets.tabular.features.ahead import ahead
 from assets.tabular.features.declared_program import fact_columns
-from assets.tabular.features.moments import DAY, first_refreshes, of_local_day, refresh, stamped
+from assets.tabular.features.moments import first_refreshes, of_local_day, refresh, stamped
 from assets.tabular.features.versions import EARLY, Reader, duplicated, newest_known, request_rows
 from bundle.features.expression import Column, Node, Rolling, walk
 from bundle.features.polars import compile_values

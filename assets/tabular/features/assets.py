@@ -1,12 +1,21 @@
 """The feature stage: features by day, point in time, and the online snapshot that the endpoint reads."""
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import dagster as dg
 
 from assets.data.raw import reader
-from assets.names import days, keys_to_days
+from assets.names import (
+    DAY,
+    FEATURES,
+    ONLINE_FEATURES,
+    asset_key,
+    asset_path,
+    days,
+    keys_to_days,
+    raw_name,
+)
 from assets.tabular.features.lineage import column_lineage, delivery_days
 from declare.pipeline import Pipeline
 from declare.source import EVENT_TIME, KNOWN_AT
@@ -14,7 +23,6 @@ from resources.lake import Lake
 from resources.online_store import OnlineStore
 
 GROUP = "features"
-DAY = timedelta(days=1)
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -23,8 +31,8 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
-    key = dg.AssetKey([pipeline.name, "features"])
-    table = f"{pipeline.name}/features"
+    key = asset_key(pipeline.name, FEATURES)
+    table = asset_path(pipeline.name, FEATURES)
 
     @dg.asset(
         key=key,
@@ -125,10 +133,10 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
-    features = dg.AssetKey([pipeline.name, "features"])
+    features = asset_key(pipeline.name, FEATURES)
 
     @dg.asset(
-        key=[pipeline.name, "online_features"],
+        key=asset_key(pipeline.name, ONLINE_FEATURES),
         deps=[
             # A snapshot is of the newest day: one partition, not all of history.
             dg.AssetDep(features, partition_mapping=dg.LastPartitionMapping()),
@@ -148,10 +156,10 @@ def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     def online_features(lake: Lake, online: OnlineStore) -> dg.MaterializeResult[None]:
         from assets.tabular.features.point_in_time import snapshot
 
-        stored = lake.days(f"{pipeline.name}/features")
+        stored = lake.days(asset_path(pipeline.name, FEATURES))
         if not stored:
             raise dg.Failure(
-                f"{pipeline.name}/features has no day yet; materialize it first, then its snapshot",
+                f"{asset_path(pipeline.name, FEATURES)} has no day yet; materialize it first, then its snapshot",
                 allow_retries=False,
             )
         made = snapshot(pipeline, stored[-1], reader(lake, pipeline.name))
@@ -186,7 +194,7 @@ def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _raw(pipeline: Pipeline, source: str) -> dg.AssetKey:
-    return dg.AssetKey([pipeline.name, "raw", source])
+    return asset_key(pipeline.name, raw_name(source))
 
 
 def _window(back: int) -> dg.TimeWindowPartitionMapping:

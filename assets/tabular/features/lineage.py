@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
 
+from assets.names import DAY
 from assets.tabular.features.declared_program import program
 from assets.tabular.features.versions import EARLY
 from bundle.features.expression import Column, Expression, Join, Rolling, walk
 from declare.pipeline import Pipeline
 from declare.source import EVENT_TIME, KNOWN_AT
-
-DAY = timedelta(days=1)
 
 
 def delivery_days(pipeline: Pipeline) -> dict[str, int | None]:

@@ -9,13 +9,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
+from assets.names import DAY
 from declare.pipeline import Pipeline
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
 
 if TYPE_CHECKING:
     import polars as pl
-
-DAY = timedelta(days=1)
 
 
 def start(pipeline: Pipeline, day: date) -> datetime:

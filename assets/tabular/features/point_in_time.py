@@ -16,11 +16,11 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from assets.data.raw import RawRows
+from assets.names import DAY
 from assets.tabular.features.aggregates import REFRESH, Facts, aggregates, cells, facts
 from assets.tabular.features.ahead import ahead
 from assets.tabular.features.declared_program import columns, program
 from assets.tabular.features.moments import (  # fmt: skip
-    DAY,
     local_day,
     newest_refresh,
     newest_refreshes,

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.names import days as partitions, keys_to_days
+from assets.names import (
+    ENDPOINT,
+    PREDICTIONS,
+    asset_key,
+    asset_path,
+    days as partitions,
+    keys_to_days,
+)
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
 from assets.tabular.monitoring import pages
@@ -46,11 +53,11 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
-    key = dg.AssetKey([pipeline.name, "predictions"])
+    key = asset_key(pipeline.name, PREDICTIONS)
 
     @dg.asset(
         key=key,
-        deps=[dg.AssetKey([pipeline.name, "endpoint"])],
+        deps=[asset_key(pipeline.name, ENDPOINT)],
         group_name="monitoring",
         kinds={"deltalake", "polars"},
         partitions_def=partitions(pipeline),
@@ -70,7 +77,7 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         artifacts: Artifacts,
         endpoint: dg.ResourceParam[EndpointTarget],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from assets.tabular.monitoring.predictions import compact_days, predictions_table, prune
+        from assets.tabular.monitoring.predictions import compact_days, prune
 
         wanted, logs = keys_to_days(context.partition_keys), endpoint.predictions(pipeline.name)
         done = compact_days(pipeline, wanted, lake, artifacts, logs)
@@ -83,7 +90,7 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(done.digest),
             metadata={
                 "dagster/row_count": done.rows,
-                "dagster/uri": lake.place(predictions_table(pipeline.name)),
+                "dagster/uri": lake.place(asset_path(pipeline.name, PREDICTIONS)),
                 "told": done.told,
                 "new_predictions": done.new,
                 "segments_read": done.segments,
@@ -110,7 +117,7 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
-    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{monitor.name}")
+    key = asset_key(pipeline.name, monitor.name)
     title, question = pages.TITLES[monitor.name]
     rules = monitor.rules(pipeline)
 
@@ -162,10 +169,10 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
 
 
 def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
-    drift = dg.AssetKey.from_user_string(f"{pipeline.name}/{DATA_DRIFT}")
+    drift = asset_key(pipeline.name, DATA_DRIFT)
 
     @dg.asset(
-        key=dg.AssetKey.from_user_string(f"{pipeline.name}/{DRIFT_PAGE}"),
+        key=asset_key(pipeline.name, DRIFT_PAGE),
         deps=[drift],
         group_name="monitoring",
         kinds={"evidently"},
@@ -213,8 +220,8 @@ def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
-    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
-    if monitor.windowed and name == "predictions":
+    key = asset_key(pipeline.name, name)
+    if monitor.windowed and name == PREDICTIONS:
         before = dg.TimeWindowPartitionMapping(
             start_offset=-pipeline.monitors.performance_days,
             end_offset=0,

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assets.names import FEATURES, PREDICTIONS, asset_path
 from assets.reporting.page import Image
 from assets.tabular.features.moments import refresh
 from assets.tabular.monitoring import (
@@ -30,7 +31,7 @@ from assets.tabular.monitoring.monitors import (
     SKEW,
     Monitor,
 )
-from assets.tabular.monitoring.predictions import as_used, empty, predictions_table
+from assets.tabular.monitoring.predictions import as_used, empty
 from bundle.records.service import Sample, read as read_samples
 from resources.reports import Measure, Report, Verdict
 
@@ -70,7 +71,7 @@ class Days:
 
     @property
     def table(self) -> str:
-        return predictions_table(self.pipeline.name)
+        return asset_path(self.pipeline.name, PREDICTIONS)
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -103,9 +104,8 @@ class Days:
 
     def features(self, day: date) -> pl.DataFrame:
         """The feature table of a day."""
-        from assets.tabular.training.manifest import features_table
 
-        return self.lake.scan(features_table(self.pipeline.name), day, day).collect()
+        return self.lake.scan(asset_path(self.pipeline.name, FEATURES), day, day).collect()
 
     def samples(self, day: date) -> list[Sample]:
         """The endpoint's samples of the wall time in which the day's predictions were answered."""

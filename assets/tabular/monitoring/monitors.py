@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from assets.names import FEATURES, PREDICTIONS, raw_name
 from assets.tabular.validation import gates
 
 if TYPE_CHECKING:
@@ -31,18 +32,18 @@ class Monitor(NamedTuple):
 
 
 def _answers(pipeline: Pipeline) -> tuple[str, ...]:
-    return ("predictions",)
+    return (PREDICTIONS,)
 
 
 def _labels(pipeline: Pipeline) -> tuple[str, ...]:
-    return ("predictions", f"raw/{pipeline.label.source}")
+    return (PREDICTIONS, raw_name(pipeline.label.source))
 
 
 MONITORS = (
     Monitor(DATA_DRIFT, _answers, False, lambda pipeline: ("drift_share", "missing_values")),
     Monitor(PREDICTION_DRIFT, _answers, False, lambda pipeline: ("prediction_drift",)),
     Monitor(PERFORMANCE, _labels, True, lambda pipeline: ("live_log_loss",)),
-    Monitor(SKEW, lambda pipeline: ("predictions", "features"), False, lambda pipeline: ("skew",)),
+    Monitor(SKEW, lambda pipeline: (PREDICTIONS, FEATURES), False, lambda pipeline: ("skew",)),
     Monitor(
         FAIRNESS, _labels, True, lambda pipeline: gates.required_gates(pipeline)[gates.FAIRNESS]
     ),

@@ -7,33 +7,41 @@ from typing import TYPE_CHECKING
 
 from assets.reporting.page import Image, Section, Table, estimate, number, render
 from assets.reporting.plots import table as markdown_table
+from assets.tabular.monitoring.monitors import (
+    DATA_DRIFT,
+    FAIRNESS,
+    PERFORMANCE,
+    PREDICTION_DRIFT,
+    SERVICE,
+    SKEW,
+)
 from resources.reports import Measure, Report, Verdict
 
 if TYPE_CHECKING:
     from assets.tabular.monitoring.evidently_report import Rendered
 
 TITLES = {
-    "monitoring/data_drift": (
+    DATA_DRIFT: (
         "Data drift",
         "Do the features of the day's predictions look like those the champion was trained on?",
     ),
-    "monitoring/prediction_drift": (
+    PREDICTION_DRIFT: (
         "Prediction drift",
         "Do the day's answers look like those on the newest rows of the champion's training set?",
     ),
-    "monitoring/performance": (
+    PERFORMANCE: (
         "Live performance",
         "How good were the champion's predictions whose labels have matured?",
     ),
-    "monitoring/skew": (
+    SKEW: (
         "Training-serving skew",
         "Did the endpoint compute the features that the lake computes for the same rows?",
     ),
-    "monitoring/fairness": (
+    FAIRNESS: (
         "Live fairness",
         "Are declared groups treated alike, on matured labels?",
     ),
-    "monitoring/service": ("Service", "Did the endpoint answer, how fast, and with what?"),
+    SERVICE: ("Service", "Did the endpoint answer, how fast, and with what?"),
 }
 
 

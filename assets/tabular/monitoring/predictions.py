@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from assets.names import PREDICTIONS, asset_path
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
 
 if TYPE_CHECKING:
@@ -187,11 +188,6 @@ def _features(
     return found
 
 
-def predictions_table(pipeline: str) -> str:
-    """Lake table of a pipeline's compacted prediction log."""
-    return f"{pipeline}/predictions"
-
-
 class Compacted(NamedTuple):
     """What a compaction of some days did. `altered` counts damaged lines of the log that are no torn ends: predictions lost.
     `answered` is the wall time of the newest prediction of these days."""
@@ -254,7 +250,7 @@ def compact_days(
     found = compact(
         pipeline, [record for reading in readings for record in reading.records], program
     ).filter(pl.col(DATE).is_in(wanted))
-    table = predictions_table(pipeline.name)
+    table = asset_path(pipeline.name, PREDICTIONS)
     try:
         stored = (
             lake.scan(table, wanted[0], wanted[-1]).filter(pl.col(DATE).is_in(wanted)).collect()
@@ -302,7 +298,7 @@ def prune(pipeline: Pipeline, lake: Lake, logs: Sequence[Path], newest: date) ->
             ids = {record.id for record in reading.records}
             try:
                 stored = (
-                    lake.scan(predictions_table(pipeline.name), first, last)
+                    lake.scan(asset_path(pipeline.name, PREDICTIONS), first, last)
                     .select("prediction_id")
                     .collect()
                 )

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.names import (
+    BASELINE,
+    CANDIDATE,
+    FEATURES,
+    STUDY,
+    TRAINING_SET,
+    asset_key,
+    asset_path,
+    raw_name,
+)
 from assets.reporting import plots
 from assets.tabular.features.declared_program import program
 from assets.tabular.training import manifest as manifests
@@ -31,7 +41,6 @@ CHECKS = {
     "minimum_rows": "There are enough labelled rows, some in each part.",
     "numeric_stability": "Both classes, finite numbers, features that vary.",
 }
-TRAINING_SET, STUDY, BASELINE, CANDIDATE = "training_set", "tuning_study", "baseline", "candidate"
 
 
 class TrainingSetConfig(dg.Config):
@@ -46,8 +55,8 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=[pipeline.name, TRAINING_SET],
         deps=[
-            dg.AssetKey([pipeline.name, "features"]),
-            dg.AssetKey([pipeline.name, "raw", pipeline.label.source]),
+            asset_key(pipeline.name, FEATURES),
+            asset_key(pipeline.name, raw_name(pipeline.label.source)),
         ],
         group_name=GROUP,
         kinds={"polars"},
@@ -82,7 +91,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[pipeline.name, BASELINE],
-        deps=[dg.AssetKey([pipeline.name, TRAINING_SET])],
+        deps=[asset_key(pipeline.name, TRAINING_SET)],
         group_name=GROUP,
         kinds={"scikitlearn"},
         pool=POOL,
@@ -108,7 +117,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=[pipeline.name, CANDIDATE],
         deps=[
-            dg.AssetKey([pipeline.name, name])
+            asset_key(pipeline.name, name)
             for name in (TRAINING_SET, *((STUDY,) if pipeline.tuned else ()))
         ],
         group_name=GROUP,
@@ -162,7 +171,7 @@ def build_study(pipeline: Pipeline, model: XGBoost) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=[pipeline.name, STUDY],
-        deps=[dg.AssetKey([pipeline.name, TRAINING_SET])],
+        deps=[asset_key(pipeline.name, TRAINING_SET)],
         group_name=GROUP,
         kinds={"optuna", "xgboost"},
         pool=POOL,
@@ -217,7 +226,7 @@ def newest_training_set(pipeline: Pipeline, artifacts: Artifacts) -> tuple[str, 
     digest = artifacts.pointed(pipeline.name, TRAINING_SET)
     if digest is None:
         raise FileNotFoundError(
-            f"pipeline {pipeline.name!r} has no training set that passed its checks; materialize {pipeline.name}/{TRAINING_SET} first"
+            f"pipeline {pipeline.name!r} has no training set that passed its checks; materialize {asset_path(pipeline.name, TRAINING_SET)} first"
         )
     return digest, TrainingManifest.decode(artifacts.get("training_sets", digest)[manifests.FILE])
 
@@ -236,7 +245,9 @@ def parameters_for(
     reason = tuning.reusable(study, pipeline, manifest) if study else "there is no study"
     if study is not None and reason is None:
         return digest, study.parameters
-    warn(f"training without a study: {reason}; materialize {pipeline.name}/{STUDY} to have one")
+    warn(
+        f"training without a study: {reason}; materialize {asset_path(pipeline.name, STUDY)} to have one"
+    )
     return None, tuning.first_parameters(pipeline, manifest.rows["train"])
 
 
@@ -363,7 +374,7 @@ def tracked_candidate(
         metrics=numbers(facts.metrics),
         curves={f"{part}_log_loss_by_round": values for part, values in trained.curves.items()},
         datasets=[
-            DatasetFacts(f"{pipeline.name} {part}", facts.training_set, lake.place(manifests.features_table(pipeline.name)), context, facts.rows[part])
+            DatasetFacts(f"{pipeline.name} {part}", facts.training_set, lake.place(asset_path(pipeline.name, FEATURES)), context, facts.rows[part])
             for part, context in (("train", "training"), ("validation", "validation"), ("test", "testing"))
         ],
         files=trained.files, plots={f"{name}.png": content for name, content in drawn.items()},

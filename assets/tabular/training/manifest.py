@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from assets.data import raw
+from assets.names import DAY, FEATURES, TRAINING_SET, asset_path, raw_table
 from assets.tabular.features.moments import refresh
 from assets.tabular.training.split import PARTS, Part, Parts, split
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 FILE = "manifest.json"
 LABEL_KNOWN_AT = "label_known_at"
-DAY = timedelta(days=1)
 
 
 class DayRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,11 +115,6 @@ class TrainingRows:
         return chosen
 
 
-def features_table(pipeline: str) -> str:
-    """Lake table of a pipeline's features."""
-    return f"{pipeline}/features"
-
-
 def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, date]:
     """First and last day with features that a training run as of a day may use. Raises ValueError where there is none."""
     history = pipeline.split.history_days
@@ -128,7 +123,7 @@ def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, d
     if not days:
         known = f"{stored[0]} to {stored[-1]}" if stored else "no day at all"
         raise ValueError(
-            f"training as of {as_of} needs features of earlier days, but the lake has {known}; materialize {pipeline.name}/features first"
+            f"training as of {as_of} needs features of earlier days, but the lake has {known}; materialize {asset_path(pipeline.name, FEATURES)} first"
         )
     return days[0], days[-1]
 
@@ -149,7 +144,7 @@ def labelled_rows(
         pipeline.entity, pipeline.label.name, known.get_column(KNOWN_AT).alias(LABEL_KNOWN_AT)
     ).drop_nulls(pipeline.label.name)
     rows = newest_known(
-        lake.scan(features_table(pipeline.name), first, last).collect(), [pipeline.entity]
+        lake.scan(asset_path(pipeline.name, FEATURES), first, last).collect(), [pipeline.entity]
     )
     return rows.join(known, on=pipeline.entity, how="inner", validate="1:1").sort(
         EVENT_TIME, pipeline.entity
@@ -176,11 +171,11 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
 
     global _loaded
     read = _versions(pipeline, lake)
-    stored = lake.days(features_table(pipeline.name))
+    stored = lake.days(asset_path(pipeline.name, FEATURES))
     if as_of is None:
         if not stored:
             raise ValueError(
-                f"the lake has no {features_table(pipeline.name)}; materialize the features first"
+                f"the lake has no {asset_path(pipeline.name, FEATURES)}; materialize the features first"
             )
         as_of = stored[-1]
     first, last = window(pipeline, as_of, stored)
@@ -191,7 +186,7 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
         pipeline=pipeline.name, as_of=as_of, moment=refresh(pipeline, as_of), entity=pipeline.entity, label=pipeline.label.name,
         features=tuple(declared.names), program_digest=declared.digest, split=parts, days=day_digests(frame, pipeline.label.name),
         rows={}, base_rate={},
-        lineage=(features_table(pipeline.name), raw.table(pipeline.name, pipeline.label.source)),
+        lineage=(asset_path(pipeline.name, FEATURES), raw_table(pipeline.name, pipeline.label.source)),
     )  # fmt: skip
     rows = TrainingRows(manifest, frame)
     counted = {part: rows.labels(part) for part in PARTS}
@@ -211,8 +206,8 @@ _loaded: tuple[object, TrainingRows] | None = None
 def _versions(pipeline: Pipeline, lake: Lake) -> tuple[int, ...]:
     """Versions of the lake tables that the rows of a training set are read from; -1 for one that is not there."""
     tables = (
-        features_table(pipeline.name),
-        *(raw.table(pipeline.name, source.name) for source in pipeline.sources),
+        asset_path(pipeline.name, FEATURES),
+        *(raw_table(pipeline.name, source.name) for source in pipeline.sources),
     )
     return tuple(lake.version(table) if lake.exists(table) else -1 for table in tables)
 
@@ -247,7 +242,7 @@ def verify(manifest: TrainingManifest, found: Mapping[str, DayRows]) -> None:
         saw = f"{seen.rows} rows, {seen.digest[:12]}" if seen else "no rows"
         raise ValueError(
             f"{len(changed)} of {len(manifest.days)} days changed since the training set of {manifest.pipeline} as of {manifest.as_of} was made; "
-            f"the first is {day} (recorded {told}; now {saw}). Materialize {manifest.pipeline}/training_set again, or restore the day in the lake"
+            f"the first is {day} (recorded {told}; now {saw}). Materialize {asset_path(manifest.pipeline, TRAINING_SET)} again, or restore the day in the lake"
         )
 
 

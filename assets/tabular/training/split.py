@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import Literal
 
 import msgspec
 
+from assets.names import DAY
 from declare.training import Split
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
-DAY = timedelta(days=1)
 
 
 class Days(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

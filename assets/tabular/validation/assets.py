@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.names import BASELINE, CANDIDATE, asset_key
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
 from assets.tabular.validation import gates
@@ -43,7 +44,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         predicted, notes = evidences.champion_predictions(champion, evidence, lake)
         return examinations.performance(evidence, baseline, predicted, champion.digest, notes)
 
-    @_asset(pipeline, gates.PERFORMANCE, "baseline")
+    @_asset(pipeline, gates.PERFORMANCE, BASELINE)
     def performance(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger) -> Result:
         yield _stored(reports, compared(lake, artifacts, ledger))
 
@@ -64,10 +65,10 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 def _asset(
     pipeline: Pipeline, name: str, *more: str
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
-    key = dg.AssetKey.from_user_string(f"{pipeline.name}/{name}")
+    key = asset_key(pipeline.name, name)
     return dg.asset(
         key=key,
-        deps=[dg.AssetKey([pipeline.name, upstream]) for upstream in ("candidate", *more)],
+        deps=[asset_key(pipeline.name, upstream) for upstream in (CANDIDATE, *more)],
         group_name=GROUP,
         kinds={"numpy", *MORE_KINDS.get(name, ())},
         description=ABOUT[name],

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.names import BASELINE, CANDIDATE, asset_path
 from assets.tabular.training import baseline as baselines, manifest as manifests
 from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.tabular.training.cpus import threads
@@ -75,10 +76,10 @@ def load(pipeline: Pipeline, lake: Lake, artifacts: Artifacts) -> Evidence:
 
     Raises ValueError where there is no candidate, or where its test rows changed since it was trained.
     """
-    digest = artifacts.pointed(pipeline.name, "candidate")
+    digest = artifacts.pointed(pipeline.name, CANDIDATE)
     if digest is None:
         raise ValueError(
-            f"pipeline {pipeline.name!r} has no candidate yet; materialize {pipeline.name}/candidate first"
+            f"pipeline {pipeline.name!r} has no candidate yet; materialize {asset_path(pipeline.name, CANDIDATE)} first"
         )
     files = artifacts.get("candidates", digest)
     facts, program, model = (
@@ -128,17 +129,17 @@ def baseline_predictions(evidence: Evidence, artifacts: Artifacts) -> Array:
     Raises ValueError where the newest baseline was fitted on another training set: it may have seen these test rows.
     """
     name = evidence.pipeline.name
-    digest = artifacts.pointed(name, "baseline")
+    digest = artifacts.pointed(name, BASELINE)
     if digest is None:
         raise ValueError(
-            f"pipeline {name!r} has no baseline yet; materialize {name}/baseline first"
+            f"pipeline {name!r} has no baseline yet; materialize {asset_path(name, BASELINE)} first"
         )
     files = artifacts.get("baselines", digest)
     facts = msgspec.json.decode(files[baselines.FACTS], type=baselines.BaselineFacts)
     if facts.training_set != evidence.training_set:
         raise ValueError(
             f"the newest baseline was fitted on training set {facts.training_set[:12]}, the candidate on {evidence.training_set[:12]}; "
-            f"materialize {name}/baseline and {name}/candidate on the same training set"
+            f"materialize {asset_path(name, BASELINE)} and {asset_path(name, CANDIDATE)} on the same training set"
         )
     matrix = FeatureProgram.decode(files[baselines.PROGRAM]).matrix(evidence.frame)
     return baselines.Baseline.decode(files[baselines.FILE]).predict(matrix)

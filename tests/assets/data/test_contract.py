@@ -14,7 +14,8 @@ from assets.data import contract, docs
 from assets.data.digest import combined_digest, content_digest, digests_by_day
 from assets.data.ingest import Examined, RefusedBatchError, examine, ingest, store
 from assets.data.parse import UNREADABLE, Landed, parse
-from assets.data.raw import quarantine_table, reader, table
+from assets.data.raw import reader
+from assets.names import quarantine_table, raw_table
 from declare.pipeline import Pipeline
 from declare.source import Source, flag, integer, number, text, timestamp
 from resources.lake import Lake
@@ -199,7 +200,7 @@ def test_a_batch_beyond_the_declared_share_is_refused_whole(tmp_path: Path) -> N
         "Correct the files",
     ):
         assert word in message
-    assert not lake.exists(table("tiny", "heat"))
+    assert not lake.exists(raw_table("tiny", "heat"))
     assert not lake.exists(quarantine_table("tiny", "heat"))
 
 

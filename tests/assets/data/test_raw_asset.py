@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from assets.data.assets import build
-from assets.data.raw import quarantine_table, reader, table
-from assets.names import days, keys_to_days, local_moment
+from assets.data.raw import reader
+from assets.names import days, keys_to_days, local_moment, quarantine_table, raw_table
 from pipelines.flight_delays import pipeline as flight_delays
 from resources.lake import Lake
 from resources.landing import Landing
@@ -94,8 +94,8 @@ def test_a_range_is_one_pass_and_equal_to_its_days_one_by_one(
     result = platform.run("jobs", "heat", "results", first=FIRST, last=LAST)
     assert result.success
     for source in ("jobs", "heat", "results"):
-        assert platform.lake.version(table("tiny", source)) == 0
-        assert platform.lake.days(table("tiny", source)) == [
+        assert platform.lake.version(raw_table("tiny", source)) == 0
+        assert platform.lake.days(raw_table("tiny", source)) == [
             FIRST + index * DAY for index in range(10)
         ]
     ranged = {
@@ -113,12 +113,12 @@ def test_a_range_is_one_pass_and_equal_to_its_days_one_by_one(
 
 def test_rerunning_with_equal_inputs_gives_equal_versions_and_rows(platform: Platform) -> None:
     first = platform.events(platform.run("jobs", first=FIRST, last=LAST), "jobs")
-    rows = platform.lake.read(table("tiny", "jobs")).sort("job_id")
+    rows = platform.lake.read(raw_table("tiny", "jobs")).sort("job_id")
     again = platform.events(platform.run("jobs", first=FIRST, last=LAST), "jobs")
     assert [event.tags["dagster/data_version"] for event in first] == [
         event.tags["dagster/data_version"] for event in again
     ]
-    assert platform.lake.read(table("tiny", "jobs")).sort("job_id").equals(rows)
+    assert platform.lake.read(raw_table("tiny", "jobs")).sort("job_id").equals(rows)
 
 
 def test_metadata_says_what_was_stored(platform: Platform) -> None:
@@ -190,7 +190,7 @@ def test_broken_rows_are_set_aside_and_counted(platform: Platform) -> None:
         event.metadata["rows_quarantined"].value,
         event.metadata["dagster/row_count"].value,
     ) == (2, 38)
-    assert platform.lake.scan(table("tiny", "jobs"), day, day).collect().height == 38
+    assert platform.lake.scan(raw_table("tiny", "jobs"), day, day).collect().height == 38
     contract = next(
         check for check in result.get_asset_check_evaluations() if check.check_name == "contract"
     )
@@ -203,8 +203,8 @@ def test_a_refused_batch_fails_the_run_and_leaves_the_lake_as_it_was(platform: P
     day = FIRST + 2 * DAY
     platform.run("jobs", first=FIRST, last=LAST)
     before, version = (
-        platform.lake.read(table("tiny", "jobs")).sort("job_id"),
-        platform.lake.version(table("tiny", "jobs")),
+        platform.lake.read(raw_table("tiny", "jobs")).sort("job_id"),
+        platform.lake.version(raw_table("tiny", "jobs")),
     )
     dirty(platform, day, 3)
     result = platform.run("jobs", first=FIRST, last=LAST)
@@ -221,8 +221,8 @@ def test_a_refused_batch_fails_the_run_and_leaves_the_lake_as_it_was(platform: P
     ]
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.ERROR
-    assert platform.lake.version(table("tiny", "jobs")) == version
-    assert platform.lake.read(table("tiny", "jobs")).sort("job_id").equals(before)
+    assert platform.lake.version(raw_table("tiny", "jobs")) == version
+    assert platform.lake.read(raw_table("tiny", "jobs")).sort("job_id").equals(before)
 
 
 def test_a_day_that_has_not_landed_fails_with_the_way_out(platform: Platform) -> None:
@@ -233,7 +233,7 @@ def test_a_day_that_has_not_landed_fails_with_the_way_out(platform: Platform) ->
         "source 'heat': 2 of 3 days have not landed, the first is 2024-01-11"
         in failure.step_failure_data.error.to_string()
     )
-    assert not platform.lake.exists(table("tiny", "heat"))
+    assert not platform.lake.exists(raw_table("tiny", "heat"))
 
 
 def test_a_corrupt_file_fails_its_run(platform: Platform) -> None:
@@ -242,7 +242,7 @@ def test_a_corrupt_file_fails_its_run(platform: Platform) -> None:
     result = platform.run("heat", first=FIRST)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert "half-written or corrupt" in failure.step_failure_data.error.to_string()
-    assert not platform.lake.exists(table("tiny", "heat"))
+    assert not platform.lake.exists(raw_table("tiny", "heat"))
 
 
 def test_late_deliveries_warn_and_pass(platform: Platform) -> None:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
+from assets.names import PREDICTIONS, asset_path
 from assets.tabular.features.declared_program import program
 from assets.tabular.monitoring.predictions import (
     UNSEEN,
     as_used,
     compact,
     compact_days,
-    predictions_table,
     prune,
 )
 from bundle.features.program import FeatureProgram
@@ -31,7 +31,7 @@ from tests.support.tiny import FIRST, tiny
 FITTED: FeatureProgram = program(tiny).fit(pl.DataFrame({"machine": ["anvil", "bellows"]}))
 BUNDLE = "a" * 64
 DAY = timedelta(days=1)
-TABLE = predictions_table("tiny")
+TABLE = asset_path("tiny", PREDICTIONS)
 
 
 def record(
