@@ -1,11 +1,14 @@
-"""Which process a file belongs to. Process ids are used again, in containers at once, so the start counts too."""
+"""Which process a file belongs to.
+
+Process ids are used again, in containers at once, so an identity holds the start time, too.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 STARTED = 22
-"""Field of /proc/<pid>/stat: clock ticks from boot to the start of the process (proc_pid_stat(5))."""
+"""Field of /proc/<pid>/stat: clock ticks from boot to the start of the process."""
 
 
 def identity(pid: int) -> str:

@@ -10,23 +10,25 @@ from datetime import UTC, datetime
 
 
 def configure(as_json: bool) -> None:
+    lines = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonLines()
-        if as_json
-        else logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-    )
+    handler.setFormatter(JsonLines() if as_json else lines)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class JsonLines(logging.Formatter):
-    """`at` (UTC), `level`, `logger`, `message`, `pid`, and `error` with the traceback where there is one."""
+    """One JSON object a record, with the traceback as `error` where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        found: dict[str, object] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"), "level": record.levelname,
-            "logger": record.name, "message": record.getMessage(), "pid": os.getpid(),
-        }  # fmt: skip
+        at = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, object] = {
+            "at": at.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": os.getpid(),
+        }
         if record.exc_info:
-            found["error"] = self.formatException(record.exc_info)
-        return json.dumps(found, ensure_ascii=False)
+            line["error"] = self.formatException(record.exc_info)
+
+        return json.dumps(line, ensure_ascii=False)

@@ -1,6 +1,7 @@
 """Memory that the workers of one server share: rate limits and counts that hold over all of them.
 
-It is anonymous (`memfd_create`): nothing to clean up, nothing stale after a restart. Workers inherit the descriptor.
+It is anonymous (`memfd_create`): nothing to clean up, nothing stale after a restart. Workers
+inherit the descriptor.
 """
 
 from __future__ import annotations
@@ -17,5 +18,5 @@ def create(name: str, size: int) -> int:
 
 
 def mapped(descriptor: int) -> memoryview:
-    """The bytes behind a descriptor, shared with whoever else maps it."""
+    """The bytes behind a descriptor, shared with every process that maps it."""
     return memoryview(mmap.mmap(descriptor, os.fstat(descriptor).st_size))

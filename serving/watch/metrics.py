@@ -1,8 +1,7 @@
-"""Counts, latencies and outputs of the server, for `/metrics` and for the service samples.
+"""What one worker counts about requests and outputs, and the service samples made of it.
 
-They lie in memory that all workers share, each worker in a region of its own that only it writes: a scrape adds them up whichever
-worker answers it, and one that takes a dead worker's place goes on counting where that one stood. A count costs two accesses to an
-array. `FAMILIES` is everything that is exported, by the names that dashboards and alerts use.
+A count costs two accesses to an array in shared memory (`regions`). `exposition` turns the numbers
+of all workers into the text of `/metrics`; `families` names what is exported.
 """
 
 from __future__ import annotations
@@ -11,157 +10,32 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 
 from bundle.records.service import BOUNDS, Sample, Traffic, bucket
-from serving.watch import memory
+from serving.watch import exposition, memory
+from serving.watch.exposition import Value as Value
+from serving.watch.families import OUTPUT_BOUNDS
+from serving.watch.regions import HISTOGRAM, REGION, Labels, Region
 
+FEW_OUTPUTS = 32
+"""Below this number of outputs, a bisection for each costs less than a call of NumPy."""
 
-class Family(NamedTuple):
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
+SEVERAL = "several"
+"""The arm of a request whose rows were answered by more than one."""
 
-
-FAMILIES: dict[str, Family] = {
-    "requests_total": Family("counter", "Answered requests by status.", ("pipeline", "status")),
-    "request_seconds": Family(
-        "histogram",
-        "Time from a request's arrival to its answer, successes alone, by the arm that answered.",
-        ("pipeline", "arm"),
-    ),
-    "predictions_total": Family("counter", "Rows predicted and logged.", ("pipeline", "arm")),
-    "prediction": Family(
-        "histogram", "What was predicted: the outputs' distribution.", ("pipeline", "arm")
-    ),
-    "out_of_distribution_total": Family(
-        "counter",
-        "Rows with a feature outside the range of the training set, by feature.",
-        ("pipeline", "feature"),
-    ),
-    "unauthorized_total": Family(
-        "counter", "Requests refused because of their key or token, by reason.", ("reason",)
-    ),
-    "rate_limited_total": Family(
-        "counter", "Requests refused because their key asked too often.", ("key",)
-    ),
-    "shed_total": Family(
-        "counter",
-        "Requests refused: too many at once, too late to be of use, or not to be logged (full disk).",
-        ("reason",),
-    ),
-    "requests_in_flight": Family(
-        "gauge", "Requests that have arrived and are not answered yet, queued ones included."
-    ),
-    "bundle_info": Family(
-        "gauge",
-        "Bundle behind each arm; the value is its share of the traffic.",
-        ("pipeline", "arm", "bundle"),
-    ),
-    "serves_desired": Family(
-        "gauge",
-        "1 where every worker serves the newest desired state, 0 where one does not.",
-        ("pipeline",),
-    ),
-    "trials_total": Family(
-        "counter",
-        "Rows computed by bundles on trial: scored beside the answer, failed, or dropped for want of time.",
-        ("pipeline", "outcome"),
-    ),
-    "serving_info": Family(
-        "gauge",
-        "1 where a verified bundle is served; day of the online features.",
-        ("pipeline", "online_as_of"),
-    ),
-    "desired_serial": Family("gauge", "Serial of the desired state that is served.", ("pipeline",)),
-    "online_features_age_seconds": Family(
-        "gauge", "Time since the online features were published.", ("pipeline",)
-    ),
-    "api_key_expires_seconds": Family(
-        "gauge",
-        "Time until a key expires: +Inf for one that never does, negative once it has.",
-        ("key", "owner"),
-    ),
-    "log_sync_failing": Family(
-        "gauge", "1 while the prediction log cannot be flushed to the disk."
-    ),
-    "cpu_seconds_total": Family("counter", "CPU time used by a worker.", ("worker",)),
-    "resident_memory_bytes": Family("gauge", "Resident memory of a worker.", ("worker",)),
-    "start_time_seconds": Family("gauge", "Start of a worker, Unix time.", ("worker",)),
-}
-"""Without their prefix `evergreen_`."""
-
-OUTPUT_BOUNDS: tuple[float, ...] = tuple(round(step / 10, 1) for step in range(1, 11))
-# The service log's bounds are 15 % apart, finer than a dashboard needs; every third is shown.
-_SHOWN_BOUNDS = tuple(range(2, len(BOUNDS), 3))
-
-CELLS = 1 << 14
-"""Numbers of a region: about a hundred histograms and thousands of counts."""
-NAMES = 1 << 17
-"""Bytes for their names, after an 8-byte length."""
-REGION = CELLS * 8 + 8 + NAMES
-_HISTOGRAM = len(BOUNDS) + 1
-# The first cells take what there is no room for, instead of something else's.
-_SPARE = _HISTOGRAM
-
-Labels = tuple[str, ...]
-Series = tuple[str, Labels]
-Value = tuple[str, Labels, float]
-"""A gauge that is known when it is asked for: family, labels, value."""
-
-
-class Region:
-    """One worker's numbers, by family and labels; series are made on first use. Only its worker writes it."""
-
-    def __init__(self, view: memoryview) -> None:
-        self.cells = view[: CELLS * 8].cast("d")
-        self._length = view[CELLS * 8 : CELLS * 8 + 8].cast("Q")
-        self._names = view[CELLS * 8 + 8 :]
-        self.series: dict[Series, range] = {}
-        self._read, self._used = 0, _SPARE
-        self.follow()
-
-    def follow(self) -> None:
-        """Take note of the series that were made since."""
-        written = self._length[0]
-        for line in bytes(self._names[self._read : written]).decode().splitlines():
-            count, family, *labels = line.split("\t")
-            self.series[family, tuple(labels)] = range(self._used, self._used + int(count))
-            self._used += int(count)
-        self._read = written
-
-    def cell(self, family: str, labels: Labels = (), count: int = 1) -> int:
-        """Index of the first of a series' `count` cells. Labels hold no tabs or line ends."""
-        found = self.series.get((family, labels))
-        if found is not None:
-            return found.start
-        line = "\t".join([str(count), family, *labels]).encode() + b"\n"
-        end = self._read + len(line)
-        if self._used + count > CELLS or end > NAMES:
-            return 0
-        self._names[self._read : end] = line
-        # The length is written last: readers see a name whole or not at all.
-        self._length[0] = end
-        self.follow()
-        return self.series[family, labels].start
-
-    def values(self, family: str) -> dict[Labels, list[float]]:
-        return {
-            labels: list(self.cells[cells.start : cells.stop])
-            for (name, labels), cells in self.series.items()
-            if name == family
-        }
-
-    def set(self, family: str, labels: Labels, value: float) -> None:
-        self.cells[self.cell(family, labels)] = value
+Standing = tuple[str | None, int, str | None]
+"""What is served of a pipeline: champion's digest, serial, day of the online features."""
 
 
 class Counts:
-    """Requests of one pipeline (the empty name: of none), in one worker's region. Only the event loop writes it."""
+    """Requests of one pipeline in one worker's region; the empty name counts those that named none.
+
+    Only the event loop writes it.
+    """
 
     __slots__ = ("_arms", "_cells", "_pipeline", "_region", "_statuses", "latency_max")
 
@@ -172,14 +46,15 @@ class Counts:
         self.latency_max = 0.0
 
     def answered(self, status: int, seconds: float, arm: str = "") -> None:
-        """One answered request; `arm` is the one that predicted, "several" for a batch with rows of more than one."""
+        """One answered request; `arm` predicted it (`SEVERAL` where more than one did)."""
         place = self._statuses.get(status)
         if place is None:
-            place = self._statuses[status] = self._region.cell(
-                "requests_total", (self._pipeline, str(status))
-            )
+            labels = (self._pipeline, str(status))
+            place = self._statuses[status] = self._region.cell("requests_total", labels)
+
         cells = self._cells
         cells[place] += 1
+
         if status == 200:
             latency = (self._arms.get(arm) or self._arm(arm))[0]
             cells[latency + bucket(seconds)] += 1
@@ -188,49 +63,69 @@ class Counts:
                 self.latency_max = seconds
 
     def predicted(self, arm: str, outputs: Sequence[float]) -> None:
-        """Rows that an arm predicted, outputs within [0, 1]."""
+        """Rows that an arm predicted; outputs lie within [0, 1]."""
         _, histogram, rows = self._arms.get(arm) or self._arm(arm)
         cells = self._cells
         cells[rows] += len(outputs)
-        if len(outputs) < 32:
+
+        if len(outputs) < FEW_OUTPUTS:
             for output in outputs:
                 cells[histogram + bisect_left(OUTPUT_BOUNDS, output)] += 1
         else:
-            found = np.bincount(
-                np.searchsorted(OUTPUT_BOUNDS, outputs), minlength=len(OUTPUT_BOUNDS)
-            )
-            for step, count in enumerate(found.tolist()):
+            steps = np.searchsorted(OUTPUT_BOUNDS, outputs)
+            counts = np.bincount(steps, minlength=len(OUTPUT_BOUNDS))
+            for step, count in enumerate(counts.tolist()):
                 cells[histogram + step] += count
+
         cells[histogram + len(OUTPUT_BOUNDS)] += sum(outputs)
 
     def _arm(self, arm: str) -> tuple[int, int, int]:
+        """First cells of an arm's latencies, outputs and rows."""
         labels = (self._pipeline, arm)
-        latency = self._region.cell("request_seconds", labels, _HISTOGRAM)
-        if arm in ("", "several"):  # no arm predicted these alone
-            found = (latency, 0, 0)
+        latency = self._region.cell("request_seconds", labels, HISTOGRAM)
+
+        if arm in ("", SEVERAL):  # no arm predicted these alone
+            cells = (latency, 0, 0)
         else:
-            found = (
-                latency, self._region.cell("prediction", labels, len(OUTPUT_BOUNDS) + 1), self._region.cell("predictions_total", labels)
-            )  # fmt: skip
-        self._arms[arm] = found
-        return found
+            outputs = self._region.cell("prediction", labels, len(OUTPUT_BOUNDS) + 1)
+            cells = (latency, outputs, self._region.cell("predictions_total", labels))
+
+        self._arms[arm] = cells
+        return cells
+
+
+class Totals(NamedTuple):
+    """Of one pipeline since its worker's place was first taken; `latency` are counts by bucket."""
+
+    statuses: dict[str, float]
+    latency: list[float]
+    rows: float
+
+    @staticmethod
+    def none() -> Totals:
+        return Totals({}, [0.0] * len(BOUNDS), 0.0)
 
 
 class Metrics:
-    """What this worker counts, and what all of them counted. `descriptor` is of `Metrics.create(workers)`."""
+    """What this worker counts, and the sum over all workers.
+
+    `descriptor` comes from `Metrics.create(workers)`; `place` is this worker's region.
+    """
 
     def __init__(self, worker: str, descriptor: int, place: int = 0) -> None:
         self.worker = worker
         self.place = place
+
         view = memory.mapped(descriptor)
-        # The first series of every region are the same, so that their cells are too.
-        self._regions = [
-            Region(view[start : start + REGION]) for start in range(0, len(view), REGION)
-        ]
+        starts = range(0, len(view), REGION)
+        self._regions = [Region(view[start : start + REGION]) for start in starts]
         self.region = self._regions[place]
+
+        # Every region makes these series first, so each has them in the same cells.
         self._in_flight = self.region.cell("requests_in_flight")
         self._sync_failing = self.region.cell("log_sync_failing")
         self.region.cells[self._in_flight] = self.region.cells[self._sync_failing] = 0
+
         self._process = psutil.Process()
         self._pipelines: dict[str, Counts] = {}
         self._before = {name: self._totals(name) for name in ("", *self._named())}
@@ -240,6 +135,7 @@ class Metrics:
 
     @staticmethod
     def create(workers: int) -> int:
+        """Descriptor of the memory that the workers of a server share."""
         return memory.create("metrics", workers * REGION)
 
     def of(self, pipeline: str) -> Counts:
@@ -249,17 +145,16 @@ class Metrics:
         return counts
 
     def add(self, family: str, labels: Labels = (), amount: float = 1.0) -> None:
-        """Count something rare; what happens at every request keeps its cell."""
+        """Count something rare. What happens at every request keeps its cell instead."""
         self.region.cells[self.region.cell(family, labels)] += amount
 
     def in_flight(self, own: int) -> float:
-        """Requests of all workers that have no answer yet; `own` are this worker's."""
+        """Unanswered requests of all workers; `own` are this worker's."""
         self.region.cells[self._in_flight] = own
-        return (
-            sum(region.cells[self._in_flight] for region in self._regions)
-            if len(self._regions) > 1
-            else own
-        )
+        if len(self._regions) == 1:
+            return own
+
+        return sum(region.cells[self._in_flight] for region in self._regions)
 
     def measure(self, log_failing: bool = False) -> None:
         """Take down what the process uses."""
@@ -268,112 +163,81 @@ class Metrics:
         self.region.set("resident_memory_bytes", worker, self._process.memory_info().rss)
         self.region.cells[self._sync_failing] = log_failing
 
-    def sample(
-        self, about: Mapping[str, tuple[str | None, int, str | None]], log_error: str | None
-    ) -> Sample:
-        """This worker since the sample before; `about` gives bundle, serial and snapshot day of each pipeline."""
+    def sample(self, about: Mapping[str, Standing], log_error: str | None) -> Sample:
+        """This worker since the sample before; `about` says what is served of each pipeline."""
         now, cpu = time.monotonic(), time.process_time()
         seconds = max(now - self._clock, 1e-6)
-        traffic = {}
-        for name in ("", *self._named()):
-            totals = self._totals(name)
-            before = self._before.get(name, Totals({}, [0.0] * len(BOUNDS), 0.0))
-            counts = self.of(name)
-            traffic[name] = Traffic(
-                {status: int(count - before.statuses.get(status, 0)) for status, count in totals.statuses.items() if count > before.statuses.get(status, 0)},
-                int(totals.rows - before.rows),
-                {str(place): int(count - earlier) for place, (count, earlier) in enumerate(zip(totals.latency, before.latency, strict=True)) if count > earlier},
-                counts.latency_max,
-                *about.get(name, (None, 0, None)),
-            )  # fmt: skip
-            self._before[name] = totals
-            counts.latency_max = 0.0
-        memory_used = int(self._process.memory_info().rss)
+
+        traffic = {
+            name: self._traffic(name, about.get(name, (None, 0, None)))
+            for name in ("", *self._named())
+        }
         sample = Sample(
-            datetime.now(UTC), seconds, self.worker, self._process.pid, (cpu - self._cpu) / seconds, memory_used, traffic, log_error
-        )  # fmt: skip
+            at=datetime.now(UTC),
+            seconds=seconds,
+            worker=self.worker,
+            pid=self._process.pid,
+            cpu=(cpu - self._cpu) / seconds,
+            memory=int(self._process.memory_info().rss),
+            pipelines=traffic,
+            log_error=log_error,
+        )
+
         self._clock, self._cpu = now, cpu
         return sample
 
     def prometheus(self, known: Iterable[Value]) -> str:
-        """Text exposition format 0.0.4 of all workers together; `known` are the gauges that nobody counts."""
-        for region in self._regions:
-            region.follow()
-        lines = []
-        for name, family in FAMILIES.items():
-            lines += [
-                f"# HELP evergreen_{name} {family.help}",
-                f"# TYPE evergreen_{name} {family.kind}",
-            ]
-            found: dict[Labels, list[float]] = {
-                labels: [float(value)] for of, labels, value in known if of == name
-            }
-            for region in self._regions:
-                for labels, values in region.values(name).items():
-                    earlier = found.get(labels)
-                    found[labels] = (
-                        values
-                        if earlier is None
-                        else [a + b for a, b in zip(earlier, values, strict=True)]
-                    )
-            for labels, values in sorted(found.items()):
-                named = [(label, value) for label, value in zip(family.labels, labels, strict=True)]
-                if family.kind == "histogram":
-                    lines += _histogram(name, named, values)
-                else:
-                    lines.append(_line(name, named, values[0]))
-        return "\n".join(lines) + "\n"
+        """Text exposition of all workers together; `known` are the gauges that nobody counts."""
+        return exposition.text(self._regions, known)
 
-    def _named(self) -> list[str]:
-        return sorted(
-            {labels[0] for family, labels in self.region.series if family == "requests_total"}
-            - {""}
+    def _traffic(self, pipeline: str, standing: Standing) -> Traffic:
+        """Requests of a pipeline since the last call."""
+        totals = self._totals(pipeline)
+        before = self._before.get(pipeline, Totals.none())
+        self._before[pipeline] = totals
+
+        counts = self.of(pipeline)
+        latency_max, counts.latency_max = counts.latency_max, 0.0
+
+        statuses = {
+            status: int(count - before.statuses.get(status, 0))
+            for status, count in totals.statuses.items()
+        }
+        latency = {
+            str(place): int(count - earlier)
+            for place, (count, earlier) in enumerate(
+                zip(totals.latency, before.latency, strict=True)
+            )
+        }
+        return Traffic(
+            {status: count for status, count in statuses.items() if count > 0},
+            int(totals.rows - before.rows),
+            {place: count for place, count in latency.items() if count > 0},
+            latency_max,
+            *standing,
         )
 
+    def _named(self) -> list[str]:
+        """Pipelines that were asked, by name."""
+        pipelines = {
+            labels[0] for family, labels in self.region.series if family == "requests_total"
+        }
+        return sorted(pipelines - {""})
+
     def _totals(self, pipeline: str) -> Totals:
-        values = self.region.values
-        latency = [0.0] * len(BOUNDS)
-        for labels, found in values("request_seconds").items():
+        totals = Totals.none()
+        latency, rows = totals.latency, 0.0
+
+        for labels, cells in self.region.values("request_seconds").items():
             if labels[0] == pipeline:
-                latency = [a + b for a, b in zip(latency, found, strict=False)]
-        return Totals(
-            {labels[1]: found[0] for labels, found in values("requests_total").items() if labels[0] == pipeline}, latency,
-            sum(found[0] for labels, found in values("predictions_total").items() if labels[0] == pipeline),
-        )  # fmt: skip
+                latency = [a + b for a, b in zip(latency, cells, strict=False)]
 
+        for labels, cells in self.region.values("requests_total").items():
+            if labels[0] == pipeline:
+                totals.statuses[labels[1]] = cells[0]
 
-class Totals(NamedTuple):
-    """Of one pipeline since its worker's place was first taken."""
+        for labels, cells in self.region.values("predictions_total").items():
+            if labels[0] == pipeline:
+                rows += cells[0]
 
-    statuses: dict[str, float]
-    latency: list[float]
-    rows: float
-
-
-def _histogram(name: str, labels: list[tuple[str, str]], values: list[float]) -> list[str]:
-    """Cumulative buckets, sum and count of non-cumulative buckets followed by their sum."""
-    *counts, total = values
-    bounds, shown = (
-        (BOUNDS, _SHOWN_BOUNDS)
-        if len(counts) == len(BOUNDS)
-        else (OUTPUT_BOUNDS, tuple(range(len(OUTPUT_BOUNDS))))
-    )
-    cumulative = list(accumulate(counts))
-    return [
-        *(
-            _line(f"{name}_bucket", [*labels, ("le", f"{bounds[place]:.6g}")], cumulative[place])
-            for place in shown
-        ),
-        _line(f"{name}_bucket", [*labels, ("le", "+Inf")], cumulative[-1]),
-        _line(f"{name}_sum", labels, total),
-        _line(f"{name}_count", labels, cumulative[-1]),
-    ]
-
-
-def _line(name: str, labels: list[tuple[str, str]], value: float) -> str:
-    text = ",".join(f'{label}="{_escaped(found)}"' for label, found in labels)
-    return f"evergreen_{name}{{{text}}} {value:.17g}" if text else f"evergreen_{name} {value:.17g}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return Totals(totals.statuses, latency, rows)

@@ -25,7 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.watch.metrics import FAMILIES
+from serving.watch.families import FAMILIES
 from tests.serving.conftest import Shared
 from tests.support.endpoint import NAME, TREE, Place, Running, request
 from tests.support.ports import free_ports
