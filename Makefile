@@ -7,7 +7,7 @@ WORKERS ?= 2
 # Caches of compiled modules make every start of every process faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run demo test lint format bench bench-serving soak screenshots clean
+.PHONY: help setup run demo test lint stubs format bench bench-serving soak screenshots clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -30,6 +30,9 @@ lint: setup  ## ruff, mypy, import-linter, deptry
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry .
+
+stubs: setup  ## write the gRPC messages from their .proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. serving/protocols/open_inference.proto
 
 format: setup  ## let ruff write the code's form
 	@$(BIN)/ruff check --fix .

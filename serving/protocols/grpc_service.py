@@ -23,8 +23,7 @@ from serving.contract.contract import Columns, Contract
 from serving.contract.refusal import Refusal
 from serving.delivery.state import unlogged
 from serving.options import Options
-from serving.protocols import inference_protocol, openapi, tensors
-from serving.protocols.inference_messages import MESSAGES, SERVICE
+from serving.protocols import inference_protocol, open_inference_pb2, openapi, tensors
 from serving.protocols.tensors import Tensor
 
 logger = logging.getLogger("serving")
@@ -35,6 +34,7 @@ CODES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED, 500: grpc.StatusCode.INTERNAL, 503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }  # fmt: skip
+SERVICE = "inference.GRPCInferenceService"
 # The field of InferTensorContents that holds the values of a datatype; FP16 travels as raw bytes alone.
 CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -96,7 +96,8 @@ class GrpcServer:
     def _handler(
         self, name: str, method: Method
     ) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
-        asked, answered = MESSAGES[f"{name}Request"], MESSAGES[f"{name}Response"]
+        asked = getattr(open_inference_pb2, f"{name}Request")
+        answered = getattr(open_inference_pb2, f"{name}Response")
         unguarded = name in ("ServerLive", "ServerReady")
 
         async def handle(content: bytes, context: grpc.aio.ServicerContext) -> bytes:

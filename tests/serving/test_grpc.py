@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,13 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from bundle.records import log
-from serving.protocols.inference_messages import FIELDS, MESSAGES
 from tests.serving.test_access import bearer, certified, keyed
-from tests.support.endpoint import CONTRACT, DAY, NAME, Place, Running, request
+from tests.support.endpoint import CONTRACT, DAY, NAME, TREE, Place, Running, request
 from tests.support.ports import free_ports
 
 REQUESTS = [request(number) for number in range(70)]
@@ -28,6 +31,7 @@ KINDS = {
     "integer": "INT64",
     "boolean": "BOOL",
 }
+PROTO = "serving/protocols/open_inference.proto"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -79,6 +83,25 @@ def inputs(requests: list[dict[str, Any]]) -> list[Any]:
     return found
 
 
+def protoc(*outputs: str) -> None:
+    """Compile the server's own .proto, in a process of its own: Triton's client has the same names."""
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, PROTO]
+    subprocess.run(command, cwd=TREE, check=True)
+
+
+def fields(messages: Iterable[Any], prefix: str = "") -> dict[str, tuple[int, int, int, str]]:
+    """Number, type, label and message of every field, nested ones too, by its full name."""
+    found = {}
+    for message in messages:
+        name = f"{prefix}{message.name}"
+        found |= {
+            f"{name}.{field.name}": (field.number, field.type, field.label, field.type_name)
+            for field in message.field
+        }
+        found |= fields(message.nested_type, f"{name}.")
+    return found
+
+
 def plain(target: Target, requests: list[dict[str, Any]]) -> list[float]:
     answer = target.server.client.post(f"/predict/{NAME}", json={"instances": requests})
     return [found["prediction"] for found in answer.json()["predictions"]]
@@ -110,21 +133,29 @@ def message(row: dict[str, Any], **changes: Any) -> Any:
 
 
 def test_the_messages_are_those_of_the_published_service() -> None:
-    pool = service_pb2.DESCRIPTOR.pool
-    for name in FIELDS:
-        outer, *inner = name.split(".")
-        ours = MESSAGES[outer].DESCRIPTOR
-        for part in inner:
-            ours = ours.nested_types_by_name[part]
-        theirs = pool.FindMessageTypeByName(f"inference.{name}")
-        assert set(theirs.fields_by_name) - set(ours.fields_by_name) <= {"parameters", "properties"}
-        for field in ours.fields:
-            other = theirs.fields_by_name[field.name]
-            assert (field.number, field.type, field.is_repeated) == (
-                other.number,
-                other.type,
-                other.is_repeated,
-            ), (name, field.name)
+    with tempfile.NamedTemporaryFile() as written:
+        protoc(f"--descriptor_set_out={written.name}")
+        [ours] = FileDescriptorSet.FromString(Path(written.name).read_bytes()).file
+    theirs = FileDescriptorProto()
+    service_pb2.DESCRIPTOR.CopyToProto(theirs)
+
+    published = fields(theirs.message_type)
+    assert {name: published.get(name) for name in fields(ours.message_type)} == fields(
+        ours.message_type
+    )
+    methods = {
+        found.name: (found.input_type, found.output_type) for found in theirs.service[0].method
+    }
+    assert {found.name for found in ours.service[0].method} >= {"ModelInfer", "RepositoryIndex"}
+    for method in ours.service[0].method:
+        assert methods[method.name] == (method.input_type, method.output_type)
+
+
+def test_the_stubs_are_what_the_compiler_writes(tmp_path: Path) -> None:
+    protoc(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}")
+    for name in ("open_inference_pb2.py", "open_inference_pb2.pyi"):
+        written = (tmp_path / "serving/protocols" / name).read_text()
+        assert (TREE / "serving/protocols" / name).read_text() == written, "run `make stubs`"
 
 
 def test_tritons_client_reads_state_and_metadata(
