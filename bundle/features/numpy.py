@@ -530,16 +530,19 @@ class _Table:
         self, columns: Mapping[str, RequestColumn], predicted_at: NDArray[np.int64]
     ) -> dict[str, Value]:
         """The values known for each row's key when it is predicted, by their names in the wide frame."""
-        rows = self._rows(self._keys(columns), predicted_at)
+        rows = self._rows(self._keys(columns, len(predicted_at)), predicted_at)
         return {
             name: Value(values[rows], None if null is None else _any(null[rows]))
             for name, (values, null) in self._columns.items()
         }
 
-    def _keys(self, columns: Mapping[str, RequestColumn]) -> NDArray[np.int64]:
+    def _keys(self, columns: Mapping[str, RequestColumn], rows: int) -> NDArray[np.int64]:
         """The place of each row's key."""
         nowhere, place_of = len(self._index), self._index.get
         keys = [columns[name] for name in self._lookup.keys]
+        if not keys:
+            # All rows have the empty key, which no column could count.
+            return np.full(rows, place_of((), nowhere), dtype=np.int64)
         if len(keys) == 1 and keys[0].kind == "string":
             codes, words = keys[0].texts.coded
             # The last of these is what -1, a null, means.

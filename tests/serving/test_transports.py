@@ -4,19 +4,34 @@ explanations add up to what they explain."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 import tritonclient.http as triton
 
+from bundle.features.expression import days, rate
+from bundle.features.online import AggregateTable, Refresh, Snapshot
+from bundle.features.program import Lookup, aggregate_name, aggregate_table
+from bundle.manifest import golden_rows
+from bundle.models.model import TOLERANCE
 from bundle.records import log
 from tests.serving.conftest import Shared
-from tests.support.endpoint import CONTRACT, DAY, NAME, model, program, request
+from tests.support.endpoint import (
+    CONTRACT,
+    DAY,
+    NAME,
+    Place,
+    model,
+    program,
+    request,
+    snapshot,
+)
 
 URL = f"/predict/{NAME}"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -181,6 +196,60 @@ def test_arrow_batches_get_the_plain_answers(shared: Shared) -> None:
         found = pa.ipc.open_stream(answer.content).read_all()
         assert found["prediction"].to_pylist() == expected
         assert set(found["bundle"].to_pylist()) == {shared.digest}
+
+
+@pytest.fixture(scope="module")
+def without_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """A server whose bundle looks up the rate of all shops together: a lookup without keys."""
+    rolling = rate("late", over=days(7), source="orders")
+    table = aggregate_table("orders", ())
+    lookup = Lookup(
+        table, table, "aggregate", "orders", (), (), (aggregate_name(rolling),), ("float",)
+    )
+    features = (*program().features[:-1], rolling.named(program().names[-1]))
+    changed = msgspec.structs.replace(
+        program(), features=features, lookups=(program().lookups[0], lookup)
+    )
+
+    online = snapshot()
+    refreshes = tuple(
+        Refresh(online.created - age * timedelta(hours=1), (((), (0.1 * (1 + age),)),))
+        for age in (24, 0)
+    )
+    online = Snapshot(
+        NAME,
+        DAY,
+        online.created,
+        {**online.tables, table: AggregateTable((), lookup.values, refreshes)},
+    )
+
+    place = Place.new(tmp_path_factory.mktemp("without_keys"))
+    place.publish(online)
+    golden = golden_rows(changed, model(), REQUESTS[:20], online)
+    digest = place.release(program=changed, golden=golden, golden_online=online)
+    with place.server() as server:
+        yield Shared(place, server, digest)
+
+
+@pytest.mark.parametrize("rows", [63, 64, 70])
+def test_a_lookup_without_keys_is_found_for_every_row_of_a_batch(
+    without_keys: Shared, rows: int
+) -> None:
+    """On both sides of the number of rows from which a request is computed as columns."""
+    asked = REQUESTS[:rows]
+    alone = [prediction for row in asked for prediction in plain(without_keys, [row])]
+    # The engine of few rows and that of many differ in the last bits.
+    expected = pytest.approx(alone, abs=TOLERANCE)
+
+    assert plain(without_keys, asked) == expected
+
+    answer = send(without_keys, stream(frame(asked)))
+    assert answer.status_code == 200, answer.text
+    answered = pa.ipc.open_stream(answer.content).read_all()
+    assert answered["prediction"].to_pylist() == expected
+
+    with triton.InferenceServerClient(without_keys.server.url.removeprefix("http://")) as protocol:
+        assert protocol.infer(NAME, tensors(asked)).as_numpy("prediction").tolist() == expected
 
 
 def test_refused_arrow_bodies_name_column_and_rule(shared: Shared) -> None:

@@ -43,12 +43,15 @@ ROLLED = {
     function: Rolling(function, col("delay"), ("s",), 7, "facts")
     for function in ("rate", "count", "mean")
 }
+# No key: one value for all requests.
+EVERYWHERE = Rolling("mean", col("delay"), (), 7, "facts")
 JOINED = {name: Join("sky", name, ("s",), 3600) for name in ("temp", "cover", "open", "seen")}
 KINDS = {"temp": "float", "cover": "string", "open": "boolean", "seen": "datetime"}
 LOOKUPS = (
     Lookup(lookup_name(JOINED["temp"]), latest_table("sky", ("s",)), "latest", "sky", ("s",), ("s",), tuple(KINDS), tuple(KINDS.values()), 3600),
     Lookup(lookup_name(ROLLED["rate"]), aggregate_table("facts", ("s",)), "aggregate", "facts", ("s",), ("s",),
            tuple(aggregate_name(node) for node in ROLLED.values()), ("float",) * 3),
+    Lookup(lookup_name(EVERYWHERE), aggregate_table("facts", ()), "aggregate", "facts", (), (), (aggregate_name(EVERYWHERE),), ("float",)),
 )  # fmt: skip
 REQUEST = {
     "event_time": RequestColumn("datetime"), "f": RequestColumn("float", True), "g": RequestColumn("float", True), "i": RequestColumn("integer", True),
@@ -131,7 +134,7 @@ null = st.just(Literal(None))
 @cache
 def numbers(depth: int = 4) -> st.SearchStrategy[Expression]:
     leaves = st.one_of(
-        st.sampled_from([col("f"), col("g"), col("i"), JOINED["temp"], *ROLLED.values()]),
+        st.sampled_from([col("f"), col("g"), col("i"), JOINED["temp"], *ROLLED.values(), EVERYWHERE]),
         st.one_of(finite, st.integers(-10, 10), st.integers(-(2**63), 2**63 - 1)).map(Literal), null,
     )  # fmt: skip
     if not depth:
@@ -245,6 +248,14 @@ rolled = st.lists(
     True,
 )
 @example(
+    [EVERYWHERE],
+    [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}] * 3,
+    [],
+    [("a", 0.5, 3.0, 7.0)],
+    "UTC",
+    True,
+)
+@example(
     [if_else(col("b"), lit(1), lit(2)) + lit(0)],
     [{"event_time": datetime(2013, 1, 1, tzinfo=UTC)}],
     [],
@@ -348,9 +359,13 @@ def snapshot_around(moment: datetime, sky: list[Any], facts: list[Any]) -> Snaps
             moment - timedelta(hours=1), tuple(((key,), tuple(values)) for key, *values in facts)
         ),
     )
+    everywhere = tuple(((), (mean,)) for _, _, _, mean in facts[:1])
     tables = {
         LOOKUPS[0].table: LatestTable(("s",), LOOKUPS[0].values, latest),
         LOOKUPS[1].table: AggregateTable(("s",), LOOKUPS[1].values, refreshes),
+        LOOKUPS[2].table: AggregateTable(
+            (), LOOKUPS[2].values, (Refresh(moment - timedelta(hours=1), everywhere),)
+        ),
     }
     return Snapshot("p", date(2013, 1, 1), moment, tables)
 
@@ -367,7 +382,10 @@ def looked_up(asked: list[dict[str, Any]], online: Snapshot) -> pl.DataFrame:
     for lookup in LOOKUPS:
         found = [
             online.lookup(
-                lookup.table, (row["s"],), row["event_time"] - timedelta(hours=1), lookup.within
+                lookup.table,
+                tuple(row[key] for key in lookup.keys),
+                row["event_time"] - timedelta(hours=1),
+                lookup.within,
             )
             or {}
             for row in asked
