@@ -25,6 +25,7 @@ from assets.data import docs
 from assets.data.assets import build
 from assets.data.ingest import collect, ingest
 from assets.names import day_range, raw_table
+from assets.reporting.report import save_report
 from pipelines.flight_delays import pipeline
 from pipelines.flight_delays.feed import Feed
 from resources.lake import Lake
@@ -124,7 +125,7 @@ def _functions(landing: Landing, place: Path, days: list[date]) -> None:
     for source in DAILY:
         examined = ingest(pipeline, source, days, landing, lake)
         report = docs.report(pipeline.name, examined, pipeline.start)
-        reports.save(report, docs.pages(report, examined))
+        save_report(reports, report, docs.pages(report, examined))
 
 
 def _dagster(landing: Landing, place: Path, days: list[date]) -> None:

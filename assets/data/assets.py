@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.names import asset_key, days, keys_to_days, raw_name, raw_table
+from assets.reporting.report import save_report
 from declare.pipeline import Pipeline
 from declare.source import Source
 from resources.lake import Lake
@@ -51,7 +52,7 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
         examined = examine(pipeline, source, collect(pipeline, source, wanted, landing), wanted)
         result = docs.report(pipeline.name, examined, pipeline.start)
         pages = docs.pages(result, examined)
-        link = reports.save(result, pages)
+        link = save_report(reports, result, pages)
         shown: dict[str, dg.MetadataValue] = {
             "report": dg.MetadataValue.url(link),
             "result": dg.MetadataValue.md(docs.markdown(examined)),

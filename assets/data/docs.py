@@ -8,7 +8,7 @@ from datetime import date
 from assets.data.ingest import Examined, Figures
 from assets.names import raw_name
 from assets.reporting.page import PAGE, Section, Table, render
-from resources.reports import Measure, Report, Verdict
+from assets.reporting.report import Measure, Report, Verdict
 
 DATA_DOCS = "data_docs.html"
 SHOWN_DAYS = 31

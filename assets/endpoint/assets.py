@@ -7,7 +7,7 @@ import dagster as dg
 from assets.endpoint import reconcile as reconciling
 from assets.names import ENDPOINT, RELEASE, asset_key
 from assets.release.assets import show_champion
-from assets.reporting import plots
+from assets.reporting.tables import markdown_table
 from assets.traffic.installed import kept
 from bundle.desired import SHADOW
 from bundle.manifest import BundleError
@@ -97,7 +97,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             metadata={
                 "digest": served.bundle,
                 "url": dg.MetadataValue.url(f"{endpoint.url}/predict/{pipeline.name}"),
-                "split": dg.MetadataValue.md(plots.table(("arm", "bundle", "share"), split)),
+                "split": dg.MetadataValue.md(markdown_table(("arm", "bundle", "share"), split)),
                 "decision": f"{served.decision.kind} (entry {served.decision.serial})",
                 "ledger_entry": served.traffic.serial,
                 "as_of": served.manifest.created_as_of,

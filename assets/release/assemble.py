@@ -34,13 +34,13 @@ from declare.source import DATE, EVENT_TIME, KNOWN_AT
 if TYPE_CHECKING:
     import polars as pl
 
+    from assets.reporting.report import Report
     from bundle.features.online import Snapshot
     from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.keys import Keys
     from resources.lake import Lake
     from resources.ledger import Ledger
-    from resources.reports import Report
 
 logger = logging.getLogger(__name__)
 

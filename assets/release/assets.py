@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.names import APPROVAL, BUNDLE, CANDIDATE, FEATURES, RELEASE, asset_key, asset_path
 from assets.release.evidence import Examined, approvals_needed, examine
-from assets.reporting import plots
+from assets.reporting.tables import markdown_table
 from assets.tabular.validation import gates
 from assets.traffic import decisions, rollouts
 from bundle.manifest import GOLDEN, MANIFEST, BundleError, Manifest
@@ -266,12 +266,12 @@ def bundle_metadata(digest: str, files: dict[str, bytes]) -> Metadata:
         "program": manifest.program_digest,
         "bytes": sum(map(len, files.values())),
         "golden_bytes": len(files[GOLDEN]),
-        "files": dg.MetadataValue.md(plots.table(("file", "bytes", "SHA-256"), sizes)),
+        "files": dg.MetadataValue.md(markdown_table(("file", "bytes", "SHA-256"), sizes)),
         "evidence": dg.MetadataValue.md(
-            plots.table(("report", "digest"), sorted(manifest.evidence.items()))
+            markdown_table(("report", "digest"), sorted(manifest.evidence.items()))
         ),
         "environment": dg.MetadataValue.md(
-            plots.table(("package", "version"), sorted(manifest.environment.packages.items()))
+            markdown_table(("package", "version"), sorted(manifest.environment.packages.items()))
         ),
         **{
             name: value

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from assets.reporting.report import Report, load_report
 from assets.tabular.validation import gates
 from assets.traffic.decisions import Proposal, Standing, proposal, standing
 from bundle.manifest import BundleError, Manifest, verify
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from resources.artifacts import Artifacts
     from resources.keys import Keys
     from resources.ledger import Ledger
-    from resources.reports import Report, Reports
+    from resources.reports import Reports
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def stored_reports(
     refusals = []
     for name in gates.REPORTS:
         try:
-            report = reports.load(pipeline.name, name, proposed.day, proposed.candidate)
+            report = load_report(reports, pipeline.name, name, proposed.day, proposed.candidate)
         except ValueError as error:
             refusals.append(f"report {name} cannot be read: {error}; validate and bundle again")
             report = None

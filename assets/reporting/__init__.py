@@ -1,1 +1,1 @@
-"""Reports for every stage: the page, its tables and its plots."""
+"""Reporting: report model, pages, plots and tables, shared by every stage."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from resources.reports import Report, Verdict
+from assets.reporting.report import Report, Verdict
+from assets.reporting.tables import number
 
 PAGE = "index.html"
 
@@ -94,26 +94,6 @@ def render(
         "</main></body></html>",
     ]
     return "".join(parts).encode()
-
-
-def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
-    """A number for people; an en dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if digits >= 4 and value == int(value):
-        return f"{value:{'+' if sign else ''},.0f}"  # a count, or nothing at all
-    # Where digits are shown to tell small numbers apart, one that is not zero must not look like zero.
-    form = "e" if value and digits >= 4 and abs(value) < 0.5 * 10.0**-digits else "f"
-    return f"{value:{'+' if sign else ''}.{1 if form == 'e' else digits}{form}}"
-
-
-def estimate(
-    value: float | None, low: float | None, high: float | None, digits: int = 4, sign: bool = False
-) -> str:
-    """An estimate with its interval: `0.4512 (0.4467 to 0.4558)`."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return number(value, digits, sign)
-    return f"{number(value, digits, sign)} ({number(low, digits, sign)} to {number(high, digits, sign)})"
 
 
 def _overall(report: Report) -> bool | None:

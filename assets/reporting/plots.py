@@ -109,14 +109,3 @@ def markdown_image(content: bytes, title: str = "plot") -> str:
 def inline_image(figure: Figure, title: str = "plot") -> str:
     """A figure as a Markdown image that the Dagster UI shows in place: `dg.MetadataValue.md(inline_image(figure))`."""
     return markdown_image(png(figure), title)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; floats with four significant digits."""
-    cells = [
-        [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
-        for row in rows
-    ]
-    return "\n".join(
-        f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *cells]
-    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from assets.names import DAY, quarantine_table, raw_table
+from assets.reporting.report import Report, load_report
 from assets.retraining.decide import (
     Champion,
     Decision,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from resources.artifacts import Artifacts
     from resources.lake import Lake
     from resources.ledger import Entry, Ledger
-    from resources.reports import Report, Reports
+    from resources.reports import Reports
 
 FAULTS = (DATA_DRIFT, "missing_values"), (SKEW, "skew")
 
@@ -61,7 +62,7 @@ def gather(
         champion=champion,
         performance=None
         if champion is None
-        else _performance(reports.load(pipeline.name, PERFORMANCE, day, champion.bundle)),
+        else _performance(load_report(reports, pipeline.name, PERFORMANCE, day, champion.bundle)),
         drift=() if champion is None else _drift(pipeline, reports, day, champion.bundle),
         data_faults=(*_faults(pipeline, reports, day, champion), *quarantined(pipeline, lake, day)),
         last_retrain=last,
@@ -165,7 +166,7 @@ def _drift(pipeline: Pipeline, reports: Reports, day: date, bundle: str) -> tupl
     found = []
     for offset in reversed(range(pipeline.retraining.drift_window)):
         seen = day - offset * DAY
-        report = reports.load(pipeline.name, DATA_DRIFT, seen, bundle)
+        report = load_report(reports, pipeline.name, DATA_DRIFT, seen, bundle)
         verdict = (
             next((each for each in report.verdicts if each.rule == "drift_share"), None)
             if report
@@ -184,7 +185,7 @@ def _faults(
         return ()
     found = []
     for name, rule in FAULTS:
-        report = reports.load(pipeline.name, name, day, champion.bundle)
+        report = load_report(reports, pipeline.name, name, day, champion.bundle)
         failed = (
             next(
                 (each for each in report.verdicts if each.rule == rule and each.passed is False),

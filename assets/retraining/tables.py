@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from assets.reporting.plots import table
+from assets.reporting.tables import markdown_table
 from assets.retraining.decide import Decision
 
 
 def causes(decision: Decision) -> str:
     """Every cause that was weighed, whether it holds, and why."""
     words = {True: "**holds**", False: "no", None: "not judged"}
-    return table(
+    return markdown_table(
         ["cause", "holds", "reason"],
         [
             [each.cause.replace("_", " "), words[each.holds], each.reason]
@@ -54,7 +54,7 @@ def evidence(decision: Decision) -> str:
         ["declared features", known.features[:12]],
         ["request", f"{known.request.by}: {known.request.reason}" if known.request else "none"],
     ]
-    return table(["evidence", "value"], rows)
+    return markdown_table(["evidence", "value"], rows)
 
 
 def days(decisions: Sequence[Decision]) -> str:
@@ -63,7 +63,7 @@ def days(decisions: Sequence[Decision]) -> str:
         [made.day, "retrain" if made.retrain else "keep", made.cause or "–", made.reason]
         for made in reversed(decisions)
     ]
-    return table(["day", "decision", "cause", "reason"], rows)
+    return markdown_table(["day", "decision", "cause", "reason"], rows)
 
 
 def _number(value: float | None) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from assets.names import DAY, EXPERIMENT, ROLLOUT
 from assets.reporting.page import PAGE, Image
+from assets.reporting.report import Report, save_report
 from assets.traffic import experiments, judging, pages, rollouts
 from assets.traffic.decisions import POLICY
 from assets.traffic.evidence import answered, gather, labels_known, windows
 from assets.traffic.judging import Action
 from assets.traffic.rollouts import Rollout
-from resources.reports import Report
 
 if TYPE_CHECKING:
     from declare.pipeline import Pipeline
@@ -79,7 +79,7 @@ def judge_day(
         notes=notes,
     )
     page, images = pages.page(report, rollout, evidence, policy, action, why)
-    link = reports.save(report, {PAGE: page})
+    link = save_report(reports, report, {PAGE: page})
     # The report is stored before anything is decided on it: an entry never names evidence that is not there.
     entry = None
     if action == "advance":
@@ -146,7 +146,9 @@ def compare_day(
         verdicts=verdicts,
         notes=notes,
     )
-    link = reports.save(report, {PAGE: pages.experiment_page(report, experiment, current, split)})
+    link = save_report(
+        reports, report, {PAGE: pages.experiment_page(report, experiment, current, split)}
+    )
     stopped = None
     if why is not None:
         stopped = experiments.stop(

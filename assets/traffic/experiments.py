@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
+from assets.reporting.report import Measure, Verdict
 from assets.traffic import decisions
 from assets.traffic.evidence import Divided
 from assets.traffic.judging import arm_effects, bounded, split_measures
 from assets.traffic.rollouts import newest_move, under_way
 from assets.traffic.sequential import SPLIT_ALPHA, confidence_sequence
-from resources.reports import Measure, Verdict
 
 if TYPE_CHECKING:
     from declare.release import Experiment

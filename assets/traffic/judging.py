@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.reporting.report import Measure, Verdict
 from assets.tabular.validation.metrics import row_metric
 from assets.traffic.evidence import Divided, Evidence, Paired
 from assets.traffic.rollouts import Rollout
@@ -19,7 +20,6 @@ from assets.traffic.sequential import (
     split_evidence,
 )
 from declare.release import ReleasePolicy
-from resources.reports import Measure, Verdict
 
 Floats = NDArray[np.float64]
 Action = Literal["advance", "hold", "roll_back"]

@@ -7,7 +7,9 @@ from datetime import date
 
 import numpy as np
 
-from assets.reporting.page import Image, Section, Table, estimate, number, render
+from assets.reporting.page import Image, Section, Table, render
+from assets.reporting.report import Measure, Report
+from assets.reporting.tables import estimate, number
 from assets.traffic.evidence import Divided, Evidence
 from assets.traffic.experiments import EFFECT, Running
 from assets.traffic.judging import (
@@ -22,7 +24,6 @@ from assets.traffic.judging import (
 from assets.traffic.rollouts import Rollout, next_share
 from assets.traffic.sequential import confidence_sequence
 from declare.release import Experiment, ReleasePolicy
-from resources.reports import Measure, Report
 
 ACTIONS = {"advance": "takes the next step", "hold": "waits", "roll_back": "goes back"}
 LEAD = "May the candidate take more of the traffic, must it wait, or must it go back to what served before?"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from assets.reporting.report import Report
 from assets.traffic import judging, pages
 from assets.traffic.daily import ROLLOUT
-from resources.reports import Report
 from tests.assets.traffic.test_rollout_judge import CANARY, DAY, POLICY, rollout
 from tests.browser.ui import browser_page
 

@@ -13,6 +13,7 @@ import pytest
 
 from assets.endpoint import assets as endpoint_stage
 from assets.names import PREDICTIONS, asset_path
+from assets.reporting.report import load_report
 from assets.tabular.monitoring.predictions import columns
 from assets.traffic import assets as rollout_stage, experiments
 from assets.traffic.daily import EXPERIMENT
@@ -121,7 +122,7 @@ def test_an_experiment_ends_by_its_own_rule_and_the_champion_has_all_traffic_aga
     entry = world.ledger.entries(NAME)[-1]
     assert (entry.kind, entry.payload["stage"], entry.actor) == ("experiment", "stopped", "policy")
     assert finding in str(entry.payload["reason"])
-    report = world.reports.load(NAME, EXPERIMENT, DAYS[-2], DEPTH.name)
+    report = load_report(world.reports, NAME, EXPERIMENT, DAYS[-2], DEPTH.name)
     assert report is not None
     assert report.digest == entry.payload["report"]
     page = Path(

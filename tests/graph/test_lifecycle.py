@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.reporting.report import load_report
 from assets.retraining.decide import load_decision
 from cli.demo.driver import Ran
 from declare.training import RandomForest
@@ -81,8 +82,11 @@ def test_a_forest_lives_the_whole_lifecycle(home: Path) -> None:
         assert {answer.status_code for answer in answers} == {200}
         land(running.landing, day + DAY, day + DAY)
         assert [run.failure for run in running.driver.settle() if not run.success] == []
-        assert running.reports.load("tiny", "monitoring/performance", day, champion) is not None
-        skew = running.reports.load("tiny", "monitoring/skew", day, champion)
+        assert (
+            load_report(running.reports, "tiny", "monitoring/performance", day, champion)
+            is not None
+        )
+        skew = load_report(running.reports, "tiny", "monitoring/skew", day, champion)
         assert skew is not None
         assert skew.passed
 
@@ -112,7 +116,7 @@ def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:
     ]
     assert len(drifted) == 1, "one shift leads to one decision, however long it lasts"
     assert len(caused) == 1, "and one decision to one retrain"
-    skew = [running.reports.load("tiny", "monitoring/skew", HISTORY + DAY, champion)]
+    skew = [load_report(running.reports, "tiny", "monitoring/skew", HISTORY + DAY, champion)]
     assert skew[0] is not None
     assert skew[0].passed
     assert running.ledger.verify() >= 3

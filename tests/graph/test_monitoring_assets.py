@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from assets.names import raw_table
+from assets.reporting.report import Report, load_report
 from assets.retraining import assets as retraining
 from assets.retraining.decide import Decision, load_decision
 from assets.tabular.monitoring import assets as monitoring, daily, monitors
@@ -26,7 +27,7 @@ from resources.keys import Keys
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
-from resources.reports import Report, Reports
+from resources.reports import Reports
 from sensors import pages
 from tests.support.tiny import FIRST, land, tiny
 
@@ -165,7 +166,7 @@ class World:
         return found
 
     def report(self, name: str, day: date) -> Report:
-        found = self.reports.load(NAME, name, day, self.bundle)
+        found = load_report(self.reports, NAME, name, day, self.bundle)
         assert found is not None
         return found
 
@@ -208,7 +209,7 @@ def test_before_anything_serves_the_day_says_so_and_asks_for_the_first_model(wor
     assert all(passed for passed, _ in checks(result).values())
     assert "not judged: nothing was served" in checks(result)["drift_share"][1]
     for name in NAMES:
-        found = world.reports.load(NAME, name, day, "none")
+        found = load_report(world.reports, NAME, name, day, "none")
         assert found is not None
         assert "Nothing was served" in found.notes[0]
     assert world.decision(day).cause == "first_model"
@@ -270,7 +271,9 @@ def test_a_day_decided_again_later_decides_the_same(world: World) -> None:
     )
     bundle = decided.evidence.champion.bundle  # type: ignore[union-attr]
     world.run(day)
-    assert {name: world.reports.load(NAME, name, day, bundle).digest for name in NAMES} == before  # type: ignore[union-attr]
+    assert {
+        name: load_report(world.reports, NAME, name, day, bundle).digest for name in NAMES
+    } == before
     assert world.decision(day) == decided
 
 

@@ -18,6 +18,7 @@ from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits
 from assets.names import raw_table
 from assets.release import assets as release_stage
+from assets.reporting.report import Measure, Report, save_report
 from assets.tabular.validation import gates
 from assets.tabular.validation.terms import ALL_NUMBERS
 from assets.traffic import decisions
@@ -32,7 +33,7 @@ from resources.keys import Keys
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
-from resources.reports import Measure, Report, Reports
+from resources.reports import Reports
 from resources.tracking import Tracking
 from tests.support.endpoint import Place
 from tests.support.tiny import FIRST, land, tiny
@@ -145,10 +146,11 @@ class World:
             report = Report(
                 pipeline=NAME, name=name, subject=candidate, day=self.day, measures=tuple(measures)
             )
-            self.reports.save(
+            save_report(
+                self.reports,
                 report.model_copy(
                     update={"verdicts": gates.verdicts(self.pipeline, name, measures)}
-                )
+                ),
             )
         return candidate
 

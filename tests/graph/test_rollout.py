@@ -12,6 +12,7 @@ import pytest
 
 from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits, difference
+from assets.reporting.report import load_report
 from assets.traffic import assets as rollout_stage, decisions, rollouts as state
 from assets.traffic.daily import ROLLOUT
 from bundle.desired import Actual
@@ -88,7 +89,7 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
             if entry.payload.get("rollout") and entry.kind in ("rollout", "release")
         ]
         for entry, judged in zip(steps, ("shadow", "canary"), strict=True):
-            report = running.reports.load(NAME, ROLLOUT, entry.day - DAY, new.bundle)
+            report = load_report(running.reports, NAME, ROLLOUT, entry.day - DAY, new.bundle)
             assert report.digest == entry.payload["report"]
             assert report.passed
             quality = report.measure("log_loss_worse_by", "shadow")
@@ -179,7 +180,7 @@ def test_a_shadow_that_fails_goes_back_once_and_stays_away(world: World) -> None
         rollout.bundle,
     )
     assert "2 of 60 outputs are no probability" in str(entry.payload["reason"])
-    report = world.reports.load(NAME, ROLLOUT, world.day, rollout.bundle)
+    report = load_report(world.reports, NAME, ROLLOUT, world.day, rollout.bundle)
     assert report is not None
     assert report.digest == entry.payload["report"]
     page = Path(

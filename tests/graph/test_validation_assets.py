@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from assets.names import raw_table
+from assets.reporting.report import Report
 from assets.tabular.validation import assets as stage, evidence as evidences, gates
 from bundle.features.expression import category, col, days, join, rate
 from declare.pipeline import Pipeline
@@ -20,7 +21,7 @@ from resources.keys import Keys
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
-from resources.reports import Report, Reports
+from resources.reports import Reports
 from tests.support.tiny import FIRST, land, tiny
 
 DAYS = [FIRST + timedelta(days=offset) for offset in range(45)]

@@ -17,6 +17,7 @@ from assets.names import (
 )
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
+from assets.reporting.report import Report, load_report, save_report
 from assets.tabular.monitoring import pages
 from assets.tabular.monitoring.monitors import (
     DATA_DRIFT,
@@ -31,7 +32,7 @@ from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget
 from resources.lake import Lake
 from resources.ledger import Ledger
-from resources.reports import Report, Reports
+from resources.reports import Reports
 
 if TYPE_CHECKING:
     from assets.tabular.monitoring.daily import Days
@@ -156,7 +157,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         )
         found = [daily.monitor_day(monitor, days, day) for day in wanted]
         for earlier in found[:-1]:
-            reports.save(earlier, {PAGE: pages.page(earlier)})
+            save_report(reports, earlier, {PAGE: pages.page(earlier)})
         return dg.MaterializeResult(
             data_version=dg.DataVersion(
                 hashlib.sha256("".join(each.digest for each in found).encode()).hexdigest()
@@ -194,7 +195,7 @@ def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
         days = daily.Days(
             pipeline, day, day, lake, artifacts, ledger, reports, endpoint.samples(), windowed=False
         )
-        report = reports.load(pipeline.name, DATA_DRIFT, day, days.subject(day))
+        report = load_report(reports, pipeline.name, DATA_DRIFT, day, days.subject(day))
         if report is None:
             raise dg.Failure(
                 f"{drift.to_user_string()} has no report of {day}; materialize it first, then its page",
@@ -206,7 +207,7 @@ def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
                 metadata={"told": f"There is nothing to compare on {day}."},
                 data_version=dg.DataVersion(report.digest),
             )
-        link = reports.save(report, {daily.EVIDENTLY_PAGE: rendered.html})
+        link = save_report(reports, report, {daily.EVIDENTLY_PAGE: rendered.html})
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.digest),
             metadata={
@@ -241,7 +242,7 @@ def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg
         f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content))
         for n, image in enumerate(images, 1)
     }
-    link = days.reports.save(report, {PAGE: pages.page(report, images)})
+    link = save_report(days.reports, report, {PAGE: pages.page(report, images)})
     told["report"] = dg.MetadataValue.url(f"{link}{PAGE}")
     if why:
         told["drawn"] = dg.MetadataValue.text(why)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from assets.names import FEATURES, PREDICTIONS, asset_path
 from assets.reporting.page import Image
+from assets.reporting.report import Measure, Report, Verdict, load_report
 from assets.tabular.features.moments import refresh
 from assets.tabular.monitoring import (
     champion,
@@ -33,7 +34,6 @@ from assets.tabular.monitoring.monitors import (
 )
 from assets.tabular.monitoring.predictions import as_used, empty
 from bundle.records.service import Sample, read as read_samples
-from resources.reports import Measure, Report, Verdict
 
 if TYPE_CHECKING:
     import polars as pl
@@ -201,8 +201,12 @@ def worth_a_look(report: Report, days: Days) -> str | None:
     if report.passed:
         return None
     before = (
-        days.reports.load(
-            report.pipeline, report.name, report.day - timedelta(days=offset), report.subject
+        load_report(
+            days.reports,
+            report.pipeline,
+            report.name,
+            report.day - timedelta(days=offset),
+            report.subject,
         )
         for offset in range(1, ALARM_DAYS + 1)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from assets.reporting.report import Measure, Verdict
 from assets.tabular.monitoring.drift import (
     FALSE_ALARMS,
     Drift,
@@ -15,7 +16,6 @@ from assets.tabular.monitoring.drift import (
     numbers,
 )
 from declare.monitoring import Monitors
-from resources.reports import Measure, Verdict
 
 if TYPE_CHECKING:
     import polars as pl

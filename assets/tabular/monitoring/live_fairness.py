@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assets.reporting.report import Measure, Verdict
 from assets.tabular.validation import gates
 from assets.tabular.validation.fairness import fairness, measures as fairness_measures
 from assets.tabular.validation.slices import grouping
-from resources.reports import Measure, Verdict
 
 if TYPE_CHECKING:
     import polars as pl

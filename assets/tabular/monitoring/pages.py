@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from assets.reporting.page import Image, Section, Table, estimate, number, render
-from assets.reporting.plots import table as markdown_table
+from assets.reporting.page import Image, Section, Table, render
+from assets.reporting.report import Measure, Report, Verdict
+from assets.reporting.tables import estimate, markdown_table, number
 from assets.tabular.monitoring.monitors import (
     DATA_DRIFT,
     FAIRNESS,
@@ -15,7 +16,6 @@ from assets.tabular.monitoring.monitors import (
     SERVICE,
     SKEW,
 )
-from resources.reports import Measure, Report, Verdict
 
 if TYPE_CHECKING:
     from assets.tabular.monitoring.evidently_report import Rendered

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.reporting.report import Measure, Verdict
 from assets.tabular.validation.bootstrap import SEED, Interval, compare, percentile_interval
 from assets.tabular.validation.metrics import NAMES, ROW_WISE, Array, Ranked, row_metric
 from assets.tabular.validation.slices import measure
 from declare.monitoring import Monitors
-from resources.reports import Measure, Verdict
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assets.reporting.report import Measure, Verdict
 from bundle.records.service import Sample, combined, percentile
 from declare.monitoring import Monitors
-from resources.reports import Measure, Verdict
 
 if TYPE_CHECKING:
     import polars as pl

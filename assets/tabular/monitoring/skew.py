@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.reporting.report import Measure, Verdict
 from declare.monitoring import Monitors
-from resources.reports import Measure, Verdict
 
 if TYPE_CHECKING:
     import polars as pl

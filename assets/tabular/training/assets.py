@@ -18,6 +18,7 @@ from assets.names import (
     raw_name,
 )
 from assets.reporting import plots
+from assets.reporting.tables import markdown_table
 from assets.tabular.features.declared_program import program
 from assets.tabular.training import manifest as manifests
 from assets.tabular.training.manifest import Finding, TrainingManifest
@@ -270,8 +271,8 @@ def training_set_metadata(manifest: TrainingManifest, digest: str) -> dict[str, 
     shown = [(day, each.rows, each.positives, each.digest[:12]) for day, each in days[-14:]]
     return {
         "digest": digest, "as_of": manifest.as_of.isoformat(), "days": len(days), "dagster/row_count": manifest.total,
-        "split": dg.MetadataValue.md(plots.table(("part", "days", "rows", "base rate"), rows)),
-        "newest_days": dg.MetadataValue.md(plots.table(("day", "rows", "positive", "content digest"), shown)),
+        "split": dg.MetadataValue.md(markdown_table(("part", "days", "rows", "base rate"), rows)),
+        "newest_days": dg.MetadataValue.md(markdown_table(("day", "rows", "positive", "content digest"), shown)),
         "program": manifest.program_digest, "features": len(manifest.features),
         **{f"{part}_rows": manifest.rows[part] for part in PARTS},
         **{f"{part}_base_rate": manifest.base_rate[part] for part in PARTS},
@@ -299,7 +300,7 @@ def study_result(
         metadata |= {
             "best_log_loss": study.best.value,
             "gain_over_first_trial": study.trials[0].value - study.best.value,
-            "best_trials": dg.MetadataValue.md(plots.table(
+            "best_trials": dg.MetadataValue.md(markdown_table(
                 ("trial", "log loss", *tuning.SPACE), [(trial.number, trial.value, *(trial.parameters[name] for name in tuning.SPACE)) for trial in best]
             )),
             "history": dg.MetadataValue.md(plots.inline_image(tuning.history_figure(study), "trials")),
@@ -334,11 +335,11 @@ def metrics_table(
         )
         for part in PARTS
     ]
-    return dg.MetadataValue.md(plots.table(("part", "rows", *names), cells))
+    return dg.MetadataValue.md(markdown_table(("part", "rows", *names), cells))
 
 
 def parameters_table(parameters: Mapping[str, object]) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(plots.table(("parameter", "value"), sorted(parameters.items())))
+    return dg.MetadataValue.md(markdown_table(("parameter", "value"), sorted(parameters.items())))
 
 
 def candidate_plots(trained: "Trained") -> dict[str, bytes]:

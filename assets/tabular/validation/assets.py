@@ -8,12 +8,13 @@ import dagster as dg
 from assets.names import BASELINE, CANDIDATE, asset_key
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
+from assets.reporting.report import Verdict, save_report
 from assets.tabular.validation import gates
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.ledger import Ledger
-from resources.reports import Reports, Verdict
+from resources.reports import Reports
 
 if TYPE_CHECKING:
     from assets.tabular.validation.examinations import Examined
@@ -84,7 +85,7 @@ def _asset(
 def _stored(reports: Reports, examined: "Examined") -> dg.MaterializeResult[None]:
     """Store a report with its page and show it: link, plots, the most telling numbers, and a check for each verdict."""
     report = examined.report
-    link = reports.save(report, examined.pages) + PAGE
+    link = save_report(reports, report, examined.pages) + PAGE
     numbers = {
         measure.name: measure.value
         for measure in report.measures

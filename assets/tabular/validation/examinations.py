@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assets.reporting import page as pages
-from assets.reporting.page import Image, Section, Table, estimate, number
+from assets.reporting.page import Image, Section, Table
 from assets.reporting.plots import png
+from assets.reporting.report import Measure, Report
+from assets.reporting.tables import estimate, number
 from assets.tabular.training.cpus import threads
 from assets.tabular.validation import (  # fmt: skip
     bootstrap,
@@ -24,7 +26,6 @@ from assets.tabular.validation import (  # fmt: skip
 )
 from assets.tabular.validation.evidence import Evidence
 from assets.tabular.validation.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
-from resources.reports import Measure, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

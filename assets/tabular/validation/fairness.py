@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from assets.reporting.report import Measure
 from assets.tabular.validation.bootstrap import (
     NO_INTERVAL,
     RESAMPLES,
@@ -22,7 +23,6 @@ from assets.tabular.validation.bootstrap import (
 )
 from assets.tabular.validation.metrics import Array, wilson
 from assets.tabular.validation.slices import Groups, measure
-from resources.reports import Measure
 
 RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")
 GAPS = ("demographic_parity", "equal_opportunity", "equalised_odds")

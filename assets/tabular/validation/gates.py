@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 
+from assets.reporting.report import Measure, Report, Verdict, load_report
 from assets.tabular.validation.terms import ADDITIVITY_TOLERANCE, ALL_NUMBERS, NO_CHAMPION
 from bundle.features.expression import Category, Join, Rolling, walk
 from declare.pipeline import Pipeline
-from resources.reports import Measure, Report, Reports, Verdict
+from resources.reports import Reports
 
 PERFORMANCE = "validation/performance"
 SLICES = "validation/slices"
@@ -40,7 +41,7 @@ def stored(
 ) -> dict[str, Report | None]:
     """The stored validation reports of a candidate by name; `day` is the `as_of` of its training set. Raises ValueError for a
     report that does not parse."""
-    return {name: reports.load(pipeline.name, name, day, candidate) for name in REPORTS}
+    return {name: load_report(reports, pipeline.name, name, day, candidate) for name in REPORTS}
 
 
 def refusals(

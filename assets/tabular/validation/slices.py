@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.reporting.report import Measure
 from assets.tabular.validation import bootstrap
 from assets.tabular.validation.bootstrap import NO_INTERVAL, Interval, percentile_interval
 from assets.tabular.validation.metrics import (
@@ -19,7 +20,6 @@ from assets.tabular.validation.metrics import (
     Ranked,
     row_metric,
 )
-from resources.reports import Measure
 
 MISSING, OTHERS = "(missing)", "(all other values)"
 _MOST_GROUPS = 300  # rarer values are looked at together

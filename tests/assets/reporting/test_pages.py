@@ -6,7 +6,8 @@ import re
 from datetime import date
 
 from assets.reporting import page as pages
-from resources.reports import Report, Verdict
+from assets.reporting.report import Report, Verdict
+from assets.reporting.tables import estimate, number
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -60,9 +61,9 @@ def test_gates_show_number_limit_n_and_what_was_not_judged() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert pages.number(None) == pages.number(float("nan")) == "–"
-    assert (pages.number(0.0), pages.number(1403.0), pages.number(0.5)) == ("0", "1,403", "0.5000")
-    assert pages.number(2.1e-6) == "2.1e-06"
-    assert pages.number(0.1234567, 2, sign=True) == "+0.12"
-    assert pages.estimate(0.5, 0.4, 0.6, 2) == "0.50 (0.40 to 0.60)"
-    assert pages.estimate(0.5, None, None, 2) == "0.50"
+    assert number(None) == number(float("nan")) == "–"
+    assert (number(0.0), number(1403.0), number(0.5)) == ("0", "1,403", "0.5000")
+    assert number(2.1e-6) == "2.1e-06"
+    assert number(0.1234567, 2, sign=True) == "+0.12"
+    assert estimate(0.5, 0.4, 0.6, 2) == "0.50 (0.40 to 0.60)"
+    assert estimate(0.5, None, None, 2) == "0.50"

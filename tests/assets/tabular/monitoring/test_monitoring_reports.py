@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets.reporting.report import Measure, Verdict
 from assets.tabular.monitoring import feature_drift, performance, skew
 from assets.tabular.monitoring.drift import Reference, reference
 from declare.monitoring import Monitors
-from resources.reports import Measure, Verdict
 
 LIMITS = Monitors()
 FIRST = date(2013, 4, 1)

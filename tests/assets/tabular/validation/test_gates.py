@@ -6,10 +6,11 @@ from datetime import date
 
 import pytest
 
+from assets.reporting.report import Measure, Report, save_report
 from assets.tabular.validation import gates
 from declare.pipeline import Pipeline
 from declare.validation import Fairness, Gates
-from resources.reports import Measure, Report, Reports
+from resources.reports import Reports
 from tests.support.tiny import tiny
 
 CANDIDATE, CHAMPION = "c" * 64, "b" * 64
@@ -343,7 +344,7 @@ def test_verdicts_survive_storage(tmp_path) -> None:
     pipeline, store = _pipeline(), Reports(uri=str(tmp_path), url="http://localhost")
     for report in _reports(pipeline).values():
         assert report is not None
-        store.save(report)
+        save_report(store, report)
     stored = gates.stored(store, pipeline, DAY, CANDIDATE)
     assert gates.refusals(pipeline, stored, CANDIDATE, CHAMPION) == []
 
