@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.abc
 import logging
 import os
 import signal
@@ -17,9 +16,10 @@ from pathlib import Path
 
 from bundle.api_keys import FILE
 from serving.callers.access import has_active
-from serving.callers.tokens import DEFAULT_ALGORITHMS, TokenRules
-from serving.listening import Inherited, is_loopback, tls
-from serving.options import Options
+from serving.callers.hosts import is_loopback
+from serving.lean import stay_lean
+from serving.listening import Inherited, tls
+from serving.options import DEFAULT_ALGORITHMS, Options, TokenRules
 from serving.watch import logs
 
 WRONG_USE, CANNOT_START = 2, 3
@@ -317,22 +317,6 @@ def supervise(arguments: Sequence[str], inherited: Inherited, options: Options) 
             worker.kill()
             worker.wait()
     return 0
-
-
-def stay_lean() -> None:
-    """XGBoost and pyarrow import scikit-learn and pandas where they are installed: seconds and 100 MB for what few endpoints use.
-    To this process they are not installed, but for scikit-learn where a bundle holds an estimator of it."""
-    sys.meta_path.insert(0, Absent())
-
-
-class Absent(importlib.abc.MetaPathFinder):
-    """Finds no pandas, and no scikit-learn until `bundle.models.scikit_learn` was needed."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "pandas" or (
-            fullname == "sklearn" and "bundle.models.scikit_learn" not in sys.modules
-        ):
-            raise ModuleNotFoundError(f"{fullname} is of no use to this endpoint", name=fullname)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 from dataclasses import dataclass
@@ -11,15 +10,6 @@ from pathlib import Path
 from serving.callers.limits import RateLimits
 from serving.options import Options
 from serving.watch.metrics import Metrics
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from bundle.files import Stamp, stamp
-from bundle.records import service
-from serving.app import App
+from bundle.records import service as samples
 from serving.callers.access import Access
+from serving.callers.hosts import is_loopback
 from serving.callers.limits import RateLimits
 from serving.delivery.state import Served, discover, enlist
 from serving.http.http1 import Connection
-from serving.listening import Inherited, is_loopback, tls
+from serving.listening import Inherited, tls
 from serving.options import Options
+from serving.routes import Routes
+from serving.service import Service
 from serving.watch.identity import identity
 from serving.watch.metrics import Metrics
 
@@ -45,13 +47,18 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        app: App,
+        service: Service,
         admin: uvicorn.Server,
         admin_listener: socket.socket,
         rpc: GrpcServer | None,
     ) -> None:
         super().__init__(config)
-        self._app, self._admin, self._admin_listener, self._rpc = app, admin, admin_listener, rpc
+        self._service, self._admin, self._admin_listener, self._rpc = (
+            service,
+            admin,
+            admin_listener,
+            rpc,
+        )
 
     def connections(self) -> list[object]:
         return [*self.server_state.connections, *self._admin.server_state.connections]
@@ -81,15 +88,15 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         logger.info("draining")
-        self._app.draining = True
-        await asyncio.sleep(self._app.options.notice_seconds)
+        self._service.draining = True
+        await asyncio.sleep(self._service.options.notice_seconds)
         kept = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
         for listener in kept:
             await self._accept_waiting(listener)
             listener.close()
-        await asyncio.sleep(self._app.options.notice_seconds)
+        await asyncio.sleep(self._service.options.notice_seconds)
         if self._rpc is not None:
             await self._rpc.stop()
         await super().shutdown(sockets)
@@ -127,7 +134,7 @@ async def _run(options: Options, inherited: Inherited) -> None:
     worker = identity(os.getpid())
     metrics = Metrics(worker, inherited.metrics, inherited.place)
     access = await asyncio.to_thread(Access, options)
-    app = App(options, metrics, access, RateLimits(inherited.limits))
+    service = Service(options, metrics, access, RateLimits(inherited.limits))
     context = tls(options.certificate, options.private_key) if options.certificate else None
 
     def config(application: Any, secured: bool) -> uvicorn.Config:
@@ -144,24 +151,28 @@ async def _run(options: Options, inherited: Inherited) -> None:
             ssl_context_factory=(lambda *_: context) if context is not None and secured else None,
         )  # fmt: skip
 
-    admin = uvicorn.Server(config(app.admin, secured=not is_loopback(options.admin_host)))
+    admin = uvicorn.Server(
+        config(Routes(service, admin=True), secured=not is_loopback(options.admin_host))
+    )
     rpc = None
     if options.grpc_port is not None:
         from serving.protocols.grpc_service import GrpcServer
 
-        rpc = GrpcServer(app, options)
-    server = Server(config(app, secured=True), app, admin, inherited.admin, rpc)
-    app.queued = lambda: len(server.server_state.tasks) + (rpc.active if rpc else 0)
+        rpc = GrpcServer(service, options)
+    server = Server(
+        config(Routes(service, admin=False), secured=True), service, admin, inherited.admin, rpc
+    )
+    service.queued = lambda: len(server.server_state.tasks) + (rpc.active if rpc else 0)
     if options.traces is not None:
         from serving.watch.traces import Traces
 
-        app.traces = Traces(options.traces, worker)
+        service.traces = Traces(options.traces, worker)
     looked = asyncio.Event()
     tasks = [
-        watching := asyncio.create_task(_watch(app, options, worker, looked)),
-        asyncio.create_task(_sample(app, options)),
+        watching := asyncio.create_task(_watch(service, options, worker, looked)),
+        asyncio.create_task(_sample(service, options)),
         asyncio.create_task(_sweep(server)),
-        asyncio.create_task(_follow(app, context)),
+        asyncio.create_task(_follow(service, context)),
     ]
     if options.workers > 1:
         tasks.append(asyncio.create_task(_follow_parent(server, os.getppid())))
@@ -177,23 +188,21 @@ async def _run(options: Options, inherited: Inherited) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        _write_sample(app, options)
-        for served in app.pipelines.values():
+        _write_sample(service, options)
+        for served in service.pipelines.values():
             await asyncio.to_thread(served.close)
-        if app.traces is not None:
-            await asyncio.to_thread(app.traces.close)
+        if service.traces is not None:
+            await asyncio.to_thread(service.traces.close)
 
 
-async def _follow(app: App, context: ssl.SSLContext | None) -> None:
+async def _follow(service: Service, context: ssl.SSLContext | None) -> None:
     """Follow the files of keys and certificate, and keep this worker's own figures fresh for whoever answers a scrape."""
-    options = app.options
+    options = service.options
     before = _pair(options)
     while True:
         await asyncio.sleep(options.poll_seconds)
-        await asyncio.to_thread(app.access.refresh)
-        app.metrics.in_flight(app.queued())
-        app.metrics.measure(app.log_error() is not None)
-        app.count_trials()
+        await asyncio.to_thread(service.access.refresh)
+        service.measure()
         if (
             context is not None
             and options.certificate is not None
@@ -217,49 +226,51 @@ def _pair(options: Options) -> list[Stamp | None]:
     ]
 
 
-async def _watch(app: App, options: Options, worker: str, looked: asyncio.Event) -> None:
+async def _watch(service: Service, options: Options, worker: str, looked: asyncio.Event) -> None:
     """Follow the desired state of every pipeline; `looked` is set when requests may come. Loading happens in a thread: requests
     go on meanwhile."""
     public_key = await _read_key(options, worker, looked)
     await asyncio.to_thread(_load_engines)
-    await _discover(app, options, public_key, worker)
+    await _discover(service, options, public_key, worker)
     # What is desired comes before what was served last, unless it takes too long.
-    newest = asyncio.create_task(_settle(app))
+    newest = asyncio.create_task(_settle(service))
     await asyncio.wait(
         [newest],
-        timeout=PATIENCE_SECONDS if any(served.view for served in app.pipelines.values()) else None,
+        timeout=PATIENCE_SECONDS
+        if any(served.view for served in service.pipelines.values())
+        else None,
     )
     enlist(options, worker)
     # What the other workers were confirmed to serve before this one counted is seen now.
-    await _discover(app, options, public_key, worker)
+    await _discover(service, options, public_key, worker)
     looked.set()
     await newest
     while True:
-        await _refresh(app)
+        await _refresh(service)
         await asyncio.sleep(options.poll_seconds)
-        await _discover(app, options, public_key, worker)
+        await _discover(service, options, public_key, worker)
 
 
-async def _discover(app: App, options: Options, public_key: bytes, worker: str) -> None:
+async def _discover(service: Service, options: Options, public_key: bytes, worker: str) -> None:
     """Add the pipelines that are new, with what was served of them last."""
-    for name in discover(options, app.pipelines):
+    for name in discover(options, service.pipelines):
         try:
             served = await asyncio.to_thread(Served, name, options, public_key, worker)
         except OSError as error:
             logger.error("%s: its prediction log cannot be opened: %s", name, error)
         else:
             await asyncio.to_thread(served.resume)
-            app.pipelines[name] = served
+            service.pipelines[name] = served
 
 
-async def _settle(app: App) -> None:
+async def _settle(service: Service) -> None:
     """Twice: what the other workers were confirmed to serve while this one loaded, and had not reported yet, is seen now."""
     for _ in range(2):
-        await _refresh(app)
+        await _refresh(service)
 
 
-async def _refresh(app: App) -> None:
-    for served in list(app.pipelines.values()):
+async def _refresh(service: Service) -> None:
+    for served in list(service.pipelines.values()):
         await asyncio.to_thread(served.refresh)
 
 
@@ -273,16 +284,16 @@ def _load_engines() -> None:
     gc.freeze()
 
 
-async def _sample(app: App, options: Options) -> None:
+async def _sample(service: Service, options: Options) -> None:
     while True:
         await asyncio.sleep(options.sample_seconds)
-        _write_sample(app, options)
+        _write_sample(service, options)
 
 
-def _write_sample(app: App, options: Options) -> None:
-    sample = app.metrics.sample(app.about(), app.log_error())
+def _write_sample(service: Service, options: Options) -> None:
+    sample = service.metrics.sample(service.about(), service.log_error())
     try:
-        service.append(options.own / "service", sample)
+        samples.append(options.own / "service", sample)
     except OSError as error:
         logger.error("a service sample could not be written: %s", error)
 

@@ -16,16 +16,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bundle import api_keys
 from bundle.files import stamp
 from serving.callers.tokens import TokenError, Tokens
 from serving.contract.refusal import Refusal
 from serving.options import Options
-
-if TYPE_CHECKING:
-    from serving.callers.calls import Heading
 
 logger = logging.getLogger("serving")
 
@@ -68,8 +64,6 @@ class Access:
         self._stored: tuple[api_keys.ApiKey, ...] = ()
         self._problem: str | None = None
         self._seen: dict[bytes, Caller] = {}
-        # Counts the changes of keys, key set and whether there must be one.
-        self._version = 0
         self._tokens = Tokens(options.tokens) if options.tokens is not None else None
         self.refresh()
 
@@ -106,13 +100,9 @@ class Access:
         found = self._keys.get(digest) or self._seen.get(digest)
         return found or self._token(digest, text)
 
-    def caller_of(self, heading: Heading) -> Caller:
-        """Whoever sent these headers, looked up once for each version of the keys. Raises Refusal 401."""
-        # Read before the look-up: keys that change meanwhile make the next request look again.
-        version = self._version
-        if heading.keys != version:
-            heading.caller, heading.keys = self._caller(heading.authorization), version
-        caller = heading.caller
+    def caller_of(self, authorization: bytes) -> Caller:
+        """Whoever sent this value of `Authorization`, empty where there was none. Raises Refusal 401."""
+        caller = self._caller(authorization)
         if caller.until <= time.time():
             raise Refusal(
                 401, "key_expired", "This key has expired; ask its owner for the one that follows."
@@ -123,7 +113,6 @@ class Access:
         """Take over a changed key file or key set. What cannot be read changes nothing, except that it is reported."""
         if self._tokens is not None and self._tokens.refresh():
             self._seen = {}
-            self._version += 1
         try:
             found = stamp(self._place)
             if found == self._stamp:
@@ -137,11 +126,9 @@ class Access:
             if str(error) != self._problem:
                 logger.error("API keys: %s", error)
                 self._problem = str(error)
-                self._version += 1
             return
         self._stamp, self._problem = found, None
         self._keys, self._stored = _callers(stored), stored
-        self._version += 1
 
     def _token(self, digest: bytes, text: bytes) -> Caller:
         if self._tokens is None or text.count(b".") != 2:

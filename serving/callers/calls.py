@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
-from serving.callers.access import ANYONE, Caller
+from serving.callers.access import ANYONE
 from serving.contract.refusal import Refusal
 
 
-@dataclass(slots=True)
-class Heading:
-    """What a request's headers say, and the caller that they name as of a version of the keys."""
-
-    length: int | None = None
-    kind: bytes = b""
-    authorization: bytes = b""
-    traceparent: bytes = b""
-    seconds: float | None = None
-    caller: Caller = ANYONE
-    keys: int = -1
-
-
 class Call:
-    """One request on its way. Moments are of the monotonic clock; `arm` and `rows` are known once it is answered."""
+    """One request on its way.
+
+    Moments are of the monotonic clock. `arm` and `rows` are known once the request is answered.
+    """
 
     __slots__ = ("arm", "caller", "end", "pipeline", "rows", "start", "traceparent")
 
@@ -44,5 +33,6 @@ class Call:
             raise Refusal(
                 504,
                 "deadline",
-                "The request's time was over before it could be predicted; nothing was predicted or logged.",
+                "The request's time was over before it could be predicted; "
+                "nothing was predicted or logged.",
             )

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 
-from serving.watch import memory
+from serving import memory
 
 SLOTS = 1 << 15
 """Callers at the same time. A slot whose bucket is empty may be anyone's: an empty bucket is what a new caller has."""

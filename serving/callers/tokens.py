@@ -16,26 +16,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bundle.files import stamp
+from serving.options import TokenRules
 
 if TYPE_CHECKING:
     from jwt import PyJWK
 
 logger = logging.getLogger("serving")
 
-ALGORITHMS = (
-    "RS256",
-    "RS384",
-    "RS512",
-    "PS256",
-    "PS384",
-    "PS512",
-    "ES256",
-    "ES384",
-    "ES512",
-    "EdDSA",
-)
-"""Those that can be allowed; the first of each family is what providers use."""
-DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 REFRESH_SECONDS = 300.0
 HASTE_SECONDS = 10.0
 """How soon a key set is fetched again because of a token whose key is not in it."""
@@ -45,32 +32,6 @@ TIMEOUT = 5.0
 
 class TokenError(ValueError):
     """Why a token is not accepted, in words that repeat nothing of it."""
-
-
-@dataclass(frozen=True)
-class TokenRules:
-    """`jwks` is a file, or a URL (https, or http on this machine). Raises ValueError for rules that would protect nothing."""
-
-    jwks: str
-    issuer: str
-    audience: str
-    algorithms: tuple[str, ...] = DEFAULT_ALGORITHMS
-
-    def __post_init__(self) -> None:
-        wrong = [name for name in self.algorithms if name not in ALGORITHMS]
-        if wrong or not self.algorithms:
-            raise ValueError(
-                f"token algorithm {', '.join(wrong) or 'none'} cannot be allowed; choose from {', '.join(ALGORITHMS)}"
-            )
-        if not self.issuer or not self.audience:
-            raise ValueError(
-                "a key set needs the issuer and the audience that its tokens must name; give --jwt-issuer and --jwt-audience"
-            )
-        url = urlsplit(self.jwks)
-        if url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise ValueError(
-                f"the key set at {self.jwks} would travel unencrypted; give its https URL, or a file"
-            )
 
 
 @dataclass(frozen=True)

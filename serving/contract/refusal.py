@@ -25,6 +25,21 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
         self.wait = wait
 
 
+class MethodRefusal(Refusal):
+    """A route was asked by a method that it does not take; `allowed` is the one that it takes."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(405, "method", f"This route takes {allowed}.")
+        self.allowed = allowed
+
+
 def shown(name: str) -> str:
     """A field's name as it may be repeated in an answer: names that are no plain names are not."""
     return name if PLAIN_NAME.fullmatch(name) else "(a name that is not plain)"
+
+
+def unlogged() -> Refusal:
+    """Nothing is predicted that cannot be logged."""
+    return Refusal(
+        503, "log", "The prediction cannot be logged now, so it is not given; try again later."
+    )

@@ -13,7 +13,7 @@ from serving.contract.contract import Columns, Row
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from serving.delivery.state import Arm, View
+    from serving.delivery.view import Arm, View
 
 logger = logging.getLogger("serving")
 

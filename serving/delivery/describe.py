@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.delivery.state import Arm, View
+from serving.delivery.view import Arm, View
 
 
 def describe(view: View, example: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.contract.contract import Row
 from serving.contract.refusal import Refusal
-from serving.delivery.state import Arm, View
+from serving.delivery.view import Arm, View
 
 # TreeSHAP costs milliseconds a row, so one request may not have many.
 ROW_LIMIT = 100

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from bundle.manifest import Bundle, load
+from serving.lean import stay_lean
 
 SECONDS = 60.0
 
@@ -88,7 +89,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from serving.__main__ import stay_lean
-
     stay_lean()
     sys.exit(main())

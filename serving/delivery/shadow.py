@@ -23,7 +23,7 @@ from serving.delivery.arms import Failure, is_probability, microseconds
 from serving.options import Options
 
 if TYPE_CHECKING:
-    from serving.delivery.state import Arm, View
+    from serving.delivery.view import Arm, View
 
 logger = logging.getLogger("serving")
 

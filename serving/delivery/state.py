@@ -14,10 +14,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import lru_cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -26,12 +25,13 @@ import msgspec
 from bundle.desired import NOT_PIPELINES, SHADOW, Actual, ArmState, Desired, arm_name, unseal
 from bundle.features.online import Snapshot
 from bundle.files import Stamp, stamp, write_atomically
-from bundle.manifest import Bundle, Manifest, folder_files, from_files, verify
+from bundle.manifest import Bundle, folder_files, from_files, verify
 from bundle.records.log import Writer
 from serving.contract.contract import Contract
-from serving.contract.refusal import Refusal
+from serving.contract.refusal import unlogged
 from serving.delivery.rehearsal import rehearse, try_out
 from serving.delivery.shadow import Trials
+from serving.delivery.view import Arm, View, local_day
 from serving.options import Options
 from serving.watch.identity import alive
 
@@ -40,46 +40,6 @@ logger = logging.getLogger("serving")
 PIPELINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 UNSEEN: Stamp = (-1, -1, -1)
 """No file's, and not that of a missing one."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    name: str
-    bundle: Bundle
-    share: float
-
-
-@dataclass(frozen=True)
-class View:
-    """All that one request needs, never changed once published. `day` is the local day of an event time, as ISO 8601."""
-
-    desired: Desired
-    arms: tuple[Arm, ...]
-    shadows: tuple[Arm, ...]
-    contract: Contract
-    day: Callable[[datetime], str]
-    online: Snapshot
-    online_as_of: str | None
-    golden_ms: float
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.arms[0].bundle.manifest
-
-    @property
-    def key(self) -> str:
-        """The column of a request by whose value the arms are divided."""
-        return self.desired.key or self.manifest.entity
-
-
-def local_day(zone: ZoneInfo) -> Callable[[datetime], str]:
-    """Requests ask for the same few moments again and again, and a day takes longer to write than to look up."""
-
-    @lru_cache(maxsize=4096)
-    def day(moment: datetime) -> str:
-        return moment.astimezone(zone).date().isoformat()
-
-    return day
 
 
 class Serial(msgspec.Struct, frozen=True):
@@ -412,12 +372,6 @@ class Served:
         self.log.close()
         if self._options.workers > 1:
             (self.own / "workers" / f"{self._worker}.json").unlink(missing_ok=True)
-
-
-def unlogged() -> Refusal:
-    return Refusal(
-        503, "log", "The prediction cannot be logged now, so it is not given; try again later."
-    )
 
 
 def enlist(options: Options, worker: str) -> None:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from serving.contract.refusal import Refusal
 from serving.delivery.predicting import Numbering, predict_rows
-from serving.http.http1 import Turn
+from serving.turn import Turn
 
 if TYPE_CHECKING:
     from bundle.records.log import Record
     from serving.callers.calls import Call
     from serving.contract.contract import Row
-    from serving.delivery.state import Served, View
+    from serving.delivery.state import Served
+    from serving.delivery.view import View
     from serving.watch.metrics import Metrics
 
 

@@ -25,6 +25,8 @@ import httptools
 import uvicorn
 from uvicorn.server import ServerState
 
+from serving.turn import Turn
+
 logger = logging.getLogger("serving")
 
 HEADS, HEAD_BYTES = 1_000, 2 << 10
@@ -38,16 +40,15 @@ _STATUS = {
 
 
 class Head:
-    """What is before the body. `length` is the body's, known of a head that is kept; `memo` is for the application: what it made of this head, kept while a client sends it again."""
+    """What is before the body. `length` is the body's, known of a head that is kept."""
 
-    __slots__ = ("headers", "keep_alive", "length", "memo", "method", "path")
+    __slots__ = ("headers", "keep_alive", "length", "method", "path")
 
     def __init__(
         self, method: str, path: str, headers: list[tuple[bytes, bytes]], keep_alive: bool
     ) -> None:
         self.method, self.path, self.headers, self.keep_alive = method, path, headers, keep_alive
         self.length = 0
-        self.memo: Any = None
 
 
 class Answer(NamedTuple):
@@ -397,16 +398,6 @@ class Connection(asyncio.Protocol):
             self._close()
         else:
             self.resume_reading()
-
-
-class Turn:
-    """What a request waits for within one turn of the event loop, without a task: `then` makes it go on, and is to be called once."""
-
-    __slots__ = ("then",)
-    then: Callable[[], None]
-
-    def __await__(self) -> Generator[Any, None, None]:
-        yield self
 
 
 class GoneError(Exception):

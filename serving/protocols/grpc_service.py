@@ -17,14 +17,14 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from bundle.files import Stamp, stamp
-from serving.app import TIMEOUT_HEADER, App, check_version, off_loop
-from serving.callers.calls import Call, Heading
+from serving.callers.calls import Call
 from serving.contract.contract import Columns, Contract
-from serving.contract.refusal import Refusal
-from serving.delivery.state import unlogged
+from serving.contract.refusal import Refusal, unlogged
+from serving.http.heading import TIMEOUT_HEADER
 from serving.options import Options
 from serving.protocols import inference_protocol, open_inference_pb2, openapi, tensors
 from serving.protocols.tensors import Tensor
+from serving.service import Service, check_served, check_version, off_loop
 
 logger = logging.getLogger("serving")
 
@@ -50,8 +50,8 @@ Method = Callable[[Any, Call], Awaitable[dict[str, Any]]]
 class GrpcServer:
     """The gRPC side of one worker. `active` counts the calls that are not answered yet."""
 
-    def __init__(self, app: App, options: Options) -> None:
-        self._app, self._options = app, options
+    def __init__(self, service: Service, options: Options) -> None:
+        self._service, self._options = service, options
         self.active = 0
         methods: dict[str, Method] = {
             "ServerLive": self._server_live, "ServerReady": self._server_ready, "ServerMetadata": self._server_metadata,
@@ -105,10 +105,13 @@ class GrpcServer:
             status = 500
             self.active += 1
             try:
-                heading = _heading(context)
-                call.traceparent = heading.traceparent
+                authorization, call.traceparent = _metadata(context)
                 if not unguarded:
-                    self._app.admit(call, heading, counted=False)  # `active` counts it
+                    remaining = context.time_remaining()
+                    seconds = None if remaining is None else max(0.0, remaining)
+                    self._service.admit(
+                        call, authorization, seconds, counted=False
+                    )  # `active` counts it
                 try:
                     request = asked.FromString(content)
                 except DecodeError:
@@ -120,7 +123,7 @@ class GrpcServer:
                 await _abort(context, refusal)
             except OSError as error:
                 logger.error("%s: the prediction log cannot be written: %s", call.pipeline, error)
-                self._app.metrics.add("shed_total", ("log",))
+                self._service.metrics.add("shed_total", ("log",))
                 status = 503
                 await _abort(context, unlogged())
             except asyncio.CancelledError:
@@ -134,11 +137,11 @@ class GrpcServer:
                 )
             finally:
                 self.active -= 1
-                self._app.metrics.of(call.pipeline).answered(
+                self._service.metrics.of(call.pipeline).answered(
                     status, time.monotonic() - call.start, call.arm
                 )
-                if self._app.traces is not None and not unguarded:
-                    self._app.traces.answered(call, "POST", f"/{SERVICE}/{name}", status)
+                if self._service.traces is not None and not unguarded:
+                    self._service.traces.answered(call, "POST", f"/{SERVICE}/{name}", status)
             return answer
 
         return handle
@@ -149,32 +152,30 @@ class GrpcServer:
         return {"live": True}
 
     async def _server_ready(self, request: Any, call: Call) -> dict[str, Any]:
-        return {"ready": self._app.ready}
+        return {"ready": self._service.ready}
 
     async def _server_metadata(self, request: Any, call: Call) -> dict[str, Any]:
         call.caller.permit("metadata")
         return {"name": "evergreen", "version": openapi.VERSION, "extensions": openapi.EXTENSIONS}
 
     async def _model_ready(self, request: Any, call: Call) -> dict[str, Any]:
-        served = self._app.served(request.name, "POST", "POST", call, "metadata")
-        return {"ready": self._app.model_ready(served, request.version or None)}
+        served = self._service.served(request.name, call, "metadata")
+        return {"ready": self._service.model_ready(served, request.version or None)}
 
     async def _model_metadata(self, request: Any, call: Call) -> dict[str, Any]:
-        view = self._app.view(self._app.served(request.name, "POST", "POST", call, "metadata"))
-        versions = [arm.bundle.digest for arm in view.arms]
-        if request.version and request.version not in versions:
-            raise Refusal(404, "version", "This version is not being served.")
-        return tensors.metadata(view.manifest, versions)
+        view = self._service.view(self._service.served(request.name, call, "metadata"))
+        check_served(view, request.version or None)
+        return tensors.metadata(view.manifest, view.versions)
 
     async def _model_infer(self, request: Any, call: Call) -> dict[str, Any]:
-        app = self._app
-        served = app.served(request.model_name, "POST", "POST", call, "predict")
-        view = app.view(served)
+        service = self._service
+        served = service.served(request.model_name, call, "predict")
+        view = service.view(served)
         check_version(view, request.model_version or None)
         inference_protocol.check_id(request.id)
         outputs = inference_protocol.wanted([(output.name, {}) for output in request.outputs], {})
         columns = await off_loop(request.ByteSize(), _columns, view.contract, request)
-        answers = await app.answer(served, view, columns, call)
+        answers = await service.predict(served, view, columns, call)
         raw = len(request.raw_input_contents) > 0
         described, contents = [], []
         for name in outputs:
@@ -197,22 +198,17 @@ class GrpcServer:
         }  # fmt: skip
 
 
-def _heading(context: grpc.aio.ServicerContext) -> Heading:
-    """Raises Refusal."""
-    found = Heading()
+def _metadata(context: grpc.aio.ServicerContext) -> tuple[bytes, bytes]:
+    """Authorization and traceparent of a call, empty where it has none. Raises Refusal."""
+    found = {"authorization": b"", "traceparent": b""}
     for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            found.authorization = value.encode() if isinstance(value, str) else value
-        elif key == "traceparent":
-            found.traceparent = value.encode() if isinstance(value, str) else value
+        if key in found:
+            found[key] = value.encode() if isinstance(value, str) else value
         elif key == TIMEOUT_HEADER.decode():
             raise Refusal(
                 400, "timeout", "Over gRPC, a call's own deadline says how long it may take."
             )
-    remaining = context.time_remaining()
-    if remaining is not None:
-        found.seconds = max(0.0, remaining)
-    return found
+    return found["authorization"], found["traceparent"]
 
 
 def _columns(contract: Contract, request: Any) -> Columns:

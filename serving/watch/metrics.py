@@ -16,7 +16,8 @@ import numpy as np
 import psutil
 
 from bundle.records.service import BOUNDS, Sample, Traffic, bucket
-from serving.watch import exposition, memory
+from serving import memory
+from serving.watch import exposition
 from serving.watch.exposition import Value as Value
 from serving.watch.families import OUTPUT_BOUNDS
 from serving.watch.regions import HISTOGRAM, REGION, Labels, Region

@@ -37,8 +37,8 @@ from bundle import api_keys
 from bundle.api_keys import SCOPES, KeyFile
 from bundle.records import log
 from cli.demo import requests
-from serving.app import ADMIN_ROUTES, OPEN, ROUTES
 from serving.callers.limits import RateLimits
+from serving.routes import ADMIN_ROUTES, OPEN, ROUTES
 from tests.support.endpoint import DAY, NAME, TREE, Place, Running, request
 
 URL = f"/predict/{NAME}"

@@ -1,0 +1,32 @@
+"""The pages of the admin port: what the endpoint offers, for people. They read `/openapi.json` and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving.http.headers import SECURITY
+from serving.http.http1 import Answer
+
+_FOLDER = Path(__file__).parent / "docs"
+_KINDS = {
+    "/docs": ("docs.html", b"text/html; charset=utf-8"),
+    "/docs.js": ("docs.js", b"text/javascript"),
+    "/docs.css": ("docs.css", b"text/css"),
+}
+PATHS = frozenset(_KINDS)
+
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    b"img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def load() -> dict[str, Answer]:
+    """The answers of all pages, by path."""
+    security = tuple(
+        (name, _POLICY if name == b"content-security-policy" else value) for name, value in SECURITY
+    )
+    return {
+        path: Answer(200, ((b"content-type", kind), *security), (_FOLDER / name).read_bytes())
+        for path, (name, kind) in _KINDS.items()
+    }
