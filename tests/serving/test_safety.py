@@ -318,7 +318,7 @@ def test_a_full_disk_is_answered_with_503_and_recovers(tmp_path: Path) -> None:
         after = [server.client.post(URL, json=request(number)) for number in range(20)]
         assert {answer.status_code for answer in before + after} == {200}
         assert f'evergreen_requests_total{{pipeline="{NAME}"' in server.admin.get("/metrics").text
-        assert 'status="503"} 5' in server.admin.get("/metrics").text
+        assert 'status="503"} 5.0' in server.admin.get("/metrics").text
         assert set(logged(place)) == {answer.json()["id"] for answer in before + after}
         assert server.stop() == 0
 

@@ -340,7 +340,7 @@ def test_rows_outside_the_training_range_are_answered_logged_and_counted_as_such
             if "out_of_distribution_total{" in line
         ]
         return sum(
-            int(line.split()[-1])
+            int(float(line.split()[-1]))
             for line in lines
             if 'feature="amount_per_item"' in line and NAME in line
         )

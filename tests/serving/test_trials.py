@@ -130,7 +130,7 @@ def test_many_rows_are_divided_between_the_arms_as_single_ones_are(
         )
         metrics = server.admin.get("/metrics").text
         counted = {
-            line.split('arm="')[1].split('"')[0]: int(line.split()[-1])
+            line.split('arm="')[1].split('"')[0]: int(float(line.split()[-1]))
             for line in metrics.splitlines()
             if line.startswith("evergreen_predictions_total")
         }
