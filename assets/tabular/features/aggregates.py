@@ -137,9 +137,12 @@ def _chunks(
             .item()
         )
         # Each chunk reads the deliveries of a window more than its own days.
-        size = max(what.window, int(CHUNK_ROWS * days / max(rows, 1)) - what.window)
+        fitting = CHUNK_ROWS * days // max(rows, 1) - what.window
+        size = min(days, max(what.window, fitting))
+
     for offset in range(0, days, size):
-        yield first + offset * DAY, min(first + (offset + size - 1) * DAY, last)
+        begin = first + offset * DAY
+        yield begin, min(begin + (size - 1) * DAY, last)
 
 
 def _chunk_cells(

@@ -203,9 +203,11 @@ def _blocks(
     size = days
     if days > 1:
         found = read(pipeline.request, first - EARLY, last).select(pl.len()).collect().item()
-        size = max(1, int(rows * days / max(found, 1)))
+        size = min(days, max(1, rows * days // max(found, 1)))
+
     for offset in range(0, days, size):
-        yield first + offset * DAY, min(first + (offset + size - 1) * DAY, last)
+        begin = first + offset * DAY
+        yield begin, min(begin + (size - 1) * DAY, last)
 
 
 def _block(

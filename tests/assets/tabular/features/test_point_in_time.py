@@ -113,6 +113,20 @@ def test_of_versions_known_at_the_same_moment_always_the_same_one_counts() -> No
     assert not first.equals(whole().filter(pl.col("date").is_in(days)))
 
 
+def test_one_row_a_day_is_computed_in_blocks_as_well() -> None:
+    few = {
+        name: frame if name == "riders" else frame.unique("date", keep="first", maintain_order=True)
+        for name, frame in data().items()
+    }
+    years = [LAST + offset * DAY for offset in range(3 * 365)]
+    at_once = pl.concat([block for _, block in feature_blocks(orders, DAYS, reading(few))])
+    one_by_one = pl.concat([features(orders, [day], reading(few)) for day in DAYS])
+    assert at_once.equals(one_by_one)
+    assert at_once.height > 10
+    # After the data has ended, a day has no row at all.
+    assert features(orders, years, reading(few)).height == at_once.filter(date=LAST).height
+
+
 def test_blocks_equal_the_whole_and_leave_out_days_not_asked_for() -> None:
     asked = [*DAYS[3:9], *DAYS[15:20]]
     blocks = list(feature_blocks(orders, asked, reading(data()), rows=70))
