@@ -35,14 +35,16 @@ Risk = Literal["minimal", "limited", "high"]
 class Label(Declared):
     """What is predicted: a condition over the rows of one source; null where the condition is null.
 
-    `matures_after` is how long after the day of the event the label is normally known; a label counts only once its
-    row's `known_at` lies in the past of the moment it is used for.
+    A label counts only once it is mature: `matures_after` has passed since its event, and its row's
+    `known_at` lies in the past of the moment it is used for. Outcomes that are told early for some
+    rows and late for others (a loan that defaults, say) need a `matures_after` by which nearly all
+    are told; where outcomes come all at once, zero is right.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     condition: Expression
     source: str
-    matures_after: timedelta = timedelta(days=1)
+    matures_after: timedelta = timedelta(0)
 
     def __init__(self, name: str, condition: Expression, **fields: object) -> None:
         super().__init__(name=name, condition=condition, **fields)

@@ -57,8 +57,6 @@ def reference(pipeline: Pipeline, raw: Frames, days: Sequence[date]) -> pd.DataF
         for day in refreshed
     }
     known = [rows["known_at"]]
-    if rolled(pipeline):
-        known.append(pd.to_datetime(rows["_refresh"].map(refreshed), utc=True))
     out = rows[[pipeline.entity, "event_time"]].copy()
     for feature in pipeline.features:
         value = evaluate(pipeline, feature.expression, rows, frames, facts, known)
@@ -136,6 +134,7 @@ def known_facts(
         (frame["known_at"] <= refresh(pipeline, day))
         & (frame["event_time"] > pd.Timestamp(day, tz="UTC") - (window + 60) * DAY)
     ]
+    matured = pipeline.label.matures_after if source == pipeline.label.source else timedelta(0)
     newest = (
         recent.sort_values("known_at", kind="stable")
         .drop_duplicates(list(pipeline.source(source).keys), keep="last")
@@ -143,7 +142,9 @@ def known_facts(
     )
     newest["_event_day"] = local_day(pipeline, newest["event_time"])
     newest = newest[
-        (newest["_event_day"] >= day - window * DAY) & (newest["_event_day"] < day)
+        (newest["_event_day"] >= day - window * DAY)
+        & (newest["_event_day"] < day)
+        & (newest["event_time"] + matured <= refresh(pipeline, day))
     ].reset_index(drop=True)
     if pipeline.entity not in newest:
         return newest
@@ -184,7 +185,9 @@ def evaluate(
             known.append(moments)
             return values
         case Rolling():
-            return aggregated(pipeline, node, rows, facts)
+            values, moments = aggregated(pipeline, node, rows, facts)
+            known.append(moments)
+            return values
         case Operation(operator=name, operands=operands):
             values = [
                 evaluate(pipeline, operand, rows, frames, facts, known) for operand in operands
@@ -255,13 +258,18 @@ def aggregated(
     node: Rolling,
     rows: pd.DataFrame,
     facts: dict[tuple[date, str], pd.DataFrame],
-) -> pd.Series:
+) -> tuple[pd.Series, pd.Series]:
+    """The statistic of each row's group, and when the newest fact of the group's window was known."""
     source = node.source or pipeline.label.source
     by = list(node.by)
     found: dict[tuple[Any, ...], float] = {}
+    newest: dict[tuple[Any, ...], pd.Timestamp] = {}
     for day in sorted(set(rows["_refresh"])):
         window = facts[day, source]
         window = window[window["_event_day"] >= day - node.days * DAY]
+        told = window[[*by, "known_at"]].dropna(subset=by)
+        for key, group in told.groupby(by) if by else [((), told)]:
+            newest[(day, *key)] = group["known_at"].max()
         if isinstance(node.value, Column) and node.value.name == pipeline.label.name:
             values = evaluate(pipeline, pipeline.label.condition, window, {}, {}, [])
         else:
@@ -271,9 +279,13 @@ def aggregated(
         for key, group in groups.groupby(by) if by else [((), groups)]:
             numbers = group["_value"].to_numpy()
             found[(day, *key)] = statistic(node.function, numbers)
-    keys = zip(rows["_refresh"], *(rows[name] for name in by), strict=True)
+    keys = list(zip(rows["_refresh"], *(rows[name] for name in by), strict=True))
     missing = 0.0 if node.function == "count" else np.nan
-    return pd.Series([found.get(tuple(key), missing) for key in keys], index=rows.index)
+    moments = [newest.get(key, pd.NaT) for key in keys]
+    return (
+        pd.Series([found.get(key, missing) for key in keys], index=rows.index),
+        pd.Series(moments, index=rows.index, dtype="datetime64[us, UTC]"),
+    )
 
 
 def statistic(function: str, numbers: Any) -> float:

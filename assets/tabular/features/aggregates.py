@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from assets.names import DAY
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Columns of cells beside their keys: event day, first refresh that sees them, first that does not.
 EVENT_DAY, SEEN_FROM, SEEN_UNTIL = "_event_day", "_seen_from", "_seen_until"
+# When the newest fact of a cell, or of a window of cells, was known.
+NEWEST = "_newest"
 REFRESH = "_refresh"
 # Larger numbers do not count in means and deviations: their sums would not fit 128 bits.
 LARGEST = 2.0**40
@@ -86,7 +89,8 @@ def aggregates(
 ) -> pl.DataFrame:
     """Values of a lookup at the refreshes of days `first` to `last`.
 
-    Columns: the lookup's keys, REFRESH (Date) and one Float64 column per value; groups without facts have no row.
+    Columns: the lookup's keys, REFRESH (Date), NEWEST (when the newest fact in the lookup's longest
+    window was known) and one Float64 column per value. Groups without facts have no row.
     """
     import polars as pl
 
@@ -96,7 +100,9 @@ def aggregates(
         pl.col(EVENT_DAY).is_between(first - window * DAY, last - DAY),
         *(pl.col(key).is_not_null() for key in lookup.keys),
     )
-    small = visible.group_by(*lookup.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL).agg(_merged(what))
+    small = visible.group_by(*lookup.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL).agg(
+        pl.col(NEWEST).max(), *_merged(what)
+    )
     low = pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY, pl.lit(first))
     high = pl.min_horizontal(
         pl.col(SEEN_UNTIL) - DAY, pl.col(EVENT_DAY) + window * DAY, pl.lit(last)
@@ -109,12 +115,12 @@ def aggregates(
         .with_columns(_age=(pl.col(REFRESH) - pl.col(EVENT_DAY)).dt.total_days())
     )
     parts = {(_value(node), node.days): node for node in nodes}
+    windowed = (_windowed(value, days, what.functions(value)) for value, days in parts)
     summed = at.group_by(*lookup.keys, REFRESH).agg(
-        expression
-        for value, days in parts
-        for expression in _windowed(value, days, what.functions(value))
+        pl.col(NEWEST).max(), *chain.from_iterable(windowed)
     )
-    return summed.select(*lookup.keys, REFRESH, *(_result(node) for node in nodes)).collect()
+    values = (_result(node) for node in nodes)
+    return summed.select(*lookup.keys, REFRESH, NEWEST, *values).collect()
 
 
 def _value(node: Rolling) -> str:
@@ -180,7 +186,7 @@ def _chunk_cells(
         succeeded.lazy()
         .with_columns(
             of_local_day(pipeline, pl.col(EVENT_TIME)).alias(EVENT_DAY),
-            first_refreshes(pipeline, succeeded.get_column(KNOWN_AT)).alias(SEEN_FROM),
+            first_refreshes(pipeline, _usable_from(pipeline, what, succeeded)).alias(SEEN_FROM),
             first_refreshes(pipeline, succeeded.get_column("_successor"))
             .fill_null(date.max)
             .alias(SEEN_UNTIL),
@@ -194,18 +200,32 @@ def _chunk_cells(
             ),
         )
         .filter(pl.col(SEEN_FROM) < pl.col(SEEN_UNTIL))
-        .drop(KNOWN_AT, "_successor")
+        .drop("_successor")
     )
     borrowed = sorted(needed - own - {EVENT_TIME})
     if borrowed:
         versions = _with_request(pipeline, read, versions.collect(), first, last, borrowed).lazy()
     values = compile_values(what.values, fact_columns(pipeline, what.source), pipeline.timezone)
     return (
-        versions.select(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL, *values)
+        versions.select(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL, KNOWN_AT, *values)
         .group_by(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL)
-        .agg(part for value in what.values for part in _parts(value, what.functions(value)))
+        .agg(
+            pl.col(KNOWN_AT).max().alias(NEWEST),
+            *(part for value in what.values for part in _parts(value, what.functions(value))),
+        )
         .collect()
     )
+
+
+def _usable_from(pipeline: Pipeline, what: Facts, rows: pl.DataFrame) -> pl.Series:
+    """When each fact may first be used: once it is known and, where it tells labels, mature."""
+    import polars as pl
+
+    known = rows.get_column(KNOWN_AT)
+    if what.source != pipeline.label.source:
+        return known
+    mature = rows.get_column(EVENT_TIME) + pipeline.label.matures_after
+    return pl.select(pl.max_horizontal(known, mature)).to_series()
 
 
 def _with_request(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from assets.data.raw import RawRows
 from assets.names import DAY
-from assets.tabular.features.aggregates import REFRESH, Facts, aggregates, cells, facts
+from assets.tabular.features.aggregates import NEWEST, REFRESH, Facts, aggregates, cells, facts
 from assets.tabular.features.ahead import ahead
 from assets.tabular.features.declared_program import columns, program
 from assets.tabular.features.moments import (  # fmt: skip
@@ -52,9 +52,10 @@ SNAPSHOT_DAYS = 2
 def features(pipeline: Pipeline, days: Sequence[date], read: Reader) -> pl.DataFrame:
     """The feature table of some days.
 
-    Columns: entity, `event_time`, `known_at` (when the prediction is made), `inputs_known_at` (when the newest input was
-    known; aggregates count from their refresh), the request's columns, the features (Float64, null for missing; String
-    for categories; a feature replaces the request column of its name) and `date`. Rows are ordered by event time and entity.
+    Columns: entity, `event_time`, `known_at` (when the prediction is made), `inputs_known_at` (when
+    the newest input was known: the request, a joined row, or a fact inside a window), the request's
+    columns, the features (Float64, null for missing; String for categories; a feature replaces the
+    request column of its name) and `date`. Rows are ordered by event time and entity.
     """
     import polars as pl
 
@@ -105,10 +106,11 @@ def snapshot(pipeline: Pipeline, day: date, read: Reader) -> Snapshot:
 
 
 def labels(pipeline: Pipeline, read: Reader, first: date, last: date, as_of: date) -> pl.DataFrame:
-    """Labels of events on local days `first` to `last`, as known at the refresh of day `as_of`.
+    """Mature labels of events on local days `first` to `last`, as known at the refresh of `as_of`.
 
-    Columns: entity, `event_time`, `known_at` and the label (Int8; null where the condition is null: unlabelled), one row per
-    entity in its newest version known then, ordered by event time and entity.
+    A label is mature once `matures_after` has passed since its event. Columns: entity, `event_time`,
+    `known_at` and the label (Int8; null where the condition is null: unlabelled), one row per entity
+    in its newest version known then, ordered by event time and entity.
     """
     import polars as pl
 
@@ -127,7 +129,10 @@ def labels(pipeline: Pipeline, read: Reader, first: date, last: date, as_of: dat
     return (
         newest_known(known, [pipeline.entity])
         .lazy()
-        .filter(of_local_day(pipeline, pl.col(EVENT_TIME)).is_between(first, last))
+        .filter(
+            of_local_day(pipeline, pl.col(EVENT_TIME)).is_between(first, last),
+            pl.col(EVENT_TIME) + label.matures_after <= moment,
+        )
         .select(
             pipeline.entity,
             EVENT_TIME,
@@ -242,23 +247,12 @@ def _block(
             inputs.append(pl.col(known))
         else:
             what, found = summed[lookup.source]
+            newest = f"_newest_{index}"
             values = aggregates(what, lookup, found, *refreshes).rename(
-                {value: lookup.wide(value) for value in lookup.values}
+                {NEWEST: newest, **{value: lookup.wide(value) for value in lookup.values}}
             )
             wide = wide.join(values, on=[*lookup.keys, REFRESH], how="left", maintain_order="left")
-    if made.aggregates:
-        moments = {
-            day: refresh(pipeline, day)
-            for day in (
-                refreshes[0] + offset * DAY
-                for offset in range((refreshes[1] - refreshes[0]).days + 1)
-            )
-        }
-        inputs.append(
-            pl.col(REFRESH).replace_strict(
-                list(moments), list(moments.values()), return_dtype=pl.Datetime("us", "UTC")
-            )
-        )
+            inputs.append(pl.col(newest))
     computed = compile_batch(made)
     kept = [name for name in request if name not in {*made.names, pipeline.entity}]
     # Not lazily: to optimise that many expressions takes longer than to compute them, for a day forty times as long.

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from assets.data.raw import reader
-from assets.tabular.features import assets as stage
+from assets.tabular.features import aggregates, assets as stage
 from assets.tabular.features.bounds import Figures, from_the_future
+from assets.tabular.features.moments import refresh
 from assets.tabular.features.point_in_time import features, snapshot
 from resources.lake import Lake
 from resources.online_store import OnlineStore
@@ -155,8 +156,17 @@ def test_what_was_summed_for_a_day_is_summed_anew_once_its_facts_changed(
 def test_a_row_from_the_future_is_never_written(
     resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assets.tabular.features.bounds.from_the_future", lambda block: 3)
-    result = run(resources, LAST, LAST)
+    # A mistake that lets aggregates see facts two refreshes before they are known.
+    honest = aggregates.first_refreshes
+    monkeypatch.setattr(
+        "assets.tabular.features.aggregates.first_refreshes",
+        lambda pipeline, known: honest(pipeline, known) - 2 * DAY,
+    )
+    monkeypatch.setattr(
+        "assets.tabular.features.aggregates.refresh",
+        lambda pipeline, day: refresh(pipeline, day + 2 * DAY),
+    )
+    result = run(resources, LAST - 4 * DAY, LAST - 4 * DAY)
     assert not result.success
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("no_future", False)

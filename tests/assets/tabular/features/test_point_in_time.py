@@ -75,6 +75,43 @@ def test_features_equal_the_slow_reference() -> None:
     assert len(set(computed.groupby("date").size())) > 1
 
 
+def slow_to_mature(matures_after: timedelta) -> Pipeline:
+    fields = {name: getattr(orders, name) for name in type(orders).model_fields}
+    label = orders.label.model_copy(update={"matures_after": matures_after})
+    return type(orders)(**{**fields, "label": label})
+
+
+def test_features_over_labels_use_mature_labels_alone() -> None:
+    slow = slow_to_mature(timedelta(days=3, hours=5))
+    computed = features(slow, DAYS, reading(data())).to_pandas()
+    expected = features_reference.reference(
+        slow, {name: frame.to_pandas() for name, frame in data().items()}, DAYS
+    )
+    names = ["order_id", "inputs_known_at", *(feature.name for feature in slow.features)]
+    differences = features_reference.compared(expected, computed, names)
+    assert max(differences.values()) < 1e-12
+    # What reads labels differs from what they would be at once; what reads none does not.
+    at_once = whole().to_pandas()
+    assert not computed["late_rate_7d"].equals(at_once["late_rate_7d"])
+    assert computed["rain"].equals(at_once["rain"])
+
+
+def test_a_label_counts_from_its_maturity_on() -> None:
+    event, matures_after = date(2024, 3, 4), timedelta(days=5)
+    slow = slow_to_mature(matures_after)
+    known = {
+        as_of: labels(slow, reading(data()), event, event, as_of)
+        for as_of in (event + offset * DAY for offset in range(4, 8))
+    }
+    assert [frame.height > 0 for frame in known.values()] == [False, True, True, True]
+    for as_of, frame in known.items():
+        assert (frame["event_time"] + matures_after <= refresh(slow, as_of)).all()
+    # Those of the late evening are not mature by the refresh of the fifth day, but by that of the sixth.
+    assert known[event + 5 * DAY].height < known[event + 6 * DAY].height
+    everything = labels(orders, reading(data()), event, event, event + 7 * DAY)
+    assert known[event + 7 * DAY].equals(everything)
+
+
 def test_a_day_alone_equals_the_day_in_the_whole_whatever_the_order_of_rows() -> None:
     shuffled = {
         name: frame.sample(fraction=1, shuffle=True, seed=3) for name, frame in data().items()
