@@ -5,6 +5,7 @@ Everything is UTC; a local day is one of the pipeline's time zone, 23 to 25 hour
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
@@ -31,6 +32,12 @@ def refresh(pipeline: Pipeline, day: date) -> datetime:
     return (
         datetime.combine(day, time(), ZoneInfo(pipeline.timezone)) + pipeline.refresh
     ).astimezone(UTC)
+
+
+def label_lag(pipeline: Pipeline) -> int:
+    """How many days before a refresh the newest day lies whose labels are all mature then."""
+    beyond = pipeline.label.matures_after - pipeline.refresh
+    return 1 + max(0, math.ceil(beyond / DAY))
 
 
 def local_day(pipeline: Pipeline, moment: datetime) -> date:

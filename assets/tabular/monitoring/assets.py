@@ -18,6 +18,7 @@ from assets.names import (
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
 from assets.reporting.report import Report, load_report, save_report
+from assets.tabular.features.moments import label_lag
 from assets.tabular.monitoring import pages
 from assets.tabular.monitoring.monitors import (
     DATA_DRIFT,
@@ -223,8 +224,9 @@ def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
 def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
     key = asset_key(pipeline.name, name)
     if monitor.windowed and name == PREDICTIONS:
+        back = pipeline.monitors.performance_days - 1 + label_lag(pipeline)
         before = dg.TimeWindowPartitionMapping(
-            start_offset=-pipeline.monitors.performance_days,
+            start_offset=-back,
             end_offset=0,
             allow_nonexistent_upstream_partitions=True,
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from assets.names import FEATURES, PREDICTIONS, asset_path
 from assets.reporting.page import Image
 from assets.reporting.report import Measure, Report, Verdict, load_report
-from assets.tabular.features.moments import refresh
+from assets.tabular.features.moments import label_lag, refresh
 from assets.tabular.monitoring import (
     champion,
     evidently_report,
@@ -80,11 +80,7 @@ class Days:
     @cached_property
     def predictions(self) -> pl.DataFrame:
         """Predictions of the run's days (and of the window before them); without rows and with the fixed columns alone where there are none."""
-        first = (
-            performance.window(self.first, self.pipeline.monitors.performance_days)[0]
-            if self.windowed
-            else self.first
-        )
+        first = self.window(self.first)[0] if self.windowed else self.first
         try:
             return self.lake.scan(self.table, first, self.last).collect()
         except FileNotFoundError:
@@ -136,6 +132,11 @@ class Days:
         """The moment of a day up to which labels have matured for its monitors."""
         return refresh(self.pipeline, day)
 
+    def window(self, day: date) -> tuple[date, date]:
+        """First and last event day that the performance of a day looks at."""
+        newest = day - timedelta(days=label_lag(self.pipeline))
+        return performance.window(newest, self.pipeline.monitors.performance_days)
+
     def matured(self, day: date) -> pl.DataFrame:
         """Predictions of the window before a day with the labels known at its refresh."""
         import polars as pl
@@ -143,7 +144,7 @@ class Days:
         from assets.data.raw import reader
         from assets.tabular.features.point_in_time import labels
 
-        first, last = performance.window(day, self.pipeline.monitors.performance_days)
+        first, last = self.window(day)
         predictions = self.predictions.filter(pl.col("date").is_between(first, last))
         if predictions.is_empty():
             return predictions.with_columns(y=pl.lit(None, dtype=pl.Float64))

@@ -123,9 +123,9 @@ def arrays(rows: pl.DataFrame, subject: str) -> tuple[Array, Array]:
     return _array(own, "y"), _array(own, "output")
 
 
-def window(day: date, days: int) -> tuple[date, date]:
-    """First and last event day whose labels the performance of `day` looks at: the `days` days before it."""
-    return day - timedelta(days=days), day - timedelta(days=1)
+def window(newest: date, days: int) -> tuple[date, date]:
+    """First and last event day of the `days` days up to `newest`, the newest one with mature labels."""
+    return newest - timedelta(days=days - 1), newest
 
 
 def _log_loss(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 GROUP = "training"
 POOL = "training"
 CHECKS = {
-    "label_maturity": "Every label was known when training began.",
+    "label_maturity": "Every label was known and mature when training began.",
     "minimum_rows": "There are enough labelled rows, some in each part.",
     "numeric_stability": "Both classes, finite numbers, features that vary.",
 }
@@ -76,7 +76,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
             pipeline, lake, date.fromisoformat(config.as_of) if config.as_of else None
         )
         findings = {
-            "label_maturity": manifests.label_maturity(rows),
+            "label_maturity": manifests.label_maturity(rows, pipeline.label.matures_after),
             "minimum_rows": manifests.minimum_rows(rows, pipeline.split.minimum_rows),
             "numeric_stability": manifests.numeric_stability(rows),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -254,19 +254,24 @@ class Finding(msgspec.Struct, frozen=True):
     numbers: dict[str, float]
 
 
-def label_maturity(rows: TrainingRows) -> Finding:
-    """Every label was known at the moment of training, and no event lies on or after its day."""
+def label_maturity(rows: TrainingRows, matures_after: timedelta) -> Finding:
+    """Every label was known and mature at the moment of training, and no event lies on or after its day."""
     import polars as pl
 
     manifest = rows.manifest
     late = rows.frame.filter(pl.col(LABEL_KNOWN_AT) > manifest.moment).height
+    young = rows.frame.filter(pl.col(EVENT_TIME) + matures_after > manifest.moment).height
     future = rows.frame.filter(pl.col(DATE) >= manifest.as_of).height
     newest = rows.frame.select(pl.col(LABEL_KNOWN_AT).max().dt.to_string("%Y-%m-%d %H:%M")).item()
     return Finding(
-        passed=not late and not future,
-        description=f"{late} of {rows.frame.height} labels became known after {manifest.moment:%Y-%m-%d %H:%M} UTC, {future} rows are of {manifest.as_of} or later; newest label {newest} UTC",
+        passed=not late and not young and not future,
+        description=(
+            f"{late} of {rows.frame.height} labels became known after "
+            f"{manifest.moment:%Y-%m-%d %H:%M} UTC, {young} were younger than {matures_after} then, "
+            f"{future} rows are of {manifest.as_of} or later; newest label {newest} UTC"
+        ),
         numbers={
-            "immature": float(late),
+            "immature": float(late + young),
             "future": float(future),
             "rows": float(rows.frame.height),
         },

@@ -63,11 +63,15 @@ def test_labels_are_mature_and_events_are_past(filled: Path) -> None:
     rows = assemble(tiny, Lake(uri=str(filled / "lake")), AS_OF)
     assert rows.frame.get_column(manifests.LABEL_KNOWN_AT).max() <= rows.manifest.moment
     assert rows.frame.get_column("date").max() < AS_OF
-    assert manifests.label_maturity(rows).passed
+    assert manifests.label_maturity(rows, timedelta(0)).passed
+    # What is younger than the declared maturity is found, too.
+    young = manifests.label_maturity(rows, timedelta(days=3))
+    assert not young.passed
+    assert 0 < young.numbers["immature"] < rows.frame.height
     late = rows.frame.with_columns(
         pl.lit(rows.manifest.moment + timedelta(seconds=1)).alias(manifests.LABEL_KNOWN_AT)
     )
-    finding = manifests.label_maturity(manifests.TrainingRows(rows.manifest, late))
+    finding = manifests.label_maturity(manifests.TrainingRows(rows.manifest, late), timedelta(0))
     assert not finding.passed
     assert finding.numbers["immature"] == rows.frame.height
 
