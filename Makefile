@@ -18,8 +18,8 @@ setup:  ## make .venv from requirements.lock; does nothing when nothing changed
 run: setup  ## the whole platform in the foreground; Ctrl-C stops it
 	@exec $(BIN)/evergreen up
 
-demo: setup  ## January to September headless, in minutes; ends with one line of JSON
-	@$(BIN)/evergreen demo
+demo: setup  ## January to 10 July headless, in minutes; TO=2013-12-31 replays the year
+	@$(BIN)/evergreen demo $(if $(TO),--to $(TO))
 
 test: setup lint  ## lint, then every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -104,11 +104,12 @@ def experiment(
 
 def _next_day(settings: Settings, pipeline: str) -> date:
     """The data day on which something that begins now has its first requests: the newest one processed."""
-    from resources import environment, instance
+    from cli.platform import environment
+    from sensors import event_log, instance
 
     environment.apply(settings)
     with instance.opened(settings) as opened:
-        day = instance.newest_partition(opened, (pipeline, FEATURES))
+        day = event_log.newest_partition(opened, (pipeline, FEATURES))
     if day is None:
         raise CommandError(f"pipeline {pipeline!r} has processed no data yet", REFUSED)
     return date.fromisoformat(day)
@@ -116,11 +117,12 @@ def _next_day(settings: Settings, pipeline: str) -> date:
 
 def retrain(settings: Settings, pipeline: str, actor: str, reason: str, as_json: bool) -> None:
     from assets.traffic import decisions
-    from resources import environment, instance
+    from cli.platform import environment
+    from sensors import event_log, instance
 
     environment.apply(settings)
     with instance.opened(settings) as opened:
-        day = instance.newest_partition(opened, (pipeline, FEATURES))
+        day = event_log.newest_partition(opened, (pipeline, FEATURES))
     if day is None:
         raise CommandError(
             f"pipeline {pipeline!r} has processed no data yet; its first model is trained without being asked for",

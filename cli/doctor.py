@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cli.output import DONE, UNFIT, say, table
+from cli.platform import environment
 from cli.platform.installation import Check, compiler, disk, packages, python_version
-from resources import environment
 from resources.settings import Settings
 
 

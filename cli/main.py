@@ -38,8 +38,8 @@ DEFAULT = "flight_delays"
 def init(as_json: Json = False) -> None:
     """Make the platform's home: folders, databases and keys. Does nothing when that is done."""
     with one_line_errors(as_json):
+        from cli.platform import environment
         from cli.platform.home import initialise
-        from resources import environment
         from resources.settings import settings
 
         environment.apply(settings())
@@ -138,7 +138,7 @@ def replay(
     """Land a pipeline's recorded year as its systems would, day by day. Stopped, it goes on where it stood."""
     with one_line_errors(as_json):
         from cli.demo.replay import Options, replay as run
-        from resources import environment
+        from cli.platform import environment
         from resources.settings import settings
 
         environment.apply(settings())
@@ -165,17 +165,29 @@ def replay(
 
 @app.command()
 def demo(
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="YYYY-MM-DD",
+            help="First day to replay one by one; earlier ones land at once. Default: after three "
+            "months of history.",
+            show_default=False,
+        ),
+    ] = None,
     end: Annotated[
         str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day to replay.")
-    ] = "2013-09-30",
+    ] = "2013-07-10",
     as_json: Json = False,
 ) -> None:
-    """January to September headless: backfill, train, release, serve, then day by day. Ends with one line of JSON."""
+    """Half a year headless: backfill, train, release, serve, then day by day. Ends with one line
+    of JSON."""
     with one_line_errors(as_json):
-        from cli.demo.demo import demo as run
+        from cli.demo.command import demo as run
         from resources.settings import settings
 
-        raise SystemExit(run(settings(), _day(end, "--to"), quiet=as_json))
+        days = _day(start, "--from"), _day(end, "--to")
+        raise SystemExit(run(settings(), *days, quiet=as_json))
 
 
 @app.command()

@@ -11,9 +11,9 @@ from assets.names import FEATURES, PREDICTIONS, RETRAINING_DECISION
 from bundle.api_keys import header
 from cli.decide import ledger_of
 from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, say, table
+from cli.platform import environment
 from cli.platform.health import get, services
 from cli.unreleased import Waiting, waiting
-from resources import environment
 from resources.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def show_status(settings: Settings, as_json: bool) -> None:
             f"{settings.home.absolute()} is not initialised; run `make run` or `evergreen init`, or set EVERGREEN_HOME",
             REFUSED,
         )
-    from resources import instance
+    from sensors import event_log, instance
 
     states = {
         name: {"url": url, "problem": probe()} for name, (url, probe) in services(settings).items()
@@ -45,12 +45,12 @@ def show_status(settings: Settings, as_json: bool) -> None:
                 "status": w.status.lower(),
                 "steps": f"{w.finished}/{w.steps}",
             }
-            for w in instance.works(opened)
+            for w in event_log.works(opened)
         ]
-        ended = instance.finished_runs(opened, 5)
+        ended = event_log.finished_runs(opened, 5)
         days = {
             name: {
-                a: instance.newest_partition(opened, (name, a))
+                a: event_log.newest_partition(opened, (name, a))
                 for a in (FEATURES, PREDICTIONS, RETRAINING_DECISION)
             }
             for name in names

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from resources.environment import QUIET
+from resources.settings import QUIET
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

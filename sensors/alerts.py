@@ -2,11 +2,9 @@
 
 import dagster as dg
 
-from resources.instance import check_evaluations
 from resources.notifier import Notifier
+from sensors.event_log import events_of_run
 from sensors.requests import ATTEMPT, REQUEST
-
-CHECKS_A_TICK = 200
 
 
 def build() -> list[dg.SensorDefinition]:
@@ -16,38 +14,39 @@ def build() -> list[dg.SensorDefinition]:
         name="failed_runs",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells of every run that failed, and says so when the tries for a request are spent.",
+        description="Tells of every run that failed, with the checks that failed in it, and says "
+        "so when the tries for a request are spent.",
     )
     def failed_runs(context: dg.RunFailureSensorContext, notifier: Notifier) -> None:
         run = context.dagster_run
         request = run.tags.get(REQUEST)
         attempt = f" (try {run.tags.get(ATTEMPT, '1')} of {request})" if request else ""
+        reason = f"run {run.run_id}: {context.failure_event.message}"
         notifier.notify(
             f"Run of {run.job_name} failed{attempt}",
-            f"run {run.run_id}: {context.failure_event.message}",
+            "\n".join([reason, *failed_checks_of(context.instance, run.run_id)]),
         )
 
-    @dg.sensor(
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
         name="failed_checks",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells of every asset check that failed, warnings included: Dagster itself raises no alert for them.",
+        description="Tells of every asset check that failed in a run that went through: Dagster "
+        "itself raises no alert for them.",
     )
-    def failed_checks(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg.SensorResult:
-        records = check_evaluations(context.instance, int(context.cursor or 0), CHECKS_A_TICK)
-        failed = []
-        for record in records:
-            event = record.event_log_entry.dagster_event
-            evaluation = event.asset_check_evaluation_data if event else None
-            if evaluation is not None and not evaluation.passed:
-                failed.append(
-                    f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name} ({evaluation.severity.value.lower()})"
-                )
+    def failed_checks(context: dg.RunStatusSensorContext, notifier: Notifier) -> None:
+        failed = failed_checks_of(context.instance, context.dagster_run.run_id)
         if failed:
             notifier.notify(f"{len(failed)} asset checks failed", "\n".join(failed))
-        return dg.SensorResult(
-            cursor=str(records[-1].storage_id) if records else context.cursor,
-            skip_reason=dg.SkipReason(f"{len(records)} checks read, {len(failed)} failed"),
-        )
 
     return [failed_runs, failed_checks]
+
+
+def failed_checks_of(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """The checks that failed in a run, a line each."""
+    return [
+        f"{'/'.join(event.asset)}: {event.name} ({event.severity})"
+        for event in events_of_run(instance, run_id)
+        if event.kind == "check" and not event.passed
+    ]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.endpoint import reconcile
 from assets.names import (
@@ -31,7 +30,7 @@ from resources.reports import Reports
 from sensors import jobs
 from sensors.due import data_day
 from sensors.nightly import deliveries, materialized
-from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, overlapping, run_request
+from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, UNFINISHED, overlapping, run_request
 
 if TYPE_CHECKING:
     from assets.retraining.decide import Decision
@@ -76,7 +75,7 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     ) -> dg.RunRequest | dg.SkipReason:
         entries = ledger.entries(pipeline.name)
         moved = rollouts.newest_move(entries)
-        retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=list(NOT_FINISHED_STATUSES))
+        retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=UNFINISHED)
         # What goes back does not wait for a retrain.
         if not (moved and moved.kind == "rollback") and context.instance.get_runs_count(retrains):
             return dg.SkipReason("a retrain is under way; it releases and serves by itself")

@@ -6,8 +6,10 @@ from datetime import date
 from typing import Any
 
 import dagster as dg
-from dagster import RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster import DagsterRunStatus, RunsFilter
+
+ENDED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+UNFINISHED = [status for status in DagsterRunStatus if status not in ENDED]
 
 # Tags of every run that a sensor or schedule requests.
 REQUEST = "evergreen/request"
@@ -15,6 +17,7 @@ ATTEMPT = "evergreen/attempt"
 CAUSE = "evergreen/cause"
 REQUESTED_BY = "evergreen/requested_by"
 AS_OF = "evergreen/as_of"
+RUN_KEY = "dagster/run_key"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PRIORITY = "dagster/priority"
@@ -69,7 +72,7 @@ def overlapping(
 
     Such a run tells what it has done one day after the other: what then still seems to be due is its work already."""
     for record in instance.get_run_records(
-        RunsFilter(job_name=job, statuses=[*NOT_FINISHED_STATUSES, dg.DagsterRunStatus.FAILURE]),
+        RunsFilter(job_name=job, statuses=[*UNFINISHED, DagsterRunStatus.FAILURE]),
         limit=RECENT,
     ):
         tags = record.dagster_run.tags

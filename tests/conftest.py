@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.environment import QUIET
-from resources.settings import settings
+from resources.settings import QUIET, settings
 
 
 @pytest.fixture(autouse=True)

@@ -1,24 +1,25 @@
-"""The demo's two figures: how good was what was served, and how good had the first champion been, on the same rows."""
+"""The demo's two figures: how good was what was served, and how good had the first champion been.
+
+Both are taken on the same rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from datetime import date
+from typing import TYPE_CHECKING
+
+from assets.names import DAY, FEATURES, PREDICTIONS, asset_path
+from cli.demo.facts import Comparison, Quality
+from resources.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
+    import polars as pl
     from numpy.typing import NDArray
 
-
-class Quality(TypedDict):
-    log_loss: float
-    roc_auc: float
-
-
-class Comparison(TypedDict):
-    rows: int
-    live: Quality
-    never_retrained: Quality
+    from declare.pipeline import Pipeline
+    from resources.lake import Lake
+    from resources.ledger import Ledger
 
 
 def compare(
@@ -55,153 +56,65 @@ def compare(
     return {"rows": len(label), "live": quality(live), "never_retrained": quality(never_retrained)}
 
 
-class Retrain(TypedDict):
-    as_of: str | None
-    cause: str | None
-    candidate: str | None
-    champion_before: str | None
-    released: bool
+def measured(
+    settings: Settings, name: str, ledger: Ledger, first: date, last: date
+) -> Comparison | None:
+    """Both figures over the days `first` to `last`; None where no row has a label.
 
+    Predictions are those that were answered. The first champion's are made anew, over the stored
+    feature rows of the same entities. Labels are those known by the day after `last`.
+    """
+    import polars as pl
 
-class Arm(TypedDict):
-    """Who answered what: a share of 0 is a bundle that was scored beside the answers."""
+    from pipelines.definitions import declared_pipelines
+    from resources.lake import Lake
 
-    bundle: str
-    share: float
+    champion = next((entry.bundle for entry in ledger.entries(name, "release")), None)
+    if champion is None:
+        return None
+    pipeline = next(each for each in declared_pipelines() if each.name == name)
+    lake, entity = Lake(uri=settings.lake_uri), pipeline.entity
 
-
-class Served(TypedDict):
-    # The key is `from` in the document; `from` is a word of the language.
-    day: str
-    bundle: str
-    arms: list[Arm]
-
-
-class RolloutStep(TypedDict):
-    stage: str
-    share: float
-    day: str
-
-
-class Rollout(TypedDict):
-    """A bundle's way to the traffic; `outcome` is where it stands at the end."""
-
-    bundle: str
-    steps: list[RolloutStep]
-    outcome: str
-    reason: str
-
-
-class Facts(TypedDict):
-    """What a demo run found out about itself; `document` shapes it and `problems` judges it."""
-
-    seconds: float
-    days: int
-    wanted_days: int
-    requests: int
-    failed_requests: int
-    failed_runs: list[str]
-    retrains: list[Retrain]
-    served: list[Served]
-    rollouts: list[Rollout]
-    answering: str | None
-    comparison: Comparison | None
-    ledger_entries: int
-    ledger_verified: bool
-
-
-def document(facts: Facts) -> dict[str, object]:
-    """The demo's JSON."""
-    compared = facts["comparison"]
-    return {
-        "seconds": round(facts["seconds"], 1),
-        "days": facts["days"],
-        "requests": facts["requests"],
-        "failed_requests": facts["failed_requests"],
-        "retrains": facts["retrains"],
-        "served": [
-            {"from": period["day"], "bundle": period["bundle"], "arms": period["arms"]}
-            for period in facts["served"]
-        ],
-        "rollouts": [
-            {
-                "bundle": rollout["bundle"],
-                "steps": [
-                    {"stage": step["stage"], "share": step["share"], "from": step["day"]}
-                    for step in rollout["steps"]
-                ],
-                "outcome": rollout["outcome"],
-                **({"reason": rollout["reason"]} if rollout["reason"] else {}),
-            }
-            for rollout in facts["rollouts"]
-        ],
-        "rows": compared["rows"] if compared else 0,
-        "live": compared["live"] if compared else None,
-        "never_retrained": compared["never_retrained"] if compared else None,
-        "ledger": {"entries": facts["ledger_entries"], "verified": facts["ledger_verified"]},
-    }
-
-
-def stepwise(rollout: Rollout) -> bool:
-    """Whether a bundle went through shadow and growing canary steps to all traffic, each on a later day."""
-    steps = rollout["steps"]
-    stages, days, shares = ([step[name] for step in steps] for name in ("stage", "day", "share"))
-    middle = stages[1:-1]
-    return (
-        len(steps) > 2
-        and (stages[0], stages[-1]) == ("shadow", "full")
-        and set(middle) == {"canary"}
-        and days == sorted(set(days))
-        and shares == sorted(set(shares))
+    matched = (
+        _labels(pipeline, lake, first, last)
+        .join(_answered(pipeline, lake, first, last), on=entity)
+        .join(_never_retrained(settings, pipeline, lake, champion, first, last), on=entity)
+        .sort(entity)
     )
+    if matched.is_empty():
+        return None
+    columns = (pipeline.label.name, "live", "never_retrained")
+    return compare(*(matched[column].cast(pl.Float64).to_numpy() for column in columns))
 
 
-def problems(facts: Facts) -> list[str]:
-    """Every claim that did not come true, in words; none means that the demo may end with exit code 0."""
-    retrains, served = facts["retrains"], facts["served"]
-    released = [retrain for retrain in retrains if retrain["released"]]
-    rollouts = facts["rollouts"]
-    in_full = [
-        rollout
-        for rollout in rollouts
-        if rollout["outcome"] in ("full", "superseded") and rollout["steps"][-1]["stage"] == "full"
-    ]
-    skipped = [rollout["bundle"][:12] for rollout in in_full[1:] if not stepwise(rollout)]
-    full = [rollout["bundle"] for rollout in rollouts if rollout["outcome"] == "full"]
-    claims: Sequence[tuple[bool, str]] = (
-        (
-            facts["days"] == facts["wanted_days"],
-            f"{facts['days']} of {facts['wanted_days']} days were replayed",
-        ),
-        (facts["requests"] > 0, "no request was sent"),
-        (
-            facts["failed_requests"] == 0,
-            f"{facts['failed_requests']} of {facts['requests']} requests failed",
-        ),
-        (
-            not facts["failed_runs"],
-            f"{len(facts['failed_runs'])} runs failed: {'; '.join(facts['failed_runs'][:3])}",
-        ),
-        (bool(served), "nothing was served"),
-        (
-            bool(released) and released[0]["champion_before"] is None,
-            "the first training released no champion",
-        ),
-        (len(released) > 1, "no retrained model was released"),
-        (
-            bool(served) and served[-1]["bundle"] == facts["answering"],
-            "the endpoint does not serve what the ledger says",
-        ),
-        (not skipped, f"bundles {', '.join(skipped)} took all traffic without shadow and canary"),
-        (
-            any(stepwise(rollout) for rollout in in_full),
-            "no bundle went through shadow and canary to all traffic",
-        ),
-        (
-            bool(served) and full == [served[-1]["bundle"]],
-            "the bundle that serves is not the one that was rolled out in full",
-        ),
-        (facts["comparison"] is not None, "no matured rows were found to compare on"),
-        (facts["ledger_verified"], "the ledger does not verify"),
-    )
-    return [claim for came_true, claim in claims if not came_true]
+def _labels(pipeline: Pipeline, lake: Lake, first: date, last: date) -> pl.DataFrame:
+    from assets.data.raw import reader
+    from assets.tabular.features.point_in_time import labels
+
+    label = pipeline.label.name
+    known = labels(pipeline, reader(lake, pipeline.name), first, last, last + DAY)
+    return known.drop_nulls(label).select(pipeline.entity, label)
+
+
+def _answered(pipeline: Pipeline, lake: Lake, first: date, last: date) -> pl.DataFrame:
+    import polars as pl
+
+    rows = lake.scan(asset_path(pipeline.name, PREDICTIONS), first, last)
+    answered = rows.select(pipeline.entity, pl.col("output").alias("live")).collect()
+    return answered.unique(pipeline.entity, keep="first")
+
+
+def _never_retrained(
+    settings: Settings, pipeline: Pipeline, lake: Lake, champion: str, first: date, last: date
+) -> pl.DataFrame:
+    """What the first champion says of every stored feature row."""
+    import polars as pl
+
+    from bundle.manifest import load
+
+    key = (settings.keys_path / "platform.pub").read_bytes()
+    bundle = load(settings.endpoint_path / "bundles" / champion, key)
+    rows = lake.scan(asset_path(pipeline.name, FEATURES), first, last).collect()
+    rows = rows.sort("event_time", pipeline.entity)
+    predicted = bundle.model.predict(bundle.program.matrix(rows))
+    return rows.select(pipeline.entity).with_columns(never_retrained=pl.Series(predicted))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from resources.instance import Event, Kind, Work
     from resources.ledger import Entry
+    from sensors.event_log import Event, Work
 
 
 Group = tuple[str, tuple[str, ...]]
@@ -24,31 +24,22 @@ class Follower:
     """Reads the event log and the ledger from the moment it was made, and tells what is new."""
 
     def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
-        from resources.instance import newest_serial
         from resources.keys import Keys
         from resources.ledger import Ledger
+        from sensors.event_log import Reader
 
         self._instance = instance
         self._ledger = Ledger(
             path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path))
         )
-        newest = newest_serial(instance)
-        self._after: dict[Kind, int] = {
-            "materialization": newest,
-            "check": newest,
-            "run_failure": newest,
-        }
+        self._reader = Reader(instance)
         self._open: dict[Group, list[Event]] = {}
         entries = self._ledger.entries()
         self._entry = entries[-1].serial if entries else 0
 
     def lines(self) -> list[str]:
         """New lines. Partitions of one asset in one run come one by one: they are told as one line once no more come."""
-        from resources.instance import events
-
-        happened = events(self._instance, self._after)
-        for event in happened:
-            self._after[event.kind] = max(self._after[event.kind], event.serial)
+        happened = self._reader.read()
         grown = {_group(event) for event in happened if event.kind == "materialization"}
         for event in happened:
             if event.kind == "materialization":
@@ -66,7 +57,7 @@ class Follower:
         return [*told([*complete, *others]), *(entry_line(entry) for entry in entries)]
 
     def works(self) -> list[Work]:
-        from resources.instance import works
+        from sensors.event_log import works
 
         return works(self._instance)
 
@@ -141,19 +132,21 @@ def told(events: Sequence[Event]) -> list[str]:
             lines.append(line)
     for event in events:
         if event.kind == "check" and event.passed is False:
-            word = (
-                "drift seen"
-                if "drift" in event.asset[-1]
-                else "gate failed"
-                if "validation" in event.asset
-                else "check failed"
-            )
-            lines.append(
-                f"{event.asset[0]}: {word}: {'/'.join(event.asset[1:])}: {event.name}{_first_line(event.text)}"
-            )
+            lines.append(check_line(event))
         elif event.kind == "run_failure":
             lines.append(f"{event.name}: run {event.run_id[:8]} failed{_first_line(event.text)}")
     return lines
+
+
+def check_line(event: Event) -> str:
+    """A failed check as a line: what kind of check it is, which one, and what it says."""
+    word = "check failed"
+    if "drift" in event.asset[-1]:
+        word = "drift seen"
+    elif "validation" in event.asset:
+        word = "gate failed"
+    check = f"{'/'.join(event.asset[1:])}: {event.name}"
+    return f"{event.asset[0]}: {word}: {check}{_first_line(event.text)}"
 
 
 def _made(asset: tuple[str, ...], made: Sequence[Event]) -> str | None:

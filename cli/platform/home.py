@@ -49,9 +49,10 @@ def initialise(settings: Settings) -> bool:
         for folder in FOLDERS:
             (home / folder).mkdir(parents=True, exist_ok=True)
         (home / "keys").chmod(0o700)
-        from resources import files, instance
+        from resources import files
         from resources.keys import Keys
         from resources.tracking import Tracking
+        from sensors import instance
 
         instance.create(settings)
         Tracking(uri=settings.mlflow_uri, url=settings.mlflow_url).initialise()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resources.environment import HOME_MARK
+from cli.platform.environment import HOME_MARK
 from resources.settings import Settings
 
 STOP_SECONDS = 3

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from cli.output import UNFIT, CommandError, console, table
+from cli.platform import environment
 from cli.platform.health import services
 from cli.platform.home import initialise
 from cli.platform.installation import preflight
@@ -25,7 +26,6 @@ from cli.platform.processes import (
     sweep,
     workspace,
 )
-from resources import environment
 from resources.settings import Settings
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _only_one:  # noqa: N801  a context manager
 
 def _cure(settings: Settings, screen: Console) -> None:
     """Nothing of this home runs now, so a run that says it does is dead: fail it, and the retry daemon starts it again."""
-    from resources import instance
+    from sensors import instance
 
     with instance.opened(settings) as opened:
         abandoned = instance.fail_abandoned(opened)
@@ -185,7 +185,7 @@ def _announce(settings: Settings, screen: Console, stop: _Stop, began: float) ->
 
 def _follow(settings: Settings, screen: Console, stop: _Stop) -> None:
     from cli.platform.follow import Follower
-    from resources import instance
+    from sensors import instance
 
     with instance.opened(settings) as opened:
         follower = Follower(opened, settings)

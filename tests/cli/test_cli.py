@@ -20,7 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.demo import replay as replaying
-from cli.demo.quality import Facts, compare, document, problems
+from cli.demo.facts import Facts, document, problems
+from cli.demo.quality import compare
 from cli.demo.requests import send
 from cli.main import app, main
 from cli.platform.installation import disk, packages, port
@@ -359,7 +360,7 @@ def facts(**changes: Any) -> Facts:
     }
     second = {**first, "as_of": "2013-04-30", "cause": "calendar", "champion_before": "x"}
     told: dict[str, Any] = {
-        "seconds": 1.0, "days": 2, "wanted_days": 2, "requests": 9, "failed_requests": 0, "failed_runs": [], "retrains": [first, second],
+        "seconds": 1.0, "days": 90, "wanted_days": 90, "requests": 9, "failed_requests": 0, "failed_runs": [], "retrains": [first, second],
         "served": [served("2013-03-31", "x"), served("2013-05-03", "y")], "rollouts": [rollout("x", 1), rollout("y", 4)],
         "answering": "y", "comparison": quality,
         "ledger_entries": 4, "ledger_verified": True,
@@ -395,6 +396,23 @@ def test_the_demo_succeeds_only_when_all_its_claims_came_true() -> None:
         {"rollouts": [rollout("x", 1, "full"), rollout("y", 3, "rolled_back")]},
     ):  # fmt: skip
         assert problems(facts(**changes)), changes
+
+
+def test_a_short_demo_promises_no_retrain_but_everything_else() -> None:
+    first_alone = {
+        "days": 21,
+        "wanted_days": 21,
+        "retrains": facts()["retrains"][:1],
+        "rollouts": [rollout("x", 1, "full")],
+        "served": [served("2013-03-31", "x")],
+        "answering": "x",
+    }
+    assert problems(facts(**first_alone)) == []
+    assert problems(facts(**first_alone, failed_requests=1)) == ["1 of 9 requests failed"]
+    assert problems(facts(**{**first_alone, "retrains": []}))
+    assert problems(facts(**{**first_alone, "answering": "y"}))
+    long = {**first_alone, "days": 60, "wanted_days": 60}
+    assert "no retrained model was released" in problems(facts(**long))
 
 
 def test_a_process_that_the_command_starts_does_not_run_the_command_again() -> None:

@@ -154,7 +154,8 @@ def test_the_running_platform_dials_nobody_and_stops_in_time(
 
 
 def test_every_child_is_told_to_be_quiet() -> None:
-    from resources.environment import QUIET, variables
+    from cli.platform.environment import variables
+    from resources.settings import QUIET
 
     given = variables(settings())
     assert given["MLFLOW_DISABLE_TELEMETRY"] == "true"

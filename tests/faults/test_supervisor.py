@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cli.platform.environment import HOME_MARK
 from cli.platform.processes import (
     Program,
     endpoint_command,
@@ -25,7 +26,6 @@ from cli.platform.processes import (
     supervisor_configuration,
     sweep,
 )
-from resources.environment import HOME_MARK
 from resources.settings import settings
 
 # A child that shrugs off SIGTERM and has a grandchild in a session of its own, beyond any process group.

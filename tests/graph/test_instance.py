@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -21,10 +20,10 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._serdes import class_from_code_pointer
 from dagster._serdes.config_class import ConfigurableClassData
 
-from cli.demo.driver import Driver, Runs, other_processes
+from cli.demo.driver import Driver
 from cli.platform.home import initialise
-from resources import instance as platform
 from resources.settings import settings
+from sensors import event_log, instance as platform
 from tests.support.ports import free_ports
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -91,20 +90,52 @@ def broken() -> None:
     raise ValueError("no such file")
 
 
-def test_events_are_told_once_in_order(instance: dg.DagsterInstance) -> None:
+def test_events_are_read_once_in_order(instance: dg.DagsterInstance) -> None:
     dg.materialize([measured], instance=instance)
+    reader = event_log.Reader(instance)
+    assert reader.read() == [], "what happened before the reader was made is not its concern"
+
+    run = dg.materialize([measured], instance=instance)
     dg.materialize([broken], instance=instance, raise_on_error=False)
-    found = platform.events(instance, {})
-    assert [event.kind for event in found] == ["materialization", "check", "run_failure"]
-    assert found[0].metadata["number"] == 3
-    assert (found[1].asset, found[1].name, found[1].passed, found[1].text) == (
+    events = reader.read()
+    assert [event.kind for event in events] == ["materialization", "check", "run_failure"]
+    assert events[0].metadata["number"] == 3
+    assert (events[1].asset, events[1].name, events[1].passed, events[1].severity) == (
         ("measured",),
         "small_enough",
         False,
-        "3 is above 2",
+        "warn",
     )
-    assert "broken" in found[2].text
-    assert platform.events(instance, {event.kind: event.serial for event in found}) == []
+    assert events[1].text == "3 is above 2"
+    assert "broken" in events[2].text
+    assert reader.read() == []
+    assert event_log.events_of_run(instance, run.run_id) == events[:2]
+
+
+def test_events_of_a_run_at_work_are_read_as_they_come(instance: dg.DagsterInstance) -> None:
+    reader = event_log.Reader(instance)
+    seen: list[list[str]] = []
+
+    @dg.asset
+    def first() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"number": 1})
+
+    @dg.asset(deps=[first])
+    def second() -> None:
+        seen.append([event.asset[0] for event in reader.read()])
+
+    dg.materialize([first, second], instance=instance)
+    seen.append([event.asset[0] for event in reader.read()])
+    assert seen == [["first"], ["second"]]
+
+
+def test_what_a_person_reports_in_the_ui_is_read_too(instance: dg.DagsterInstance) -> None:
+    reader = event_log.Reader(instance)
+    instance.report_runless_asset_event(dg.AssetMaterialization("measured", partition="2013-01-01"))
+    assert [(event.asset, event.partition) for event in reader.read()] == [
+        (("measured",), "2013-01-01")
+    ]
+    assert reader.read() == []
 
 
 def test_a_run_that_nobody_works_on_fails(instance: dg.DagsterInstance) -> None:
@@ -167,7 +198,7 @@ def test_the_driver_runs_what_sensors_request_once(instance: dg.DagsterInstance)
     assert all(run.success and run.sensor == "arrivals" for run in ran)
     # A new driver has lost the cursors; the run keys still hold.
     assert Driver(definitions, instance).settle() == []
-    assert platform.newest_partition(instance, ("daily",)) == "2013-01-02"
+    assert event_log.newest_partition(instance, ("daily",)) == "2013-01-02"
 
 
 def test_the_driver_tells_why_a_run_failed(instance: dg.DagsterInstance) -> None:
@@ -180,62 +211,6 @@ def test_the_driver_tells_why_a_run_failed(instance: dg.DagsterInstance) -> None
     )
     (ran,) = Driver(definitions, instance).settle()
     assert (ran.success, ran.failure) == (False, "ValueError: no such file")
-
-
-@dg.sensor(jobs=[dg.define_asset_job(name, selection=[name]) for name in ("broken", "untouched")])
-def at_once(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(run_key=name, job_name=name) for name in ("untouched", "broken")
-        ]
-    )
-
-
-def definitions_of_both() -> dg.Definitions:
-    return dg.Definitions(
-        assets=[broken, untouched], sensors=[at_once], executor=dg.in_process_executor
-    )
-
-
-@contextmanager
-def runs_beside() -> Iterator[Runs]:
-    with platform.opened(settings(), compute_logs=False) as opened:
-        yield Runs(definitions_of_both(), opened)
-
-
-def test_another_process_executes_what_is_requested_beside_the_first(
-    instance: dg.DagsterInstance,
-) -> None:
-    with other_processes(runs_beside) as beside:
-        first, second = Driver(definitions_of_both(), instance, beside=beside).settle()
-    assert (first.job, first.success) == ("untouched", True)
-    assert (second.job, second.success, second.failure) == (
-        "broken",
-        False,
-        "ValueError: no such file",
-    )
-    recorded = {run.job_name: run for run in instance.get_runs()}
-    assert recorded["untouched"].is_success
-    assert recorded["broken"].is_failure
-
-
-@dg.sensor(jobs=[dg.define_asset_job("broken", selection=["broken"])])
-def unhurried(context: dg.SensorEvaluationContext) -> dg.RunRequest:
-    return dg.RunRequest(run_key="page", job_name="broken", tags={"dagster/priority": "-1"})
-
-
-def test_nothing_waits_for_a_run_of_low_priority_but_the_end(instance: dg.DagsterInstance) -> None:
-    definitions = dg.Definitions(
-        assets=[broken, untouched], sensors=[unhurried], executor=dg.in_process_executor
-    )
-    with other_processes(runs_beside) as beside:
-        driver = Driver(definitions, instance, beside=beside)
-        assert driver.settle() == []
-        assert [(ran.job, ran.failure) for ran in driver.finish()] == [
-            ("broken", "ValueError: no such file")
-        ]
-        assert driver.finish() == []
-    assert Driver(definitions, instance).settle() == [], "its run key was used"
 
 
 # -- production --------------------------------------------------------------------------------------------------------------
@@ -325,11 +300,9 @@ def test_production_stores_runs_and_events_in_postgres(postgres: None, productio
         with dg.DagsterInstance.from_ref(
             InstanceRef.from_dir(str(production), overrides={**here, **here_only})
         ) as silent:
+            reader = event_log.Reader(instance)
             assert dg.materialize([measured], instance=silent).success
-        assert [event.kind for event in platform.events(instance, {})] == [
-            "materialization",
-            "check",
-        ]
+        assert [event.kind for event in reader.read()] == ["materialization", "check"]
         assert instance.get_runs_count() == 1
 
 

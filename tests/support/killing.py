@@ -31,13 +31,14 @@ from assets.data.digest import content_digest, digests_by_day
 from assets.retraining.decide import load_decision
 from bundle.desired import unseal
 from bundle.models.model import TOLERANCE
+from cli.platform import environment
 from pipelines.definitions import platform_resources
-from resources import environment, instance
 from resources.keys import PRIVATE, PUBLIC, Keys
 from resources.lake import DATE, Lake
 from resources.ledger import Ledger
 from resources.settings import Settings
 from resources.tracking import CANDIDATE, Tracking
+from sensors import instance
 from sensors.requests import REQUEST
 from tests.support.ports import free_ports
 from tests.support.tiny import DAY, FIRST, requests

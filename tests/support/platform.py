@@ -20,12 +20,13 @@ import dagster as dg
 import httpx
 
 from cli.demo.driver import Driver
+from cli.platform import environment
 from cli.platform.home import initialise
 from cli.platform.processes import endpoint_command
 from declare.pipeline import Pipeline
 from pipelines.definitions import build_definitions, platform_resources
-from resources import environment, instance
 from resources.settings import Settings, settings
+from sensors import instance
 from tests.support.ports import free_ports
 
 

@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
-from resources.settings import Settings
+from resources.settings import QUIET, Settings
 
 HOME_MARK = "EVERGREEN_MARK"
 """Variable that every process of one platform carries, so that what a killed supervisor left behind can be found."""
-
-QUIET: Mapping[str, str] = MappingProxyType(
-    {
-        "DO_NOT_TRACK": "1",
-        "DAGSTER_DISABLE_TELEMETRY": "1",
-        "DAGSTER_UI_NUX_DISABLED": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_MODEL_CATALOG_URI": "",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "GX_ANALYTICS_ENABLED": "false",
-        "GIT_PYTHON_REFRESH": "quiet",
-        "MPLBACKEND": "Agg",
-        # What a run plans, and what it tells of the days of a range, is stored in one transaction.
-        "DAGSTER_EVENT_BATCH_SIZE": "1000",
-        # Threads of XGBoost and scikit-learn sleep while they wait. Spinning, they take the processor from each other: ten
-        # times slower as soon as anything else runs.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        # Dagster says of every use of a beta parameter that it is one.
-        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore:Parameter",
-    }
-)
-"""No telemetry, no look-ups elsewhere, no drawing on screens, no spinning, events in batches."""
 
 
 def variables(settings: Settings) -> dict[str, str]:
@@ -56,7 +32,7 @@ def apply(settings: Settings) -> None:
 
 def _import_path() -> list[str]:
     """The platform's own folder first, then what was there: children import this very tree."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     present = [
         place
         for place in os.environ.get("PYTHONPATH", "").split(os.pathsep)

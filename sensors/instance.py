@@ -1,0 +1,78 @@
+"""The Dagster instance of the platform: how its home is made, how it is opened, and how it is cured.
+
+What is read of it stands in `event_log`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterRunStatus, RunsFilter
+
+from resources.settings import Settings
+
+CONFIGURATION = Path(__file__).resolve().parent.parent / "infra" / "dagster.yaml"
+
+RETIRED_STORAGE = "resources.sqlite_storage"
+"""The storage that earlier versions of `infra/dagster.yaml` name. Dagster's own reads its files."""
+
+AT_WORK = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+
+NO_COMPUTE_LOGS = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+        "config": {},
+    }
+}
+
+
+def create(settings: Settings) -> None:
+    """Make DAGSTER_HOME: its configuration, unless the operator's own lies there, and its tables.
+
+    Call under a lock: two processes that open fresh SQLite databases at once race for the tables.
+    """
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    configuration = settings.dagster_home / "dagster.yaml"
+    if not configuration.exists():
+        shutil.copyfile(CONFIGURATION, configuration)
+
+    with opened(settings) as instance:
+        instance.get_runs_count()
+        instance.all_asset_keys()
+        instance.all_instigator_state()
+
+
+@contextmanager
+def opened(settings: Settings, *, compute_logs: bool = True) -> Iterator[dg.DagsterInstance]:
+    """The instance, for the length of a `with`.
+
+    Without `compute_logs` the output of a run goes where that of this process goes.
+    """
+    home = str(settings.dagster_home)
+    instance = (
+        dg.DagsterInstance.from_config(home)
+        if compute_logs
+        else dg.DagsterInstance.local_temp(home, overrides=NO_COMPUTE_LOGS)
+    )
+    with instance:
+        yield instance
+
+
+def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
+    """Fail every run that says it is under way, and return their ids.
+
+    Call only when no worker can be alive. A machine that lost its power leaves such runs started
+    for ever, holding their pool. Once they have failed, the retry daemon starts them again.
+    """
+    abandoned = instance.get_runs(filters=RunsFilter(statuses=AT_WORK))
+    for run in abandoned:
+        instance.report_run_failed(
+            run,
+            message="The run's worker is gone: the platform was stopped or killed while it worked.",
+        )
+    return [run.run_id for run in abandoned]
