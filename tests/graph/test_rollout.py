@@ -17,7 +17,7 @@ from assets.traffic import assets as rollout_stage, decisions, rollouts as state
 from assets.traffic.daily import ROLLOUT
 from bundle.desired import Actual
 from bundle.records.log import Trial, Writer
-from cli.demo.demo import served
+from cli.demo.diary import served
 from cli.main import app
 from declare.release import ReleasePolicy
 from resources.ledger import Entry
