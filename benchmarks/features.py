@@ -196,7 +196,7 @@ def microseconds_a_row(
 ) -> float:
     """CPU time of one row of the model from one request, the fastest of 30 rounds."""
     from assets.tabular.features.declared_program import program
-    from bundle.features.program import compile_row
+    from bundle.features.row import compile_row
 
     function = compile_row(program(pipeline).fit(table))
     rows = (

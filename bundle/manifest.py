@@ -21,12 +21,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bundle import signing
 from bundle.digests import folder_digest, sha256, sums
+from bundle.features.expression import Column as ColumnNode
+from bundle.features.online import Snapshot
+from bundle.features.program import EVENT_TIME, FeatureProgram, Kind
+from bundle.features.row import compile_row
 from bundle.files import check_name, read_folder
 from bundle.models.bounds import Bounds
 from bundle.models.compiled_trees import LIBRARY, Compiled, Statement
@@ -37,8 +41,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bundle.features.columns import Column
-    from bundle.features.online import Snapshot
-    from bundle.features.program import FeatureProgram
 
 FORMAT = 1
 MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = (
@@ -53,10 +55,8 @@ SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, FACTS, GOLDEN})
 OPTIONAL = frozenset({*FILES.values(), LIBRARY, GOLDEN_ONLINE, REFERENCE, BOUNDS})
 SIZE_LIMIT = 1 << 30
-EVENT_TIME = "event_time"
 PACKAGES = ("msgspec", "numpy", "polars", "scikit-learn", "skops", "treelite", "xgboost")
 
-Kind = Literal["string", "float", "integer", "boolean", "datetime"]
 Scalar = bool | int | float | str | None
 
 
@@ -140,8 +140,7 @@ class Bundle:
         golden_online: Snapshot | None,
         bounds: Bounds | None = None,
     ) -> None:
-        from bundle.features.expression import Column as ColumnNode
-        from bundle.features.program import compile_columns, compile_row
+        from bundle.features.numpy import compile_columns
 
         self.digest = digest
         self.manifest = manifest
@@ -271,8 +270,6 @@ def golden_rows(
     """Golden rows of some requests, computed by the very functions that the endpoint uses."""
     import numpy as np
 
-    from bundle.features.program import compile_row
-
     row_of = compile_row(program)
     rows = []
     for request in requests:
@@ -372,9 +369,6 @@ def folder_files(folder: Path | str) -> dict[str, bytes]:
 
 def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Bundle:
     """The bundle of these files, all of them verified (see `load`)."""
-    from bundle.features.online import Snapshot
-    from bundle.features.program import FeatureProgram
-
     manifest = verify(files, public_key, digest)
     contents = {name: content for name, content in files.items() if name != SUMS}
     found = folder_digest(contents)

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from bundle.features.program import EVENT_TIME as EVENT_TIME, Kind as Kind
 from declare.base import DeclarationError, Declared
 
-Kind = Literal["string", "float", "integer", "boolean", "datetime"]
 Landing = Literal["the day before", "on the day", "the day after", "once"]
 
 
@@ -49,7 +49,6 @@ def timestamp(**options: object) -> SourceColumn:
 
 
 # Columns that every stored row has beside the declared ones.
-EVENT_TIME = "event_time"
 KNOWN_AT = "known_at"
 DATE = "date"  # the partition: day of delivery for raw data, day of the event for features
 RESERVED = frozenset({EVENT_TIME, KNOWN_AT, DATE})

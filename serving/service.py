@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bundle.manifest import EVENT_TIME, BundleError
+from bundle.features.program import EVENT_TIME
+from bundle.manifest import BundleError
 from bundle.records.log import Record, Writer
 from serving.callers.access import Access, Caller
 from serving.callers.calls import Call

@@ -22,7 +22,8 @@ import msgspec
 from benchmarks.serving.__main__ import CACHE
 from benchmarks.serving.task import NAME, prepared
 from bundle.features.online import Snapshot
-from bundle.manifest import EVENT_TIME, load
+from bundle.features.program import EVENT_TIME
+from bundle.manifest import load
 from bundle.records.log import Record, Writer
 from serving.contract.contract import Contract
 from serving.options import Options

@@ -29,9 +29,9 @@ from bundle.features.program import (
     RequestColumn,
     aggregate_name,
     aggregate_table,
-    compile_row,
     latest_table,
 )
+from bundle.features.row import compile_row
 from bundle.files import write_atomically
 from bundle.manifest import RequestField, bundle_files, environment, golden_rows
 from bundle.models.boosted_trees import BoostedTrees

@@ -1,7 +1,8 @@
-"""Columns of a request with many rows: arrays instead of rows of Python objects.
+"""Columns of a request with many rows, and values computed from them: arrays, not Python objects.
 
-Values are float64, int64, bool, or for a datetime int64 (microseconds since 1970, UTC); texts are `Texts`. Where `null` says so a
-value is missing, and what stands in its place means nothing.
+A column's values are float64, int64, bool, or for a datetime int64 (`bundle.features.moments`);
+texts are `Texts`. Where `null` says so a value is missing, and what stands in its place means
+nothing.
 """
 
 from __future__ import annotations
@@ -9,28 +10,23 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from bundle.features.moments import EPOCH, moments
+from bundle.features.program import Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bundle.features.program import Kind
-
     Mask = NDArray[np.bool_]
     Array = NDArray[Any]
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-_PARTS = (attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds"))
 # Kinds of numbers, as the module `struct` writes them.
 PACKED = {"float": "d", "integer": "q"}
-# Of 2013-02-01T14:15:00Z: what is no digit, and where the pairs of digits begin (century, year, month, day, hour, minute, second).
-_SIGNS, _PAIRS = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":", 19: "Z"}, (0, 2, 5, 8, 11, 14, 17)
 DTYPES: dict[str, type[np.generic]] = {
     "float": np.float64,
     "integer": np.int64,
@@ -40,8 +36,11 @@ DTYPES: dict[str, type[np.generic]] = {
 
 
 class Texts:
-    """Texts of a column, None where there is none: as a list, or as `words` and the place of each row's word in them (-1: none).
-    Either is made of the other when it is asked for; words need not be used, nor be different."""
+    """Texts of a column, None where there is none.
+
+    They are a list, or `words` and the place of each row's word in them (-1: none). Either is made
+    of the other when it is asked for. Words may be unused, and equal to each other.
+    """
 
     def __init__(
         self,
@@ -137,31 +136,41 @@ class Column:
         """Plain Python values: texts, numbers, booleans, UTC datetimes, or None."""
         if isinstance(self.values, Texts):
             return self.values.values
-        found: list[Any] = self.values.tolist()
+        plain: list[Any] = self.values.tolist()
         if self.kind == "datetime":
-            found = [EPOCH + timedelta(microseconds=value) for value in found]
-        if self.null is not None:
-            found = [
-                None if missing else value
-                for value, missing in zip(found, self.null.tolist(), strict=True)
-            ]
-        return found
+            plain = [EPOCH + timedelta(microseconds=value) for value in plain]
+        if self.null is None:
+            return plain
+        nulls = zip(plain, self.null.tolist(), strict=True)
+        return [None if null else value for value, null in nulls]
+
+
+class Value(NamedTuple):
+    """Values that were computed or looked up, and where they are null (None: nowhere).
+
+    A constant has no rows; it is broadcast.
+    """
+
+    values: Array
+    null: Mask | None = None
 
 
 def column(kind: Kind, values: Sequence[Any]) -> Column:
-    """The column of plain Python values, as `Column.plain` gives them. Raises OverflowError for an integer beyond 64 bits."""
+    """The column of plain Python values, as `Column.plain` gives them.
+
+    Raises OverflowError for an integer beyond 64 bits.
+    """
     if kind == "string":
         texts = Texts(list(values))
         return Column(kind, texts, texts.null)
     if kind in PACKED:
+        # A third of the time that NumPy takes, and it refuses None.
         try:
-            # A third of the time that NumPy takes, and it refuses None.
-            return Column(
-                kind,
-                np.frombuffer(struct.pack(f"{len(values)}{PACKED[kind]}", *values), DTYPES[kind]),
-            )
+            packed = struct.pack(f"{len(values)}{PACKED[kind]}", *values)
+            return Column(kind, np.frombuffer(packed, DTYPES[kind]))
         except struct.error:
             pass
+
     null = None
     if None in values:
         null = np.array([value is None for value in values])
@@ -172,54 +181,23 @@ def column(kind: Kind, values: Sequence[Any]) -> Column:
     return Column(kind, np.array(values, dtype=DTYPES[kind]), null)
 
 
-def moments(values: Sequence[datetime]) -> NDArray[np.int64]:
-    """`moment` of many."""
-    since = [value - EPOCH for value in values]
-    days, seconds, microseconds = (
-        np.fromiter(map(part, since), np.int64, len(since)) for part in _PARTS
-    )
-    return (days * 86_400 + seconds) * 1_000_000 + microseconds
+def text_value(texts: Sequence[str | None]) -> Value:
+    """Texts as an array of objects."""
+    missing = None in texts
+    values = np.empty(len(texts), dtype=object)
+    values[:] = ["" if text is None else text for text in texts] if missing else texts
+    return Value(values, np.array([text is None for text in texts]) if missing else None)
 
 
-def plain_moments(texts: Sequence[str | None]) -> NDArray[np.int64] | None:
-    """`moment` of times that are all written like 2013-02-01T14:15:00Z; None where one is not, or does not exist."""
-    try:
-        content = "".join(texts).encode()  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    if set(map(len, texts)) != {20} or len(content) != 20 * len(texts):  # type: ignore[arg-type]
-        return None
-    letters = np.ascontiguousarray(np.frombuffer(content, dtype=np.uint8).reshape(-1, 20).T)
-    if any((letters[place] != ord(sign)).any() for place, sign in _SIGNS.items()):
-        return None
-    # What stands before 0 becomes a large number.
-    tens, ones = (
-        letters[list(_PAIRS)] - np.uint8(ord("0")),
-        letters[[place + 1 for place in _PAIRS]] - np.uint8(ord("0")),
-    )
-    if tens.max() > 9 or ones.max() > 9:
-        return None
-    century, year, month, day, hour, minute, second = (tens * np.uint8(10) + ones).astype(np.int64)
-    year += 100 * century
-    if (
-        year.min() < 1
-        or month.min() < 1
-        or month.max() > 12
-        or hour.max() > 23
-        or minute.max() > 59
-        or second.max() > 59
-    ):
-        return None
-    months = (12 * (year - 1970) + month - 1).view("datetime64[M]")
-    days = months.astype("datetime64[D]") + (day - 1)
-    if (days.astype("datetime64[M]") != months).any():
-        return None
-    found: NDArray[np.int64] = (
-        (days.astype(np.int64) * 24 + hour) * 3600 + minute * 60 + second
-    ) * 1_000_000
-    return found
+def either(*masks: Mask | None) -> Mask | None:
+    """Where one of the masks is set."""
+    either: Mask | None = None
+    for mask in masks:
+        if mask is not None:
+            either = mask if either is None else either | mask
+    return either
 
 
-def moment(value: datetime) -> int:
-    """Microseconds of a datetime since 1970, UTC."""
-    return (value - EPOCH) // MICROSECOND
+def any_of(mask: Mask) -> Mask | None:
+    """A mask, or None where it is set nowhere."""
+    return mask if mask.any() else None

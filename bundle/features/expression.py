@@ -1,12 +1,12 @@
-"""Features as data: the nodes of an expression tree.
+"""Features as data: the nodes of an expression tree, and the words that build them.
 
-A node says *what* a feature is; `bundle.features.program` compiles a tree to Polars for batches and to plain Python for one
-request. Trees are immutable, serialise to canonical JSON, and never carry code.
+A node says *what* a feature is. How it is computed stands in `operators` and in the back-ends.
+Trees are immutable, serialize to canonical JSON, and never carry code.
 
-Numbers are IEEE 754 doubles; integers and booleans are converted. A null operand makes the result null, and so does a
-result that is no finite number (0/0, 1/0, overflow, the logarithm of a negative): NaN and infinity exist nowhere in a
-tree, models see them as missing. `a // b` is floor(a / b) and `a % b` is a - floor(a / b) * b. Comparisons with null are
-null; `&` and `|` follow three-valued (Kleene) logic. Texts compare by code point, datetimes by moment.
+Numbers are IEEE 754 doubles; integers and booleans are converted. A null operand makes the result
+null, and so does a result that is not a finite number (0/0, overflow, the logarithm of a negative):
+NaN and infinity exist nowhere in a tree, models see them as missing. Comparisons with null are
+null; `&` and `|` follow three-valued (Kleene) logic.
 """
 
 from __future__ import annotations
@@ -18,17 +18,10 @@ from typing import Any, Literal as OneOf
 
 import msgspec
 
+from bundle.features.operators import OPERATORS
+
 Scalar = bool | int | float | str | None
 Aggregate = OneOf["rate", "count", "mean", "min", "max", "std"]
-
-# operator -> number of operands
-OPERATORS: dict[str, int] = {
-    "add": 2, "sub": 2, "mul": 2, "truediv": 2, "floordiv": 2, "mod": 2, "neg": 1, "abs": 1,
-    "eq": 2, "ne": 2, "lt": 2, "le": 2, "gt": 2, "ge": 2,
-    "and": 2, "or": 2, "not": 1, "if_else": 3, "is_null": 1, "fill_null": 2,
-    "clip": 3, "log": 1, "log1p": 1, "sqrt": 1, "sin": 1, "cos": 1,
-    "minute": 1, "hour": 1, "weekday": 1, "day": 1, "month": 1, "day_of_year": 1,
-}  # fmt: skip
 
 
 class Expression(
@@ -36,7 +29,7 @@ class Expression(
 ):
     """Base of all nodes: operators build trees, nothing is computed here."""
 
-    # Node equality is `==` as an expression; identity hashing keeps nodes usable in sets and dictionaries.
+    # `==` builds an expression; hashing by identity keeps nodes usable in sets and dictionaries.
     __hash__ = object.__hash__
 
     def __add__(self, other: Operand) -> Operation:
@@ -188,19 +181,20 @@ class Operation(Expression, frozen=True, eq=False, tag="operation"):
     operands: tuple[Node, ...]
 
     def __post_init__(self) -> None:
-        arity = OPERATORS.get(self.operator)
-        if arity is None:
+        operator = OPERATORS.get(self.operator)
+        if operator is None:
             raise ValueError(
                 f"unknown operator {self.operator!r}; known are {', '.join(sorted(OPERATORS))}"
             )
-        if arity != len(self.operands):
+        if len(operator.takes) != len(self.operands):
             raise ValueError(
-                f"operator {self.operator!r} takes {arity} operands, not {len(self.operands)}"
+                f"operator {self.operator!r} takes {len(operator.takes)} operands, "
+                f"not {len(self.operands)}"
             )
 
 
 class Category(Expression, frozen=True, eq=False, tag="category"):
-    """A text column as an integer code of a vocabulary learned in training; what it never saw is code 0."""
+    """A text column as an integer code of a vocabulary learned in training; 0 for unseen texts."""
 
     operand: Node
 
@@ -208,8 +202,9 @@ class Category(Expression, frozen=True, eq=False, tag="category"):
 class Join(Expression, frozen=True, eq=False, tag="join"):
     """The newest row of another source known when the prediction is made, found by key.
 
-    `on` names the request columns that hold the source's keys, in the order of the keys; empty means the keys that the
-    request has under the same name. Rows that were known longer than `within` seconds before do not count.
+    `on` names the request columns that hold the source's keys, in the order of the keys; empty
+    means the keys that the request has under the same name. Rows that were known longer than
+    `within` seconds before do not count.
     """
 
     source: str
@@ -219,10 +214,11 @@ class Join(Expression, frozen=True, eq=False, tag="join"):
 
 
 class Rolling(Expression, frozen=True, eq=False, tag="rolling"):
-    """An aggregate over the facts of the last `days` days before the day of the prediction, point in time.
+    """An aggregate over the facts of the last `days` days before the day of the prediction.
 
-    A fact is a row of `source` (the label's source when empty) in the version known at the daily refresh; corrections
-    that came later do not count. `by` names the columns that group facts and select the value for a request.
+    A fact is a row of `source` (the label's source when empty) in the version known at the daily
+    refresh; corrections that came later do not count. `by` names the columns that group facts and
+    select the value for a request.
     """
 
     function: Aggregate
@@ -257,7 +253,8 @@ def as_node(operand: Operand | Feature) -> Any:
     if operand is None or isinstance(operand, (bool, int, float, str)):
         return Literal(operand)
     raise TypeError(
-        f"{operand!r} ({type(operand).__name__}) cannot stand in a feature; use a column, number, text or null"
+        f"{operand!r} ({type(operand).__name__}) cannot stand in a feature; "
+        "use a column, number, text or null"
     )
 
 
@@ -309,7 +306,8 @@ def _rolling(
     days, rest = divmod(over, timedelta(days=1))
     if rest:
         raise ValueError(
-            f"over={over} is no whole number of days; rolling windows are counted in days, such as over=days(7)"
+            f"over={over} is no whole number of days; "
+            "rolling windows are counted in days, such as over=days(7)"
         )
     keys = (by,) if isinstance(by, str) else tuple(by)
     operand = Column(value) if isinstance(value, str) else as_node(value)
@@ -355,17 +353,6 @@ def deviation(
     return _rolling("std", value, by, over, source)
 
 
-def children(node: Expression) -> tuple[Expression, ...]:
-    """Direct operands of a node."""
-    match node:
-        case Operation(operands=operands):
-            return operands
-        case Category(operand=operand):
-            return (operand,)
-        case _:
-            return ()
-
-
 def mapped(node: Node, change: Callable[[Node], Node]) -> Node:
     """The node with its direct operands changed."""
     match node:
@@ -378,15 +365,22 @@ def mapped(node: Node, change: Callable[[Node], Node]) -> Node:
 
 
 def walk(node: Expression) -> list[Expression]:
-    """The node and all nodes below it, parents first. What a rolling aggregate reads of its facts is not entered."""
-    found = [node]
-    for child in children(node):
-        found.extend(walk(child))
-    return found
+    """The node and all nodes below it, parents first.
+
+    What a rolling aggregate reads of its facts is not entered.
+    """
+    nodes = [node]
+    match node:
+        case Operation(operands=operands):
+            for operand in operands:
+                nodes += walk(operand)
+        case Category(operand=operand):
+            nodes += walk(operand)
+    return nodes
 
 
 def natural_name(node: Expression) -> str | None:
-    """The name of a feature that needs none given: a plain column, category, lookup or aggregate."""
+    """The name of a feature that needs none given: a column, category, lookup or aggregate."""
     match node:
         case Column(name=name) | Category(operand=Column(name=name)):
             return name

@@ -11,7 +11,8 @@ from zlib import crc32
 
 import msgspec
 
-from bundle.features.columns import EPOCH, Column, Texts
+from bundle.features.columns import Column, Texts
+from bundle.features.moments import EPOCH
 from bundle.features.program import Kind
 
 if TYPE_CHECKING:

@@ -22,8 +22,10 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from bundle.features.columns import DTYPES, PACKED, Column, Texts, column, moment, plain_moments
-from bundle.manifest import EVENT_TIME, Manifest, RequestField
+from bundle.features.columns import DTYPES, PACKED, Column, Texts, column
+from bundle.features.moments import moment, plain_moments
+from bundle.features.program import EARLIEST, EVENT_TIME, LATEST
+from bundle.manifest import Manifest, RequestField
 from serving.contract.refusal import Refusal, shown
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ MANY_ROWS = 64
 # From so many on, times are read faster together than one by one.
 _MANY_TIMES = 300
 
-EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = moment(EARLIEST), moment(LATEST)
 # What a datetime can hold.
 _LEAST, _GREATEST = (
@@ -62,7 +63,8 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`( - at `.*`)?$", re
 _MISSING = re.compile(r"^Object missing required field `(.*)`( - at `.*`)?$", re.DOTALL)
 _EXPECTED = {
     "string": "text", "float": "a finite number", "integer": "a whole number", "boolean": "true or false",
-    "datetime": "a time as ISO 8601 text with an offset, such as 2013-02-01T14:15:00Z, between 1900 and 2200",
+    "datetime": "a time as ISO 8601 text with an offset, such as 2013-02-01T14:15:00Z, "
+    "between 1900 and 2100",
 }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import numpy as np
 
-from bundle.features.numpy import DAY, local
-from bundle.manifest import EVENT_TIME
+from bundle.features.moments import local_days
+from bundle.features.program import EVENT_TIME
 from bundle.records.batches import Batch, day_text
 from bundle.records.log import Record
 from serving.callers.calls import Call
@@ -153,7 +153,7 @@ def predict_columns(served: Served, view: View, columns: Columns, start: float) 
     now = datetime.now(UTC)
     latency_us = int((time.monotonic() - start) * 1e6)
     prefix, taken = _prefix(), np.arange(1, count + 1)
-    days = local(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone)) // DAY
+    days = local_days(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone))
     batches = [
         Batch(
             prefix=prefix, numbers=part.of(taken), at=now, pipeline=served.name, bundle=part.arm.bundle.digest, arm=part.arm.name,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bundle.features.columns import Column, Texts, plain_moments
+from bundle.features.columns import Column, Texts
+from bundle.features.moments import plain_moments
 from bundle.manifest import Manifest
 from serving.contract.contract import Columns, Contract, parse_place
 from serving.contract.refusal import Refusal

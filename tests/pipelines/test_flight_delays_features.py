@@ -15,8 +15,10 @@ from assets.tabular.features.declared_program import program
 from assets.tabular.features.point_in_time import features, snapshot
 from assets.tabular.features.versions import Reader
 from bundle.features.columns import column
+from bundle.features.numpy import compile_columns
 from bundle.features.online import Snapshot
-from bundle.features.program import FeatureProgram, compile_columns, compile_row
+from bundle.features.program import FeatureProgram
+from bundle.features.row import compile_row
 from pipelines.flight_delays import pipeline
 from pipelines.flight_delays.feed import Feed
 

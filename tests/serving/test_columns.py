@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from bundle import signing
-from bundle.features.columns import Column, Texts, column, moment, plain_moments
+from bundle.features.columns import Column, Texts, column
+from bundle.features.moments import moment, plain_moments
 from bundle.manifest import Bundle, from_files
 from bundle.models.bounds import learn
 from bundle.models.model import TOLERANCE

@@ -12,7 +12,7 @@ import openapi_spec_validator
 import polars as pl
 from openapi_schema_validator import OAS31Validator
 
-from bundle.features.program import compile_batch
+from bundle.features.polars import compile_batch
 from bundle.records import log, service
 from tests.serving.conftest import Shared
 from tests.support.endpoint import CONTRACT, DAY, NAME, SHOPS, model, program, request, snapshot

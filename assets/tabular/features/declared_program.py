@@ -7,9 +7,11 @@ from functools import lru_cache
 
 import msgspec
 
-from bundle.features.checking import TYPE_OF_KIND, Type, Types, check_types, show
+from bundle.features.checking import Types, show
 from bundle.features.expression import Column, Feature, Join, Node, Rolling, as_node, mapped
+from bundle.features.operators import Type
 from bundle.features.program import (  # fmt: skip
+    TYPE_OF_KIND,
     FeatureProgram,
     Kind,
     Lookup,
@@ -104,7 +106,7 @@ def _programs(identity: _Identity) -> FeatureProgram:
         features=tuple(features),
         lookups=tuple(lookups.values()),
     )
-    check_types(made)
+    made.check()
     return made
 
 

@@ -32,8 +32,8 @@ from assets.tabular.features.moments import (  # fmt: skip
 from assets.tabular.features.versions import EARLY, PREDICTED_AT, Reader, newest_known, request_rows
 from bundle.features.expression import Column, as_node
 from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
-from bundle.features.polars import compile_values
-from bundle.features.program import FeatureProgram, Lookup, compile_batch
+from bundle.features.polars import compile_batch, compile_values
+from bundle.features.program import FeatureProgram, Lookup
 from declare.pipeline import Pipeline
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
 

@@ -14,7 +14,6 @@ import pytest
 
 from assets.tabular.features.declared_program import program
 from assets.tabular.features.lineage import column_lineage, delivery_days
-from bundle.features.checking import check_types
 from bundle.features.expression import (
     Expression,
     category,
@@ -27,7 +26,8 @@ from bundle.features.expression import (
     rate,
 )
 from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
-from bundle.features.program import FeatureProgram, RequestColumn, compile_row
+from bundle.features.program import FeatureProgram, RequestColumn
+from bundle.features.row import compile_row
 from declare.pipeline import Label, Pipeline
 from tests.support.orders import orders
 
@@ -84,7 +84,7 @@ def declared(**changes: Any) -> Pipeline:
 )
 def test_expressions_that_mix_types_are_refused(tree: Expression, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        check_types(of(tree))
+        of(tree).check()
 
 
 @pytest.mark.parametrize(

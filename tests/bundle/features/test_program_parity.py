@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from bundle.features.checking import check_types
 from bundle.features.columns import column
 from bundle.features.expression import (  # fmt: skip
     Category,
@@ -25,19 +24,19 @@ from bundle.features.expression import (  # fmt: skip
     if_else,
     lit,
 )
+from bundle.features.numpy import compile_columns
 from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
-from bundle.features.program import (  # fmt: skip
+from bundle.features.polars import compile_batch
+from bundle.features.program import (
     FeatureProgram,
     Lookup,
     RequestColumn,
     aggregate_name,
     aggregate_table,
-    compile_batch,
-    compile_columns,
-    compile_row,
     latest_table,
     lookup_name,
 )
+from bundle.features.row import compile_row
 
 ROLLED = {
     function: Rolling(function, col("delay"), ("s",), 7, "facts")
@@ -304,7 +303,7 @@ def test_batch_row_and_columns_give_the_same_matrix(
     program = FeatureProgram(
         "p", zone, "id", 3600, 0, REQUEST, tuple(Feature(f"x{index}", tree) for index, tree in enumerate(trees)), LOOKUPS,
     )  # fmt: skip
-    check_types(program)
+    program.check()
     program = FeatureProgram.decode(program.encode())
     asked = [{name: row.get(name) for name in REQUEST} for row in asked]
     online = snapshot_around(asked[0]["event_time"] - timedelta(hours=1), sky, facts)

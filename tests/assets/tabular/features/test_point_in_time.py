@@ -16,7 +16,7 @@ from assets.tabular.features.moments import refresh
 from assets.tabular.features.point_in_time import feature_blocks, features, labels, snapshot
 from assets.tabular.features.versions import Reader
 from bundle.features.online import Snapshot
-from bundle.features.program import compile_row
+from bundle.features.row import compile_row
 from declare.pipeline import Pipeline
 from tests.support import features_reference, orders as support
 from tests.support.orders import FIRST, LAST, Frames, orders
