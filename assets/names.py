@@ -40,6 +40,11 @@ def asset_key(pipeline: str, name: str) -> dg.AssetKey:
     return dg.AssetKey([pipeline, *name.split("/")])
 
 
+def asset_name(key: dg.AssetKey) -> str:
+    """The name of an asset below its pipeline, from its Dagster key."""
+    return "/".join(key.path[1:])
+
+
 def asset_op(pipeline: str, name: str) -> str:
     """The name of an asset's step, as run configuration calls it."""
     return "__".join((pipeline, *name.split("/")))

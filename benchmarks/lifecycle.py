@@ -21,7 +21,7 @@ from assets.names import DAY
 from cli.demo.requests import send
 from pipelines.flight_delays import pipeline
 from pipelines.flight_delays.feed import Feed
-from pipelines.lifecycle import STAGES
+from pipelines.lifecycle import lifecycle_assets
 from sensors import jobs
 from tests.support.platform import Platform, platform
 
@@ -45,12 +45,12 @@ def main(nights: int = 5) -> None:
                 lambda: execute(
                     running,
                     jobs.nightly(pipeline),
-                    [*jobs.landed_once(pipeline), *jobs.ingested(pipeline)],
+                    jobs.keys(pipeline, "landed_once", "ingested"),
                     ranges,
                 )
             )
         )
-        until = [key for key in jobs.retrained(pipeline) if key not in jobs.released(pipeline)]
+        until = jobs.keys(pipeline, "retrained")
         train.append(timed(lambda: execute(running, jobs.retrain(pipeline), until, {})))
         through = ingest[0] + train[0]
         print(f"lifecycle, plain functions    {plain:6.1f} s")
@@ -110,13 +110,9 @@ def landed() -> Iterator[Platform]:
 
 def by_hand(running: Platform) -> None:
     """Every asset's function up to the bundle, in order, without runs, events or an executor."""
-    assets = {
-        key: asset for stage in STAGES for asset in stage.build(pipeline) for key in asset.keys
-    }
-    wanted = [*jobs.landed_once(pipeline), *jobs.ingested(pipeline), *jobs.retrained(pipeline)]
-    for key in wanted:
-        if key not in jobs.released(pipeline):
-            call(assets[key], running.resources)
+    assets = {key: asset for asset in lifecycle_assets(pipeline) for key in asset.keys}
+    for key in jobs.keys(pipeline, "landed_once", "ingested", "retrained"):
+        call(assets[key], running.resources)
 
 
 class Script:

@@ -45,6 +45,7 @@ class Waiting(NamedTuple):
 
 def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
     """The newest bundle of a pipeline unless it is released; None too where there is none."""
+    from assets.lifecycles import kind_of
     from assets.release.evidence import approvals_needed, examine
     from assets.traffic.rollouts import under_way
     from bundle.manifest import BundleError
@@ -59,7 +60,12 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
     reports = Reports(uri=settings.reports_uri, url=settings.reports_url)
     try:
         examined = examine(
-            pipeline, digest, artifacts, reports, ledger, Keys(path=str(settings.keys_path))
+            kind_of(pipeline),
+            digest,
+            artifacts,
+            reports,
+            ledger,
+            Keys(path=str(settings.keys_path)),
         )
     except BundleError as error:
         return Waiting(digest, "an unknown day", 0, (), None, str(error), ())

@@ -1,10 +1,14 @@
-"""Names and asset selections of a pipeline's jobs."""
+"""A pipeline's jobs: their names, and which assets each of them materializes.
+
+The assets of a cadence are named by the stages. When a job runs is decided by the sensors.
+"""
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.names import BUNDLE, PREDICTIONS, RETRAINING_DECISION, asset_key, raw_name
-from assets.tabular.monitoring.monitors import DRIFT_PAGE, MONITORS
+from assets.lifecycles import asset_names
+from assets.names import asset_key
+from assets.stage import Cadence
+from assets.tabular.monitoring.monitors import DRIFT_PAGE
 from declare.pipeline import Pipeline
 
 
@@ -24,91 +28,39 @@ def pages(pipeline: Pipeline) -> str:
     return f"{pipeline.name}_pages"
 
 
-def ingested(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """Raw data, features and what the endpoint looks up: processed as soon as a day is delivered."""
-    daily = [
-        asset_key(pipeline.name, raw_name(source.name))
-        for source in pipeline.sources
-        if source.daily
-    ]
-    return [
-        *daily,
-        *(asset_key(pipeline.name, name) for name in ("features", "online_features")),
-    ]
+def keys(pipeline: Pipeline, *cadences: Cadence) -> list[dg.AssetKey]:
+    """Keys of the pipeline's assets of these cadences."""
+    return [asset_key(pipeline.name, name) for name in asset_names(pipeline, *cadences)]
 
 
-def landed_once(pipeline: Pipeline) -> list[dg.AssetKey]:
-    return [
-        asset_key(pipeline.name, raw_name(source.name))
-        for source in pipeline.sources
-        if not source.daily
-    ]
-
-
-def monitored(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """Predictions, monitors, the rollout and the retraining decision: processed when a day is over."""
-    return [
-        asset_key(pipeline.name, PREDICTIONS),
-        *(asset_key(pipeline.name, monitor.name) for monitor in MONITORS),
-        dg.AssetKey([pipeline.name, "validation", "rollout"]),
-        *(
-            [dg.AssetKey([pipeline.name, "validation", "experiment"])]
-            if pipeline.experiments
-            else []
+def build(pipeline: Pipeline) -> dg.Definitions:
+    """The jobs of a pipeline. Their names start with the pipeline's."""
+    jobs: dict[str, tuple[list[dg.AssetKey], str]] = {
+        nightly(pipeline): (
+            keys(pipeline, "landed_once", "ingested", "monitored"),
+            "Every daily asset of the pipeline, for the days that are due.",
         ),
-        asset_key(pipeline.name, RETRAINING_DECISION),
-    ]
-
-
-def released(pipeline: Pipeline) -> list[dg.AssetKey]:
-    return [asset_key(pipeline.name, name) for name in ("approval", "release", "endpoint")]
-
-
-def retrained(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """From training set to served endpoint."""
-    training = (
-        "training_set",
-        *(("tuning_study",) if pipeline.tuned else ()),
-        "baseline",
-        "candidate",
+        retrain(pipeline): (
+            keys(pipeline, "retrained", "released"),
+            "Train, validate, bundle, release and serve a new candidate.",
+        ),
+        release(pipeline): (
+            keys(pipeline, "released"),
+            "Release the newest bundle, if its gates and approvals allow it, and serve it.",
+        ),
+        pages(pipeline): (
+            [asset_key(pipeline.name, DRIFT_PAGE)],
+            "Draw what people look at on some days, once everything else is done.",
+        ),
+    }
+    return dg.Definitions(
+        jobs=[
+            dg.define_asset_job(
+                name,
+                selection=dg.AssetSelection.assets(*assets),
+                description=description,
+                tags={"pipeline": pipeline.name},
+            )
+            for name, (assets, description) in jobs.items()
+        ]
     )
-    validation = ("performance", "slices", "fairness", "explainability", "robustness")
-    return [
-        *(asset_key(pipeline.name, name) for name in training),
-        *(dg.AssetKey([pipeline.name, "validation", name]) for name in validation),
-        asset_key(pipeline.name, BUNDLE),
-        *released(pipeline),
-    ]
-
-
-def build(pipeline: Pipeline) -> list[UnresolvedAssetJobDefinition]:
-    """The jobs of a pipeline; their names start with the pipeline's."""
-    tags = {"pipeline": pipeline.name}
-    return [
-        dg.define_asset_job(
-            nightly(pipeline),
-            selection=dg.AssetSelection.assets(
-                *landed_once(pipeline), *ingested(pipeline), *monitored(pipeline)
-            ),
-            description="Every daily asset of the pipeline, for the days that are due.",
-            tags=tags,
-        ),
-        dg.define_asset_job(
-            retrain(pipeline),
-            selection=dg.AssetSelection.assets(*retrained(pipeline)),
-            description="Train, validate, bundle, release and serve a new candidate.",
-            tags=tags,
-        ),
-        dg.define_asset_job(
-            release(pipeline),
-            selection=dg.AssetSelection.assets(*released(pipeline)),
-            description="Release the newest bundle, if its gates and approvals allow it, and serve it.",
-            tags=tags,
-        ),
-        dg.define_asset_job(
-            pages(pipeline),
-            selection=dg.AssetSelection.assets(asset_key(pipeline.name, DRIFT_PAGE)),
-            description="Draw what people look at on some days, once everything else is done.",
-            tags=tags,
-        ),
-    ]

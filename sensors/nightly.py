@@ -140,13 +140,12 @@ def _request(
         )
     ) is not None:
         return dg.SkipReason(f"{doing} is under way")
-    selection = jobs.monitored(pipeline) if work.stage == "monitor" else jobs.ingested(pipeline)
+    selection = jobs.keys(pipeline, "monitored" if work.stage == "monitor" else "ingested")
     if work.stage == "ingest":
-        selection = [
-            key
-            for key in jobs.landed_once(pipeline)
-            if instance.get_latest_materialization_event(key) is None
-        ] + selection
+        landed_once = jobs.keys(pipeline, "landed_once")
+        selection += [
+            key for key in landed_once if instance.get_latest_materialization_event(key) is None
+        ]
     return run_request(
         instance,
         jobs.nightly(pipeline),

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.kind import Kind
 from assets.names import asset_key, days, keys_to_days, raw_name, raw_table
 from assets.reporting.report import save_report
+from assets.stage import Names, Stage, alone
 from declare.pipeline import Pipeline
 from declare.source import Source
 from resources.lake import Lake
@@ -16,6 +18,7 @@ from resources.reports import Reports
 if TYPE_CHECKING:
     from assets.data.ingest import Examined, Figures
 
+GROUP = "data"
 LATE_SHARE = 0.2
 """Share of late rows in a day's delivery above which the lateness check warns: a few stragglers are everyday business."""
 
@@ -30,7 +33,7 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        group_name="data",
+        group_name=GROUP,
         kinds={"deltalake", "polars", "greatexpectations"},
         description=source.description or f"Rows of {source.name}, as landed.",
         partitions_def=days(pipeline) if source.daily else None,
@@ -192,3 +195,24 @@ def _columns(source: Source) -> dg.TableSchema:
     ]
     partition = [dg.TableColumn("date", "date", "day of delivery")] if source.daily else []
     return dg.TableSchema([*partition, *declared, *moments])
+
+
+def _names(pipeline: Pipeline) -> Names:
+    once = tuple(raw_name(source.name) for source in pipeline.sources if not source.daily)
+    daily = tuple(raw_name(source.name) for source in pipeline.sources if source.daily)
+    return {"landed_once": once, "ingested": daily}
+
+
+def _contract(pipeline: Pipeline, kind: Kind, asset: str) -> object:
+    """What a raw asset reads: the source that it holds, and the days of the pipeline."""
+    source = next(each for each in pipeline.sources if raw_name(each.name) == asset)
+    return source, pipeline.start, pipeline.end, pipeline.timezone
+
+
+STAGE = Stage(
+    name="data",
+    group=GROUP,
+    build=alone(build),
+    reads=_contract,
+    assets=_names,
+)

@@ -8,6 +8,7 @@ from assets.endpoint import reconcile as reconciling
 from assets.names import ENDPOINT, RELEASE, asset_key
 from assets.release.assets import show_champion
 from assets.reporting.tables import markdown_table
+from assets.stage import Stage, alone, always, fields
 from assets.traffic.installed import kept
 from bundle.desired import SHADOW
 from bundle.manifest import BundleError
@@ -118,3 +119,12 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         )
 
     return [endpoint]
+
+
+STAGE = Stage(
+    name="endpoint",
+    group=GROUP,
+    build=alone(build),
+    assets=always({"released": (ENDPOINT,)}),
+    reads=fields(),
+)

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from assets.kind import Kind
 from assets.names import APPROVAL, BUNDLE, CANDIDATE, FEATURES, RELEASE, asset_key, asset_path
 from assets.release.evidence import Examined, approvals_needed, examine
+from assets.reporting.report import load_report
 from assets.reporting.tables import markdown_table
-from assets.tabular.validation import gates
+from assets.stage import Stage, always
 from assets.traffic import decisions, rollouts
 from bundle.manifest import GOLDEN, MANIFEST, BundleError, Manifest
 from declare.pipeline import Pipeline
@@ -24,13 +26,13 @@ Decided = Iterator[dg.MaterializeResult[None] | dg.AssetObservation]
 Metadata = dict[str, str | int | float | dg.MarkdownMetadataValue]
 
 
-def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def build(pipeline: Pipeline, kind: Kind) -> list[dg.AssetsDefinition]:
     """The assets of a pipeline's release stage."""
     key = {name: asset_key(pipeline.name, name) for name in (BUNDLE, APPROVAL, RELEASE)}
 
     @dg.asset(
         key=key[BUNDLE],
-        deps=[asset_key(pipeline.name, name) for name in (CANDIDATE, *gates.REPORTS)],
+        deps=[asset_key(pipeline.name, name) for name in (CANDIDATE, *kind.reports)],
         group_name=GROUP,
         kinds={"xgboost", "ed25519"},
         description="All that an endpoint needs, signed and named by its digest: features, model, golden rows, environment, evidence.",
@@ -46,34 +48,37 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     def bundle(
         lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys
     ) -> Iterator[dg.MaterializeResult[None]]:
-        from assets.release import assemble
+        from assets.release.integrity import integrity, released_already
 
         candidate = candidate_of(pipeline, artifacts)
-        digest = assemble.released_already(pipeline.name, candidate, artifacts, ledger, keys)
+        digest = released_already(pipeline.name, candidate, artifacts, ledger, keys)
         released_before = digest is not None
         if digest is None:
             files = artifacts.get("candidates", candidate)
-            found = gates.stored(reports, pipeline, assemble.as_of(files), candidate)
+            day = kind.facts(files).as_of
+            found = {
+                name: load_report(reports, pipeline.name, name, day, candidate)
+                for name in kind.reports
+            }
             digest = artifacts.put(
-                "bundles",
-                assemble.assemble(pipeline, candidate, files, found, artifacts, lake, keys),
+                "bundles", kind.bundle(candidate, files, found, artifacts, lake, keys)
             )
         stored = artifacts.get("bundles", digest)
-        integrity = assemble.integrity(stored, keys.public_pem(), digest)
+        loaded = integrity(stored, keys.public_pem(), digest)
         # A bundle that does not load is kept to be looked at; nothing is decided over it.
-        if integrity.passed:
+        if loaded.passed:
             artifacts.point(pipeline.name, BUNDLE, digest)
         check = dg.AssetCheckResult(
-            passed=integrity.passed,
+            passed=loaded.passed,
             check_name="integrity",
-            description=integrity.description,
-            metadata=dict(integrity.numbers),
+            description=loaded.description,
+            metadata=dict(loaded.numbers),
         )
         yield dg.MaterializeResult(
             metadata={
                 **bundle_metadata(digest, stored),
                 "released_before": released_before,
-                **integrity.numbers,
+                **loaded.numbers,
             },
             data_version=dg.DataVersion(digest),
             check_results=[check],
@@ -94,7 +99,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         ledger: Ledger,
         keys: Keys,
     ) -> Decided:
-        examined = examined_bundle(pipeline, artifacts, reports, ledger, keys)
+        examined = examined_bundle(kind, artifacts, reports, ledger, keys)
         needed = approvals_needed(pipeline)
         approvals = examined.standing
         if examined.released == examined.proposal.bundle:
@@ -139,7 +144,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         keys: Keys,
         tracking: Tracking,
     ) -> Decided:
-        examined = examined_bundle(pipeline, artifacts, reports, ledger, keys)
+        examined = examined_bundle(kind, artifacts, reports, ledger, keys)
         needed = approvals_needed(pipeline)
         entry: Entry | None = None
         held_up: list[str] = []
@@ -209,9 +214,10 @@ def candidate_of(pipeline: Pipeline, artifacts: Artifacts) -> str:
 
 
 def examined_bundle(
-    pipeline: Pipeline, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys
+    kind: Kind, artifacts: Artifacts, reports: Reports, ledger: Ledger, keys: Keys
 ) -> Examined:
     """The newest bundle, examined. Raises dg.Failure for one that is gone or altered: that is no failing gate."""
+    pipeline = kind.pipeline
     digest = artifacts.pointed(pipeline.name, BUNDLE)
     if digest is None:
         raise dg.Failure(
@@ -219,7 +225,7 @@ def examined_bundle(
             allow_retries=False,
         )
     try:
-        return examine(pipeline, digest, artifacts, reports, ledger, keys)
+        return examine(kind, digest, artifacts, reports, ledger, keys)
     except BundleError as error:
         raise dg.Failure(
             f"{error}. Nothing is released; materialize {asset_path(pipeline.name, BUNDLE)} again",
@@ -307,3 +313,16 @@ def observation(
 
 def bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines) or "none"
+
+
+def _read(pipeline: Pipeline, kind: Kind, asset: str) -> object:
+    return pipeline.owner, pipeline.purpose, pipeline.risk, pipeline.release, kind.bundled
+
+
+STAGE = Stage(
+    name="release",
+    group=GROUP,
+    build=build,
+    reads=_read,
+    assets=always({"retrained": (BUNDLE,), "released": (APPROVAL, RELEASE)}),
+)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assets.reporting.report import Report, load_report
-from assets.tabular.validation import gates
 from assets.traffic.decisions import Proposal, Standing, proposal, standing
 from bundle.manifest import BundleError, Manifest, verify
 
 if TYPE_CHECKING:
+    from assets.kind import Kind
     from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.keys import Keys
@@ -34,7 +34,7 @@ class Examined:
 
 
 def examine(
-    pipeline: Pipeline,
+    kind: Kind,
     digest: str,
     artifacts: Artifacts,
     reports: Reports,
@@ -46,11 +46,12 @@ def examine(
     Raises BundleError for a bundle that is gone, altered or not signed by the platform, LedgerError for a ledger that was altered.
     """
     ledger.verify()
+    pipeline = kind.pipeline
     manifest = verified_manifest(pipeline, digest, artifacts, keys)
     proposed = proposal(digest, manifest)
     entries = ledger.entries(pipeline.name)
     released = ledger.released(pipeline.name)
-    found, refusals = stored_reports(pipeline, proposed, reports)
+    found, refusals = stored_reports(kind, proposed, reports)
     verdicts = [
         (name, verdict) for name, report in found.items() if report for verdict in report.verdicts
     ]
@@ -59,7 +60,7 @@ def examine(
         proposed,
         released,
         standing(entries, proposed),
-        (*refusals, *gate_refusals(pipeline, found, proposed, released)),
+        (*refusals, *gate_refusals(kind, found, proposed, released)),
         tuple(
             f"{name}: {verdict.rule}: {verdict.reason}"
             for name, verdict in verdicts
@@ -90,14 +91,16 @@ def verified_manifest(
 
 
 def stored_reports(
-    pipeline: Pipeline, proposed: Proposal, reports: Reports
+    kind: Kind, proposed: Proposal, reports: Reports
 ) -> tuple[dict[str, Report | None], list[str]]:
     """The stored validation reports by name, and a refusal for each that is not exactly the one that the bundle was made on."""
     found: dict[str, Report | None] = {}
     refusals = []
-    for name in gates.REPORTS:
+    for name in kind.reports:
         try:
-            report = load_report(reports, pipeline.name, name, proposed.day, proposed.candidate)
+            report = load_report(
+                reports, kind.pipeline.name, name, proposed.day, proposed.candidate
+            )
         except ValueError as error:
             refusals.append(f"report {name} cannot be read: {error}; validate and bundle again")
             report = None
@@ -112,11 +115,11 @@ def stored_reports(
 
 
 def gate_refusals(
-    pipeline: Pipeline, found: Mapping[str, Report | None], proposed: Proposal, released: str | None
+    kind: Kind, found: Mapping[str, Report | None], proposed: Proposal, released: str | None
 ) -> list[str]:
     """Why the gates refuse, judged again from the reports' own numbers."""
     try:
-        return gates.refusals(pipeline, found, proposed.candidate, released)
+        return kind.refusals(found, proposed.candidate, released)
     except ValueError as error:
         return [str(error)]
 

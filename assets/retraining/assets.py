@@ -1,16 +1,25 @@
 """The retraining stage: one decision a day, with the evidence that it rests on. The decision sensor acts on it."""
 
 import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.kind import Kind
 from assets.names import RETRAINING_DECISION, asset_key, days as partitions, keys_to_days
-from assets.tabular.monitoring.monitors import DATA_DRIFT, PERFORMANCE, PREDICTION_DRIFT, SKEW
+from assets.stage import Stage, always, fields
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.ledger import Ledger
 from resources.reports import Reports
+
+if TYPE_CHECKING:
+    from assets.retraining.decide import Decision
+
+
+GROUP = "retraining"
 
 
 class DecisionConfig(dg.Config):
@@ -20,16 +29,13 @@ class DecisionConfig(dg.Config):
     reason: str = "no reason was given"
 
 
-def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def build(pipeline: Pipeline, kind: Kind) -> list[dg.AssetsDefinition]:
     """The asset of the stage."""
 
     @dg.asset(
         key=asset_key(pipeline.name, RETRAINING_DECISION),
-        deps=[
-            asset_key(pipeline.name, name)
-            for name in (DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE, SKEW)
-        ],
-        group_name="retraining",
+        deps=[asset_key(pipeline.name, name) for name in kind.watched.reports],
+        group_name=GROUP,
         kinds={"python"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -43,39 +49,54 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
         ledger: Ledger,
         reports: Reports,
     ) -> dg.MaterializeResult[None]:
-        from assets.retraining import tables
         from assets.retraining.decide import Request, decide, save_decision
         from assets.retraining.evidence import gather
 
         wanted = keys_to_days(context.partition_keys)
-        made = []
+        decisions = []
         for day in wanted:
-            asked = (
-                Request(by=config.requested_by, reason=config.reason, day=day)
-                if config.requested_by and day == wanted[-1]
-                else None
-            )
-            decision = decide(
-                gather(pipeline, day, lake, artifacts, ledger, reports, asked), pipeline.retraining
-            )
-            place = save_decision(reports, decision)
-            made.append(decision)
-        newest = made[-1]
-        context.log.info(newest.reason)
-        digests = "".join(decision.model_dump_json() for decision in made)
-        metadata: dict[str, dg.MetadataValue] = {
-            "decision": dg.MetadataValue.text(newest.reason),
-            "retrain": dg.MetadataValue.bool(newest.retrain),
-            "cause": dg.MetadataValue.text(newest.cause or "none"),
-            "causes": dg.MetadataValue.md(tables.causes(newest)),
-            "evidence": dg.MetadataValue.md(tables.evidence(newest)),
-            "stored": dg.MetadataValue.path(place),
-        }
-        if len(made) > 1:
-            metadata["days"] = dg.MetadataValue.md(tables.days(made))
+            wish = None
+            if config.requested_by and day == wanted[-1]:
+                wish = Request(by=config.requested_by, reason=config.reason, day=day)
+            evidence = gather(kind, day, lake, artifacts, ledger, reports, wish)
+            decisions.append(decide(evidence, pipeline.retraining))
+            place = save_decision(reports, decisions[-1])
+
+        context.log.info(decisions[-1].reason)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest()),
-            metadata=metadata,
+            data_version=dg.DataVersion(_digest(decisions)), metadata=_metadata(decisions, place)
         )
 
     return [retraining_decision]
+
+
+def _digest(decisions: Sequence["Decision"]) -> str:
+    content = "".join(decision.model_dump_json() for decision in decisions)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _metadata(decisions: Sequence["Decision"], place: str) -> dict[str, dg.MetadataValue]:
+    """The newest decision with its causes and evidence, and a table of all days where there are several."""
+    from assets.retraining import tables
+
+    newest = decisions[-1]
+    metadata: dict[str, dg.MetadataValue] = {
+        "decision": dg.MetadataValue.text(newest.reason),
+        "retrain": dg.MetadataValue.bool(newest.retrain),
+        "cause": dg.MetadataValue.text(newest.cause or "none"),
+        "causes": dg.MetadataValue.md(tables.causes(newest)),
+        "evidence": dg.MetadataValue.md(tables.evidence(newest)),
+        "stored": dg.MetadataValue.path(place),
+    }
+    if len(decisions) > 1:
+        metadata["days"] = dg.MetadataValue.md(tables.days(decisions))
+    return metadata
+
+
+STAGE = Stage(
+    name="retraining",
+    group=GROUP,
+    build=build,
+    reads=fields("retraining", "sources"),
+    assets=always({"monitored": (RETRAINING_DECISION,)}),
+)

@@ -1,6 +1,6 @@
-"""Gathering a decision's evidence: from stored reports, the ledger and earlier decisions, as the day knew them.
+"""Gathering a decision's evidence: stored reports, the ledger and earlier decisions, as the day knew them.
 
-Nothing of a later data day is read, so that deciding a day again, however much later, gathers the same evidence.
+Nothing of a later data day is read. Deciding a day again, however much later, gathers the same.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from assets.names import DAY, quarantine_table, raw_table
 from assets.reporting.report import Report, load_report
@@ -22,23 +20,20 @@ from assets.retraining.decide import (
     Request,
     load_decision,
 )
-from assets.tabular.monitoring import champion as champions
-from assets.tabular.monitoring.monitors import DATA_DRIFT, PERFORMANCE, SKEW
+from assets.traffic import decisions
 
 if TYPE_CHECKING:
-    from assets.tabular.monitoring.champion import Served
-    from bundle.features.program import FeatureProgram
+    from assets.kind import Kind
+    from assets.reporting.report import Report, Verdict
     from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.lake import Lake
     from resources.ledger import Entry, Ledger
     from resources.reports import Reports
 
-FAULTS = (DATA_DRIFT, "missing_values"), (SKEW, "skew")
-
 
 def gather(
-    pipeline: Pipeline,
+    kind: Kind,
     day: date,
     lake: Lake,
     artifacts: Artifacts,
@@ -46,48 +41,40 @@ def gather(
     reports: Reports,
     request: Request | None = None,
 ) -> Evidence:
-    """The evidence of one day. `request` is a person's wish given with the run; the ledger's requests are read as well."""
-    from assets.tabular.features.declared_program import program
+    """The evidence of one day.
 
+    `request` is a person's wish given with the run. The ledger's requests are read as well.
+    """
+    pipeline = kind.pipeline
     entries = [entry for entry in ledger.entries(pipeline.name) if entry.day <= day]
-    earlier = previous(pipeline, reports, day)
-    last = last_retrain(earlier)
-    entry = champions.released(entries, day)
-    served = champions.load(artifacts, entries, entry.bundle) if entry and entry.bundle else None
-    champion = None if served is None else _champion(served)
+    last = last_retrain(previous(pipeline, reports, day))
+    champion = _champion(kind, artifacts, entries)
+    of_day = _ReportsOf(kind, reports, champion)
+
     return Evidence(
         pipeline=pipeline.name,
         day=day,
-        features=features_digest(program(pipeline)),
+        features=kind.definition(),
         champion=champion,
-        performance=None
-        if champion is None
-        else _performance(load_report(reports, pipeline.name, PERFORMANCE, day, champion.bundle)),
-        drift=() if champion is None else _drift(pipeline, reports, day, champion.bundle),
-        data_faults=(*_faults(pipeline, reports, day, champion), *quarantined(pipeline, lake, day)),
+        performance=of_day.performance(day),
+        drift=of_day.drift(day),
+        data_faults=(*of_day.faults(day), *quarantined(pipeline, lake, day)),
         last_retrain=last,
         unreleased=0 if last is None else unreleased(pipeline, reports, last, champion),
         request=request or _requested(entries, last),
     )
 
 
-def features_digest(program: FeatureProgram) -> str:
-    """Digest of what a program computes, whatever vocabularies it learned."""
-    return msgspec.structs.replace(program, vocabularies={}).digest
-
-
 def previous(pipeline: Pipeline, reports: Reports, day: date) -> Decision | None:
-    """The newest decision before a day. Days are decided in order, so it is nearly always that of the day before; after a
-    gap one looks back as far as any rule of the policy does."""
+    """The newest decision before a day.
+
+    Days are decided in order: nearly always it is that of the day before. After a gap one looks
+    back as far as any rule of the policy does.
+    """
     policy = pipeline.retraining
-    reach = (
-        max(
-            policy.every_days or 0,
-            policy.cooldown_days << (policy.attempts - 1),
-            policy.drift_window,
-        )
-        + 1
-    )
+    longest_rest = policy.cooldown_days << (policy.attempts - 1)
+    reach = max(policy.every_days or 0, longest_rest, policy.drift_window) + 1
+
     for offset in range(1, reach + 1):
         found = load_decision(reports, pipeline.name, day - offset * DAY)
         if found is not None:
@@ -103,8 +90,11 @@ def last_retrain(earlier: Decision | None) -> date | None:
 
 
 def unreleased(pipeline: Pipeline, reports: Reports, last: date, champion: Champion | None) -> int:
-    """Retrains in a row, up to that decided on `last`, that changed nothing served. A retrain trains as of the day after its
-    decision; the champion is its work when it was trained as of a later day than the decision's."""
+    """Retrains in a row, up to that decided on `last`, that changed nothing served.
+
+    A retrain trains as of the day after its decision. The champion is its work when it was trained
+    as of a later day than the decision's.
+    """
     if champion is not None and champion.as_of > last:
         return 0
     decided = load_decision(reports, pipeline.name, last)
@@ -112,91 +102,102 @@ def unreleased(pipeline: Pipeline, reports: Reports, last: date, champion: Champ
 
 
 def quarantined(pipeline: Pipeline, lake: Lake, day: date) -> tuple[str, ...]:
-    """Sources of whose delivery on a day more than half as many rows broke the contract as would have refused it whole."""
-    import polars as pl
+    """Sources whose delivery on a day came near to being refused whole.
 
+    That is: the share of rows that broke the contract exceeds half of `Source.refuses_above`.
+    """
     faults = []
     for source in pipeline.sources:
         if not source.daily:
             continue
-        try:
-            broken = (
-                lake.scan(quarantine_table(pipeline.name, source.name), day, day)
-                .select(pl.len())
-                .collect()
-                .item()
-            )
-        except FileNotFoundError:
-            continue
+        broken = _rows(lake, quarantine_table(pipeline.name, source.name), day)
         if not broken:
             continue
-        kept = (
-            lake.scan(raw_table(pipeline.name, source.name), day, day)
-            .select(pl.len())
-            .collect()
-            .item()
-        )
-        share = broken / (broken + kept)
-        if share > source.refuses_above / 2:
-            faults.append(f"{broken} of {broken + kept} rows of {source.name} broke its contract")
+
+        delivered = broken + _rows(lake, raw_table(pipeline.name, source.name), day)
+        if broken / delivered > source.refuses_above / 2:
+            faults.append(f"{broken} of {delivered} rows of {source.name} broke its contract")
     return tuple(faults)
 
 
-def _champion(served: Served) -> Champion:
+def _rows(lake: Lake, table: str, day: date) -> int:
+    """How many rows a table holds of a day. None at all where there is no such table."""
+    import polars as pl
+
+    try:
+        return int(lake.scan(table, day, day).select(pl.len()).collect().item())
+    except FileNotFoundError:
+        return 0
+
+
+def _champion(kind: Kind, artifacts: Artifacts, entries: Sequence[Entry]) -> Champion | None:
+    """The champion of these entries, with what its candidate says of itself.
+
+    Raises LookupError for a bundle whose release no entry names, FileNotFoundError or ValueError
+    for artifacts that are gone or altered.
+    """
+    bundle = decisions.released(entries)
+    if bundle is None:
+        return None
+
+    candidate = decisions.candidate_of(entries, bundle)
+    if candidate is None:
+        raise LookupError(
+            f"bundle {bundle} is released, but no release entry names its candidate; "
+            "the ledger was tampered with"
+        )
+    facts = kind.facts(artifacts.get("candidates", candidate))
     return Champion(
-        bundle=served.bundle,
-        as_of=served.as_of,
-        test_log_loss=served.test.get("log_loss"),
-        test_rows=served.test_rows,
-        features=features_digest(served.program),
+        bundle=bundle,
+        as_of=facts.as_of,
+        test_log_loss=facts.test_loss,
+        test_rows=facts.test_rows,
+        features=facts.definition,
     )
 
 
-def _performance(report: Report | None) -> LivePerformance | None:
-    found = report.measure("log_loss") if report else None
-    return (
-        None
-        if found is None
-        else LivePerformance(log_loss=found.value, low=found.low, high=found.high, n=found.n)
-    )
+class _ReportsOf:
+    """What the stored daily reports say of the champion. Nothing where there is none.
 
+    Days on which another bundle answered most have no report on this one and say nothing of it.
+    """
 
-def _drift(pipeline: Pipeline, reports: Reports, day: date, bundle: str) -> tuple[DriftDay, ...]:
-    """Verdicts over the policy's window; days on which another bundle answered most say nothing about this one."""
-    found = []
-    for offset in reversed(range(pipeline.retraining.drift_window)):
-        seen = day - offset * DAY
-        report = load_report(reports, pipeline.name, DATA_DRIFT, seen, bundle)
-        verdict = (
-            next((each for each in report.verdicts if each.rule == "drift_share"), None)
-            if report
-            else None
-        )
-        if verdict is not None:
-            drifted = None if verdict.passed is None else not verdict.passed
-            found.append(DriftDay(day=seen, drifted=drifted, share=verdict.value, n=verdict.n))
-    return tuple(found)
+    def __init__(self, kind: Kind, reports: Reports, champion: Champion | None) -> None:
+        self._pipeline, self._watched = kind.pipeline, kind.watched
+        self._reports, self._champion = reports, champion
 
+    def performance(self, day: date) -> LivePerformance | None:
+        name, measure = self._watched.loss
+        report = self._report(name, day)
+        live = report.measure(measure) if report else None
+        if live is None:
+            return None
+        return LivePerformance(log_loss=live.value, low=live.low, high=live.high, n=live.n)
 
-def _faults(
-    pipeline: Pipeline, reports: Reports, day: date, champion: Champion | None
-) -> tuple[str, ...]:
-    if champion is None:
-        return ()
-    found = []
-    for name, rule in FAULTS:
-        report = load_report(reports, pipeline.name, name, day, champion.bundle)
-        failed = (
-            next(
-                (each for each in report.verdicts if each.rule == rule and each.passed is False),
-                None,
-            )
-            if report
-            else None
-        )
-        if failed is not None:
-            found.append(failed.reason)
-    return tuple(found)
+    def drift(self, day: date) -> tuple[DriftDay, ...]:
+        """Verdicts over the policy's window, oldest first."""
+        found = []
+        for offset in reversed(range(self._pipeline.retraining.drift_window)):
+            seen = day - offset * DAY
+            verdict = self._verdict(*self._watched.drift, seen)
+            if verdict is not None:
+                drifted = None if verdict.passed is None else not verdict.passed
+                found.append(DriftDay(day=seen, drifted=drifted, share=verdict.value, n=verdict.n))
+        return tuple(found)
+
+    def faults(self, day: date) -> tuple[str, ...]:
+        verdicts = [self._verdict(name, rule, day) for name, rule in self._watched.faults]
+        return tuple(each.reason for each in verdicts if each is not None and each.passed is False)
+
+    def _report(self, name: str, day: date) -> Report | None:
+        if self._champion is None:
+            return None
+        return load_report(self._reports, self._pipeline.name, name, day, self._champion.bundle)
+
+    def _verdict(self, name: str, rule: str, day: date) -> Verdict | None:
+        report = self._report(name, day)
+        verdicts = report.verdicts if report else ()
+        return next((each for each in verdicts if each.rule == rule), None)
 
 
 def _requested(entries: Sequence[Entry], last: date | None) -> Request | None:

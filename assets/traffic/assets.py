@@ -4,6 +4,7 @@ import hashlib
 
 import dagster as dg
 
+from assets.kind import Kind
 from assets.names import (
     EXPERIMENT,
     PREDICTIONS,
@@ -11,9 +12,9 @@ from assets.names import (
     asset_key,
     days as partitions,
     keys_to_days,
-    raw_name,
 )
 from assets.reporting.plots import markdown_image
+from assets.stage import Names, Stage
 from assets.tabular.monitoring import pages
 from declare.pipeline import Pipeline
 from resources.endpoint import EndpointTarget
@@ -26,19 +27,22 @@ GROUP = "release"
 CHECK, SPLIT = "rollout_is_sound", "split_as_declared"
 
 
-def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def build(pipeline: Pipeline, kind: Kind) -> list[dg.AssetsDefinition]:
     """The assets of the stage: experiments only where some are declared."""
-    return [_rollout(pipeline), *([_experiment(pipeline)] if pipeline.experiments else [])]
+    return [
+        _rollout(pipeline, kind),
+        *([_experiment(pipeline, kind)] if pipeline.experiments else []),
+    ]
 
 
-def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
+def _rollout(pipeline: Pipeline, kind: Kind) -> dg.AssetsDefinition:
     key = asset_key(pipeline.name, ROLLOUT)
 
     @dg.asset(
         key=key,
         deps=[
             asset_key(pipeline.name, PREDICTIONS),
-            asset_key(pipeline.name, raw_name(pipeline.label.source)),
+            *(asset_key(pipeline.name, name) for name in kind.labels_from),
         ],
         group_name=GROUP,
         kinds={"sqlite", "python"},
@@ -116,14 +120,14 @@ def _rollout(pipeline: Pipeline) -> dg.AssetsDefinition:
     return rollout
 
 
-def _experiment(pipeline: Pipeline) -> dg.AssetsDefinition:
+def _experiment(pipeline: Pipeline, kind: Kind) -> dg.AssetsDefinition:
     key = asset_key(pipeline.name, EXPERIMENT)
 
     @dg.asset(
         key=key,
         deps=[
             asset_key(pipeline.name, PREDICTIONS),
-            asset_key(pipeline.name, raw_name(pipeline.label.source)),
+            *(asset_key(pipeline.name, name) for name in kind.labels_from),
         ],
         group_name=GROUP,
         kinds={"sqlite", "python"},
@@ -181,3 +185,22 @@ def _experiment(pipeline: Pipeline) -> dg.AssetsDefinition:
 def pages_word(action: str) -> str:
     """What an action means, in words."""
     return {"advance": "takes the next step", "hold": "waits", "roll_back": "goes back"}[action]
+
+
+def _read(pipeline: Pipeline, kind: Kind, asset: str) -> object:
+    labels = kind.entity, kind.labels_from
+    return pipeline.release, pipeline.experiments, pipeline.log, labels
+
+
+def _names(pipeline: Pipeline) -> Names:
+    experiment = (EXPERIMENT,) if pipeline.experiments else ()
+    return {"monitored": (ROLLOUT, *experiment)}
+
+
+STAGE = Stage(
+    name="traffic",
+    group=GROUP,
+    build=build,
+    reads=_read,
+    assets=_names,
+)

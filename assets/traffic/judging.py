@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.reporting.report import Measure, Verdict
-from assets.tabular.validation.metrics import row_metric
+from assets.tabular.tasks.metrics import row_metric
 from assets.traffic.evidence import Divided, Evidence, Paired
 from assets.traffic.rollouts import Rollout
 from assets.traffic.sequential import (

@@ -31,7 +31,7 @@ def compare(
     """
     import numpy as np
 
-    from assets.tabular.validation.metrics import log_loss, roc_auc
+    from assets.tabular.tasks.metrics import log_loss, roc_auc
 
     if not label.shape == live.shape == never_retrained.shape or label.ndim != 1:
         raise ValueError(

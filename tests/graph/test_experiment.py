@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from assets.endpoint import assets as endpoint_stage
+from assets.lifecycles import kind_of
 from assets.names import PREDICTIONS, asset_path
 from assets.reporting.report import load_report
 from assets.tabular.monitoring.predictions import columns
@@ -86,7 +87,9 @@ def answer(world: World, days: slice, *, sabotaged: bool) -> None:
 
 def look(world: World, day: int) -> dg.ExecuteInProcessResult:
     definition = next(
-        each for each in rollout_stage.build(DECLARED) if each.key.path[-1] == "experiment"
+        each
+        for each in rollout_stage.build(DECLARED, kind_of(DECLARED))
+        if each.key.path[-1] == "experiment"
     )
     return dg.materialize(
         [definition],

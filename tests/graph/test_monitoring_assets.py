@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets.lifecycles import kind_of
 from assets.names import raw_table
 from assets.reporting.report import Report, load_report
 from assets.retraining import assets as retraining
@@ -149,7 +150,7 @@ class World:
         """Materialize the stages (or one asset) for a range of days in one run."""
         selection = dg.AssetSelection.assets([NAME, *only.split("/")]) if only else None
         return dg.materialize(
-            [*monitoring.build(self.pipeline), *retraining.build(self.pipeline)],
+            [*monitoring.build(self.pipeline), *retraining.build(self.pipeline, kind_of(self.pipeline))],
             selection=selection,
             instance=self.instance,
             tags={"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last or first)},

@@ -16,6 +16,7 @@ import pytest
 
 from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits
+from assets.lifecycles import kind_of
 from assets.names import raw_table
 from assets.release import assets as release_stage
 from assets.reporting.report import Measure, Report, save_report
@@ -161,7 +162,10 @@ class World:
             for name in names or ("bundle", "approval", "release", "endpoint")
         ]
         return dg.materialize(
-            [*release_stage.build(self.pipeline), *endpoint_stage.build(self.pipeline)],
+            [
+                *release_stage.build(self.pipeline, kind_of(self.pipeline)),
+                *endpoint_stage.build(self.pipeline),
+            ],
             selection=dg.AssetSelection.assets(*keys),
             instance=self.instance,
             raise_on_error=raises,

@@ -12,6 +12,7 @@ import pytest
 
 from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
 from assets.endpoint.reconcile import Limits, difference
+from assets.lifecycles import kind_of
 from assets.reporting.report import load_report
 from assets.traffic import assets as rollout_stage, decisions, rollouts as state
 from assets.traffic.daily import ROLLOUT
@@ -139,7 +140,7 @@ def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
 
 def judge(world: World, day: date) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        rollout_stage.build(PROGRESSIVE),
+        rollout_stage.build(PROGRESSIVE, kind_of(PROGRESSIVE)),
         instance=world.instance,
         partition_key=day.isoformat(),
         resources={

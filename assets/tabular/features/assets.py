@@ -6,6 +6,7 @@ from datetime import date, datetime
 import dagster as dg
 
 from assets.data.raw import reader
+from assets.kind import Kind
 from assets.names import (
     DAY,
     FEATURES,
@@ -16,6 +17,7 @@ from assets.names import (
     keys_to_days,
     raw_name,
 )
+from assets.stage import Stage, alone, always
 from assets.tabular.features.lineage import column_lineage, delivery_days
 from declare.pipeline import Pipeline
 from declare.source import EVENT_TIME, KNOWN_AT
@@ -265,3 +267,23 @@ def _lineage(pipeline: Pipeline) -> dg.TableColumnLineage:
             if pairs
         }
     )
+
+
+def _read(pipeline: Pipeline, kind: Kind, asset: str) -> object:
+    """What features read: of the sources only what finds and orders rows, not their contracts."""
+    sources = [
+        (each.name, each.keys, each.lands, [(name, c.kind) for name, c in each.columns.items()])
+        for each in pipeline.sources
+    ]
+    moments = pipeline.start, pipeline.end, pipeline.timezone, pipeline.lead, pipeline.refresh
+    request = pipeline.request, pipeline.entity, list(pipeline.request_columns)
+    return sources, moments, request, pipeline.label, pipeline.features
+
+
+STAGE = Stage(
+    name="features",
+    group=GROUP,
+    build=alone(build),
+    reads=_read,
+    assets=always({"ingested": (FEATURES, ONLINE_FEATURES)}),
+)

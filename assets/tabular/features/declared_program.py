@@ -37,6 +37,11 @@ def program(pipeline: Pipeline) -> FeatureProgram:
     return _programs(_Identity(pipeline))
 
 
+def definition(program: FeatureProgram) -> str:
+    """Digest of what a program was declared to compute, whatever vocabularies it learned."""
+    return msgspec.structs.replace(program, vocabularies={}).digest
+
+
 def check_label(pipeline: Pipeline) -> None:
     """Raises ValueError where the label is no condition over its source's columns."""
     try:

@@ -18,6 +18,7 @@ from assets.names import (
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
 from assets.reporting.report import Report, load_report, save_report
+from assets.stage import Stage, alone, always, fields
 from assets.tabular.features.moments import label_lag
 from assets.tabular.monitoring import pages
 from assets.tabular.monitoring.monitors import (
@@ -37,6 +38,9 @@ from resources.reports import Reports
 
 if TYPE_CHECKING:
     from assets.tabular.monitoring.daily import Days
+
+
+GROUP = "monitoring"
 
 
 class MonitorConfig(dg.Config):
@@ -60,7 +64,7 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         deps=[asset_key(pipeline.name, ENDPOINT)],
-        group_name="monitoring",
+        group_name=GROUP,
         kinds={"deltalake", "polars"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -126,7 +130,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         deps=[_dep(pipeline, monitor, name) for name in monitor.reads(pipeline)],
-        group_name="monitoring",
+        group_name=GROUP,
         kinds={"python"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -176,7 +180,7 @@ def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(pipeline.name, DRIFT_PAGE),
         deps=[drift],
-        group_name="monitoring",
+        group_name=GROUP,
         kinds={"evidently"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -292,3 +296,12 @@ def _check(rule: str, found: Sequence[Report]) -> dg.AssetCheckResult:
             **{k: v for k, v in numbers.items() if v is not None},
         },
     )
+
+
+STAGE = Stage(
+    name="monitoring",
+    group=GROUP,
+    build=alone(build),
+    reads=fields("entity", "label", "features", "request", "fairness", "gates", "log", "monitors"),
+    assets=always({"monitored": (PREDICTIONS, *(monitor.name for monitor in MONITORS))}),
+)

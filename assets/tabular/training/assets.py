@@ -19,6 +19,7 @@ from assets.names import (
 )
 from assets.reporting import plots
 from assets.reporting.tables import markdown_table
+from assets.stage import Names, Stage, alone, fields
 from assets.tabular.features.declared_program import program
 from assets.tabular.training import manifest as manifests
 from assets.tabular.training.manifest import Finding, TrainingManifest
@@ -381,3 +382,17 @@ def tracked_candidate(
         files=trained.files, plots={f"{name}.png": content for name, content in drawn.items()},
         tags={"as_of": facts.as_of, "owner": pipeline.owner, "risk": pipeline.risk},
     )  # fmt: skip
+
+
+def _names(pipeline: Pipeline) -> Names:
+    study = (STUDY,) if pipeline.tuned else ()
+    return {"retrained": (TRAINING_SET, *study, BASELINE, CANDIDATE)}
+
+
+STAGE = Stage(
+    name="training",
+    group=GROUP,
+    build=alone(build),
+    reads=fields("entity", "label", "features", "model", "baseline", "split"),
+    assets=_names,
+)

@@ -95,9 +95,9 @@ def train(
     rows: TrainingRows, training_set: str, declared: FeatureProgram, regularisation: float
 ) -> FittedBaseline:
     """Fit the baseline on the training days and judge it on all parts."""
+    from assets.tabular.tasks.metrics import metrics
     from assets.tabular.training.candidate import rounded
     from assets.tabular.training.split import PARTS
-    from assets.tabular.validation.metrics import metrics
 
     program = declared.fit(rows.part("train"))
     baseline, _ = fit(

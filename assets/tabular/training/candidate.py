@@ -91,8 +91,8 @@ def train(
     Validation rows say how many rounds are enough, where there are rounds, and whether calibration helps; test rows only judge the result. Rows
     in canonical order, a fixed seed and integer codes give equal bytes in every process of one architecture.
     """
+    from assets.tabular.tasks.metrics import metrics
     from assets.tabular.training import boosting, estimators
-    from assets.tabular.validation.metrics import metrics
     from bundle.models.model import Calibration
 
     program = declared.fit(rows.part("train"))

@@ -9,6 +9,7 @@ from assets.names import BASELINE, CANDIDATE, asset_key
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
 from assets.reporting.report import Verdict, save_report
+from assets.stage import Stage, alone, always, fields
 from assets.tabular.validation import gates
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
@@ -126,3 +127,12 @@ def _checked(verdict: Verdict, link: str) -> dg.AssetCheckResult:
             "report": dg.MetadataValue.url(link),
         },
     )
+
+
+STAGE = Stage(
+    name="validation",
+    group=GROUP,
+    build=alone(build),
+    reads=fields("entity", "label", "features", "request", "slices", "fairness", "gates"),
+    assets=always({"retrained": gates.REPORTS}),
+)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.tabular.validation.metrics import NAMES, Array, Ranked
+from assets.tabular.tasks.metrics import NAMES, Array, Ranked
 
 RESAMPLES = 1_000
 LEVEL = 0.95

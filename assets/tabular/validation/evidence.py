@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.names import BASELINE, CANDIDATE, asset_path
+from assets.tabular.tasks.metrics import Array
 from assets.tabular.training import baseline as baselines, manifest as manifests
 from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.tabular.training.cpus import threads
-from assets.tabular.validation.metrics import Array
 from bundle.features.expression import Column, Feature, Join, Rolling, walk
 from bundle.features.program import FeatureProgram
 from bundle.models.model import Model

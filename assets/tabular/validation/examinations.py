@@ -13,6 +13,7 @@ from assets.reporting.page import Image, Section, Table
 from assets.reporting.plots import png
 from assets.reporting.report import Measure, Report
 from assets.reporting.tables import estimate, number
+from assets.tabular.tasks.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
 from assets.tabular.training.cpus import threads
 from assets.tabular.validation import (  # fmt: skip
     bootstrap,
@@ -25,7 +26,6 @@ from assets.tabular.validation import (  # fmt: skip
     slices as slicing,
 )
 from assets.tabular.validation.evidence import Evidence
-from assets.tabular.validation.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assets.reporting.report import Measure
+from assets.tabular.tasks.metrics import Array, wilson
 from assets.tabular.validation.bootstrap import (
     NO_INTERVAL,
     RESAMPLES,
@@ -21,7 +22,6 @@ from assets.tabular.validation.bootstrap import (
     group_means,
     percentile_interval,
 )
-from assets.tabular.validation.metrics import Array, wilson
 from assets.tabular.validation.slices import Groups, measure
 
 RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")

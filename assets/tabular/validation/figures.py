@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.reporting.plots import ACCENT, INK, PALETTE, figure, label
-from assets.tabular.validation.bootstrap import Bootstrap, Interval
-from assets.tabular.validation.explainability import Explanation
-from assets.tabular.validation.fairness import RATES, Fairness
-from assets.tabular.validation.metrics import (
+from assets.tabular.tasks.metrics import (
     HIGHER_IS_BETTER,
     NAMES,
     Array,
@@ -21,6 +18,9 @@ from assets.tabular.validation.metrics import (
     roc_curve,
     wilson,
 )
+from assets.tabular.validation.bootstrap import Bootstrap, Interval
+from assets.tabular.validation.explainability import Explanation
+from assets.tabular.validation.fairness import RATES, Fairness
 from assets.tabular.validation.robustness import Effect
 from assets.tabular.validation.slices import Slice
 

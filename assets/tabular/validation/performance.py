@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.reporting.report import Measure
+from assets.tabular.tasks.metrics import HIGHER_IS_BETTER, NAMES, Array
 from assets.tabular.validation import bootstrap
 from assets.tabular.validation.bootstrap import Bootstrap, Interval
-from assets.tabular.validation.metrics import HIGHER_IS_BETTER, NAMES, Array
 from assets.tabular.validation.slices import measure
 from assets.tabular.validation.terms import NO_CHAMPION
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.reporting.report import Measure
+from assets.tabular.tasks.metrics import ROW_WISE, Array, row_metric
 from assets.tabular.validation import bootstrap
 from assets.tabular.validation.bootstrap import Interval
-from assets.tabular.validation.metrics import ROW_WISE, Array, row_metric
 from assets.tabular.validation.slices import measure
 from assets.tabular.validation.terms import ALL_NUMBERS
 

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.reporting.report import Measure
-from assets.tabular.validation import bootstrap
-from assets.tabular.validation.bootstrap import NO_INTERVAL, Interval, percentile_interval
-from assets.tabular.validation.metrics import (
+from assets.tabular.tasks.metrics import (
     HIGHER_IS_BETTER,
     NAMES,
     ROW_WISE,
@@ -20,6 +18,8 @@ from assets.tabular.validation.metrics import (
     Ranked,
     row_metric,
 )
+from assets.tabular.validation import bootstrap
+from assets.tabular.validation.bootstrap import NO_INTERVAL, Interval, percentile_interval
 
 MISSING, OTHERS = "(missing)", "(all other values)"
 _MOST_GROUPS = 300  # rarer values are looked at together

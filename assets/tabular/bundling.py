@@ -1,4 +1,7 @@
-"""From a candidate to its bundle: everything that an endpoint needs, and the evidence that the release rests on."""
+"""From a candidate to its bundle: all that an endpoint needs, and the digests of the evidence.
+
+What happens to a stored bundle, its approval and release, belongs to `assets.release`.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,10 @@ from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.tabular.training.cpus import threads
 from assets.tabular.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
 from bundle.features.program import FeatureProgram
-from bundle.manifest import (
-    BundleError,
-    GoldenRow,
-    RequestField,
-    bundle_files,
-    environment,
-    from_files,
-    golden_rows,
-    verify,
-)
+from bundle.manifest import GoldenRow, RequestField, bundle_files, golden_rows
 from bundle.models.bounds import learn
 from bundle.models.compiled_trees import Compiled, NotCompiledError
-from bundle.models.model import TOLERANCE, Model
+from bundle.models.model import Model
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
 
 if TYPE_CHECKING:
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
     from resources.artifacts import Artifacts
     from resources.keys import Keys
     from resources.lake import Lake
-    from resources.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +43,15 @@ ROW_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Golden:
-    """Golden rows with the snapshot they were computed from. `parity` is the greatest difference between their outputs and those
-    of the same rows of the feature table: what a request is answered and what was trained on are the same thing."""
+    """Golden rows with the snapshot that they were computed from.
+
+    `parity` is the greatest difference between their outputs and those of the same rows of the
+    feature table. It shows that what is answered and what was trained on are the same.
+    """
 
     rows: tuple[GoldenRow, ...]
     snapshot: Snapshot
     parity: float
-
-
-@dataclass(frozen=True)
-class Integrity:
-    """What loading a stored bundle back said."""
-
-    passed: bool
-    description: str
-    numbers: dict[str, float]
 
 
 def assemble(
@@ -76,15 +63,18 @@ def assemble(
     lake: Lake,
     keys: Keys,
 ) -> dict[str, bytes]:
-    """All files of the bundle of a candidate: equal candidates on equal evidence give equal bytes.
+    """All files of the bundle of a candidate. Equal candidates on equal evidence give equal bytes.
 
-    Raises FileNotFoundError naming the validation reports that are missing, ValueError where the training rows changed or the
-    features of the golden rows differ between the feature table and the endpoint's computation.
+    Raises FileNotFoundError naming the validation reports that are missing, ValueError where the
+    training rows changed, or where the features of the golden rows differ between the feature table
+    and the endpoint's computation.
     """
     if missing := [name for name, report in reports.items() if report is None]:
+        paths = ", ".join(asset_path(pipeline.name, name) for name in missing)
         raise FileNotFoundError(
-            f"candidate {digest} has no report {', '.join(missing)}; materialize {', '.join(asset_path(pipeline.name, name) for name in missing)} first"
+            f"candidate {digest} has no report {', '.join(missing)}; materialize {paths} first"
         )
+
     facts = CandidateFacts.decode(candidate[FACTS])
     program = FeatureProgram.decode(candidate[PROGRAM])
     model = Model.from_files(candidate, threads=threads())
@@ -128,11 +118,6 @@ def compiled(model: Model) -> Compiled | None:
     except NotCompiledError as error:
         logger.warning("the bundle holds no compiled trees: %s", error)
         return None
-
-
-def as_of(candidate: Mapping[str, bytes]) -> date:
-    """The data day that a candidate was trained as of."""
-    return date.fromisoformat(CandidateFacts.decode(candidate[FACTS]).as_of)
 
 
 def request_contract(pipeline: Pipeline) -> dict[str, RequestField]:
@@ -217,43 +202,3 @@ def requests_of(
         sent, on=pipeline.entity, how="left", maintain_order="left"
     )
     return found.select([*names, EVENT_TIME]).to_dicts()
-
-
-def integrity(files: Mapping[str, bytes], public_key: bytes, digest: str) -> Integrity:
-    """Load a stored bundle as an endpoint would: signature, every digest, golden rows."""
-    try:
-        result = from_files(files, public_key, digest).check_golden()
-    except BundleError as error:
-        return Integrity(False, str(error), {})
-    return Integrity(
-        True,
-        f"loaded back, signature and {len(files)} files verified; {result.rows} golden rows differ by {result.difference:.2g} at most (limit {TOLERANCE:g})",
-        {
-            "golden_rows": float(result.rows),
-            "golden_difference": result.difference,
-            "golden_row_ms": result.row_ms,
-        },
-    )
-
-
-def released_already(
-    pipeline: str, candidate: str, artifacts: Artifacts, ledger: Ledger, keys: Keys
-) -> str | None:
-    """The released bundle where it is one of this very candidate, made by this very environment.
-
-    A released candidate that is trained and validated again compares itself with itself; that is no new evidence, and bundling
-    it anew would only put the same model behind another digest.
-    """
-    released = ledger.released(pipeline)
-    if released is None:
-        return None
-    try:
-        manifest = verify(artifacts.get("bundles", released), keys.public_pem(), released)
-    except (FileNotFoundError, ValueError):
-        # What is gone or altered cannot be used again; the bundle is made anew.
-        return None
-    return (
-        released
-        if manifest.candidate == candidate and manifest.environment == environment()
-        else None
-    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from assets.tabular.validation import metrics
+from assets.tabular.tasks import metrics
 
 
 def _sample(

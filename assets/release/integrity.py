@@ -1,0 +1,67 @@
+"""Whether a stored bundle is whole, and whether a candidate has one that was released already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bundle.manifest import BundleError, environment, from_files, verify
+from bundle.models.model import TOLERANCE
+
+if TYPE_CHECKING:
+    from resources.artifacts import Artifacts
+    from resources.keys import Keys
+    from resources.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What loading a stored bundle back said."""
+
+    passed: bool
+    description: str
+    numbers: dict[str, float]
+
+
+def integrity(files: Mapping[str, bytes], public_key: bytes, digest: str) -> Integrity:
+    """Load a stored bundle as an endpoint would: signature, every digest, golden rows."""
+    try:
+        result = from_files(files, public_key, digest).check_golden()
+    except BundleError as error:
+        return Integrity(False, str(error), {})
+
+    verified = f"loaded back, signature and {len(files)} files verified"
+    golden = (
+        f"{result.rows} golden rows differ by {result.difference:.2g} at most (limit {TOLERANCE:g})"
+    )
+    return Integrity(
+        True,
+        f"{verified}; {golden}",
+        {
+            "golden_rows": float(result.rows),
+            "golden_difference": result.difference,
+            "golden_row_ms": result.row_ms,
+        },
+    )
+
+
+def released_already(
+    pipeline: str, candidate: str, artifacts: Artifacts, ledger: Ledger, keys: Keys
+) -> str | None:
+    """The released bundle, if it holds this very candidate and was made by this very environment.
+
+    A released candidate that is trained and validated again compares itself with itself. That is
+    no new evidence, and to bundle it again would only put the same model behind another digest.
+    """
+    released = ledger.released(pipeline)
+    if released is None:
+        return None
+    try:
+        manifest = verify(artifacts.get("bundles", released), keys.public_pem(), released)
+    except (FileNotFoundError, ValueError):
+        # What is gone or altered cannot be used again. The bundle is made anew.
+        return None
+
+    same = manifest.candidate == candidate and manifest.environment == environment()
+    return released if same else None

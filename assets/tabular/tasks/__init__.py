@@ -1,0 +1,1 @@
+"""What a tabular pipeline can predict: the metrics, row losses and outputs of each task."""
