@@ -4,7 +4,7 @@
     manifest.sig    Ed25519 signature over the manifest (base64)
     program.json    feature program with its vocabularies
     model.ubj       XGBoost's trees, or else model.skops, an estimator of scikit-learn; model.json names and calibration
-    trees.so        the trees as machine code, for the platform that the manifest states (optional; the model says the same)
+    trees.table     the trees as the walker reads them (optional; the model says the same)
     golden.json     rows with the outputs expected of them
     golden.online   the online snapshot that the golden rows were computed with (optional)
     bounds.json     the range of each feature in training: rows outside are answered as such (optional)
@@ -33,8 +33,9 @@ from bundle.features.program import EVENT_TIME, FeatureProgram, Kind
 from bundle.features.row import compile_row
 from bundle.files import check_name, read_folder
 from bundle.models.bounds import Bounds
-from bundle.models.compiled_trees import LIBRARY, Compiled, Statement
+from bundle.models.loading import load_model
 from bundle.models.model import FACTS, FILES, TOLERANCE, Model
+from bundle.models.trees import table as trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
     from bundle.features.columns import Column
 
-FORMAT = 1
+# Format 1 is that of an earlier release, whose bundles held trees as machine code.
+FORMAT = 2
 MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = (
     "manifest.json",
     "manifest.sig",
@@ -53,7 +55,7 @@ MANIFEST, SIGNATURE, PROGRAM, GOLDEN, GOLDEN_ONLINE = (
 REFERENCE, BOUNDS = "reference.json", "bounds.json"
 SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when it says the truth
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, FACTS, GOLDEN})
-OPTIONAL = frozenset({*FILES.values(), LIBRARY, GOLDEN_ONLINE, REFERENCE, BOUNDS})
+OPTIONAL = frozenset({*FILES.values(), trees.FILE, GOLDEN_ONLINE, REFERENCE, BOUNDS})
 SIZE_LIMIT = 1 << 30
 PACKAGES = ("msgspec", "numpy", "polars", "scikit-learn", "skops", "treelite", "xgboost")
 
@@ -85,8 +87,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a bundle is. `created_as_of` is a data day, never a wall clock; `evidence` maps names of reports to their digests;
-    `compiled` says of the compiled trees, where there are any, for which platform and by what they were made."""
+    """What a bundle is. `created_as_of` is a data day, never a wall clock; `evidence` maps names of reports to their digests."""
 
     pipeline: str
     created_as_of: str
@@ -104,7 +105,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: dict[str, float | None] = {}
     evidence: dict[str, str] = {}
     environment: Environment
-    compiled: Statement | None = None
     files: dict[str, str]
     format: int = FORMAT
 
@@ -304,7 +304,7 @@ def bundle_files(
     golden_online: Snapshot | None = None,
     reference: bytes | None = None,
     bounds: Bounds | None = None,
-    compiled: Compiled | None = None,
+    table: bytes | None = None,
     metrics: Mapping[str, float | None] | None = None,
     evidence: Mapping[str, str] | None = None,
     owner: str = "",
@@ -334,13 +334,13 @@ def bundle_files(
         files[REFERENCE] = reference
     if bounds is not None:
         files[BOUNDS] = bounds.encode()
-    if compiled is not None:
-        files[LIBRARY] = compiled.library
+    if table is not None:
+        files[trees.FILE] = table
     manifest = Manifest(
         pipeline=pipeline, created_as_of=created_as_of, entity=program.entity, timezone=program.timezone, label=label, risk=risk,
         owner=owner, purpose=purpose, request=contract, features=model.names, program_digest=program.digest, candidate=candidate,
         training_set=training_set, metrics=dict(metrics or {}), evidence=dict(evidence or {}), environment=environment(),
-        compiled=None if compiled is None else compiled.statement, files={name: sha256(content) for name, content in files.items()},
+        files={name: sha256(content) for name, content in files.items()},
     )  # fmt: skip
     # Names of columns keep their order (people read them in it); the declaration fixes it, so bytes stay reproducible.
     content = msgspec.json.encode(manifest)
@@ -374,7 +374,7 @@ def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None
     found = folder_digest(contents)
     try:
         program = FeatureProgram.decode(files[PROGRAM])
-        model = Model.from_files(files)
+        model = load_model(files)
         golden = msgspec.json.decode(files[GOLDEN], type=tuple[GoldenRow, ...])
         online = Snapshot.decode(files[GOLDEN_ONLINE]) if GOLDEN_ONLINE in files else None
         bounds = Bounds.decode(files[BOUNDS]) if BOUNDS in files else None
@@ -382,8 +382,11 @@ def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None
     except (msgspec.DecodeError, ValueError) as error:
         raise BundleError(f"bundle {found}: {error}") from error
     _fits(bundle)
-    if manifest.compiled is not None:
-        model.adopt(files[LIBRARY], manifest.compiled, bundle.golden_matrix())
+    if trees.FILE in files:
+        try:
+            model.adopt(files[trees.FILE], bundle.golden_matrix())
+        except ValueError as error:
+            raise BundleError(f"bundle {found}: {error}") from error
     return bundle
 
 
@@ -440,6 +443,11 @@ class _Format(msgspec.Struct):
 def _manifest(content: bytes) -> Manifest:
     try:
         found = msgspec.json.decode(content, type=_Format).format
+        if found == 1:
+            raise BundleError(
+                f"{MANIFEST} has format 1, of an earlier release whose trees are machine code;"
+                " endpoints no longer load that: materialize the bundle again and release it"
+            )
         if found != FORMAT:
             raise BundleError(
                 f"{MANIFEST} has format {found}; this release reads format {FORMAT}, so update it or release again"
@@ -468,10 +476,6 @@ def _fits(bundle: Bundle) -> None:
     if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.model.kind]}:
         raise BundleError(
             f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.model.kind} alone"
-        )
-    if (manifest.compiled is None) != (LIBRARY not in manifest.files):
-        raise BundleError(
-            f"bundle {bundle.digest}: its manifest must say for which platform {LIBRARY} is, where there is one"
         )
     if unknown := sorted({*bundle.row.inputs, manifest.entity} - set(manifest.request)):
         raise BundleError(

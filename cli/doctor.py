@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cli.output import DONE, UNFIT, say, table
 from cli.platform import environment
-from cli.platform.installation import Check, compiler, disk, packages, python_version
+from cli.platform.installation import Check, disk, packages, python_version, trees
 from resources.settings import Settings
 
 
@@ -13,9 +13,9 @@ def examine(settings: Settings, as_json: bool) -> int:
     environment.apply(settings)
     checks = [
         python_version(),
-        compiler(),
         disk(settings.home),
         packages(),
+        trees(),
         *_home(settings),
         _definitions(),
     ]

@@ -10,7 +10,7 @@ import typer
 
 from cli.output import WRONG_USE, CommandError, one_line_errors, say
 
-EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 wrong use · 3 the machine or installation is unfit (ports, Python, gcc, disk) ·
+EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 wrong use · 3 the machine or installation is unfit (ports, Python, disk) ·
 4 a service does not answer · 5 refused (a gate, an approval or the ledger says no). Settings are EVERGREEN_* variables."""
 
 app = typer.Typer(

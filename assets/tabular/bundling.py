@@ -21,8 +21,9 @@ from assets.tabular.training.manifest import FILE, TrainingManifest, TrainingRow
 from bundle.features.program import FeatureProgram
 from bundle.manifest import GoldenRow, RequestField, bundle_files, golden_rows
 from bundle.models.bounds import learn
-from bundle.models.compiled_trees import Compiled, NotCompiledError
+from bundle.models.loading import load_model
 from bundle.models.model import Model
+from bundle.models.trees.table import NoTableError
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def assemble(
 
     facts = CandidateFacts.decode(candidate[FACTS])
     program = FeatureProgram.decode(candidate[PROGRAM])
-    model = Model.from_files(candidate, threads=threads())
+    model = load_model(candidate, threads=threads())
     rows = load_rows(
         pipeline,
         TrainingManifest.decode(artifacts.get("training_sets", facts.training_set)[FILE]),
@@ -97,7 +98,7 @@ def assemble(
         golden=golden.rows,
         golden_online=golden.snapshot,
         reference=candidate_reference(rows.frame, program, model),
-        compiled=compiled(model),
+        table=table_of(model),
         bounds=learn(program.matrix(rows.frame), program.names, program.categorical),
         candidate=digest,
         training_set=facts.training_set,
@@ -111,12 +112,12 @@ def assemble(
     )
 
 
-def compiled(model: Model) -> Compiled | None:
-    """The trees of a model as machine code, where this machine has a compiler; endpoints do without it, only slower."""
+def table_of(model: Model) -> bytes | None:
+    """The table of a model's trees, None where they have none: endpoints then answer more slowly."""
     try:
-        return model.compiled()
-    except NotCompiledError as error:
-        logger.warning("the bundle holds no compiled trees: %s", error)
+        return model.table()
+    except NoTableError as error:
+        logger.warning("the bundle holds no table of trees: %s", error)
         return None
 
 

@@ -242,7 +242,7 @@ def _make(
     files = bundle_files(
         pipeline=NAME, created_as_of=DAY.isoformat(), program=program, model=model, label="late", risk="minimal", request=CONTRACT,
         golden=golden_rows(program, model, [{**found, "event_time": datetime.fromisoformat(found["event_time"])} for found in requests[:50]], online),
-        golden_online=online, compiled=model.compiled(), candidate="c" * 64, training_set="t" * 64,
+        golden_online=online, table=model.table(), candidate="c" * 64, training_set="t" * 64,
         sign=lambda content: signing.sign(private, content), bounds=learn(features, program.names, program.categorical),
     )  # fmt: skip
     public_key = folder / "keys" / "platform.pub"

@@ -1,1 +1,1 @@
-"""Models as data: one module for each engine, the trees that they share, and how a bundle's model is loaded."""
+"""Models as data: one module for each engine, the table of trees, and how a model is loaded."""

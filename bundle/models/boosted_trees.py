@@ -1,7 +1,7 @@
 """XGBoost's models: gradient-boosted trees as UBJ.
 
-Compiled trees (`bundle.models.compiled_trees`), where a bundle has them for this platform, or else treelite's interpreter take few rows;
-XGBoost takes many.
+The walker over the bundle's table of trees (`bundle.models.trees`) takes few rows, treelite's
+interpreter where it is missing; XGBoost takes many rows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class BoostedTrees(Model):
         self._threads = threads
         if self.booster.num_features() != len(self.names):
             raise ValueError(
-                f"the trees read {self.booster.num_features()} features, but {len(self.names)} are named"
+                f"the trees read {self.booster.num_features()} features,"
+                f" but {len(self.names)} are named"
             )
 
     @classmethod
@@ -53,15 +54,18 @@ class BoostedTrees(Model):
         *,
         threads: int = 1,
     ) -> BoostedTrees:
+        """The model of a trained booster."""
         return cls(bytes(booster.save_raw("ubj")), names, calibration, threads=threads)
 
     @cached_property
     def booster(self) -> xgboost.Booster:
+        """The trees as XGBoost loads them. Raises ValueError for bytes that are no such model."""
         import xgboost
 
+        # XGBoost's own error is a ValueError.
         try:
             booster = xgboost.Booster(model_file=bytearray(self.ubj))
-        except xgboost.core.XGBoostError as error:
+        except ValueError as error:
             raise ValueError(
                 f"{FILES[self.kind]} is no XGBoost model; build the bundle again"
             ) from error

@@ -1,7 +1,8 @@
-"""Where a model has seen rows: the range of each feature in its training set, and which features of a row lie outside.
+"""Where a model has seen rows: the range of each feature in its training set.
 
-A row outside is still predicted, because a model that refuses is of no use on the day that something changes; its answer
-and its record say so (`ood`, out of distribution), and it is counted.
+A row with a feature outside is still predicted, because a model that refuses is of no use on the
+day that something changes. Its answer and its record say so (`ood`, out of distribution), and it is
+counted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float32]
 
 FORMAT = 1
-# A range holds all but this share of the training rows at either end (outliers of the training set are no evidence of
-# coverage), and is widened by this share of its width, so that the next day's rows do not fall out by chance.
+# A range holds all but this share of the training rows at either end: outliers of the training set
+# are no evidence of coverage. It is widened by this share of its width, so that the next day's rows
+# do not fall out by chance.
 TAIL, WIDENED = 0.001, 0.25
 # Rounding to float32, as training rows are.
 ROUNDING = 1e-6
@@ -29,8 +31,11 @@ OutsideOfMany = Callable[["Matrix"], dict[int, tuple[str, ...]]]
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Values of one feature that count as known, both ends included. `missing`: whether a missing value does. The codes of a
-    category begin at 1 where a text never seen in training (code 0) does not count."""
+    """Values of one feature that count as known, both ends included.
+
+    `missing`: whether a missing value does. The codes of a category begin at 1 where a text never
+    seen in training (code 0) does not count.
+    """
 
     low: float
     high: float
@@ -38,8 +43,10 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """bounds.json: a range for each feature, learned from `rows` training rows, of which the share `outside` has at least
-    one feature out of its range."""
+    """bounds.json: a range for each feature, learned from `rows` training rows.
+
+    The share `outside` of them has at least one feature out of its range.
+    """
 
     features: dict[str, Range]
     rows: int
@@ -60,13 +67,17 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
     def one(self, names: Sequence[str]) -> Outside:
-        """A function from one row (values in the order of `names`) to the features outside, about a microsecond a row."""
+        """A function from one row (values in the order of `names`) to the features outside.
+
+        It takes about a microsecond a row.
+        """
         rules = [
             (place, name, self.features[name])
             for place, name in enumerate(names)
             if name in self.features
         ]
-        # NaN compares false with everything: the first form lets missing values pass, the second does not.
+        # NaN compares false with everything: the first form lets missing values pass, the second
+        # does not.
         conditions = [
             f"row[{place}] < {found.low!r} or row[{place}] > {found.high!r}"
             if found.missing
@@ -80,13 +91,18 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"*(({name!r},) if {condition} else ())"
             for (_, name, _), condition in zip(rules, conditions, strict=True)
         )
-        # One expression of comparisons with constants: a loop over the features costs several times as much.
+        # One expression of comparisons with constants: a loop over the features costs several times
+        # as much.
         source = f"lambda row: ({listed},) if {' or '.join(conditions)} else ()"
-        compiled: Outside = eval(source, {"__builtins__": {}, "inf": float("inf")})  # noqa: S307  made of numbers and of names that are quoted
+        # It is made of numbers, and of names that are quoted.
+        compiled: Outside = eval(source, {"__builtins__": {}, "inf": float("inf")})  # noqa: S307
         return compiled
 
     def many(self, names: Sequence[str]) -> OutsideOfMany:
-        """A function from a matrix (n, k; float32, NaN for missing) to the features outside, of those rows that have any, by their place."""
+        """A function from a matrix (n, k; float32, NaN for missing) to the features outside.
+
+        They are given by the places of the rows that have any.
+        """
         mask = self._mask(names)
 
         def outside(matrix: Matrix) -> dict[int, tuple[str, ...]]:
@@ -119,7 +135,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _float32(limits: Sequence[float], inwards: float) -> NDArray[np.float32]:
-    """The float32 values that divide float32 numbers as these limits do: none of them is outside the range."""
+    """The float32 values that divide float32 numbers as these limits do."""
     import numpy as np
 
     wanted = np.array(limits, dtype=np.float64)
@@ -130,29 +146,40 @@ def _float32(limits: Sequence[float], inwards: float) -> NDArray[np.float32]:
 
 
 def learn(matrix: Matrix, names: Sequence[str], categorical: Sequence[bool]) -> Bounds:
-    """Bounds of the training rows (n, k): float32, NaN for missing. A feature that is missing throughout has no range."""
+    """Bounds of the training rows (n, k): float32, NaN for missing.
+
+    A feature that is missing throughout has no range.
+    """
     import numpy as np
 
     features = {}
     for place, (name, category) in enumerate(zip(names, categorical, strict=True)):
         column = matrix[:, place].astype(np.float64)
         known = column[~np.isnan(column)]
-        if not len(known):
-            continue
-        missing = bool(len(known) < len(column))
-        if category:
-            # Where rare texts were pooled under code 0 in training, an unseen text is one of them.
-            low, high = float(np.quantile(known, TAIL) >= 1), float(known.max())
-            features[name] = Range(low, high, missing)
-            continue
-        low, high = (float(value) for value in np.quantile(known, (TAIL, 1 - TAIL)))
-        if low == high:
-            # Nearly constant: the rare other values are all that tells its range.
-            low, high = float(known.min()), float(known.max())
-        margin = WIDENED * (high - low)
-        features[name] = Range(
-            low - margin - ROUNDING * abs(low), high + margin + ROUNDING * abs(high), missing
-        )
+        if len(known):
+            low, high = _codes(known) if category else _numbers(known)
+            features[name] = Range(low, high, missing=len(known) < len(column))
+
     bounds = Bounds(features, len(matrix), 0.0)
     outside = float(bounds._mask(names)(matrix).any(axis=1).mean()) if len(matrix) else 0.0
     return msgspec.structs.replace(bounds, outside=outside)
+
+
+def _codes(known: NDArray[np.float64]) -> tuple[float, float]:
+    """The range of a category's codes."""
+    import numpy as np
+
+    # Where rare texts were pooled under code 0 in training, an unseen text is one of them.
+    return float(np.quantile(known, TAIL) >= 1), float(known.max())
+
+
+def _numbers(known: NDArray[np.float64]) -> tuple[float, float]:
+    """The range of a number."""
+    import numpy as np
+
+    low, high = (float(value) for value in np.quantile(known, (TAIL, 1 - TAIL)))
+    if low == high:
+        # Nearly constant: the rare other values are all that tells its range.
+        low, high = float(known.min()), float(known.max())
+    margin = WIDENED * (high - low)
+    return low - margin - ROUNDING * abs(low), high + margin + ROUNDING * abs(high)

@@ -1,8 +1,8 @@
-"""scikit-learn's models: logistic regressions over standardised numbers and one-hot categories, random forests, and histogram-based
-gradient boosting.
+"""scikit-learn's models: logistic regressions, random forests, histogram-based gradient boosting.
 
-scikit-learn itself says what a model answers. A row costs it milliseconds, so few rows are taken by what says the same in microseconds:
-the terms of a linear model (`bundle.models.linear`), or the trees of an ensemble as XGBoost's, compiled or interpreted like those.
+scikit-learn itself says what a model answers. A row costs it milliseconds, so few rows are answered
+by what says the same in microseconds: the terms of a linear model (`bundle.models.linear`), or the
+trees of an ensemble, written as XGBoost's (`bundle.models.translated_trees`) and walked like those.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from bundle.models import skops_files
 from bundle.models.contributions import contributions
+from bundle.models.crossover import ALWAYS
 from bundle.models.interpreted_trees import InterpretedTrees, parse
 from bundle.models.linear import Linear, linear
-from bundle.models.model import ALWAYS, FILES, Calibration, Engine, Model
+from bundle.models.model import FILES, Calibration, Engine, Model
 from bundle.models.translated_trees import booster
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class EstimatorModel(Model):
             raise ValueError(
                 f"the estimator tells classes {list(self.estimator.classes_)} apart, not 0 and 1"
             )
+
         self.linear = linear(self.estimator) if _is(self.estimator, "Pipeline") else None
         # Trees are checked here, before anything walks them.
         self.booster = None if self.linear is not None else booster(self.estimator, self.names)
@@ -58,7 +60,8 @@ class EstimatorModel(Model):
             self.explained_by = "linear SHAP"
             if len(self.background) != len(self.names):
                 raise ValueError(
-                    f"a linear model of {len(self.names)} features needs as many averages, not {len(self.background)}"
+                    f"a linear model of {len(self.names)} features needs as many averages,"
+                    f" not {len(self.background)}"
                 )
         elif _is(self.estimator, "RandomForestClassifier"):
             self.unit = "probability"
@@ -72,20 +75,16 @@ class EstimatorModel(Model):
         calibration: Calibration | None = None,
     ) -> EstimatorModel:
         """The model of an estimator that was fitted on a matrix (n, k) of a feature program."""
-        background = (
-            linear(estimator).parts(matrix).mean(axis=0).tolist()
-            if _is(estimator, "Pipeline")
-            else ()
-        )
+        background: list[float] = []
+        if _is(estimator, "Pipeline"):
+            background = linear(estimator).parts(matrix).mean(axis=0).tolist()
         return cls(skops_files.dump(estimator), names, calibration, background)
 
     @cached_property
     def trees(self) -> Any:
-        return (
-            None
-            if self.booster is None
-            else parse(bytes(self.booster.save_raw("ubj")), FILES[self.kind])
-        )
+        if self.booster is None:
+            return None
+        return parse(bytes(self.booster.save_raw("ubj")), FILES[self.kind])
 
     @cached_property
     def portable(self) -> InterpretedTrees | Linear:
@@ -103,8 +102,12 @@ class EstimatorModel(Model):
     def contributions(
         self, matrix: Matrix, categorical: Sequence[bool], threads: int = 1
     ) -> tuple[Array, Array]:
-        """TreeSHAP of an ensemble's trees, or how far each term of a linear model is from its average over the training rows (Lundberg and
-        Lee 2017, *A unified approach to interpreting model predictions*, corollary 1)."""
+        """TreeSHAP of an ensemble's trees, or linear SHAP.
+
+        That is how far each term of a linear model is from its average over the training rows
+        (Lundberg and Lee 2017, *A unified approach to interpreting model predictions*,
+        corollary 1).
+        """
         import numpy as np
 
         self.check_width(matrix)
@@ -113,9 +116,8 @@ class EstimatorModel(Model):
         assert self.linear is not None
         average = np.array(self.background)
         bias = np.full(len(matrix), self.linear.intercept + average.sum())
-        return np.column_stack([self.linear.parts(matrix) - average, bias]), self.linear.margins(
-            matrix
-        )
+        parts = np.column_stack([self.linear.parts(matrix) - average, bias])
+        return parts, self.linear.margins(matrix)
 
     @property
     def content(self) -> bytes:

@@ -25,7 +25,7 @@ from cli.demo.server import endpoint, free_ports
 from cli.output import UNFIT, WRONG_USE, CommandError, console
 from cli.platform import environment
 from cli.platform.home import initialise
-from cli.platform.installation import compiler, disk, packages, python_version
+from cli.platform.installation import disk, packages, python_version
 from resources import files
 from resources.settings import Settings, settings as read_settings
 
@@ -108,7 +108,7 @@ def demo(settings: Settings, start: date | None, end: date | None, *, quiet: boo
 
 
 def _check_machine(settings: Settings) -> None:
-    checks = (python_version(), compiler(), disk(settings.home), packages())
+    checks = (python_version(), disk(settings.home), packages())
     unfit = [check.problem for check in checks if check.problem]
     if unfit:
         raise CommandError("\nevergreen: ".join(unfit), UNFIT)

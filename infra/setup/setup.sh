@@ -1,17 +1,26 @@
 #!/usr/bin/env bash
-# Makes .venv: Python 3.11, a pinned uv, then exactly what requirements.lock says, every file checked against its hash.
+# Makes .venv: Python 3.11, a pinned uv, then exactly what requirements.lock says, every file checked
+# against its hash. Then it builds the walker of trees, the platform's only C, into the tree.
 # Run again, it does nothing unless what it read has changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 need_kb=$((5 * 1024 * 1024))
-inputs=(requirements.lock pyproject.toml infra/setup/uv.txt infra/setup/setup.sh)
+inputs=(requirements.lock pyproject.toml infra/setup/uv.txt infra/setup/setup.sh bundle/models/trees/native/*)
 stamp=.venv/evergreen.stamp
 
 fail() { echo "setup: $*" >&2; exit 1; }
 
+# Without Python's headers there is no walker: treelite's interpreter answers, about 20 times slower.
+headers() {
+    "$1" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null
+}
+walker() {
+    ls bundle/models/trees/_walker.cpython-311-*.so 2>/dev/null
+}
 wanted="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $PWD"
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && [ -x .venv/bin/python ]; then
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && [ -x .venv/bin/python ] &&
+    { [ -n "$(walker)" ] || [ ! -f "$(headers .venv/bin/python)" ]; }; then
     exit 0
 fi
 
@@ -44,7 +53,19 @@ fi
 echo "setup: installing requirements.lock"
 "$uv" pip sync --quiet --compile-bytecode --require-hashes --python .venv/bin/python requirements.lock || fail "installing requirements.lock failed; see the lines above"
 
-# The platform itself runs from this tree: a path file and a command, nothing built, nothing downloaded.
+rm -f bundle/models/trees/_walker.*.so
+if [ -f "$(headers .venv/bin/python)" ]; then
+    echo "setup: building the walker of trees"
+    log=$(.venv/bin/python -W ignore -c 'import setuptools; setuptools.setup()' --quiet \
+        build_ext --inplace --build-temp .venv/build --build-lib .venv/build 2>&1) ||
+        fail "the walker of trees could not be built: $log"
+else
+    echo "setup: $(headers .venv/bin/python) is missing, so treelite's interpreter will walk trees, about" \
+        "20 times slower. Install Python's headers (Debian: apt-get install python3.11-dev) and run" \
+        "make setup again."
+fi
+
+# The platform itself runs from this tree: a path file and a command.
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 printf '%s\n' "$PWD" > "$site/evergreen.pth"
 cat > .venv/bin/evergreen <<SCRIPT

@@ -25,7 +25,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
     return {
         "arm": arm.name, "share": arm.share, "bundle": bundle.digest, "trained_as_of": manifest.created_as_of, "candidate": manifest.candidate,
         "training_set": manifest.training_set, "program": manifest.program_digest, "metrics": manifest.metrics, "evidence": manifest.evidence,
-        "environment": manifest.environment, "engine": bundle.model.engine, "compiled": manifest.compiled,
+        "environment": manifest.environment, "engine": bundle.model.engine,
         "features": [_feature(arm, name, categorical) for name, categorical in zip(bundle.program.names, bundle.program.categorical, strict=True)],
         "training_rows": bundle.bounds.rows, "training_rows_outside": bundle.bounds.outside,
     }  # fmt: skip

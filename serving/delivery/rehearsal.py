@@ -1,6 +1,7 @@
 """A bundle loaded and tried out in a process of its own, before a worker that serves others loads it.
 
-A compiled model can end the process that loads it; no `except` catches that. `python -m serving.delivery.rehearsal` ends instead.
+The libraries that read a model are native code: a fault in one ends the process that loads it, and
+no `except` catches that. `python -m serving.delivery.rehearsal` ends instead.
 """
 
 from __future__ import annotations

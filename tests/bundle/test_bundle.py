@@ -17,7 +17,8 @@ from bundle.desired import Desired, check, seal, signed, unseal
 from bundle.digests import folder_digest, sha256, sums
 from bundle.manifest import Bundle, BundleError, from_files, load
 from bundle.models.boosted_trees import BoostedTrees
-from bundle.models.model import Calibration, Model
+from bundle.models.loading import load_model
+from bundle.models.model import Calibration
 from tests.support.endpoint import NAME, files, model, program, request, snapshot
 
 KEY = signing.new_key()
@@ -74,7 +75,8 @@ CASES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
     "a name that leads elsewhere": (lambda f: relisted({**f, "../../evil": b"x"}), "is not allowed"),
     "a hidden name": (lambda f: relisted({**f, ".hidden": b"x"}), "is not allowed"),
     "wrong sums": (lambda f: {**f, "SHA256SUMS": b"no"}, "SHA256SUMS does not fit"),
-    "newer format": (lambda f: resign(f, format=2), "format 2; this release reads format 1"),
+    "an earlier release's format": (lambda f: resign(f, format=1, compiled=None), "format 1, of an earlier release whose trees are machine code"),
+    "newer format": (lambda f: resign(f, format=3), "format 3; this release reads format 2"),
     "no format": (lambda f: resign(f, format="x"), "malformed"),
     "unknown word in the manifest": (lambda f: resign(f, surprise=1), "unknown field `surprise`"),
     "other pipeline": (lambda f: resign(f, pipeline="other"), "says pipeline 'other'"),
@@ -148,10 +150,7 @@ def test_both_engines_agree_on_missing_values_and_unseen_codes() -> None:
     found.check_engines(matrix)
     one = [found.predict_row(row) for row in matrix.tolist()]
     assert np.allclose(found.predict(matrix), one, atol=1e-5)
-    assert (
-        Model.from_files(found.to_files()).predict(matrix).tolist()
-        == found.predict(matrix).tolist()
-    )
+    assert load_model(found.to_files()).predict(matrix).tolist() == found.predict(matrix).tolist()
     assert found.predict(matrix[:0]).shape == (0,)
     with pytest.raises(ValueError, match="9 features"):
         found.predict(matrix[:, :8])

@@ -74,7 +74,7 @@ def test_a_forest_lives_the_whole_lifecycle(home: Path) -> None:
     with platform(home, [forest]) as running:
         champion = first_champion(running)
         held = running.artifacts.get("bundles", champion)
-        assert {"model.skops", "trees.so"} <= set(held)
+        assert {"model.skops", "trees.table"} <= set(held)
         day = HISTORY + DAY
         land(running.landing, day, day)
         assert [run.failure for run in running.driver.settle() if not run.success] == []

@@ -55,7 +55,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from assets.tabular.monitoring.champion import candidate_reference
     from assets.tabular.training import candidate, manifest
     from bundle.features.program import FeatureProgram
-    from bundle.models.model import Model
+    from bundle.models.loading import load_model
 
     home = tmp_path_factory.mktemp("monitored")
     world = World(home)
@@ -79,7 +79,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = manifest.assemble(tiny, world.lake, AS_OF)
     training_set = world.artifacts.put("training_sets", {manifest.FILE: rows.manifest.encode()})
     files = candidate.train(tiny, rows, training_set, program(tiny), {}, None).files
-    fitted, model = FeatureProgram.decode(files["program.json"]), Model.from_files(files)
+    fitted, model = FeatureProgram.decode(files["program.json"]), load_model(files)
     digest = world.artifacts.put("candidates", files)
     bundle = world.artifacts.put(
         "bundles", {**files, "reference.json": candidate_reference(rows.frame, fitted, model)}

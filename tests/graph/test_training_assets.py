@@ -19,7 +19,7 @@ from assets.tabular.training import assets as stage, manifest as manifests, tuni
 from assets.tabular.training.candidate import CandidateFacts
 from bundle.features.program import FeatureProgram
 from bundle.models import skops_files
-from bundle.models.model import Model
+from bundle.models.loading import load_model
 from declare.pipeline import Pipeline
 from declare.training import RandomForest, Split
 from resources import files
@@ -292,7 +292,7 @@ def test_a_model_of_scikit_learn_is_trained_without_a_study_and_registered_witho
         manifests.load_rows(forest, newest(world), world.lake).part("test")
     )
     assert np.array_equal(
-        registered.predict_proba(matrix)[:, 1], Model.from_files(contents).compute(matrix)
+        registered.predict_proba(matrix)[:, 1], load_model(contents).compute(matrix)
     )
 
 

@@ -224,7 +224,17 @@ def test_a_pod_of_the_chart_serves(tmp_path: Path) -> None:
 
 def test_the_image_holds_what_the_server_imports_and_nothing_of_the_platform() -> None:
     image = (TREE / "infra" / "endpoint.Dockerfile").read_text()
-    assert re.findall(r"^COPY (?!--from)(\w+) /opt", image, re.MULTILINE) == ["bundle", "serving"]
+    build, final = image.split("\nFROM ")[1:]
+    assert re.findall(r"^COPY (.+) \S+$", build, re.MULTILINE) == [
+        "infra/endpoint.lock",
+        "pyproject.toml README.md",
+        "bundle",
+    ]
+    assert re.findall(r"^COPY (.+) \S+$", final, re.MULTILINE) == [
+        "--from=installed /opt/venv",
+        "--from=installed /opt/evergreen/bundle",
+        "serving",
+    ]
     assert re.findall(r"^USER (\S+)$", image, re.MULTILINE) == ["10001:10001"]
     wanted = {
         re.split(r"[=<>\[ ]", line)[0]
@@ -236,6 +246,7 @@ def test_the_image_holds_what_the_server_imports_and_nothing_of_the_platform() -
         "jwt": "pyjwt",
         "grpc": "grpcio",
         "google": "protobuf",
+        "prometheus_client": "prometheus-client",
         "xgboost": "xgboost-cpu",
     }
     imported = {

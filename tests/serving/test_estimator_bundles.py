@@ -19,8 +19,8 @@ URL = f"/predict/{NAME}"
 def install(place: Place, kind: Kind) -> str:
     found = estimator_model(kind)
     golden = golden_rows(program(), found, [request(number) for number in range(20)], snapshot())
-    compiled = None if kind == "LogisticRegression" else found.compiled()
-    return place.install(model=found, golden=golden, compiled=compiled)
+    table = None if kind == "LogisticRegression" else found.table()
+    return place.install(model=found, golden=golden, table=table)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -411,7 +411,7 @@ def test_the_model_page_says_where_a_bundle_comes_from(shared: Shared) -> None:
         {"test_log_loss": 0.4},
     )
     # What computes few rows, and up to how many: measured when the bundle was loaded.
-    assert arm["engine"]["name"] in ("compiled", "interpreted")
+    assert arm["engine"]["name"] in ("walker", "gtil")
     assert arm["engine"]["crossover"] >= 1
     features = {feature["name"]: feature for feature in arm["features"]}
     assert features["amount"]["low"] < 0 < 1000 < features["amount"]["high"]

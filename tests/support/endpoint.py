@@ -42,7 +42,6 @@ from bundle.files import write_atomically
 from bundle.manifest import RequestField, bundle_files, golden_rows
 from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.bounds import learn
-from bundle.models.compiled_trees import Compiled
 from bundle.models.model import Calibration, Model
 from resources.endpoint import LocalEndpoint
 from tests.support.ports import free_ports
@@ -167,9 +166,9 @@ def training_matrix(seed: int = 0) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def compiled(seed: int = 0, rounds: int = 40) -> Compiled:
-    """The small model's trees as machine code; the tests need a C compiler."""
-    return model(seed, rounds).compiled()
+def table(seed: int = 0, rounds: int = 40) -> bytes:
+    """The table of the small model's trees."""
+    return model(seed, rounds).table()
 
 
 def files(
@@ -180,7 +179,7 @@ def files(
     found: dict[str, Any] = {
         "pipeline": NAME, "created_as_of": DAY.isoformat(), "program": program(), "model": model(seed, rounds), "label": "late", "risk": "minimal",
         "request": CONTRACT, "golden": golden_rows(program(), model(seed, rounds), [request(n) for n in range(20)], online),
-        "golden_online": online if with_online else None, "compiled": compiled(seed, rounds), "candidate": "c" * 64, "training_set": "t" * 64,
+        "golden_online": online if with_online else None, "table": table(seed, rounds), "candidate": "c" * 64, "training_set": "t" * 64,
         "sign": lambda content: signing.sign(private_key, content), "purpose": "Probability that an order is late.", "owner": "team:orders", "metrics": {"test_log_loss": 0.4},
         "bounds": learn(training_matrix(seed), program().names, program().categorical),
     }  # fmt: skip

@@ -120,13 +120,13 @@ def compute_reference(
 ) -> bytes:
     """`reference.json` of a candidate: its training set's rows, and its own answers on the newest of them."""
     from assets.tabular.training.manifest import FILE, TrainingManifest, load_rows
-    from bundle.models.model import Model
+    from bundle.models.loading import load_model
 
     manifest = TrainingManifest.decode(
         artifacts.get("training_sets", served.facts.training_set)[FILE]
     )
     rows = load_rows(pipeline, manifest, lake)
-    model = Model.from_files(artifacts.get("candidates", served.candidate), threads=threads())
+    model = load_model(artifacts.get("candidates", served.candidate), threads=threads())
     return candidate_reference(rows.frame, served.program, model)
 
 

@@ -17,6 +17,7 @@ from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.tabular.training.cpus import threads
 from bundle.features.expression import Column, Feature, Join, Rolling, walk
 from bundle.features.program import FeatureProgram
+from bundle.models.loading import load_model
 from bundle.models.model import Model
 from declare.source import DATE, EVENT_TIME
 
@@ -85,7 +86,7 @@ def load(pipeline: Pipeline, lake: Lake, artifacts: Artifacts) -> Evidence:
     facts, program, model = (
         CandidateFacts.decode(files[FACTS]),
         FeatureProgram.decode(files[PROGRAM]),
-        Model.from_files(files, threads=threads()),
+        load_model(files, threads=threads()),
     )
     frame, manifest = test_rows(pipeline, lake, artifacts, facts.training_set)
     matrix = program.matrix(frame)
@@ -153,7 +154,7 @@ def champion(pipeline: Pipeline, ledger: Ledger, artifacts: Artifacts) -> Champi
         return None
     files = artifacts.get("bundles", digest)
     return Champion(
-        digest, FeatureProgram.decode(files[PROGRAM]), Model.from_files(files, threads=threads())
+        digest, FeatureProgram.decode(files[PROGRAM]), load_model(files, threads=threads())
     )
 
 

@@ -21,7 +21,8 @@ from bundle import signing
 from bundle.digests import sha256
 from bundle.manifest import BundleError, from_files, golden_rows
 from bundle.models import skops_files
-from bundle.models.model import FILES, TOLERANCE, Model
+from bundle.models.loading import load_model
+from bundle.models.model import FILES, TOLERANCE
 from bundle.models.scikit_learn import EstimatorModel
 from bundle.models.translated_trees import booster
 from tests.support.endpoint import files, model, program, request, snapshot, training_matrix
@@ -46,7 +47,7 @@ def said(estimator: Any, matrix: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stored_estimator_computes_to_the_last_bit_what_the_fitted_one_does(kind: Kind) -> None:
     estimator = fitted(kind)
-    stored = Model.from_files(
+    stored = load_model(
         EstimatorModel.from_estimator(estimator, program().names, training_matrix()).to_files()
     )
     for matrix in (training_matrix(1), odd_matrix()):
@@ -64,14 +65,14 @@ def test_a_stored_estimator_computes_to_the_last_bit_what_the_fitted_one_does(ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_rows_are_answered_as_many_are(kind: Kind) -> None:
     found, matrix = estimator_model(kind), odd_matrix()
-    found = Model.from_files(found.to_files())
+    found = load_model(found.to_files())
     expected = found.calibration.apply(found.margin_of_many(matrix))
-    engines = [("linear" if kind == "LogisticRegression" else "interpreted", None)]
+    engines = [("linear" if kind == "LogisticRegression" else "gtil", None)]
     if kind != "LogisticRegression":
-        engines.append(("compiled", found.compiled()))
-    for name, made in engines:
-        if made is not None:
-            found.adopt(made.library, made.statement, matrix)
+        engines.append(("walker", found.table()))
+    for name, table in engines:
+        if table is not None:
+            found.adopt(table, matrix)
         assert found.engine.name == name
         few = found.calibration.apply(found.margin_of_few(matrix))
         one = [found.predict_row(row) for row in matrix[:400].tolist()]
@@ -272,12 +273,12 @@ def test_a_bundle_holds_an_estimator_and_answers_with_it(kind: Kind) -> None:
     found, online = estimator_model(kind), snapshot()
     private = signing.new_key()
     golden = golden_rows(program(), found, [request(number) for number in range(20)], online)
-    compiled = None if kind == "LogisticRegression" else found.compiled()
-    made = files(private, model=found, golden=golden, compiled=compiled)
+    table = None if kind == "LogisticRegression" else found.table()
+    made = files(private, model=found, golden=golden, table=table)
     assert set(FILES.values()) & set(made) == {"model.skops"}
     loaded = from_files(made, signing.public_key(private))
     assert loaded.model.kind == "scikit-learn"
-    assert loaded.model.engine.name == ("linear" if compiled is None else "compiled")
+    assert loaded.model.engine.name == ("linear" if table is None else "walker")
     assert loaded.check_golden().difference <= TOLERANCE
     asked = [request(number) for number in range(40)]
     rows, outputs = loaded.predict_rows(asked, online)
@@ -295,7 +296,7 @@ def test_a_bundle_with_two_models_is_refused() -> None:
     found = estimator_model("RandomForest")
     both = Both(found.skops, found.names)
     golden = golden_rows(program(), both, [request(1)], snapshot())
-    made = files(private, model=both, golden=golden, compiled=None)
+    made = files(private, model=both, golden=golden, table=None)
     assert sha256(made["model.ubj"])
     with pytest.raises(
         BundleError,

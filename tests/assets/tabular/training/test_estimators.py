@@ -13,7 +13,7 @@ import pytest
 from assets.tabular.features.declared_program import program
 from assets.tabular.training import candidate as candidates
 from assets.tabular.training.manifest import TrainingRows, assemble
-from bundle.models.model import Model
+from bundle.models.loading import load_model
 from declare.pipeline import Pipeline
 from declare.training import HistGradientBoosting, LogisticRegression, RandomForest
 from resources.lake import Lake
@@ -61,7 +61,7 @@ def test_a_candidate_of_scikit_learn_is_judged_like_any_other(
     assert 0.4 < facts.metrics["test"]["log_loss"] < 0.65  # type: ignore[operator]
     assert sum(trained.gain.values()) == pytest.approx(1)
     assert max(trained.gain, key=lambda feature: trained.gain[feature]) == "load"
-    model = Model.from_files(trained.files)
+    model = load_model(trained.files)
     matrix = program(pipeline).fit(rows.part("train")).matrix(rows.part("test"))
     assert np.array_equal(model.margin_of_many(matrix), trained.model.margin_of_many(matrix))
     model.check_engines(matrix)
