@@ -8,7 +8,7 @@ from assets.lifecycles import kind_of, stages
 from assets.names import asset_name
 from assets.stage import Stage
 from declare.pipeline import Pipeline
-from sensors import decisions, jobs, nightly, pages
+from sensors import decisions, jobs, nightly
 
 DAILY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36))
 
@@ -23,7 +23,7 @@ def lifecycle(pipeline: Pipeline) -> dg.Definitions:
         dg.Definitions(
             assets=lifecycle_assets(pipeline),
             schedules=[schedule],
-            sensors=[arrivals, *decisions.build(pipeline), pages.build(pipeline)],
+            sensors=[arrivals, *decisions.build(pipeline)],
         ),
         jobs.build(pipeline),
     )

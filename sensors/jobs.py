@@ -8,7 +8,6 @@ import dagster as dg
 from assets.lifecycles import asset_names
 from assets.names import asset_key
 from assets.stage import Cadence
-from assets.tabular.monitoring.monitors import DRIFT_PAGE
 from declare.pipeline import Pipeline
 
 
@@ -22,10 +21,6 @@ def retrain(pipeline: Pipeline) -> str:
 
 def release(pipeline: Pipeline) -> str:
     return f"{pipeline.name}_release"
-
-
-def pages(pipeline: Pipeline) -> str:
-    return f"{pipeline.name}_pages"
 
 
 def keys(pipeline: Pipeline, *cadences: Cadence) -> list[dg.AssetKey]:
@@ -47,10 +42,6 @@ def build(pipeline: Pipeline) -> dg.Definitions:
         release(pipeline): (
             keys(pipeline, "released"),
             "Release the newest bundle, if its gates and approvals allow it, and serve it.",
-        ),
-        pages(pipeline): (
-            [asset_key(pipeline.name, DRIFT_PAGE)],
-            "Draw what people look at on some days, once everything else is done.",
         ),
     }
     return dg.Definitions(

@@ -20,8 +20,6 @@ AS_OF = "evergreen/as_of"
 RUN_KEY = "dagster/run_key"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
-PRIORITY = "dagster/priority"
-"""Of a run in the queue; below 0 it waits for all others."""
 
 RECENT = 50
 """Newest unfinished and failed runs of a job that are looked at: far more than are under way at once."""

@@ -117,7 +117,7 @@ class TabularKind:
     def output_shift(self, first: Floats, second: Floats) -> float | None:
         import numpy as np
 
-        from assets.tabular.monitoring.drift import population_stability_index
+        from assets.tabular.monitoring.drift.statistics import population_stability_index
 
         if min(len(first), len(second)) < SHIFT_BINS:
             return None

@@ -446,7 +446,7 @@ def _entropy(outputs: Floats) -> float | None:
 
 
 def _psi(first: Floats, second: Floats) -> float | None:
-    from assets.tabular.monitoring.drift import population_stability_index
+    from assets.tabular.monitoring.drift.statistics import population_stability_index
 
     if min(len(first), len(second)) < BINS:
         return None

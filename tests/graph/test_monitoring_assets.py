@@ -18,7 +18,7 @@ from assets.reporting.report import Report, load_report
 from assets.retraining import assets as retraining
 from assets.retraining.decide import Decision, load_decision
 from assets.tabular.monitoring import assets as monitoring, daily, monitors
-from assets.tabular.monitoring.evidently_report import Rendered
+from assets.tabular.monitoring.drift.evidently_page import Judged, Page
 from bundle.records.log import Record, Writer
 from bundle.records.service import Sample, Traffic, append
 from declare.monitoring import Monitors
@@ -29,7 +29,6 @@ from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
 from resources.reports import Reports
-from sensors import pages
 from tests.support.tiny import FIRST, land, tiny
 
 DAY = timedelta(days=1)
@@ -195,11 +194,11 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Evidently takes seconds, and has its own test; here one counts when it is asked."""
     asked: list[str] = []
 
-    def render(frame: pl.DataFrame, *rest: object) -> Rendered:
+    def render(frame: pl.DataFrame, *rest: object) -> Page:
         asked.append(str(frame["date"][0]))
-        return Rendered(b"<html></html>", {"load": 0.1}, 0.0, frame.height, 10)
+        return Page(b"<html></html>", {"load": Judged(0.1, 0.25, False)}, ())
 
-    monkeypatch.setattr("assets.tabular.monitoring.evidently_report.render", render)
+    monkeypatch.setattr("assets.tabular.monitoring.drift.evidently_page.render", render)
     return asked
 
 
@@ -318,49 +317,25 @@ def test_a_person_asks_by_the_ledger_or_with_the_run(world: World) -> None:
     assert world.decision(AS_OF + 3 * DAY).cause == "request"
 
 
-def test_a_page_is_asked_for_weekly_when_an_alarm_begins_and_on_request(
+def test_evidentlys_page_is_drawn_weekly_when_an_alarm_begins_and_on_request(
     world: World, rendered: list[str]
 ) -> None:
-    asked_for: list[str] = []
-    sensor, cursor = pages.build(tiny), None
-
     def drifted(day: date, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
-        """Look for drift on a day, then let the sensor see that."""
-        nonlocal cursor
-        result = world.run(day, only="monitoring/data_drift", config=config)
-        ticked = sensor.evaluate_tick(dg.build_sensor_context(world.instance, cursor=cursor))
-        cursor = ticked.cursor
-        for request in ticked.run_requests or []:
-            assert (
-                request.tags["dagster/asset_partition_range_start"],
-                request.tags["dagster/priority"],
-            ) == (
-                request.tags["evergreen/as_of"],
-                "-1",
-            )
-            asked_for.append(request.tags["evergreen/as_of"])
-        return result
+        return world.run(day, only="monitoring/data_drift", config=config)
 
     monday = next(day for day in DAYS if day > AS_OF and day.isoweekday() == 1)
     world.run(monday - DAY, monday + 3 * DAY, only="predictions")
     for offset in (-1, 0, 1, 2):
         drifted(monday + DAY * offset)
-    assert asked_for == [str(monday)]
-    asked = {"tiny__monitoring__data_drift": {"config": {"drawn": True}}}
-    drifted(monday + DAY, asked)
-    assert asked_for[1:] == [str(monday + DAY)]
-    assert rendered == [], "the night does not wait for a page"
-    result = world.run(monday + DAY, only="monitoring/drift_page")
-    assert rendered == [str(monday + DAY)]
-    link = str(
-        result.asset_materializations_for_node("tiny__monitoring__drift_page")[0]
-        .metadata["page"]
-        .value
-    )
+    assert rendered == [str(monday)]
+    result = drifted(monday + DAY, {"tiny__monitoring__data_drift": {"config": {"drawn": True}}})
+    assert rendered[1:] == [str(monday + DAY)]
+    metadata = result.asset_materializations_for_node("tiny__monitoring__data_drift")[0].metadata
+    link, page = str(metadata["evidently"].value), str(metadata["report"].value)
     assert link.endswith("/evidently.html")
-    assert (
-        world.home / "reports" / link.removeprefix("http://reports/")
-    ).read_bytes() == b"<html></html>"
+    stored = world.home / "reports"
+    assert (stored / link.removeprefix("http://reports/")).read_bytes() == b"<html></html>"
+    assert 'href="evidently.html"' in (stored / page.removeprefix("http://reports/")).read_text()
     # One feature of seven is enough here: the alarm begins on the first day of the other world, and holds on the second.
     world.pipeline = tiny.model_copy(
         update={"monitors": Monitors(minimum_rows=20, drift_share=0.1, report_weekday=7)}
@@ -377,12 +352,7 @@ def test_a_page_is_asked_for_weekly_when_an_alarm_begins_and_on_request(
         world.run(day, only="predictions")
         assert checks(drifted(day))["drift_share"][0] is not alarm
     assert 7 not in {day.isoweekday() for day in (DRIFT, DRIFT + DAY, calm, back)}
-    assert asked_for[2:] == [str(DRIFT)]
-
-
-def test_a_page_of_a_day_without_a_report_fails_and_says_what_to_do(world: World) -> None:
-    with pytest.raises(dg.Failure, match="materialize it first, then its page"):
-        world.run(AS_OF, only="monitoring/drift_page")
+    assert rendered[2:] == [str(DRIFT)]
 
 
 def test_a_value_that_the_endpoint_computed_otherwise_is_skew(world: World) -> None:

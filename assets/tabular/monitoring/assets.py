@@ -17,15 +17,13 @@ from assets.names import (
 )
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
-from assets.reporting.report import Report, load_report, save_report
+from assets.reporting.report import Report, save_report
 from assets.stage import Stage, alone, always, fields
 from assets.tabular.features.moments import label_lag
 from assets.tabular.monitoring import pages
 from assets.tabular.monitoring.monitors import (
-    DATA_DRIFT,
-    DRIFT_PAGE,
+    EVIDENTLY_PAGE,
     MONITORS,
-    WORTH_A_LOOK,
     Monitor,
 )
 from bundle.records import service
@@ -44,7 +42,7 @@ GROUP = "monitoring"
 
 
 class MonitorConfig(dg.Config):
-    """`drawn`: draw the newest day in full (for data drift with Evidently's page to follow) whatever the weekday."""
+    """`drawn` draws the newest day in full, data drift with Evidently's page, on any weekday."""
 
     drawn: bool = False
 
@@ -54,7 +52,6 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     return [
         _predictions(pipeline),
         *(_monitor(pipeline, monitor) for monitor in MONITORS),
-        _drift_page(pipeline),
     ]
 
 
@@ -131,7 +128,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
         key=key,
         deps=[_dep(pipeline, monitor, name) for name in monitor.reads(pipeline)],
         group_name=GROUP,
-        kinds={"python"},
+        kinds=set(monitor.kinds),
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[dg.AssetCheckSpec(rule, asset=key) for rule in rules],
@@ -174,57 +171,6 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
     return report
 
 
-def _drift_page(pipeline: Pipeline) -> dg.AssetsDefinition:
-    drift = asset_key(pipeline.name, DATA_DRIFT)
-
-    @dg.asset(
-        key=asset_key(pipeline.name, DRIFT_PAGE),
-        deps=[drift],
-        group_name=GROUP,
-        kinds={"evidently"},
-        partitions_def=partitions(pipeline),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        description="Evidently's page of a day that is worth a look. Seconds of drawing, so it is made after the night's decisions.",
-    )
-    def drift_page(
-        context: dg.AssetExecutionContext,
-        lake: Lake,
-        artifacts: Artifacts,
-        ledger: Ledger,
-        reports: Reports,
-        endpoint: dg.ResourceParam[EndpointTarget],
-    ) -> dg.MaterializeResult[None]:
-        from assets.tabular.monitoring import daily
-
-        day = keys_to_days(context.partition_keys)[-1]
-        days = daily.Days(
-            pipeline, day, day, lake, artifacts, ledger, reports, endpoint.samples(), windowed=False
-        )
-        report = load_report(reports, pipeline.name, DATA_DRIFT, day, days.subject(day))
-        if report is None:
-            raise dg.Failure(
-                f"{drift.to_user_string()} has no report of {day}; materialize it first, then its page",
-                allow_retries=False,
-            )
-        rendered = daily.evidently(report, days)
-        if rendered is None:
-            return dg.MaterializeResult(
-                metadata={"told": f"There is nothing to compare on {day}."},
-                data_version=dg.DataVersion(report.digest),
-            )
-        link = save_report(reports, report, {daily.EVIDENTLY_PAGE: rendered.html})
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.digest),
-            metadata={
-                "page": dg.MetadataValue.url(f"{link}{daily.EVIDENTLY_PAGE}"),
-                "drifted_share": rendered.drifted_share,
-                "statistics": dg.MetadataValue.md(pages.evidently_table(rendered)),
-            },
-        )
-
-    return drift_page
-
-
 def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
     key = asset_key(pipeline.name, name)
     if monitor.windowed and name == PREDICTIONS:
@@ -239,21 +185,29 @@ def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
 
 
 def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg.MetadataValue]:
-    """Store the newest day's report, drawn where somebody will look at it, and tell where it is."""
-    from assets.tabular.monitoring import daily
+    """Store the newest day's report, drawn in full where somebody will look, and say where."""
+    from assets.tabular.monitoring import drawings
 
-    why = "on request" if config.drawn else daily.worth_a_look(report, days)
-    images = daily.images(report, days) if why else []
-    told: dict[str, dg.MetadataValue] = {
+    why = "on request" if config.drawn else drawings.worth_a_look(report, days)
+    if not why:
+        link = save_report(days.reports, report, {PAGE: pages.page(report)})
+        return {"report": dg.MetadataValue.url(f"{link}{PAGE}")}
+
+    images, drawn = drawings.images(report, days), drawings.evidently(report, days)
+    stored = {PAGE: pages.page(report, images, drawn)}
+    if drawn is not None:
+        stored[EVIDENTLY_PAGE] = drawn.html
+    link = save_report(days.reports, report, stored)
+
+    metadata: dict[str, dg.MetadataValue] = {
         f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content))
         for n, image in enumerate(images, 1)
     }
-    link = save_report(days.reports, report, {PAGE: pages.page(report, images)})
-    told["report"] = dg.MetadataValue.url(f"{link}{PAGE}")
-    if why:
-        told["drawn"] = dg.MetadataValue.text(why)
-        told[WORTH_A_LOOK] = dg.MetadataValue.text(report.day.isoformat())
-    return told
+    metadata["report"] = dg.MetadataValue.url(f"{link}{PAGE}")
+    metadata["drawn"] = dg.MetadataValue.text(why)
+    if drawn is not None:
+        metadata["evidently"] = dg.MetadataValue.url(f"{link}{EVIDENTLY_PAGE}")
+    return metadata
 
 
 def _numbers(found: Sequence[Report]) -> Mapping[str, dg.MetadataValue]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from assets.tabular.monitoring.drift import Reference, reference
+from assets.tabular.monitoring.drift.reference import Reference, reference
 from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.tabular.training.cpus import threads
 from assets.traffic.decisions import candidate_of

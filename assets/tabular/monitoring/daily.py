@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assets.names import FEATURES, PREDICTIONS, asset_path
-from assets.reporting.page import Image
-from assets.reporting.report import Measure, Report, Verdict, load_report
+from assets.reporting.report import Measure, Report, Verdict
 from assets.tabular.features.moments import label_lag, refresh
-from assets.tabular.monitoring import (
-    champion,
-    evidently_report,
-    feature_drift,
-    live_fairness,
-    performance,
-    service,
-    skew,
-)
+from assets.tabular.monitoring import champion, live_fairness, performance, service, skew
 from assets.tabular.monitoring.champion import NOBODY, Served
+from assets.tabular.monitoring.drift import report as feature_drift
 from assets.tabular.monitoring.monitors import (
     DATA_DRIFT,
     FAIRNESS,
@@ -38,14 +30,13 @@ from bundle.records.service import Sample, read as read_samples
 if TYPE_CHECKING:
     import polars as pl
 
-    from assets.tabular.monitoring.drift import Reference
+    from assets.tabular.monitoring.drift.reference import Reference
     from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.lake import Lake
     from resources.ledger import Entry, Ledger
     from resources.reports import Reports
 
-EVIDENTLY_PAGE = evidently_report.PAGE
 # An alarm that comes back within a week is the same alarm: its page exists, and the weekly one follows.
 ALARM_DAYS = 7
 
@@ -191,102 +182,6 @@ def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
 
 def not_judged(rule: str, reason: str) -> Verdict:
     return Verdict(rule=rule, passed=None, value=None, limit=None, n=0, reason=reason)
-
-
-def worth_a_look(report: Report, days: Days) -> str | None:
-    """Why a day's report is drawn in full: it is the weekday on which people look, or an alarm begins; None on other days."""
-    if report.subject == NOBODY:
-        return None
-    if report.day.isoweekday() == days.pipeline.monitors.report_weekday:
-        return f"weekly, on {report.day:%A}s"
-    if report.passed:
-        return None
-    before = (
-        load_report(
-            days.reports,
-            report.pipeline,
-            report.name,
-            report.day - timedelta(days=offset),
-            report.subject,
-        )
-        for offset in range(1, ALARM_DAYS + 1)
-    )
-    return (
-        "an alarm began" if all(earlier is None or earlier.passed for earlier in before) else None
-    )
-
-
-def images(report: Report, days: Days) -> list[Image]:
-    """The plots of a report that is looked at; they cost more than the report."""
-    if report.name == DATA_DRIFT:
-        return drift_images(report)
-    if report.name == PERFORMANCE:
-        return performance_images(days.matured(report.day), report)
-    return []
-
-
-def evidently(report: Report, days: Days) -> evidently_report.Rendered | None:
-    """Evidently's own report of the day of a data-drift report; None where it would have nothing to compare."""
-    if report.subject == NOBODY:
-        return None
-    limits = days.pipeline.monitors
-    served = days.served(report.subject)
-    answered = days.answered(report.day, served)
-    if answered.is_empty():
-        return None
-    return evidently_report.render(
-        answered, days.reference(served), limits.psi, limits.jensen_shannon
-    )
-
-
-def drift_images(report: Report, shown: int = 12) -> list[Image]:
-    """The features nearest to their limits, as multiples of the limit."""
-    from assets.reporting.plots import bars, png
-
-    ratios: dict[str, float] = {}
-    for measure in report.measures:
-        if measure.name != "limit" or not measure.group or not measure.value:
-            continue
-        judged = report.measure(
-            "psi"
-            if report.measure("kolmogorov_smirnov", measure.group) is not None
-            else "jensen_shannon",
-            measure.group,
-        )
-        if judged is not None and judged.value is not None:
-            ratios[measure.group] = judged.value / measure.value
-    if not ratios:
-        return []
-    drawn = bars(
-        ratios,
-        f"Drift on {report.day}, as a multiple of each feature's limit",
-        "statistic / limit",
-        limit=shown,
-    )
-    return [
-        Image(
-            png(drawn),
-            "Drift statistic of each feature divided by its limit; beyond 1 the feature counts as drifted.",
-            640,
-        )
-    ]
-
-
-def performance_images(rows: pl.DataFrame, report: Report) -> list[Image]:
-    """The calibration of the champion's matured predictions."""
-    from assets.reporting.plots import png
-    from assets.tabular.validation.figures import calibration
-
-    y, p = performance.arrays(rows, report.subject)
-    if len(y) < 2:
-        return []
-    return [
-        Image(
-            png(calibration(y, {"champion": p})),
-            f"Calibration of {len(y):,} matured predictions, and where they lie.",
-            760,
-        )
-    ]
 
 
 def _data_drift(days: Days, day: date, served: Served) -> Result:

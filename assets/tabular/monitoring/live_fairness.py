@@ -8,8 +8,8 @@ import numpy as np
 
 from assets.reporting.report import Measure, Verdict
 from assets.tabular.validation import gates
-from assets.tabular.validation.fairness import fairness, measures as fairness_measures
-from assets.tabular.validation.slices import grouping
+from assets.tabular.validation.examinations.fairness import fairness, measures as fairness_measures
+from assets.tabular.validation.examinations.slices import grouping
 
 if TYPE_CHECKING:
     import polars as pl

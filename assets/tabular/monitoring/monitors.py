@@ -1,4 +1,7 @@
-"""The monitors as the graph knows them: what each reads and judges. `daily` computes them; nothing that computes is loaded here."""
+"""The monitors as the graph knows them: what each reads and judges.
+
+`daily` computes them; nothing that computes is loaded here.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,30 @@ from assets.tabular.validation import gates
 if TYPE_CHECKING:
     from declare.pipeline import Pipeline
 
-DATA_DRIFT, PREDICTION_DRIFT, PERFORMANCE = (
-    "monitoring/data_drift",
-    "monitoring/prediction_drift",
-    "monitoring/performance",
-)
-DRIFT_PAGE, WORTH_A_LOOK = "monitoring/drift_page", "worth_a_look"
-"""Evidently's page, and the metadata of the drift report that says of which day (ISO) it is to be drawn."""
-SKEW, FAIRNESS, SERVICE = "monitoring/skew", "monitoring/fairness", "monitoring/service"
+DATA_DRIFT = "monitoring/data_drift"
+PREDICTION_DRIFT = "monitoring/prediction_drift"
+PERFORMANCE = "monitoring/performance"
+SKEW = "monitoring/skew"
+FAIRNESS = "monitoring/fairness"
+SERVICE = "monitoring/service"
+
+EVIDENTLY_PAGE = "evidently.html"
+"""Evidently's page of a data-drift report, beside the report's own page."""
 
 
 class Monitor(NamedTuple):
-    """One monitor: the name of its report, the assets (below the pipeline's name) it reads on the same day, whether it reads the window of
-    predictions before the day as well, and the rules that it judges."""
+    """One monitor.
+
+    `name` is that of its report, `reads` gives the assets (below the pipeline's name) that it reads
+    on the same day, `rules` the rules that it judges. A `windowed` monitor also reads the window of
+    predictions before the day. `kinds` are what the Dagster UI shows.
+    """
 
     name: str
     reads: Callable[[Pipeline], tuple[str, ...]]
     windowed: bool
     rules: Callable[[Pipeline], tuple[str, ...]]
+    kinds: tuple[str, ...] = ("python",)
 
 
 def _answers(pipeline: Pipeline) -> tuple[str, ...]:
@@ -40,7 +49,13 @@ def _labels(pipeline: Pipeline) -> tuple[str, ...]:
 
 
 MONITORS = (
-    Monitor(DATA_DRIFT, _answers, False, lambda pipeline: ("drift_share", "missing_values")),
+    Monitor(
+        DATA_DRIFT,
+        _answers,
+        False,
+        lambda pipeline: ("drift_share", "missing_values"),
+        ("evidently", "python"),
+    ),
     Monitor(PREDICTION_DRIFT, _answers, False, lambda pipeline: ("prediction_drift",)),
     Monitor(PERFORMANCE, _labels, True, lambda pipeline: ("live_log_loss",)),
     Monitor(SKEW, lambda pipeline: (PREDICTIONS, FEATURES), False, lambda pipeline: ("skew",)),

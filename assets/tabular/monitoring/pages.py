@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from assets.reporting.page import Image, Section, Table, render
+from assets.reporting.page import Image, Link, Section, Table, render
 from assets.reporting.report import Measure, Report, Verdict
 from assets.reporting.tables import estimate, markdown_table, number
 from assets.tabular.monitoring.monitors import (
     DATA_DRIFT,
+    EVIDENTLY_PAGE,
     FAIRNESS,
     PERFORMANCE,
     PREDICTION_DRIFT,
@@ -18,7 +19,7 @@ from assets.tabular.monitoring.monitors import (
 )
 
 if TYPE_CHECKING:
-    from assets.tabular.monitoring.evidently_report import Rendered
+    from assets.tabular.monitoring.drift.evidently_page import Page as EvidentlyPage
 
 TITLES = {
     DATA_DRIFT: (
@@ -45,8 +46,11 @@ TITLES = {
 }
 
 
-def page(report: Report, images: Sequence[Image] = ()) -> bytes:
-    """The HTML page of a monitor's report: verdicts, notes, plots, and every number with its n."""
+def page(report: Report, images: Sequence[Image] = (), drawn: EvidentlyPage | None = None) -> bytes:
+    """The HTML page of a monitor's report: verdicts, notes, plots, and every number with its n.
+
+    `drawn` is Evidently's page of the same day, which is stored beside this one.
+    """
     title, lead = TITLES[report.name]
     subject = "nothing was served" if report.subject == "none" else report.subject[:16]
     facts = [
@@ -55,18 +59,33 @@ def page(report: Report, images: Sequence[Image] = ()) -> bytes:
         ("rows", f"{max((m.n for m in report.measures), default=0):,}"),
     ]
     sections = [Section("Plots", images=images)] if images else []
-    by_group = _wide(report.measures)
+    if drawn is not None:
+        sections.append(_evidently(drawn))
+
+    by_group = _by_group(report.measures)
     if by_group is not None:
         sections.append(Section("By group", tables=[by_group]))
+
     plain = [m for m in report.measures if m.group is None]
     if plain:
         rows = [
             [m.name.replace("_", " "), estimate(m.value, m.low, m.high), f"{m.n:,}"] for m in plain
         ]
-        sections.append(
-            Section("Numbers", tables=[Table(["number", "value (95 % interval)", "n"], rows)])
-        )
+        table = Table(["number", "value (95 % interval)", "n"], rows)
+        sections.append(Section("Numbers", tables=[table]))
     return render(report, title, lead, facts, sections)
+
+
+def _evidently(drawn: EvidentlyPage) -> Section:
+    drifted = sum(judged.drifted for judged in drawn.features.values())
+    text = (
+        f"Evidently draws the distribution of each feature and calls {drifted} of "
+        f"{len(drawn.features)} drifted, by the statistics and limits of this report."
+    )
+    if drawn.left_out:
+        text += f" It cannot draw features without values: {', '.join(drawn.left_out)}."
+    link = Link("Evidently's page of this day", EVIDENTLY_PAGE)
+    return Section("Distributions", text, links=[link])
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
@@ -82,54 +101,42 @@ def headline(measures: Sequence[Measure]) -> dict[str, float]:
     return {m.name: m.value for m in measures if m.group is None and m.value is not None}
 
 
-def day_table(reports: Sequence[Report], shown: int = 31) -> str:
-    """Verdicts of several days as a Markdown table, newest first, at most `shown` days."""
+def day_table(reports: Sequence[Report], most: int = 31) -> str:
+    """Verdicts of several days as a Markdown table, newest first, at most `most` days."""
     rules = list(dict.fromkeys(v.rule for report in reports for v in report.verdicts))
-    rows = []
-    for report in sorted(reports, key=lambda each: each.day, reverse=True)[:shown]:
-        found = {v.rule: v for v in report.verdicts}
-        cells = [
-            f"{number(found[r].value, 3)} {_word(found[r])} (n={found[r].n:,})"
-            if r in found
-            else "–"
-            for r in rules
-        ]
-        rows.append([report.day.isoformat(), report.subject[:12], *cells])
+    newest = sorted(reports, key=lambda each: each.day, reverse=True)[:most]
+    rows = [
+        [report.day.isoformat(), report.subject[:12], *(_cell(report, rule) for rule in rules)]
+        for report in newest
+    ]
     return markdown_table(["day", "bundle", *rules], rows)
+
+
+def _cell(report: Report, rule: str) -> str:
+    verdict = next((v for v in report.verdicts if v.rule == rule), None)
+    if verdict is None:
+        return "–"
+    return f"{number(verdict.value, 3)} {_word(verdict)} (n={verdict.n:,})"
 
 
 def _word(verdict: Verdict) -> str:
     return {True: "passed", False: "**failed**", None: "not judged"}[verdict.passed]
 
 
-def _wide(measures: Sequence[Measure]) -> Table | None:
-    """Measures of groups as one row a group."""
-    grouped = [m for m in measures if m.group is not None]
+def _by_group(measures: Sequence[Measure]) -> Table | None:
+    """Measures of groups as one row a group; None where there are no groups."""
+    grouped = {(m.group, m.name): m for m in measures if m.group is not None}
     if not grouped:
         return None
-    names = list(dict.fromkeys(m.name for m in grouped))
-    groups = list(dict.fromkeys(str(m.group) for m in grouped))
-    found = {(m.group, m.name): m for m in grouped}
-    rows = []
-    for group in groups:
-        cells = [found.get((group, name)) for name in names]
-        ns = {m.n for m in cells if m}
-        rows.append(
-            [
-                group,
-                *(estimate(m.value, m.low, m.high, 3) if m else "–" for m in cells),
-                f"{max(ns):,}",
-            ]
-        )
+
+    names = list(dict.fromkeys(name for _, name in grouped))
+    groups = list(dict.fromkeys(group for group, _ in grouped))
+    rows = [
+        _group_row(str(group), [grouped.get((group, name)) for name in names]) for group in groups
+    ]
     return Table(["group", *(name.replace("_", " ") for name in names), "n"], rows)
 
 
-def evidently_table(rendered: Rendered) -> str:
-    """Evidently's statistic of each feature as a Markdown table, greatest first."""
-    rows = [
-        [name, value]
-        for name, value in sorted(rendered.statistics.items(), key=lambda item: -item[1])
-    ]
-    return f"{rendered.rows:,} rows against {rendered.reference_rows:,}\n\n" + markdown_table(
-        ["feature", "statistic"], rows
-    )
+def _group_row(group: str, measures: Sequence[Measure | None]) -> list[str]:
+    cells = [estimate(m.value, m.low, m.high, 3) if m else "–" for m in measures]
+    return [group, *cells, f"{max(m.n for m in measures if m):,}"]

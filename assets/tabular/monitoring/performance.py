@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from assets.reporting.report import Measure, Verdict
 from assets.tabular.tasks.metrics import NAMES, ROW_WISE, Array, Ranked, row_metric
 from assets.tabular.validation.bootstrap import SEED, Interval, compare, percentile_interval
-from assets.tabular.validation.slices import measure
+from assets.tabular.validation.examinations.slices import measure
 from declare.monitoring import Monitors
 
 if TYPE_CHECKING:

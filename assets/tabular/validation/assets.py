@@ -18,7 +18,7 @@ from resources.ledger import Ledger
 from resources.reports import Reports
 
 if TYPE_CHECKING:
-    from assets.tabular.validation.examinations import Examined
+    from assets.tabular.validation.pages.examined import Examined
 
 GROUP = "validation"
 Result = Iterator[dg.MaterializeResult[None]]
@@ -36,7 +36,8 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The assets of a pipeline's validation stage."""
 
     def compared(lake: Lake, artifacts: Artifacts, ledger: Ledger) -> "Examined":
-        from assets.tabular.validation import evidence as evidences, examinations
+        from assets.tabular.validation import evidence as evidences
+        from assets.tabular.validation.pages import examined as examinations
 
         evidence = evidences.load(pipeline, lake, artifacts)
         baseline = evidences.baseline_predictions(evidence, artifacts)
@@ -53,7 +54,8 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     def alone(name: str) -> dg.AssetsDefinition:
         @_asset(pipeline, name)
         def validation(lake: Lake, artifacts: Artifacts, reports: Reports) -> Result:
-            from assets.tabular.validation import evidence as evidences, examinations
+            from assets.tabular.validation import evidence as evidences
+            from assets.tabular.validation.pages import examined as examinations
 
             yield _stored(
                 reports, examinations.ALONE[name](evidences.load(pipeline, lake, artifacts))

@@ -45,7 +45,7 @@ def test_everything_is_escaped() -> None:
     page = _page()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 11
-    assert "alt='&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&quot;&amp;'" in page
+    assert 'alt="&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&#34;&amp;"' in page
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from assets.tabular.monitoring.drift import (  # fmt: skip
+from assets.tabular.monitoring.drift.comparison import drift, drifts
+from assets.tabular.monitoring.drift.reference import (
     Reference,
-    drift,
-    drifts,
-    jensen_shannon_distance,
-    kolmogorov_smirnov,
     number_reference,
-    population_stability_index,
     reference,
     sampled_rows,
+)
+from assets.tabular.monitoring.drift.statistics import (
+    jensen_shannon_distance,
+    kolmogorov_smirnov,
+    population_stability_index,
     wasserstein,
 )
 

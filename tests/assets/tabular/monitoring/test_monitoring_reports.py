@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from assets.reporting.report import Measure, Verdict
-from assets.tabular.monitoring import feature_drift, performance, skew
-from assets.tabular.monitoring.drift import Reference, reference
+from assets.tabular.monitoring import performance, skew
+from assets.tabular.monitoring.drift import report
+from assets.tabular.monitoring.drift.reference import Reference, reference
 from declare.monitoring import Monitors
 
 LIMITS = Monitors()
@@ -116,9 +117,7 @@ def known() -> Reference:
 
 
 def test_the_drift_report_names_the_features_and_their_numbers(known: Reference) -> None:
-    measures, verdicts, notes = feature_drift.data_drift(
-        drift_frame(900, 2, shift=30), known, LIMITS
-    )
+    measures, verdicts, notes = report.data_drift(drift_frame(900, 2, shift=30), known, LIMITS)
     failed = only(verdicts, "drift_share")
     assert failed.passed is False
     assert failed.value == pytest.approx(2 / 3)
@@ -130,18 +129,17 @@ def test_the_drift_report_names_the_features_and_their_numbers(known: Reference)
 
 def test_a_quiet_day_passes_and_a_small_one_is_not_judged(known: Reference) -> None:
     assert all(
-        verdict.passed
-        for verdict in feature_drift.data_drift(drift_frame(900, 4), known, LIMITS)[1]
+        verdict.passed for verdict in report.data_drift(drift_frame(900, 4), known, LIMITS)[1]
     )
     assert [
         verdict.passed
-        for verdict in feature_drift.data_drift(drift_frame(150, 4, shift=30), known, LIMITS)[1]
+        for verdict in report.data_drift(drift_frame(150, 4, shift=30), known, LIMITS)[1]
     ] == [None, None]
 
 
 def test_missing_values_are_told_apart_from_drift(known: Reference) -> None:
     verdict = only(
-        feature_drift.data_drift(drift_frame(900, 2, missing=0.6), known, LIMITS)[1],
+        report.data_drift(drift_frame(900, 2, missing=0.6), known, LIMITS)[1],
         "missing_values",
     )
     assert verdict.passed is False
@@ -154,9 +152,9 @@ def test_prediction_drift_compares_outputs_with_those_on_the_test_split(known: R
         pl.DataFrame({"output": rng.beta(2, 5, 900)}),
         pl.DataFrame({"output": rng.beta(5, 2, 900)}),
     )
-    assert feature_drift.prediction_drift(same, known.output, LIMITS)[1][0].passed is True
-    assert feature_drift.prediction_drift(moved, known.output, LIMITS)[1][0].passed is False
-    assert feature_drift.prediction_drift(moved, None, LIMITS)[1][0].passed is None
+    assert report.prediction_drift(same, known.output, LIMITS)[1][0].passed is True
+    assert report.prediction_drift(moved, known.output, LIMITS)[1][0].passed is False
+    assert report.prediction_drift(moved, None, LIMITS)[1][0].passed is None
 
 
 def test_skew_compares_numbers_as_float32_and_texts_by_vocabulary() -> None:

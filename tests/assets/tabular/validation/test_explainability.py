@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assets.tabular.validation import explainability
+from assets.tabular.validation.examinations import explainability
 from assets.tabular.validation.terms import ADDITIVITY_TOLERANCE
 from bundle.models.contributions import contributions
 

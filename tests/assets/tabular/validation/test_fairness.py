@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assets.tabular.validation import fairness
-from assets.tabular.validation.slices import grouping
+from assets.tabular.validation.examinations import fairness
+from assets.tabular.validation.examinations.slices import grouping
 
 
 def _groups(bias: float, n: int = 6_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assets.tabular.validation import robustness
+from assets.tabular.validation.examinations import robustness
 from assets.tabular.validation.terms import ALL_NUMBERS
 
 NAMES, CATEGORICAL = ("strong", "weak", "place"), (False, False, True)

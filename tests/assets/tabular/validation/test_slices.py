@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assets.tabular.validation import slices
-from assets.tabular.validation.slices import MISSING, OTHERS, grouping
+from assets.tabular.validation.examinations import slices
+from assets.tabular.validation.examinations.slices import MISSING, OTHERS, grouping
 
 
 def _bad_in(place: str, n: int = 4_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from assets.reporting.report import Measure
 from assets.tabular.tasks.metrics import HIGHER_IS_BETTER, NAMES, Array
 from assets.tabular.validation import bootstrap
 from assets.tabular.validation.bootstrap import Bootstrap, Interval
-from assets.tabular.validation.slices import measure
+from assets.tabular.validation.examinations.slices import measure
 from assets.tabular.validation.terms import NO_CHAMPION
 
 CANDIDATE, BASELINE, CHAMPION = "candidate", "baseline", "champion"

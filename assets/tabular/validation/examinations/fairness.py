@@ -22,7 +22,7 @@ from assets.tabular.validation.bootstrap import (
     group_means,
     percentile_interval,
 )
-from assets.tabular.validation.slices import Groups, measure
+from assets.tabular.validation.examinations.slices import Groups, measure
 
 RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")
 GAPS = ("demographic_parity", "equal_opportunity", "equalised_odds")

@@ -19,10 +19,10 @@ from assets.tabular.tasks.metrics import (
     wilson,
 )
 from assets.tabular.validation.bootstrap import Bootstrap, Interval
-from assets.tabular.validation.explainability import Explanation
-from assets.tabular.validation.fairness import RATES, Fairness
-from assets.tabular.validation.robustness import Effect
-from assets.tabular.validation.slices import Slice
+from assets.tabular.validation.examinations.explainability import Explanation
+from assets.tabular.validation.examinations.fairness import RATES, Fairness
+from assets.tabular.validation.examinations.robustness import Effect
+from assets.tabular.validation.examinations.slices import Slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

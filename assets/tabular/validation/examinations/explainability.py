@@ -15,7 +15,7 @@ from assets.reporting.report import Measure
 from assets.tabular.tasks.metrics import Array
 from assets.tabular.validation import bootstrap
 from assets.tabular.validation.bootstrap import Interval
-from assets.tabular.validation.slices import measure
+from assets.tabular.validation.examinations.slices import measure
 
 ROWS = 500  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
 

@@ -15,7 +15,7 @@ from assets.reporting.report import Measure
 from assets.tabular.tasks.metrics import ROW_WISE, Array, row_metric
 from assets.tabular.validation import bootstrap
 from assets.tabular.validation.bootstrap import Interval
-from assets.tabular.validation.slices import measure
+from assets.tabular.validation.examinations.slices import measure
 from assets.tabular.validation.terms import ALL_NUMBERS
 
 Matrix = NDArray[np.float32]

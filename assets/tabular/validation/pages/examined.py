@@ -15,17 +15,16 @@ from assets.reporting.report import Measure, Report
 from assets.reporting.tables import estimate, number
 from assets.tabular.tasks.metrics import BINS, HIGHER_IS_BETTER, NAMES, ROW_WISE, Array
 from assets.tabular.training.cpus import threads
-from assets.tabular.validation import (  # fmt: skip
-    bootstrap,
+from assets.tabular.validation import bootstrap, gates
+from assets.tabular.validation.evidence import Evidence
+from assets.tabular.validation.examinations import (
     explainability as explaining,
     fairness as fairnesses,
-    figures,
-    gates,
     performance as performances,
     robustness as robustnesses,
     slices as slicing,
 )
-from assets.tabular.validation.evidence import Evidence
+from assets.tabular.validation.pages import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

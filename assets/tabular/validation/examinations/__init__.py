@@ -1,0 +1,1 @@
+"""Examinations of a candidate: numbers alone, over arrays and frames. Their pages are in `validation.pages`."""

@@ -1,0 +1,1 @@
+"""Pages of the validation reports: what people see of each examination."""
