@@ -22,9 +22,9 @@ from serving.http import headers, pages
 from serving.http.headers import BINARY, CLOSE, JSON, STRICT_TRANSPORT, typed
 from serving.http.heading import Heading, read_heading
 from serving.http.http1 import Answer, BodyTooLargeError, GoneError, Headers, Request
-from serving.protocols import arrow, inference_protocol, openapi, tensors
-from serving.protocols.inference_protocol import HEADER_LENGTH
-from serving.service import Service, check_served, check_version, off_loop
+from serving.protocols import arrow, inference, models, openapi
+from serving.protocols.inference import HEADER_LENGTH
+from serving.service import Service, check_version, off_loop
 
 logger = logging.getLogger("serving")
 
@@ -39,6 +39,7 @@ TENSORS_BODY = frozenset(
 # Whoever asks only whether the server lives or is ready needs no key.
 OPEN = frozenset({"/healthz", "/readyz"})
 ROUTES = frozenset({*OPEN, "/v2", "/v2/health/live", "/v2/health/ready"})
+REPOSITORY = "/v2/repository/index"
 ADMIN_ROUTES = frozenset({"/metrics", "/openapi.json", *pages.PATHS})
 
 _json = msgspec.json.Encoder().encode
@@ -116,6 +117,8 @@ class Routes:
         if path.startswith("/models/"):
             served = self._served(path[8:], request, "GET", call, "metadata")
             return _encoded(self._service.describe(served, example=self._admin))
+        if path == REPOSITORY:
+            return await self._index(request, heading, call)
         return self._plain(path, head.method, call)
 
     def _served(self, name: str, request: Request, method: str, call: Call, scope: str) -> Served:
@@ -205,12 +208,11 @@ class Routes:
 
         size = len(body)
         asked = await off_loop(
-            size, inference_protocol.decode, view.contract, body, named.get(HEADER_LENGTH)
+            size, inference.decode, view.contract, body, named.get(HEADER_LENGTH)
         )
+        call.limit(asked.seconds)
         answers = await service.predict(served, view, asked.columns, call)
-        content, header_size = await off_loop(
-            size, inference_protocol.encode, served.name, answers, asked
-        )
+        content, header_size = await off_loop(size, inference.encode, served.name, answers, asked)
         if header_size is None:
             return Answer(200, JSON, content)
         return Answer(200, (*BINARY, (HEADER_LENGTH, b"%d" % header_size)), content)
@@ -244,10 +246,19 @@ class Routes:
                 raise Refusal(503, "ready", "This model is not ready.")
             return {"name": name, "ready": True}
         view = service.view(served)
-        check_served(view, version)
+        check_version(view, version)
         if what == "golden":
             return {"bundles": service.golden(served)}
-        return tensors.metadata(view.manifest, view.versions)
+        return models.metadata(view)
+
+    async def _index(self, request: Request, heading: Heading, call: Call) -> Answer:
+        """The repository index of the Open Inference Protocol."""
+        call.caller.permit("metadata")
+        if request.head.method != "POST":
+            raise MethodRefusal("POST")
+        self._accept(heading, TENSORS_BODY | {b""})
+        ready = models.only_ready(await self._body(request))
+        return _encoded(models.index(self._service, call.caller, ready=ready))
 
     # -- plain routes --------------------------------------------------------------------------
 
@@ -267,13 +278,8 @@ class Routes:
             case "/readyz" | "/v2/health/ready":
                 return _encoded(self._ready(path))
             case "/v2":
-                about = {
-                    "name": "evergreen",
-                    "version": openapi.VERSION,
-                    "extensions": openapi.EXTENSIONS,
-                    "models": service.visible(call.caller),
-                }
-                return _encoded(about)
+                about = {"models": service.visible(call.caller)}
+                return _encoded(models.server() | about)
             case "/openapi.json":
                 return _encoded(self._openapi(call))
         return Answer(200, METRICS, service.prometheus().encode())

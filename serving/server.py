@@ -31,7 +31,7 @@ from serving.watch.identity import identity
 from serving.watch.metrics import Metrics
 
 if TYPE_CHECKING:
-    from serving.protocols.grpc_service import GrpcServer
+    from serving.protocols.rpc.server import GrpcServer
 
 logger = logging.getLogger("serving")
 
@@ -156,7 +156,7 @@ async def _run(options: Options, inherited: Inherited) -> None:
     )
     rpc = None
     if options.grpc_port is not None:
-        from serving.protocols.grpc_service import GrpcServer
+        from serving.protocols.rpc.server import GrpcServer
 
         rpc = GrpcServer(service, options)
     server = Server(

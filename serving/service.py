@@ -212,9 +212,9 @@ class Service:
         return sorted(name for name, served in self.pipelines.items() if served.view is None)
 
     def model_ready(self, served: Served, version: str | None) -> bool:
-        """Whether a pipeline is being served, or this bundle of it."""
+        """Whether a pipeline is being served, and this version of it may be asked for."""
         view = served.view
-        return view is not None and not self.draining and version in (None, *view.versions)
+        return view is not None and not self.draining and version in (None, view.version)
 
     def describe(self, served: Served, *, example: bool) -> dict[str, Any]:
         """Where the bundles of a pipeline come from and how good they were. Raises Refusal."""
@@ -267,7 +267,7 @@ class Service:
         return {
             name: (None, 0, None)
             if view is None
-            else (view.versions[0], view.desired.serial, view.online_as_of)
+            else (view.version, view.desired.serial, view.online_as_of)
             for name, view in views.items()
         }
 
@@ -305,19 +305,16 @@ def _pipeline_gauges(name: str, served: Served) -> Iterator[Value]:
 
 
 def check_version(view: View, version: str | None) -> None:
-    """Raises Refusal where a prediction is asked of a bundle other than the champion."""
-    if version is not None and version != view.versions[0]:
+    """Raises Refusal for a version that cannot be asked for: any but the champion.
+
+    Callers that choose a challenger would bias what the split of the traffic is there to measure.
+    """
+    if version not in (None, view.version):
         raise Refusal(
             404,
             "version",
             "This version is not the champion; leave the version out, or ask for the champion.",
         )
-
-
-def check_served(view: View, version: str | None) -> None:
-    """Raises Refusal for a version that is not being served."""
-    if version is not None and version not in view.versions:
-        raise Refusal(404, "version", "This version is not being served.")
 
 
 async def off_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:

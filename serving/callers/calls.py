@@ -27,6 +27,11 @@ class Call:
     def admitted(self) -> bool:
         return self.end > 0
 
+    def limit(self, seconds: float | None) -> None:
+        """Let the answer take no longer than this; None sets no limit of its own."""
+        if seconds is not None:
+            self.end = min(self.end, self.start + seconds)
+
     def in_time(self) -> None:
         """Raises Refusal when the answer would come too late to be of use."""
         if time.monotonic() > self.end:

@@ -49,9 +49,9 @@ class View:
         return self.desired.key or self.manifest.entity
 
     @property
-    def versions(self) -> list[str]:
-        """Digests of the bundles that answer, champion first."""
-        return [arm.bundle.digest for arm in self.arms]
+    def version(self) -> str:
+        """Digest of the champion's bundle."""
+        return self.arms[0].bundle.digest
 
 
 def local_day(zone: ZoneInfo) -> Callable[[datetime], str]:

@@ -10,10 +10,9 @@ from serving.contract.contract import example
 from serving.delivery.explain import ROW_LIMIT as EXPLAINED
 from serving.options import Options
 from serving.protocols.arrow import KIND
-from serving.protocols.tensors import DATATYPES, OUTPUTS
-
-VERSION = "1"
-EXTENSIONS = ["binary_tensor_data"]
+from serving.protocols.models import VERSION
+from serving.protocols.outputs import OUTPUTS
+from serving.protocols.tensors import DATATYPES
 
 Schema = dict[str, Any]
 

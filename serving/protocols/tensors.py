@@ -19,7 +19,6 @@ import numpy as np
 
 from bundle.features.columns import Column, Texts
 from bundle.features.moments import plain_moments
-from bundle.manifest import Manifest
 from serving.contract.contract import Columns, Contract, parse_place
 from serving.contract.refusal import Refusal
 
@@ -30,7 +29,6 @@ INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UI
 DATATYPES: dict[str, tuple[str, ...]] = {
     "string": ("BYTES",), "datetime": ("BYTES",), "boolean": ("BOOL",), "integer": INTEGERS, "float": ("FP64", "FP32", "FP16", *INTEGERS),
 }  # fmt: skip
-OUTPUTS = {"prediction": "FP64", "prediction_id": "BYTES", "ood": "BYTES"}
 IS_NULL = ".is_null"
 _LENGTH = struct.Struct("<I")
 _NUMPY = {
@@ -113,35 +111,6 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
                 kind, values.astype(np.float64) if kind == "float" else values, null
             )
     return contract.check_columns(columns)
-
-
-def packed(texts: Sequence[str]) -> bytes:
-    """Texts as a raw BYTES tensor: each preceded by its length, four bytes little-endian."""
-    return b"".join(
-        [struct.pack("<I", len(content)) + content for content in (text.encode() for text in texts)]
-    )
-
-
-def raw_output(datatype: str, values: Sequence[Any]) -> bytes:
-    """Values of an output as raw bytes."""
-    return packed(values) if datatype == "BYTES" else struct.pack(f"<{len(values)}d", *values)
-
-
-def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
-    """Model metadata: inputs with their datatypes, outputs, versions (bundle digests, champion first)."""
-    return {
-        "name": manifest.pipeline,
-        "versions": list(versions),
-        "platform": "evergreen_xgboost",
-        "inputs": [
-            {"name": name, "datatype": DATATYPES[field.kind][0], "shape": [-1]}
-            for name, field in manifest.request.items()
-        ],
-        "outputs": [
-            {"name": name, "datatype": datatype, "shape": [-1]}
-            for name, datatype in OUTPUTS.items()
-        ],
-    }
 
 
 def _length(tensor: Tensor) -> int:

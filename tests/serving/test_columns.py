@@ -34,7 +34,7 @@ from serving.contract.contract import (
 )
 from serving.contract.refusal import Refusal
 from serving.delivery.predicting import Answers
-from serving.protocols import arrow, inference_protocol
+from serving.protocols import arrow, inference
 from serving.protocols.tensors import DATATYPES
 from tests.support.endpoint import CONTRACT, files, request, snapshot
 
@@ -292,7 +292,7 @@ def tensors(changes: list[tuple[int, str, str]], extra: str) -> bytes:
     return ('{"inputs":[' + ",".join(inputs) + "]" + extra + "}").encode()
 
 
-def inferred(decode: Callable[[], inference_protocol.Asked]) -> Any:
+def inferred(decode: Callable[[], inference.Asked]) -> Any:
     """What was understood of an inference, or refused."""
     try:
         asked = decode()
@@ -316,8 +316,8 @@ def test_columns_of_json_are_understood_or_refused_as_value_by_value(
     changes: list[tuple[int, str, str]], extra: str
 ) -> None:
     sent = tensors(changes, extra)
-    found = inferred(lambda: inference_protocol.decode(contract(), sent))
-    assert found == inferred(lambda: inference_protocol.decode_any(contract(), sent, None))
+    found = inferred(lambda: inference.decode(contract(), sent))
+    assert found == inferred(lambda: inference.decode_any(contract(), sent, None))
 
 
 @pytest.mark.parametrize(
@@ -333,8 +333,8 @@ def test_inferences_of_columns_are_understood_or_refused_as_value_by_value(
     there: bytes, instead: bytes
 ) -> None:
     sent = tensors([], "").replace(there, instead, 1)
-    found = inferred(lambda: inference_protocol.decode(contract(), sent))
-    assert found == inferred(lambda: inference_protocol.decode_any(contract(), sent, None))
+    found = inferred(lambda: inference.decode(contract(), sent))
+    assert found == inferred(lambda: inference.decode_any(contract(), sent, None))
 
 
 PARTS = (

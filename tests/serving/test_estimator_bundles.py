@@ -72,6 +72,7 @@ def test_an_estimator_answers_exactly_beside_a_champion_of_trees(
         ) == pytest.approx(explained["margin"], abs=1e-4)
         assert explained["probability"] == pytest.approx(answer["prediction"], abs=TOLERANCE)
     assert described["versions"] == [candidate]
+    assert described["platform"] == "evergreen_scikit_learn"
 
 
 def test_an_altered_estimator_is_not_served(tmp_path: Path) -> None:

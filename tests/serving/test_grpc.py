@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from bundle.records import log
 from tests.serving.test_access import bearer, certified, keyed
+from tests.serving.test_watching import until
 from tests.support.endpoint import CONTRACT, DAY, NAME, TREE, Place, Running, request
 from tests.support.ports import free_ports
+from tests.support.unfinished import Unfinished
 
 REQUESTS = [request(number) for number in range(70)]
 KINDS = {
@@ -32,7 +35,10 @@ KINDS = {
     "boolean": "BOOL",
 }
 PROTO = "serving/protocols/open_inference.proto"
-INFER = "/inference.GRPCInferenceService/ModelInfer"
+SERVICE = "/inference.GRPCInferenceService"
+INFER = f"{SERVICE}/ModelInfer"
+HEALTH = "/grpc.health.v1.Health"
+WATCHERS = 32
 
 
 @dataclass
@@ -302,3 +308,172 @@ def test_keys_and_tls_hold_here_too_and_workers_share_the_port(tmp_path: Path) -
             pytest.raises(InferenceServerException, match="UNAVAILABLE"),
         ):
             plainly.is_server_live()
+
+
+def counted(text: str, sample: str) -> float:
+    """The number of a sample in the text of /metrics."""
+    lines = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
+    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+
+def test_no_message_is_received_of_unknown_callers_and_none_that_never_ends(tmp_path: Path) -> None:
+    place = Place.new(tmp_path)
+    place.release()
+    [port] = free_ports(1)
+    key = keyed(place)
+    address = f"127.0.0.1:{port}"
+    with place.server("--grpc-port", str(port), "--request-seconds", "2", key=key) as server:
+        paths = [INFER] * 6 + [f"{HEALTH}/Check", f"{SERVICE}/ServerLive"]
+        strangers = [Unfinished(address, path, 15 << 20) for path in paths]
+        for call in strangers:
+            call.send()
+            call.wait()
+            assert call.sent < 15 << 20, "a whole message was received of somebody unknown"
+            call.close()
+
+        known = [
+            Unfinished(address, path, 15 << 20, bearer(key)) for path in (INFER, f"{HEALTH}/Check")
+        ]
+        for call in known:
+            call.send()
+            call.wait()
+            call.close()
+
+        text = server.admin.get("/metrics").text
+        assert counted(text, 'evergreen_unauthorized_total{reason="key_missing"}') == 6
+        assert counted(text, 'evergreen_requests_total{pipeline="",status="401"}') == 6
+        assert counted(text, 'evergreen_requests_total{pipeline="",status="408"}') == 1
+
+
+def test_a_server_under_unfinished_calls_answers_others(target: Target) -> None:
+    # One connection has a limited number of streams; these are of one connection each.
+    waiting = [Unfinished(target.address, INFER, 100_000) for _ in range(20)]
+    for call in waiting:
+        call.send()
+    with triton.InferenceServerClient(target.address) as client:
+        answer = client.infer(NAME, inputs(REQUESTS[:2]))
+        assert len(answer.as_numpy("prediction")) == 2
+    for call in waiting:
+        call.close()
+
+
+def test_parameters_are_read(client: triton.InferenceServerClient, target: Target) -> None:
+    def refused(made: Any) -> str:
+        with (
+            grpc.insecure_channel(target.address) as channel,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            channel.unary_unary(INFER)(made.SerializeToString())
+        error: Any = caught.value
+        trailing = {found.key: found.value for found in error.trailing_metadata()}
+        return f"{error.code().name} {trailing['rule']} {trailing.get('field')}"
+
+    def infer(made: Any) -> Any:
+        with grpc.insecure_channel(target.address) as channel:
+            content = channel.unary_unary(INFER)(made.SerializeToString())
+        return service_pb2.ModelInferResponse.FromString(content)
+
+    classes = triton.InferRequestedOutput("prediction", class_count=2)
+    with pytest.raises(InferenceServerException, match="classification is not supported"):
+        client.infer(NAME, inputs(REQUESTS[:1]), outputs=[classes])
+    with pytest.raises(InferenceServerException, match="sequence_id is not supported"):
+        client.infer(NAME, inputs(REQUESTS[:1]), sequence_id=7)
+    with pytest.raises(InferenceServerException, match="time was over"):
+        client.infer(NAME, inputs(REQUESTS[:1]), timeout=1)
+    assert len(client.infer(NAME, inputs(REQUESTS[:1]), timeout=10_000_000).as_numpy("ood")) == 1
+
+    shared = message(REQUESTS[4])
+    shared.inputs[0].parameters["shared_memory_region"].string_param = "mine"
+    assert refused(shared) == (
+        "INVALID_ARGUMENT parameter inputs[0].parameters.shared_memory_region"
+    )
+    endless = message(REQUESTS[4])
+    endless.parameters["timeout"].string_param = "soon"
+    assert refused(endless) == "INVALID_ARGUMENT timeout parameters.timeout"
+
+    # Hints that change nothing are ignored, and outputs may be raw where the inputs are not.
+    raw = message(REQUESTS[4])
+    raw.parameters["content_type"].string_param = "pd"
+    raw.parameters["binary_data_output"].bool_param = True
+    answer = infer(raw)
+    assert len(answer.raw_output_contents) == len(answer.outputs) == 4
+    assert np.frombuffer(answer.raw_output_contents[0]).tolist() == plain(target, [REQUESTS[4]])
+    mixed = message(REQUESTS[4])
+    mixed.outputs.add(name="prediction").parameters["binary_data"].bool_param = True
+    mixed.outputs.add(name="ood").parameters["binary_data"].bool_param = False
+    assert refused(mixed) == "INVALID_ARGUMENT outputs outputs"
+
+
+def test_the_repository_index_lists_what_can_be_asked_for(
+    client: triton.InferenceServerClient, target: Target
+) -> None:
+    [model] = client.get_model_repository_index().models
+    assert (model.name, model.version, model.state) == (NAME, target.digest, "READY")
+    with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+        client.unload_model(NAME)
+
+
+def test_probes_ask_for_health_without_a_key(tmp_path: Path) -> None:
+    place = Place.new(tmp_path)
+    digest = place.install()
+    [port] = free_ports(1)
+    key = keyed(place)
+    serving = health_pb2.HealthCheckResponse
+    with (
+        place.server("--grpc-port", str(port), ready=False, key=key) as server,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        watched = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+        assert next(watched).status == serving.NOT_SERVING
+        assert health.Check(health_pb2.HealthCheckRequest()).status == serving.NOT_SERVING
+
+        place.publish()
+        place.desire((digest, 1.0))
+        assert next(watched).status == serving.SERVING
+        assert health.Check(health_pb2.HealthCheckRequest()).status == serving.SERVING
+
+        # Only a known caller learns which pipelines there are; others hear of the whole server.
+        metadata = [("authorization", f"Bearer {key}")]
+        named = health_pb2.HealthCheckRequest(service=NAME)
+        assert health.Check(named, metadata=metadata).status == serving.SERVING
+        other = health_pb2.HealthCheckRequest(service="other")
+        assert health.Check(other).status == serving.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            health.Check(other, metadata=metadata)
+        refused: Any = caught.value
+        assert refused.code() == grpc.StatusCode.NOT_FOUND
+        unknown = health.Watch(other, metadata=metadata)
+        assert next(unknown).status == serving.SERVICE_UNKNOWN
+
+        watched.cancel()
+        unknown.cancel()
+        assert server.stop() == 0
+
+
+def test_watches_are_few_and_make_room_again(target: Target) -> None:
+    request = health_pb2.HealthCheckRequest()
+    with grpc.insecure_channel(target.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(request) for _ in range(WATCHERS)]
+        assert {next(watch).status for watch in watches} == {1}
+        with pytest.raises(grpc.RpcError) as caught:
+            next(health.Watch(request))
+        refused: Any = caught.value
+        assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert health.Check(request).status == 1
+
+        for watch in watches:
+            watch.cancel()
+        # The server hears of it a moment later.
+        until(lambda: _watches(health, request), "room for another watch")
+
+
+def _watches(health: Any, request: Any) -> bool:
+    watch = health.Watch(request)
+    try:
+        return next(watch).status == 1
+    except grpc.RpcError:
+        return False
+    finally:
+        watch.cancel()
