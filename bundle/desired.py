@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -16,6 +17,8 @@ from bundle import signing
 
 FORMAT = 1
 CHAMPION, SHADOW = "champion", "shadow"
+ALARM_FILE = "platform.json"
+"""An `Alarm` beside the folders of the pipelines; without the file all is well."""
 NOT_PIPELINES = frozenset({"bundles", "replicas", "service", "workers"})
 """Folders of an endpoint beside those of its pipelines; no pipeline may be called so."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -84,12 +87,29 @@ class ArmState(msgspec.Struct, frozen=True):
     share: float
 
 
+class RefusedBundle(msgspec.Struct, frozen=True):
+    """A bundle that an endpoint cannot serve, and in which desired state (`serial`) it stands."""
+
+    serial: int
+    bundle: str
+    reason: str
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """Why the platform changes nothing any more; the endpoint serves on. `since` is ISO 8601."""
+
+    reason: str
+    since: str
+
+
 class Actual(msgspec.Struct, frozen=True, kw_only=True):
     """What an endpoint serves of one pipeline.
 
-    `serial` is that of the desired state being served, `desired_serial` the newest valid one it has seen; `error` says why
-    they differ, `shadows` what is scored beside the answers, `snapshot_error` why the online snapshot in use is not the newest. `golden_ms` is the mean time of one
-    golden row. With several workers each writes its own; the file and the route show the one furthest behind.
+    `serial` is that of the desired state being served, `desired_serial` the newest valid one that
+    the endpoint has seen. `error` says why they differ, `refused` which bundle is at fault, where
+    one is. `shadows` are scored beside the answers. `snapshot_error` says why the online snapshot
+    in use is not the newest. `golden_ms` is the mean time of one golden row. With several workers
+    each writes its own state; the file and the route show the one furthest behind.
     """
 
     pipeline: str
@@ -99,6 +119,7 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     arms: tuple[ArmState, ...] = ()
     shadows: tuple[str, ...] = ()
     error: str | None = None
+    refused: RefusedBundle | None = None
     snapshot_as_of: str | None = None
     snapshot_error: str | None = None
     golden_ms: float | None = None
@@ -120,6 +141,11 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
             return f"serial {self.serial} is served, {desired.serial} is desired{f' ({self.error})' if self.error else ''}"
         if (served, self.shadows) != (desired.arms, desired.shadows):
             return f"serial {self.serial} is served with other arms than desired"
+        if self.error is not None:
+            return (
+                f"serial {self.serial} is served, but what the endpoint finds as its desired "
+                f"state is another one ({self.error})"
+            )
         return None
 
 
@@ -179,6 +205,19 @@ def check(desired: Desired) -> None:
     shares = [share for _, share in desired.arms]
     if any(not 0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
         raise ValueError(f"shares {shares} must lie between 0 and 1 and add up to 1")
+
+
+def alarm_in(root: Path) -> Alarm | None:
+    """The alarm that the platform has left at an endpoint's folder; None without one.
+
+    A file that cannot be read is an alarm too: its reason says so.
+    """
+    try:
+        return msgspec.json.decode((root / ALARM_FILE).read_bytes(), type=Alarm)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        return Alarm(f"{ALARM_FILE} cannot be read: {error}", "")
 
 
 def arm_name(index: int) -> str:

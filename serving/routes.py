@@ -17,7 +17,7 @@ from serving.callers.calls import Call
 from serving.callers.hosts import HostCheck
 from serving.contract.contract import is_batch
 from serving.contract.refusal import MethodRefusal, Refusal, unlogged
-from serving.delivery.state import Served
+from serving.delivery.following.state import Served
 from serving.http import headers, pages
 from serving.http.headers import BINARY, CLOSE, JSON, STRICT_TRANSPORT, typed
 from serving.http.heading import Heading, read_heading

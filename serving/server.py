@@ -21,7 +21,8 @@ from bundle.records import service as samples
 from serving.callers.access import Access
 from serving.callers.hosts import is_loopback
 from serving.callers.limits import RateLimits
-from serving.delivery.state import Served, discover, enlist
+from serving.delivery.following.reports import enlist
+from serving.delivery.following.state import Served, discover
 from serving.http.http1 import Connection
 from serving.listening import Inherited, tls
 from serving.options import Options

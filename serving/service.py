@@ -27,8 +27,9 @@ from serving.contract.contract import MANY_ROWS, Columns, Row, rows_of
 from serving.contract.refusal import Refusal
 from serving.delivery.describe import describe
 from serving.delivery.explain import explain
+from serving.delivery.following.alarm import AlarmWatch
+from serving.delivery.following.state import Served
 from serving.delivery.predicting import Answers, Numbering, predict_columns, predict_rows
-from serving.delivery.state import Served
 from serving.delivery.turns import Turns
 from serving.delivery.view import View
 from serving.options import Options
@@ -65,6 +66,7 @@ class Service:
         self.draining = False
         self.queued: Callable[[], int] = lambda: 0
         self.traces: Traces | None = None
+        self.alarm = AlarmWatch(options.root)
         self._ids = Numbering()
         self._turns = Turns(metrics, self._ids)
         # Explanations are slow. In a thread of their own they delay neither predictions nor the watcher.
@@ -254,6 +256,7 @@ class Service:
 
     def measure(self) -> None:
         """Bring this worker's own figures up to date, for whichever worker answers a scrape."""
+        self.alarm.look()
         self.metrics.in_flight(self.queued())
         self.metrics.measure(self.log_error() is not None)
         for name, served in self.pipelines.items():
@@ -277,6 +280,7 @@ class Service:
         return next(filter(None, errors), None)
 
     def _gauges(self) -> Iterator[Value]:
+        yield "platform_alarm", (), float(self.alarm.look() is not None)
         for name, served in list(self.pipelines.items()):
             yield from _pipeline_gauges(name, served)
         now = time.time()
@@ -295,6 +299,7 @@ def _pipeline_gauges(name: str, served: Served) -> Iterator[Value]:
     actual = served.reported()
     newest = actual.ready and actual.error is None and actual.serial == actual.desired_serial
     yield "serves_desired", (name,), float(newest)
+    yield "desired_refused", (name,), float(actual.error is not None)
 
     if served.online_published is not None:
         yield "online_features_age_seconds", (name,), time.time() - served.online_published

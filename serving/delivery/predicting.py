@@ -29,7 +29,7 @@ from serving.delivery.arms import Failure, Part, divided, divided_columns, is_pr
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from serving.delivery.state import Served
+    from serving.delivery.following.state import Served
     from serving.delivery.view import View
 
 _json = msgspec.json.Encoder().encode

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bundle.records.log import Record
     from serving.callers.calls import Call
     from serving.contract.contract import Row
-    from serving.delivery.state import Served
+    from serving.delivery.following.state import Served
     from serving.delivery.view import View
     from serving.watch.metrics import Metrics
 

@@ -56,6 +56,14 @@ FAMILIES: dict[str, Family] = {
         "1 where every worker serves the newest desired state, 0 where one does not.",
         ("pipeline",),
     ),
+    "desired_refused": Family(
+        "gauge",
+        "1 where a worker cannot take the desired state: damaged, unsigned, older or unusable.",
+        ("pipeline",),
+    ),
+    "platform_alarm": Family(
+        "gauge", "1 while the platform says that it changes nothing, as with an altered ledger."
+    ),
     "trials_total": Family(
         "counter",
         "Rows computed by bundles on trial: scored beside the answer, failed, or dropped.",

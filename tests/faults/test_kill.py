@@ -56,7 +56,7 @@ ONE_BY_ONE = (
         "resources.artifacts:Artifacts.put", "after", ("bundles",)
     ),  # worker, release: the bundle lies there, unnamed
     Point(
-        "serving.delivery.state:Served._publish", "before"
+        "serving.delivery.following.state:Served._publish", "before"
     ),  # endpoint: desired state seen, not yet served
 )
 ALL_AT_ONCE = (
@@ -189,8 +189,12 @@ def test_the_endpoint_serves_and_answers_the_same(told: dict[str, Told], name: s
 
 SWAPS = {
     "its serial was remembered": ("bundle.files:write_atomically", "after", "serial.json"),
-    "its bundle was about to be loaded": ("serving.delivery.state:Served._load", "before", ""),
-    "its golden rows were tried": ("serving.delivery.state:Served._load", "after", ""),
+    "its bundle was about to be loaded": (
+        "serving.delivery.following.loading:Loader.load",
+        "before",
+        "",
+    ),
+    "its golden rows were tried": ("serving.delivery.following.loading:Loader.load", "after", ""),
     "it served, and had not remembered it": (
         "bundle.files:write_atomically",
         "before",

@@ -25,8 +25,9 @@ from bundle.desired import arm_name
 from bundle.files import write_atomically
 from bundle.manifest import Bundle
 from bundle.records import log, service
-from serving.delivery import state
-from serving.delivery.state import Served, enlist
+from serving.delivery.following import loading
+from serving.delivery.following.reports import enlist
+from serving.delivery.following.state import Served
 from serving.options import Options
 from serving.watch.identity import identity
 from tests.support.endpoint import DAY, NAME, TREE, Place, Running, request, snapshot
@@ -202,7 +203,7 @@ def test_what_a_restart_goes_on_with_is_stored_before_it_answers(
             answering.append(served.actual().bundles)
         write_atomically(file, content, *arguments, **options)
 
-    monkeypatch.setattr("serving.delivery.state.write_atomically", stored)
+    monkeypatch.setattr("serving.delivery.following.watermark.write_atomically", stored)
     try:
         first = place.release(seed=0)
         served.refresh()
@@ -230,7 +231,7 @@ def test_what_a_restart_goes_on_with_never_goes_back(
         slow.refresh()
         fast.refresh()
         overtaken, newest = place.release(seed=1), place.install(seed=2)
-        load = state.from_files
+        load = loading.from_files
 
         def slowly(
             files: Mapping[str, bytes], public_key: bytes, digest: str | None = None
@@ -240,7 +241,7 @@ def test_what_a_restart_goes_on_with_never_goes_back(
                 fast.refresh()
             return load(files, public_key, digest)
 
-        monkeypatch.setattr(state, "from_files", slowly)
+        monkeypatch.setattr(loading, "from_files", slowly)
         slow.refresh()
         restarted.resume()
         assert restarted.actual().bundles == fast.actual().bundles == (newest,)

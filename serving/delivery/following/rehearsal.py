@@ -1,7 +1,7 @@
 """A bundle loaded and tried out in a process of its own, before a worker that serves others loads it.
 
 The libraries that read a model are native code: a fault in one ends the process that loads it, and
-no `except` catches that. `python -m serving.delivery.rehearsal` ends instead.
+no `except` catches that. `python -m serving.delivery.following.rehearsal` ends instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rehearse(
     command = [
         sys.executable,
         "-m",
-        "serving.delivery.rehearsal",
+        "serving.delivery.following.rehearsal",
         str(folder),
         str(public_key),
         digest,
@@ -74,7 +74,7 @@ def try_out(bundle: Bundle) -> float:
 
 def main() -> int:
     made = argparse.ArgumentParser(
-        "python -m serving.delivery.rehearsal",
+        "python -m serving.delivery.following.rehearsal",
         description="Load a bundle and predict its golden rows; exit 0 if that works.",
     )
     made.add_argument("folder", type=Path)

@@ -1,0 +1,1 @@
+"""Following what the platform desires: loading, swapping and reporting, with what a restart remembers."""
