@@ -40,14 +40,17 @@ import msgspec
 import psutil
 
 from assets.endpoint import reconcile as reconciling
-from assets.traffic import decisions, rollouts
-from assets.traffic.decisions import Proposal
+from assets.traffic import decisions, rollouts, steps
+from assets.traffic.entries import Confirmation, LedgerEntry, entries as read
+from assets.traffic.moves import MOVES, desired_state, released as released_now
+from assets.traffic.standing import Proposal
+from assets.traffic.steps import Grounds
 from bundle.records import log
 from declare.release import ReleasePolicy
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.keys import Keys
-from resources.ledger import Entry, Ledger
+from resources.ledger import Ledger
 from tests.support import endpoint as toy
 from tests.support.endpoint import DAY, NAME, TREE, Place, Running
 
@@ -242,16 +245,16 @@ class Platform:
         return proposal
 
     def release(self, bundle: str) -> None:
-        decisions.release(self.ledger, self.propose(bundle), 0, {})
+        steps.release(self.ledger, self.propose(bundle), 0, Grounds())
 
     def begin_canary(self, bundle: str) -> None:
         """Shadow first, then a share of the traffic."""
         proposal = self.propose(bundle)
-        rollouts.start(self.ledger, proposal, 0, CANARY, {})
+        steps.start(self.ledger, proposal, 0, CANARY, Grounds())
         self.reconcile()
-        rollout = rollouts.under_way(self.ledger.entries(NAME))
+        rollout = rollouts.under_way(read(self.ledger, NAME))
         assert rollout is not None
-        rollouts.advance(self.ledger, rollout, CANARY, DAY, {})
+        steps.advance(self.ledger, rollout, CANARY, DAY)
 
     def roll_back(self) -> None:
         decisions.rollback(self.ledger, NAME, PERSON, "the soak test goes back")
@@ -287,17 +290,13 @@ class Allowed(msgspec.Struct, frozen=True):
     replaced: float
 
 
-def allowed(entries: Sequence[Entry]) -> list[Allowed]:
+def allowed(entries: Sequence[LedgerEntry]) -> list[Allowed]:
     """What the ledger allowed, decision by decision. A decision that was never confirmed ends with the next one's confirmation."""
-    moves = [
-        entry
-        for entry in entries
-        if entry.kind not in ("approval", "rejection", "traffic", "retrain_request")
-    ]
+    moves = [entry for entry in entries if isinstance(entry, MOVES)]
     confirmed = {
-        entry.payload["decision"]: entry.moment.timestamp()
+        entry.decision: entry.moment.timestamp()
         for entry in entries
-        if entry.kind == "traffic"
+        if isinstance(entry, Confirmation)
     }
     ends: list[float] = []
     end = float("inf")
@@ -307,13 +306,8 @@ def allowed(entries: Sequence[Entry]) -> list[Allowed]:
     ends = [*reversed(ends), float("inf")]
     found = []
     for move, end in zip(moves, ends, strict=True):
-        arms = move.payload.get("arms")
-        bundles = (
-            [arm[0] for arm in arms if arm[1] > 0] if isinstance(arms, list) else [move.bundle]
-        )
-        found.append(
-            Allowed(frozenset(str(bundle) for bundle in bundles), move.moment.timestamp(), end)
-        )
+        bundles = frozenset(bundle for bundle, share in desired_state(move).arms if share > 0)
+        found.append(Allowed(bundles, move.moment.timestamp(), end))
     return found
 
 
@@ -422,7 +416,7 @@ def soak(
     failures = [*fastest.failed, *half.failed]
     unexcused = [failure for failure in failures if not excused(failure, platform.kills)]
     problems += [f"a request failed: status {each.status}, {each.why}" for each in unexcused[:10]]
-    wrong = not_allowed(answers, allowed(platform.ledger.entries(NAME)))
+    wrong = not_allowed(answers, allowed(read(platform.ledger, NAME)))
     problems += [
         f"prediction {each.id} was answered by bundle {each.bundle}, which the ledger did not allow then"
         for each in wrong[:10]
@@ -451,7 +445,7 @@ def happen(step: str, platform: Platform, server: Running, chosen: random.Random
     )
     if during is not None:
         during.start()
-    released = decisions.released(platform.ledger.entries(NAME))
+    released = released_now(read(platform.ledger, NAME))
     others = [bundle for bundle in platform.bundles if bundle != released]
     if step.startswith("release"):
         platform.release(chosen.choice(others))
@@ -466,7 +460,7 @@ def happen(step: str, platform: Platform, server: Running, chosen: random.Random
 
 def unconverged(platform: Platform, server: Running, workers: int) -> list[str]:
     """What the endpoint does not do that it should, some time after everything is over."""
-    released = decisions.released(platform.ledger.entries(NAME))
+    released = released_now(read(platform.ledger, NAME))
     end = time.monotonic() + 30
     while True:
         actual = platform.endpoint.actual(NAME)

@@ -12,8 +12,9 @@ from cli.platform.follow import entry_line
 from resources.settings import Settings
 
 if TYPE_CHECKING:
-    from assets.traffic.decisions import Proposal
-    from resources.ledger import Entry, Ledger
+    from assets.traffic.entries import LedgerEntry
+    from assets.traffic.standing import Proposal
+    from resources.ledger import Ledger
 
 
 def ledger_of(settings: Settings) -> Ledger:
@@ -64,6 +65,7 @@ def experiment(
 ) -> None:
     """Start or stop a declared experiment. Raises CommandError for one that is not declared, does not run, or may not start."""
     from assets.traffic import experiments
+    from assets.traffic.entries import entries as read
     from pipelines.definitions import declared_pipelines
     from resources.artifacts import Artifacts
 
@@ -80,7 +82,7 @@ def experiment(
             WRONG_USE,
         )
     ledger = ledger_of(settings)
-    entries = ledger.entries(pipeline)
+    entries = read(ledger, pipeline)
     if what == "start":
         candidate = Artifacts(uri=settings.artifacts_uri).pointed(pipeline, BUNDLE)
         day = _next_day(settings, pipeline)
@@ -143,7 +145,7 @@ def proposal(settings: Settings, pipeline: str, beginning: str) -> tuple[Proposa
     stored, was altered, or is of another pipeline."""
     import msgspec
 
-    from assets.traffic import decisions
+    from assets.traffic.standing import proposal as proposed_by
     from bundle.manifest import MANIFEST, Manifest
     from resources.artifacts import Artifacts
 
@@ -165,7 +167,7 @@ def proposal(settings: Settings, pipeline: str, beginning: str) -> tuple[Proposa
             f"bundle {digest[:12]} belongs to pipeline {manifest.pipeline!r}, not {pipeline!r}",
             WRONG_USE,
         )
-    return decisions.proposal(digest, manifest), digest == newest
+    return proposed_by(digest, manifest), digest == newest
 
 
 def stored_bundles(settings: Settings) -> list[str]:
@@ -191,14 +193,14 @@ def _full(beginning: str, digests: Iterable[str]) -> str:
     return found[0]
 
 
-def _decided(decision: Callable[[], Entry]) -> Entry:
+def _decided(decision: Callable[[], LedgerEntry]) -> LedgerEntry:
     try:
         return decision()
     except (ValueError, LookupError, PermissionError) as refused:
         raise CommandError(str(refused.args[0] if refused.args else refused), REFUSED) from refused
 
 
-def _show(entry: Entry, as_json: bool) -> None:
-    import msgspec
+def _show(entry: LedgerEntry, as_json: bool) -> None:
+    from assets.traffic.entries import document
 
-    say(msgspec.to_builtins(entry), as_json, entry_line(entry))
+    say(document(entry), as_json, entry_line(entry))

@@ -17,7 +17,7 @@ from cli.unreleased import Waiting, waiting
 from resources.settings import Settings
 
 if TYPE_CHECKING:
-    from resources.ledger import Entry
+    from assets.traffic.entries import Confirmation
 
 
 def show_status(settings: Settings, as_json: bool) -> None:
@@ -139,16 +139,18 @@ def show_prediction(settings: Settings, pipeline: str, rows: str, as_json: bool)
 
 def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bool) -> None:
     """The traffic entry that held at a moment, and the release behind it."""
+    from assets.traffic.entries import entries as read, payload
+    from assets.traffic.moves import confirmed_at
+
     ledger = ledger_of(settings)
-    traffic = ledger.traffic_at(pipeline, moment)
+    entries = read(ledger, pipeline)
+    traffic = confirmed_at(entries, moment)
     if traffic is None:
         raise CommandError(
             f"no bundle of pipeline {pipeline!r} served at {moment.isoformat()}; its first confirmation is later, or it never served",
             REFUSED,
         )
-    cause = next(
-        (e for e in ledger.entries(pipeline) if e.serial == traffic.payload.get("decision")), None
-    )
+    cause = next((entry for entry in entries if entry.serial == traffic.decision), None)
     divided = arms(traffic)
     document = {
         "pipeline": pipeline,
@@ -157,7 +159,7 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
         "arms": divided,
         "since": traffic.moment.isoformat(),
         "entry": traffic.serial,
-        "traffic": traffic.payload,
+        "traffic": payload(traffic),
         "because": None
         if cause is None
         else {
@@ -165,7 +167,7 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
             "kind": cause.kind,
             "day": cause.day.isoformat(),
             "by": cause.actor,
-            **dict(cause.payload),
+            **payload(cause),
         },
         "ledger": {"entries": ledger.verify(), "verified": True},
     }
@@ -182,16 +184,13 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
     say(document, as_json, line)
 
 
-def arms(traffic: Entry) -> list[dict[str, Any]]:
-    """Who answered, and who was scored beside the answers (share 0), as a traffic entry says."""
+def arms(traffic: Confirmation) -> list[dict[str, Any]]:
+    """Who answered, and who was scored beside the answers (share 0), as a confirmation says."""
     from bundle.desired import SHADOW, arm_name
 
-    split, shadows = traffic.payload.get("arms"), traffic.payload.get("shadows")
-    found = [
-        {"arm": arm_name(place), "bundle": arm[0], "share": arm[1]}
-        for place, arm in enumerate(split if isinstance(split, list) else [])
+    answering = [
+        {"arm": arm_name(place), "bundle": bundle, "share": share}
+        for place, (bundle, share) in enumerate(traffic.arms)
     ]
-    return found + [
-        {"arm": SHADOW, "bundle": bundle, "share": 0.0}
-        for bundle in (shadows if isinstance(shadows, list) else [])
-    ]
+    scored = [{"arm": SHADOW, "bundle": bundle, "share": 0.0} for bundle in traffic.shadows]
+    return answering + scored

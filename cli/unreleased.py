@@ -47,6 +47,7 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
     """The newest bundle of a pipeline unless it is released; None too where there is none."""
     from assets.lifecycles import kind_of
     from assets.release.evidence import approvals_needed, examine
+    from assets.traffic.entries import entries
     from assets.traffic.rollouts import under_way
     from bundle.manifest import BundleError
     from resources.artifacts import Artifacts
@@ -69,7 +70,7 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
         )
     except BundleError as error:
         return Waiting(digest, "an unknown day", 0, (), None, str(error), ())
-    rollout = under_way(ledger.entries(pipeline.name))
+    rollout = under_way(entries(ledger, pipeline.name))
     standing, needed = examined.standing, approvals_needed(pipeline)
     return Waiting(
         digest,
@@ -79,5 +80,5 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
         standing.refusal.actor if standing.refusal else None,
         standing.explain(needed),
         examined.refusals,
-        rollout.told if rollout is not None and rollout.bundle == digest else None,
+        rollout.summary if rollout is not None and rollout.bundle == digest else None,
     )

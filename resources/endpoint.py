@@ -6,15 +6,17 @@ import shutil
 import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import dagster as dg
+import msgspec
 
 from bundle import api_keys
-from bundle.desired import Actual, Desired, check, seal
+from bundle.desired import ALARM_FILE, Actual, Alarm, Desired, alarm_in, check, seal
 from bundle.digests import folder_digest
 from bundle.files import check_name, sync_folder, write_atomically
 
@@ -45,6 +47,11 @@ class EndpointTarget(Protocol):
 
     def actual(self, pipeline: str) -> Actual | None:
         """What is being served now; None when the endpoint does not answer."""
+
+    def alarm(self, reason: str | None) -> bool:
+        """Say why the platform changes nothing any more, or None where all is well again.
+
+        The endpoint serves on and shows it as a metric. Returns whether that is news."""
 
     def golden(self, pipeline: str) -> dict[str, Any] | None:
         """Have the golden rows of what is served predicted there: `bundles: [{bundle, rows, difference, row_ms}]`; None when the
@@ -138,9 +145,19 @@ class LocalEndpoint(dg.ConfigurableResource):
             Path(self.path) / desired.pipeline / "desired.json", seal(desired, signature)
         )
 
+    def alarm(self, reason: str | None) -> bool:
+        place = Path(self.path) / ALARM_FILE
+        known = alarm_in(Path(self.path))
+        if reason == (known.reason if known else None):
+            return False
+        if reason is None:
+            place.unlink(missing_ok=True)
+        else:
+            write_atomically(place, msgspec.json.encode(Alarm(reason, _now())))
+        return True
+
     def actual(self, pipeline: str) -> Actual | None:
         import httpx
-        import msgspec
 
         try:
             answer = self._ask("GET", f"/v2/models/{pipeline}/actual")
@@ -243,7 +260,6 @@ class ReplicatedEndpoint(LocalEndpoint):
 
     def actual(self, pipeline: str) -> Actual | None:
         import httpx
-        import msgspec
 
         states = []
         for address in self.addresses():
@@ -317,6 +333,10 @@ class ReplicatedEndpoint(LocalEndpoint):
         return httpx.Client(verify=verify, timeout=TIMEOUT, trust_env=False)
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 @cache
 def _trusted() -> ssl.SSLContext:
     """What a server without an authority of its own must show. Reading all authorities takes ten times as long as asking."""
@@ -327,8 +347,6 @@ def _trusted() -> ssl.SSLContext:
 
 def _pipeline_of(bundle: Path) -> str | None:
     """What an installed bundle says it is of; nothing is believed but that it may go."""
-    import msgspec
-
     from bundle.manifest import MANIFEST
 
     try:

@@ -318,10 +318,23 @@ class Ledger(dg.ConfigurableResource):
             if not Path(self.path).exists():
                 yield None
                 return
-        with closing(self._connect()) as connection:
+        with self._undamaged(), closing(self._connect()) as connection:
             connection.execute("BEGIN")
             self._check_tail(connection, verifier)
             yield connection
+
+    @contextmanager
+    def _undamaged(self) -> Iterator[None]:
+        """Turn what SQLite says of a damaged file into a LedgerError."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            # Locked for too long, or refused by a trigger: the file itself is whole.
+            if isinstance(error, (sqlite3.OperationalError, sqlite3.IntegrityError)):
+                raise
+            raise LedgerError(
+                f"{self.path} is damaged ({error}); restore the ledger from a backup"
+            ) from error
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)

@@ -2,6 +2,9 @@
 
 import dagster as dg
 
+from assets.endpoint import alarm
+from resources.endpoint import EndpointTarget
+from resources.ledger import Ledger
 from resources.notifier import Notifier
 from sensors.event_log import events_of_run
 from sensors.requests import ATTEMPT, REQUEST
@@ -40,7 +43,30 @@ def build() -> list[dg.SensorDefinition]:
         if failed:
             notifier.notify(f"{len(failed)} asset checks failed", "\n".join(failed))
 
-    return [failed_runs, failed_checks]
+    @dg.sensor(
+        name="ledger_alarm",
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells at once that the ledger was altered, cut or lost, tells the endpoint's "
+        "metric too, and tells when it is sound again. Nothing moves meanwhile.",
+    )
+    def ledger_alarm(
+        context: dg.SensorEvaluationContext,
+        ledger: Ledger,
+        endpoint: dg.ResourceParam[EndpointTarget],
+        notifier: Notifier,
+    ) -> dg.SensorResult:
+        looked = alarm.look(ledger, endpoint)
+        told = looked.problem or ""
+        # The cursor says what people were told, the endpoint's file what its metric says.
+        if told != (context.cursor or ""):
+            if looked.problem is None:
+                notifier.notify("The ledger is sound again", "Releases and rollouts go on.")
+            else:
+                notifier.notify("The ledger is broken", f"{looked.problem}. {alarm.WAY_OUT}.")
+        return dg.SensorResult(cursor=told, skip_reason=looked.problem or "the ledger verifies")
+
+    return [failed_runs, failed_checks, ledger_alarm]
 
 
 def failed_checks_of(instance: dg.DagsterInstance, run_id: str) -> list[str]:

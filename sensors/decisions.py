@@ -20,12 +20,14 @@ from assets.names import (
     asset_key,
     asset_op,
 )
-from assets.traffic import rollouts
+from assets.traffic.entries import Approval, LedgerEntry, Move, Rollback, entries as read_entries
+from assets.traffic.moves import MOVES, newest_move, unconfirmed
+from assets.traffic.standing import POLICY
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget
 from resources.landing import Landing
-from resources.ledger import Entry, Ledger
+from resources.ledger import Ledger, LedgerError
 from resources.reports import Reports
 from sensors import jobs
 from sensors.due import data_day
@@ -73,33 +75,28 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     def approvals(
         context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger
     ) -> dg.RunRequest | dg.SkipReason:
-        entries = ledger.entries(pipeline.name)
-        moved = rollouts.newest_move(entries)
+        try:
+            entries = read_entries(ledger, pipeline.name)
+        except LedgerError as error:
+            return dg.SkipReason(str(error))
+        moved = newest_move(entries)
         retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=UNFINISHED)
         # What goes back does not wait for a retrain.
-        if not (moved and moved.kind == "rollback") and context.instance.get_runs_count(retrains):
+        if not isinstance(moved, Rollback) and context.instance.get_runs_count(retrains):
             return dg.SkipReason("a retrain is under way; it releases and serves by itself")
-        if moved and rollouts.confirmation(entries, moved.serial) is None:
-            request, selection = (
-                f"{pipeline.name}:serve:{moved.serial}",
-                [asset_key(pipeline.name, ENDPOINT)],
-            )
+        if (move := unconfirmed(entries)) is not None:
             return run_request(
                 context.instance,
                 jobs.release(pipeline),
-                request,
-                tags={CAUSE: moved.kind},
-                selection=selection,
+                f"{pipeline.name}:serve:{move.serial}",
+                tags={CAUSE: move.kind},
+                selection=[asset_key(pipeline.name, ENDPOINT)],
             )
-        bundle = artifacts.pointed(pipeline.name, BUNDLE)
-        approved = [
-            entry
-            for entry in entries
-            if entry.kind == "approval" and entry.bundle == bundle and entry.actor != "policy"
-        ]
-        if not approved or _acted_on(entries, approved[-1]):
+
+        approval = _waiting_approval(entries, artifacts.pointed(pipeline.name, BUNDLE))
+        if approval is None:
             return dg.SkipReason("no approval is waiting to be acted on")
-        request = f"{pipeline.name}:release:{approved[-1].serial}"
+        request = f"{pipeline.name}:release:{approval.serial}"
         return run_request(
             context.instance, jobs.release(pipeline), request, tags={CAUSE: "approval"}
         )
@@ -116,12 +113,15 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         ledger: Ledger,
         endpoint: dg.ResourceParam[EndpointTarget],
     ) -> dg.SensorResult:
-        found = reconcile.difference(pipeline.name, ledger, endpoint)
+        try:
+            found, broken = reconcile.difference(pipeline.name, ledger, endpoint), False
+        except LedgerError as error:
+            found, broken = str(error), True
+
         seen = json.loads(context.cursor or "{}")
         ticks = seen["ticks"] + 1 if found and found == seen.get("difference") else 1
         cursor = json.dumps({"difference": found, "ticks": ticks})
-        # What was seen once may be a step just being taken; what stays is tried at the 2nd, 4th, 8th, ... look.
-        if found is None or ticks < 2 or ticks & (ticks - 1):
+        if found is None or not _is_tried(ticks, broken):
             return dg.SensorResult(
                 skip_reason=found or "the endpoint serves what the ledger says", cursor=cursor
             )
@@ -135,14 +135,30 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     return [retraining, approvals, reconciler]
 
 
-def _acted_on(entries: Sequence[Entry], approval: Entry) -> bool:
-    """Whether the traffic has moved because of an approved bundle since its approval."""
-    later = [
-        entry
-        for entry in entries
-        if entry.serial > approval.serial and entry.kind in rollouts.MOVES
-    ]
-    return any(approval.bundle in (entry.bundle, entry.payload.get("from")) for entry in later)
+def _is_tried(ticks: int, broken: bool) -> bool:
+    """Whether a difference that was seen `ticks` times in a row is worth a run now.
+
+    What is seen once may be a step just being taken; what stays is tried at the 2nd, 4th, 8th, …
+    look. A broken ledger heals by no run: one run at the first look makes the check fail.
+    """
+    if broken:
+        return ticks == 1
+    return ticks >= 2 and ticks & (ticks - 1) == 0
+
+
+def _waiting_approval(entries: Sequence[LedgerEntry], bundle: str | None) -> Approval | None:
+    """The newest approval of a bundle by a person that no move has acted on yet."""
+    for entry in reversed(entries):
+        if isinstance(entry, MOVES) and _concerns(entry, bundle):
+            return None
+        if isinstance(entry, Approval) and entry.bundle == bundle and entry.actor != POLICY:
+            return entry
+    return None
+
+
+def _concerns(move: Move, bundle: str | None) -> bool:
+    """Whether a move gives a bundle traffic or takes the traffic from it."""
+    return bundle == move.bundle or (isinstance(move, Rollback) and bundle == move.left)
 
 
 def _not_ingested(

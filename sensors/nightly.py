@@ -9,6 +9,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from assets.names import FEATURES, RETRAINING_DECISION, asset_key
+from assets.traffic.entries import Release, entries
 from declare.pipeline import Pipeline
 from resources.landing import Landing
 from resources.ledger import Ledger
@@ -167,9 +168,8 @@ def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[date]:
 
 def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
     """The data day of the pipeline's first release, None before it."""
-    return next(
-        (entry.day for entry in ledger.entries(pipeline.name) if entry.kind == "release"), None
-    )
+    releases = (e.day for e in entries(ledger, pipeline.name) if isinstance(e, Release))
+    return next(releases, None)
 
 
 def _cursor(digests: Mapping[date, str]) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assets.reporting.report import Report, load_report
-from assets.traffic.decisions import Proposal, Standing, proposal, standing
+from assets.traffic.entries import entries as read
+from assets.traffic.moves import released as released_now
+from assets.traffic.standing import Proposal, Standing, proposal, standing
 from bundle.manifest import BundleError, Manifest, verify
 
 if TYPE_CHECKING:
@@ -49,8 +51,8 @@ def examine(
     pipeline = kind.pipeline
     manifest = verified_manifest(pipeline, digest, artifacts, keys)
     proposed = proposal(digest, manifest)
-    entries = ledger.entries(pipeline.name)
-    released = ledger.released(pipeline.name)
+    entries = read(ledger, pipeline.name)
+    released = released_now(entries)
     found, refusals = stored_reports(kind, proposed, reports)
     verdicts = [
         (name, verdict) for name, report in found.items() if report for verdict in report.verdicts

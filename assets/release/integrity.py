@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from assets.reporting.report import load_report
 from bundle.manifest import BundleError, environment, from_files, verify
 from bundle.models.model import TOLERANCE
 
 if TYPE_CHECKING:
+    from assets.kind import Kind
     from resources.artifacts import Artifacts
     from resources.keys import Keys
+    from resources.lake import Lake
     from resources.ledger import Ledger
+    from resources.reports import Reports
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,43 @@ class Integrity:
     passed: bool
     description: str
     numbers: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A stored bundle and what loading it back said.
+
+    `released_before` says that it is the released bundle of this very candidate, used again.
+    """
+
+    digest: str
+    files: dict[str, bytes]
+    integrity: Integrity
+    released_before: bool
+
+
+def bundle_of(
+    kind: Kind,
+    candidate: str,
+    artifacts: Artifacts,
+    lake: Lake,
+    reports: Reports,
+    ledger: Ledger,
+    keys: Keys,
+) -> Bundled:
+    """The stored bundle of a candidate, made unless it is released already, and loaded back."""
+    name = kind.pipeline.name
+    digest = released_already(name, candidate, artifacts, ledger, keys)
+    released_before = digest is not None
+    if digest is None:
+        files = artifacts.get("candidates", candidate)
+        day = kind.facts(files).as_of
+        found = {each: load_report(reports, name, each, day, candidate) for each in kind.reports}
+        made = kind.bundle(candidate, files, found, artifacts, lake, keys)
+        digest = artifacts.put("bundles", made)
+
+    stored = artifacts.get("bundles", digest)
+    return Bundled(digest, stored, integrity(stored, keys.public_pem(), digest), released_before)
 
 
 def integrity(files: Mapping[str, bytes], public_key: bytes, digest: str) -> Integrity:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from assets.reporting.report import Verdict
+
 
 def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     """A number for people; an en dash where there is none."""
@@ -35,6 +37,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     """A Markdown table; floats have four significant digits."""
     lines = [list(header), ["---"] * len(header), *(list(map(_cell, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> str:
+    """Verdicts as a Markdown table: rule, number, limit, n and reason."""
+    rows = [
+        [v.rule, verdict_word(v), number(v.value), number(v.limit), f"{v.n:,}", v.reason]
+        for v in verdicts
+    ]
+    return markdown_table(["rule", "verdict", "number", "limit", "n", "reason"], rows)
+
+
+def verdict_word(verdict: Verdict) -> str:
+    """What a verdict says, in Markdown."""
+    return {True: "passed", False: "**failed**", None: "not judged"}[verdict.passed]
 
 
 def _cell(value: object) -> str:

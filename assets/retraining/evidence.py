@@ -20,7 +20,8 @@ from assets.retraining.decide import (
     Request,
     load_decision,
 )
-from assets.traffic import decisions
+from assets.traffic.entries import LedgerEntry, RetrainRequest, entries as read_entries
+from assets.traffic.moves import candidate_of, released
 
 if TYPE_CHECKING:
     from assets.kind import Kind
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.lake import Lake
-    from resources.ledger import Entry, Ledger
+    from resources.ledger import Ledger
     from resources.reports import Reports
 
 
@@ -46,7 +47,7 @@ def gather(
     `request` is a person's wish given with the run. The ledger's requests are read as well.
     """
     pipeline = kind.pipeline
-    entries = [entry for entry in ledger.entries(pipeline.name) if entry.day <= day]
+    entries = [entry for entry in read_entries(ledger, pipeline.name) if entry.day <= day]
     last = last_retrain(previous(pipeline, reports, day))
     champion = _champion(kind, artifacts, entries)
     of_day = _ReportsOf(kind, reports, champion)
@@ -130,17 +131,17 @@ def _rows(lake: Lake, table: str, day: date) -> int:
         return 0
 
 
-def _champion(kind: Kind, artifacts: Artifacts, entries: Sequence[Entry]) -> Champion | None:
+def _champion(kind: Kind, artifacts: Artifacts, entries: Sequence[LedgerEntry]) -> Champion | None:
     """The champion of these entries, with what its candidate says of itself.
 
     Raises LookupError for a bundle whose release no entry names, FileNotFoundError or ValueError
     for artifacts that are gone or altered.
     """
-    bundle = decisions.released(entries)
+    bundle = released(entries)
     if bundle is None:
         return None
 
-    candidate = decisions.candidate_of(entries, bundle)
+    candidate = candidate_of(entries, bundle)
     if candidate is None:
         raise LookupError(
             f"bundle {bundle} is released, but no release entry names its candidate; "
@@ -200,11 +201,9 @@ class _ReportsOf:
         return next((each for each in verdicts if each.rule == rule), None)
 
 
-def _requested(entries: Sequence[Entry], last: date | None) -> Request | None:
+def _requested(entries: Sequence[LedgerEntry], last: date | None) -> Request | None:
     """The newest request of the ledger that no retrain has answered yet."""
     for entry in reversed(entries):
-        if entry.kind == "retrain_request" and (last is None or entry.day > last):
-            return Request(
-                by=entry.actor, reason=str(entry.payload.get("reason", "")), day=entry.day
-            )
+        if isinstance(entry, RetrainRequest) and (last is None or entry.day > last):
+            return Request(by=entry.actor, reason=entry.reason, day=entry.day)
     return None

@@ -1,1 +1,1 @@
-"""Rollout: how a released bundle takes over the traffic, step by step on evidence, and experiments between bundles."""
+"""Traffic: what ledger entries mean, and how a bundle takes over step by step, on evidence."""

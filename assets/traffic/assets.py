@@ -1,6 +1,11 @@
-"""The rollout stage: each day's judgement of the bundle that is on its way to the traffic, and of the experiment that runs."""
+"""The assets that judge traffic once a day: the bundle on its way, and the experiment that runs.
+
+What is judged, and what follows, is in `judging.daily`; here it becomes assets and checks.
+"""
 
 import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -14,8 +19,8 @@ from assets.names import (
     keys_to_days,
 )
 from assets.reporting.plots import markdown_image
+from assets.reporting.tables import verdict_table
 from assets.stage import Names, Stage
-from assets.tabular.monitoring import pages
 from declare.pipeline import Pipeline
 from resources.endpoint import EndpointTarget
 from resources.lake import Lake
@@ -23,39 +28,32 @@ from resources.ledger import Ledger
 from resources.notifier import Notifier
 from resources.reports import Reports
 
+if TYPE_CHECKING:
+    from assets.traffic.judging.daily import Compared, Judged
+
 GROUP = "release"
 CHECK, SPLIT = "rollout_is_sound", "split_as_declared"
+Result = dg.MaterializeResult[None]
 
 
 def build(pipeline: Pipeline, kind: Kind) -> list[dg.AssetsDefinition]:
     """The assets of the stage: experiments only where some are declared."""
-    return [
-        _rollout(pipeline, kind),
-        *([_experiment(pipeline, kind)] if pipeline.experiments else []),
-    ]
+    return [_rollout(kind), *([_experiment(kind)] if pipeline.experiments else [])]
 
 
-def _rollout(pipeline: Pipeline, kind: Kind) -> dg.AssetsDefinition:
-    key = asset_key(pipeline.name, ROLLOUT)
+def _rollout(kind: Kind) -> dg.AssetsDefinition:
+    pipeline = kind.pipeline
 
-    @dg.asset(
-        key=key,
-        deps=[
-            asset_key(pipeline.name, PREDICTIONS),
-            *(asset_key(pipeline.name, name) for name in kind.labels_from),
-        ],
-        group_name=GROUP,
-        kinds={"sqlite", "python"},
-        partitions_def=partitions(pipeline),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[
-            dg.AssetCheckSpec(
-                CHECK,
-                asset=key,
-                description="No rule sends the candidate back to where it came from.",
-            )
-        ],
-        description="Whether the bundle that is being rolled out takes its next step, waits or goes back: judged once for each day.",
+    @_daily(
+        kind,
+        ROLLOUT,
+        dg.AssetCheckSpec(
+            CHECK,
+            asset=asset_key(pipeline.name, ROLLOUT),
+            description="No rule sends the candidate back to where it came from.",
+        ),
+        "Whether the bundle that is being rolled out takes its next step, waits or goes back: "
+        "judged once for each day.",
     )
     def rollout(
         context: dg.AssetExecutionContext,
@@ -64,79 +62,37 @@ def _rollout(pipeline: Pipeline, kind: Kind) -> dg.AssetsDefinition:
         reports: Reports,
         endpoint: dg.ResourceParam[EndpointTarget],
         notifier: Notifier,
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from assets.traffic import daily
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+        from assets.traffic.judging import daily
 
         days, trials = keys_to_days(context.partition_keys), endpoint.trials(pipeline.name)
-        judged = [
-            found
-            for day in days
-            if (found := daily.judge_day(pipeline, day, lake, ledger, reports, trials)) is not None
-        ]
+        looked = [daily.judge_day(kind, day, lake, ledger, reports, trials) for day in days]
         daily.prune_trials(pipeline, days[-1], trials)
+        judged = [each for each in looked if each is not None]
         if not judged:
-            told = "No rollout is under way, or the day was judged before."
-            check = dg.AssetCheckResult(passed=True, check_name=CHECK, description=told)
-            return dg.MaterializeResult(
-                metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check]
-            )
+            return _nothing(CHECK, "No rollout is under way, or the day was judged before.")
+
         for each in judged:
             if each.action == "roll_back" or each.report.notes:
-                notifier.notify(
-                    f"{pipeline.name}: rollout of bundle {each.rollout.bundle[:12]} {pages_word(each.action)}",
-                    f"{each.why}\n{each.link}",
-                )
-        newest = judged[-1]
-        told = f"Bundle {newest.rollout.bundle[:12]}, {newest.rollout.told}, {pages_word(newest.action)}: {newest.why}"
-        context.log.info(told)
-        passed = all(each.report.passed for each in judged)
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(
-                hashlib.sha256("".join(each.report.digest for each in judged).encode()).hexdigest()
-            ),
-            metadata={
-                "told": told,
-                "decision": newest.action,
-                "report": dg.MetadataValue.url(newest.link),
-                "verdicts": dg.MetadataValue.md(pages.verdict_table(newest.report.verdicts)),
-                "ledger_entry": newest.entry.serial if newest.entry else 0,
-                "share": newest.rollout.steps[-1].share,
-                **{
-                    f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content))
-                    for n, image in enumerate(newest.images, 1)
-                },
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    passed=passed,
-                    check_name=CHECK,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=told[:1_000],
-                    metadata={"report": newest.link},
-                )
-            ],
-        )
+                notifier.notify(_title(each), f"{each.why}\n{each.link}")
+        context.log.info(_sentence(judged[-1]))
+        return _judged_result(judged)
 
     return rollout
 
 
-def _experiment(pipeline: Pipeline, kind: Kind) -> dg.AssetsDefinition:
-    key = asset_key(pipeline.name, EXPERIMENT)
+def _experiment(kind: Kind) -> dg.AssetsDefinition:
+    pipeline = kind.pipeline
 
-    @dg.asset(
-        key=key,
-        deps=[
-            asset_key(pipeline.name, PREDICTIONS),
-            *(asset_key(pipeline.name, name) for name in kind.labels_from),
-        ],
-        group_name=GROUP,
-        kinds={"sqlite", "python"},
-        partitions_def=partitions(pipeline),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[
-            dg.AssetCheckSpec(SPLIT, asset=key, description="Callers were divided as declared.")
-        ],
-        description="What the experiment that has traffic says so far, and whether its rule stops it.",
+    @_daily(
+        kind,
+        EXPERIMENT,
+        dg.AssetCheckSpec(
+            SPLIT,
+            asset=asset_key(pipeline.name, EXPERIMENT),
+            description="Callers were divided as declared.",
+        ),
+        "What the experiment that has traffic shows so far, and whether its rule stops it.",
     )
     def experiment(
         context: dg.AssetExecutionContext,
@@ -144,47 +100,115 @@ def _experiment(pipeline: Pipeline, kind: Kind) -> dg.AssetsDefinition:
         ledger: Ledger,
         reports: Reports,
         notifier: Notifier,
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from assets.traffic import daily
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+        from assets.traffic.judging import daily
 
-        compared = [
-            found
-            for day in keys_to_days(context.partition_keys)
-            if (found := daily.compare_day(pipeline, day, lake, ledger, reports))
-        ]
+        days = keys_to_days(context.partition_keys)
+        looked = [daily.compare_day(kind, day, lake, ledger, reports) for day in days]
+        compared = [each for each in looked if each is not None]
         if not compared:
-            told = "No declared experiment has traffic."
-            check = dg.AssetCheckResult(passed=True, check_name=SPLIT, description=told)
-            return dg.MaterializeResult(
-                metadata={"told": told}, data_version=dg.DataVersion("none"), check_results=[check]
-            )
+            return _nothing(SPLIT, "No declared experiment has traffic.")
+
         newest = compared[-1]
         if newest.stopped is not None:
-            notifier.notify(f"{pipeline.name}: {newest.told}", newest.link)
-        split = newest.report.verdicts[0]
-        check = dg.AssetCheckResult(
-            passed=split.passed is not False,
-            check_name=SPLIT,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=split.reason,
-        )
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(newest.report.digest),
-            metadata={
-                "told": newest.told,
-                "report": dg.MetadataValue.url(newest.link),
-                "verdicts": dg.MetadataValue.md(pages.verdict_table(newest.report.verdicts)),
-                "ledger_entry": newest.stopped.serial if newest.stopped else 0,
-            },
-            check_results=[check],
-        )
+            notifier.notify(f"{pipeline.name}: {newest.summary}", newest.link)
+        return _compared_result(newest)
 
     return experiment
 
 
-def pages_word(action: str) -> str:
-    """What an action means, in words."""
-    return {"advance": "takes the next step", "hold": "waits", "roll_back": "goes back"}[action]
+def _daily(
+    kind: Kind, name: str, check: dg.AssetCheckSpec, description: str
+) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
+    """An asset of a day that reads predictions and labels; a backfill of it is one run."""
+    pipeline = kind.pipeline
+    return dg.asset(
+        key=asset_key(pipeline.name, name),
+        deps=[
+            asset_key(pipeline.name, PREDICTIONS),
+            *(asset_key(pipeline.name, each) for each in kind.labels_from),
+        ],
+        group_name=GROUP,
+        kinds={"sqlite", "python"},
+        partitions_def=partitions(pipeline),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[check],
+        description=description,
+    )
+
+
+def _nothing(check: str, why: str) -> Result:
+    """There was nothing to judge."""
+    return dg.MaterializeResult(
+        metadata={"told": why},
+        data_version=dg.DataVersion("none"),
+        check_results=[dg.AssetCheckResult(passed=True, check_name=check, description=why)],
+    )
+
+
+def _judged_result(judged: "Sequence[Judged]") -> Result:
+    newest = judged[-1]
+    digests = "".join(each.report.digest for each in judged)
+    plots = {
+        f"plot_{n}": dg.MetadataValue.md(markdown_image(image.content))
+        for n, image in enumerate(newest.images, 1)
+    }
+    check = dg.AssetCheckResult(
+        passed=all(each.report.passed for each in judged),
+        check_name=CHECK,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=_sentence(newest)[:1_000],
+        metadata={"report": newest.link},
+    )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest()),
+        metadata={
+            "told": _sentence(newest),
+            "decision": newest.action,
+            "report": dg.MetadataValue.url(newest.link),
+            "verdicts": dg.MetadataValue.md(verdict_table(newest.report.verdicts)),
+            "ledger_entry": newest.entry.serial if newest.entry else 0,
+            "share": newest.rollout.steps[-1].share,
+            **plots,
+        },
+        check_results=[check],
+    )
+
+
+def _compared_result(newest: "Compared") -> Result:
+    split = newest.report.verdicts[0]
+    check = dg.AssetCheckResult(
+        passed=split.passed is not False,
+        check_name=SPLIT,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=split.reason,
+    )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(newest.report.digest),
+        metadata={
+            "told": newest.summary,
+            "report": dg.MetadataValue.url(newest.link),
+            "verdicts": dg.MetadataValue.md(verdict_table(newest.report.verdicts)),
+            "ledger_entry": newest.stopped.serial if newest.stopped else 0,
+        },
+        check_results=[check],
+    )
+
+
+def _title(judged: "Judged") -> str:
+    from assets.traffic.judging.pages import ACTIONS
+
+    rollout = judged.rollout
+    return f"{rollout.pipeline}: rollout of bundle {rollout.bundle[:12]} {ACTIONS[judged.action]}"
+
+
+def _sentence(judged: "Judged") -> str:
+    """Where the newest rollout stands and what it does next, with the reason."""
+    from assets.traffic.judging.pages import ACTIONS
+
+    rollout = judged.rollout
+    where = f"Bundle {rollout.bundle[:12]}, {rollout.summary}"
+    return f"{where}, {ACTIONS[judged.action]}: {judged.why}"
 
 
 def _read(pipeline: Pipeline, kind: Kind, asset: str) -> object:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from assets.names import CANDIDATE
 from cli.demo.facts import Arm, Retrain, Rollout, Served
-from cli.platform.follow import check_line
+from cli.platform.follow import check_line, entry_line
 from resources.settings import Settings
 from sensors.requests import AS_OF, CAUSE
 
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
+    from assets.traffic.entries import Confirmation, LedgerEntry
     from assets.traffic.rollouts import Rollout as Way
     from cli.demo.driver import Ran
-    from resources.ledger import Entry, Ledger
-
-MOVES = ("rollout", "release", "rollback")
+    from resources.ledger import Ledger
 
 
 class Diary:
@@ -86,39 +85,45 @@ class Diary:
         way = next((each for each in reversed(self._ways()) if each.candidate == candidate), None)
         outcome = "released nothing: the champion serves on"
         if way is not None:
-            outcome = f"bundle {way.bundle[:12]} is {way.told}"
+            outcome = f"bundle {way.bundle[:12]} is {way.summary}"
         self._say(f"retrained as of {retrain['as_of']} ({retrain['cause']}): {outcome}")
 
     def _note_moves(self) -> None:
         """Tell the steps of rollouts since the last run."""
-        from assets.traffic.decisions import released
+        from assets.traffic.moves import MOVES, released
 
-        entries = self._ledger.entries(self._pipeline)
+        entries = self._entries()
         for entry in entries[self._entries_read :]:
-            if entry.kind in MOVES:
-                share = entry.payload.get("share", 1.0 if entry.kind == "release" else 0.0)
-                bundle = str(entry.payload.get("from") or entry.bundle)[:12]
-                self._say(f"{entry.kind} of bundle {bundle} from {entry.day} on, share {share}")
+            if isinstance(entry, MOVES):
+                self._say(entry_line(entry))
         self._entries_read = len(entries)
         self._champion = released(entries)
 
     def _ways(self) -> list[Way]:
         from assets.traffic.rollouts import rollouts
 
-        return list(rollouts(self._ledger.entries(self._pipeline)))
+        return list(rollouts(self._entries()))
+
+    def _entries(self) -> list[LedgerEntry]:
+        from assets.traffic.entries import entries
+
+        return entries(self._ledger, self._pipeline)
 
     def retrains(self) -> list[Retrain]:
         """The retrains, each with whether its candidate got all traffic in the end."""
-        releases = self._ledger.entries(self._pipeline, "release")
-        candidates = {entry.payload.get("candidate") for entry in releases}
+        from assets.traffic.entries import Release
+
+        candidates = {e.candidate for e in self._entries() if isinstance(e, Release)}
         return [
             {**retrain, "released": retrain["candidate"] in candidates}
             for retrain in self._retrains
         ]
 
     def served(self) -> list[Served]:
-        """Who answered from when on, of each traffic entry."""
-        return [served(entry) for entry in self._ledger.entries(self._pipeline, "traffic")]
+        """Who answered from when on, of each confirmation."""
+        from assets.traffic.entries import Confirmation
+
+        return [served(entry) for entry in self._entries() if isinstance(entry, Confirmation)]
 
     def rollouts(self) -> list[Rollout]:
         """Every bundle's way to the traffic."""
@@ -144,15 +149,11 @@ class Diary:
             return 0, False
 
 
-def served(entry: Entry) -> Served:
-    """What a traffic entry says: who answered from when on, with which share."""
-    arms, shadows = entry.payload.get("arms"), entry.payload.get("shadows")
-    answering: list[Arm] = []
-    if isinstance(arms, list):
-        answering += [{"bundle": str(bundle), "share": float(share)} for bundle, share in arms]
-    if isinstance(shadows, list):
-        answering += [{"bundle": str(bundle), "share": 0.0} for bundle in shadows]
-    return {"day": entry.day.isoformat(), "bundle": str(entry.bundle), "arms": answering}
+def served(entry: Confirmation) -> Served:
+    """What a confirmation says: who answered from when on, with which share."""
+    answering: list[Arm] = [{"bundle": bundle, "share": share} for bundle, share in entry.arms]
+    answering += [{"bundle": bundle, "share": 0.0} for bundle in entry.shadows]
+    return {"day": entry.day.isoformat(), "bundle": entry.bundle, "arms": answering}
 
 
 def _rollout(way: Way) -> Rollout:

@@ -66,10 +66,12 @@ def measured(
     """
     import polars as pl
 
+    from assets.traffic.entries import Release, entries
     from pipelines.definitions import declared_pipelines
     from resources.lake import Lake
 
-    champion = next((entry.bundle for entry in ledger.entries(name, "release")), None)
+    releases = (entry.bundle for entry in entries(ledger, name) if isinstance(entry, Release))
+    champion = next(releases, None)
     if champion is None:
         return None
     pipeline = next(each for each in declared_pipelines() if each.name == name)

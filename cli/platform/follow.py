@@ -13,11 +13,51 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from resources.ledger import Entry
+    from assets.traffic.entries import Confirmation, LedgerEntry
+    from resources.ledger import Ledger
     from sensors.event_log import Event, Work
 
 
 Group = tuple[str, tuple[str, ...]]
+
+
+class LedgerReader:
+    """Tells what is new in the ledger, and once and loudly when it cannot be believed.
+
+    A broken ledger stops every move, and nothing else: reading goes on, and so does the platform.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._told: int | None = None
+        """The serial up to which entries were told; None until the ledger could be read."""
+        self._problem: str | None = None
+        self._unheard = self._read()
+
+    def lines(self) -> list[str]:
+        """A line for each new entry, or what is wrong with the ledger where that is news."""
+        unheard, self._unheard = self._unheard, []
+        return unheard + self._read()
+
+    def _read(self) -> list[str]:
+        from assets.endpoint.alarm import WAY_OUT
+        from assets.traffic.entries import entries as read
+        from resources.ledger import LedgerError
+
+        try:
+            entries = read(self._ledger)
+        except LedgerError as error:
+            problem = str(error)
+            news, self._problem = problem != self._problem, problem
+            return [f"THE LEDGER IS BROKEN: {problem}", f"{WAY_OUT}."] if news else []
+
+        lines = ["the ledger is sound again: releases and rollouts go on"] if self._problem else []
+        self._problem = None
+
+        newest = entries[-1].serial if entries else 0
+        told = newest if self._told is None else self._told
+        self._told = newest
+        return [*lines, *(entry_line(entry) for entry in entries if entry.serial > told)]
 
 
 class Follower:
@@ -29,16 +69,16 @@ class Follower:
         from sensors.event_log import Reader
 
         self._instance = instance
-        self._ledger = Ledger(
-            path=str(settings.ledger_path), signer=Keys(path=str(settings.keys_path))
-        )
         self._reader = Reader(instance)
         self._open: dict[Group, list[Event]] = {}
-        entries = self._ledger.entries()
-        self._entry = entries[-1].serial if entries else 0
+        keys = Keys(path=str(settings.keys_path))
+        self._entries = LedgerReader(Ledger(path=str(settings.ledger_path), signer=keys))
 
     def lines(self) -> list[str]:
-        """New lines. Partitions of one asset in one run come one by one: they are told as one line once no more come."""
+        """New lines.
+
+        Partitions of one asset in one run come one by one. They are one line once no more come.
+        """
         happened = self._reader.read()
         grown = {_group(event) for event in happened if event.kind == "materialization"}
         for event in happened:
@@ -50,11 +90,8 @@ class Follower:
             if group not in grown
             for event in self._open.pop(group)
         ]
-        entries = [entry for entry in self._ledger.entries() if entry.serial > self._entry]
-        if entries:
-            self._entry = entries[-1].serial
         others = [event for event in happened if event.kind != "materialization"]
-        return [*told([*complete, *others]), *(entry_line(entry) for entry in entries)]
+        return [*told([*complete, *others]), *self._entries.lines()]
 
     def works(self) -> list[Work]:
         from sensors.event_log import works
@@ -180,26 +217,53 @@ def _first_line(text: str) -> str:
     return f" ({lines[0]})" if lines else ""
 
 
-def _stage(entry: Entry) -> str:
-    share = entry.payload.get("share")
+def entry_line(entry: LedgerEntry) -> str:
+    """A ledger entry as a line."""
+    said = _said(entry)
     return (
-        f"canary {share:.0%} for"
-        if isinstance(share, float) and share > 0
-        else "tries in the shadow"
+        f"{entry.pipeline}: {said} on {entry.day}, by {entry.actor} (ledger entry {entry.serial})"
     )
 
 
-def entry_line(entry: Entry) -> str:
-    """A ledger entry as a line."""
-    bundle = f" bundle {entry.bundle[:12]}" if entry.bundle else ""
-    words = {
-        "release": "released",
-        "rollout": _stage(entry),
-        "experiment": f"experiment {entry.payload.get('name')} {entry.payload.get('stage')}, champion is",
-        "rollback": "rolled back to",
-        "traffic": "now serves",
-        "approval": "approved",
-        "rejection": "rejected",
-        "retrain_request": "retraining requested",
-    }
-    return f"{entry.pipeline}: {words[entry.kind]}{bundle} on {entry.day}, by {entry.actor} (ledger entry {entry.serial})"
+def _said(entry: LedgerEntry) -> str:
+    """What an entry decides or confirms, in a few words."""
+    from assets.traffic import entries as kinds
+
+    match entry:
+        case kinds.Approval():
+            return f"approved bundle {_short(entry.bundle)}"
+        case kinds.Rejection():
+            return f"rejected bundle {_short(entry.bundle)}"
+        case kinds.RolloutStep(stage="shadow"):
+            return f"bundle {_short(entry.bundle)} is to be scored in the shadow of the champion"
+        case kinds.RolloutStep():
+            return f"bundle {_short(entry.bundle)} is to answer {entry.share:.0%} of the traffic"
+        case kinds.Release():
+            return f"released bundle {_short(entry.bundle)}"
+        case kinds.Rollback():
+            return f"rolled back to bundle {_short(entry.bundle)} from {_short(entry.left)}"
+        case kinds.Confirmation():
+            return _confirmed(entry)
+        case kinds.ExperimentStart():
+            return f"experiment {entry.name} begins: {', '.join(entry.names)}"
+        case kinds.ExperimentStop():
+            return f"experiment {entry.name} ends; bundle {_short(entry.bundle)} is to answer alone"
+        case kinds.RetrainRequest():
+            return f"retraining requested ({entry.reason})"
+
+
+def _confirmed(entry: Confirmation) -> str:
+    """Who answers now, and who is scored beside the answers."""
+    (champion, share), *others = entry.arms
+    if others:
+        parts = [f"{_short(champion)} {share:.0%}"]
+        parts += [f"{_short(bundle)} {part:.0%}" for bundle, part in others]
+        return f"the endpoint divides the traffic: bundles {', '.join(parts)}"
+    if entry.shadows:
+        tried = ", ".join(map(_short, entry.shadows))
+        return f"the endpoint scores bundle {tried} in the shadow of {_short(champion)}"
+    return f"the endpoint serves bundle {_short(champion)}"
+
+
+def _short(bundle: str) -> str:
+    return bundle[:12]

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from assets.names import ROLLOUT
 from assets.reporting.report import Report
-from assets.traffic import judging, pages
-from assets.traffic.daily import ROLLOUT
-from tests.assets.traffic.test_rollout_judge import CANARY, DAY, POLICY, rollout
+from assets.traffic.judging import measures as measuring, pages, verdicts as judging
+from tests.assets.traffic.test_rollout_judge import CANARY, DAY, KIND, POLICY, rollout
 from tests.browser.ui import browser_page
 
 
 def test_the_page_of_a_rollout_shows_the_arms(tmp_path: Path) -> None:
     on_its_way = rollout("canary", 0.5)
-    measures = (*judging.measures(on_its_way, CANARY), *judging.quality(CANARY, POLICY))
+    measures = (
+        *measuring.measures(KIND, on_its_way, CANARY),
+        *measuring.quality(KIND, CANARY, POLICY),
+    )
     verdicts = judging.verdicts(on_its_way, measures, POLICY)
     report = Report(
         pipeline="flights",
@@ -26,7 +29,9 @@ def test_the_page_of_a_rollout_shows_the_arms(tmp_path: Path) -> None:
         measures=measures,
         verdicts=verdicts,
     )
-    content, images = pages.page(report, on_its_way, CANARY, POLICY, *judging.action(verdicts))
+    content, images = pages.rollout_page(
+        KIND, report, on_its_way, CANARY, *judging.action(verdicts)
+    )
     place = tmp_path / "index.html"
     place.write_bytes(content)
     asked: list[str] = []

@@ -28,6 +28,7 @@ from cli.platform.installation import disk, packages, port
 from resources.keys import Keys
 from resources.ledger import Ledger
 from resources.settings import Settings, settings
+from tests.support.entries import confirmed, released
 from tests.support.ports import free_ports
 
 BUNDLE = "ab" * 32
@@ -124,23 +125,8 @@ def test_predict_says_when_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> N
 def test_served_is_read_from_the_verified_ledger(home: Path) -> None:
     ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
     assert invoke("served").exit_code == 5
-    ledger.append(
-        "flight_delays",
-        "release",
-        bundle=BUNDLE,
-        day=date(2013, 4, 1),
-        actor="policy",
-        payload={"cause": "first_model"},
-    )
-    payload = {"decision": 1, "arms": [[BUNDLE, 1.0]]}
-    ledger.append(
-        "flight_delays",
-        "traffic",
-        bundle=BUNDLE,
-        day=date(2013, 4, 1),
-        actor="endpoint",
-        payload=payload,
-    )
+    released(ledger, "flight_delays", BUNDLE, date(2013, 4, 1))
+    confirmed(ledger, "flight_delays")
     result = invoke("served", "--json")
     found = json.loads(result.stdout)
     assert found["bundle"] == BUNDLE

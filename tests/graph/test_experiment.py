@@ -17,7 +17,8 @@ from assets.names import PREDICTIONS, asset_path
 from assets.reporting.report import load_report
 from assets.tabular.monitoring.predictions import columns
 from assets.traffic import assets as rollout_stage, experiments
-from assets.traffic.daily import EXPERIMENT
+from assets.traffic.entries import Confirmation, ExperimentStop, entries
+from assets.traffic.judging.daily import EXPERIMENT
 from declare.release import Experiment
 from resources.notifier import Notifier
 from tests.graph.test_release import DAYS, NAME, World, trained  # noqa: F401  the fixture
@@ -54,7 +55,9 @@ def answer(world: World, days: slice, *, sabotaged: bool) -> None:
         .sort("event_time")
         .unique("job_id", keep="last", maintain_order=True)
     )
-    desired = [row[0] for row in world.ledger.entries(NAME)[-1].payload["arms"]]  # type: ignore[union-attr, index]
+    newest = entries(world.ledger, NAME)[-1]
+    assert isinstance(newest, Confirmation)
+    desired = [bundle for bundle, _ in newest.arms]
     wanted = DAYS[days]
     rows = (
         facts.with_columns(date=pl.col("event_time").dt.date())
@@ -122,12 +125,13 @@ def test_an_experiment_ends_by_its_own_rule_and_the_champion_has_all_traffic_aga
     answer(world, slice(-10, -1), sabotaged=sabotaged)
     result = look(world, -2)
     assert [check.passed for check in result.get_asset_check_evaluations()] == [True]
-    entry = world.ledger.entries(NAME)[-1]
-    assert (entry.kind, entry.payload["stage"], entry.actor) == ("experiment", "stopped", "policy")
-    assert finding in str(entry.payload["reason"])
+    entry = entries(world.ledger, NAME)[-1]
+    assert isinstance(entry, ExperimentStop)
+    assert entry.actor == "policy"
+    assert finding in entry.reason
     report = load_report(world.reports, NAME, EXPERIMENT, DAYS[-2], DEPTH.name)
     assert report is not None
-    assert report.digest == entry.payload["report"]
+    assert report.digest == entry.report
     page = Path(
         world.reports.uri,
         world.reports.folder(NAME, EXPERIMENT, DAYS[-2], DEPTH.name),
@@ -135,7 +139,7 @@ def test_an_experiment_ends_by_its_own_rule_and_the_champion_has_all_traffic_aga
     ).read_text()
     assert "The intervals hold at every look" in page
     look(world, -2)
-    assert world.ledger.entries(NAME)[-1] == entry
+    assert entries(world.ledger, NAME)[-1] == entry
     world.run("endpoint")
     actual = world.endpoint.actual(NAME)
     assert actual is not None

@@ -19,6 +19,9 @@ from assets.retraining import assets as retraining
 from assets.retraining.decide import Decision, load_decision
 from assets.tabular.monitoring import assets as monitoring, daily, monitors
 from assets.tabular.monitoring.drift.evidently_page import Judged, Page
+from assets.traffic.decisions import request_retraining
+from assets.traffic.entries import Rollback, entries, record
+from assets.traffic.moves import candidate_of
 from bundle.records.log import Record, Writer
 from bundle.records.service import Sample, Traffic, append
 from declare.monitoring import Monitors
@@ -29,6 +32,7 @@ from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
 from resources.reports import Reports
+from tests.support.entries import released
 from tests.support.tiny import FIRST, land, tiny
 
 DAY = timedelta(days=1)
@@ -83,9 +87,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = world.artifacts.put(
         "bundles", {**files, "reference.json": candidate_reference(rows.frame, fitted, model)}
     )
-    world.ledger.append(
-        NAME, "release", bundle=bundle, day=AS_OF, actor="policy", payload={"candidate": digest}
-    )
+    released(world.ledger, NAME, bundle, AS_OF, digest)
     answer(world, table.filter(pl.col("date").is_between(AS_OF, LAST)), fitted, model, bundle)
     return home
 
@@ -263,12 +265,11 @@ def test_a_day_decided_again_later_decides_the_same(world: World) -> None:
     before = {name: world.report(name, day).digest for name in NAMES}
     decided = world.decision(day)
     world.run(day + DAY, LAST)
-    world.ledger.append(
-        NAME, "retrain_request", bundle=None, day=LAST, actor="ann", payload={"reason": "later"}
+    request_retraining(world.ledger, NAME, "ann", "later", LAST)
+    back = Rollback(
+        pipeline=NAME, bundle="0" * 64, day=LAST, actor="ann", left=world.bundle, reason="later"
     )
-    world.ledger.append(
-        NAME, "rollback", bundle="0" * 64, day=LAST, actor="ann", payload={"from": world.bundle}
-    )
+    record(world.ledger, back)
     bundle = decided.evidence.champion.bundle  # type: ignore[union-attr]
     world.run(day)
     assert {
@@ -293,14 +294,7 @@ def test_a_range_says_what_its_days_say_one_by_one(
 
 
 def test_a_person_asks_by_the_ledger_or_with_the_run(world: World) -> None:
-    world.ledger.append(
-        NAME,
-        "retrain_request",
-        bundle=None,
-        day=AS_OF + DAY,
-        actor="ann",
-        payload={"reason": "a new machine"},
-    )
+    request_retraining(world.ledger, NAME, "ann", "a new machine", AS_OF + DAY)
     world.run(AS_OF, AS_OF + 3 * DAY)
     assert [world.decision(AS_OF + DAY * offset).cause for offset in range(4)] == [
         None,
@@ -370,16 +364,15 @@ def test_a_value_that_the_endpoint_computed_otherwise_is_skew(world: World) -> N
 
 def test_a_reference_is_computed_for_a_bundle_that_carries_none(world: World) -> None:
     files = world.artifacts.get("bundles", world.bundle)
-    candidate = next(entry.payload["candidate"] for entry in world.ledger.entries(NAME))
+    candidate = candidate_of(entries(world.ledger, NAME), world.bundle)
+    assert candidate is not None
     bare = world.artifacts.put(
         "bundles", {name: content for name, content in files.items() if name != "reference.json"}
     )
-    world.ledger.append(
-        NAME, "release", bundle=bare, day=AS_OF, actor="policy", payload={"candidate": candidate}
-    )
+    released(world.ledger, NAME, bare, AS_OF, candidate)
     from assets.tabular.monitoring.champion import load, load_reference
 
-    served = load(world.artifacts, world.ledger.entries(NAME), bare)
+    served = load(world.artifacts, entries(world.ledger, NAME), bare)
     found = load_reference(tiny, served, world.artifacts, world.lake, world.reports)
     assert found.encode() == files["reference.json"]
     assert (world.home / "reports" / NAME / "references" / f"{bare}.json").exists()

@@ -14,8 +14,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
-from assets.endpoint.reconcile import Limits
+from assets.endpoint import assets as endpoint_stage, delivery
+from assets.endpoint.delivery import Limits
 from assets.lifecycles import kind_of
 from assets.names import raw_table
 from assets.release import assets as release_stage
@@ -23,7 +23,7 @@ from assets.reporting.report import Measure, Report, save_report
 from assets.tabular.validation import gates
 from assets.tabular.validation.terms import ALL_NUMBERS
 from assets.traffic import decisions
-from assets.traffic.decisions import proposal
+from assets.traffic.standing import proposal
 from bundle import manifest as manifests
 from bundle.desired import Actual, ArmState, arm_name, unseal
 from declare.pipeline import Pipeline
@@ -292,7 +292,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(endpoint_stage, "RETRIES", None)
-    monkeypatch.setattr(reconciling, "LIMITS", Limits(answers=0.3, serves=20))
+    monkeypatch.setattr(delivery, "LIMITS", Limits(answers=0.3, serves=20))
     shutil.copytree(trained, tmp_path / "home")
     return World(tmp_path / "home")
 

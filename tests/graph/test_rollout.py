@@ -10,18 +10,25 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from assets.endpoint import assets as endpoint_stage, reconcile as reconciling
-from assets.endpoint.reconcile import Limits, difference
+from assets.endpoint import assets as endpoint_stage, delivery
+from assets.endpoint.delivery import Limits
+from assets.endpoint.reconcile import difference
 from assets.lifecycles import kind_of
 from assets.reporting.report import load_report
-from assets.traffic import assets as rollout_stage, decisions, rollouts as state
-from assets.traffic.daily import ROLLOUT
-from bundle.desired import Actual
+from assets.traffic import assets as rollout_stage, decisions, rollouts as state, steps
+from assets.traffic.entries import (
+    Confirmation,
+    Release,
+    Rollback,
+    RolloutStep,
+    entries,
+)
+from assets.traffic.judging.daily import ROLLOUT
+from bundle.desired import Actual, RefusedBundle
 from bundle.records.log import Trial, Writer
 from cli.demo.diary import served
 from cli.main import app
 from declare.release import ReleasePolicy
-from resources.ledger import Entry
 from resources.notifier import Notifier
 from sensors import decisions as sensing
 from tests.graph.test_release import NAME, World, trained  # noqa: F401  the fixture
@@ -46,7 +53,8 @@ def shares(running: Platform) -> list[list[float]]:
     """The shares of each confirmation in the ledger; 0 is a shadow."""
     return [
         [arm["share"] for arm in served(entry)["arms"]]
-        for entry in running.ledger.entries(NAME, "traffic")
+        for entry in entries(running.ledger, NAME)
+        if isinstance(entry, Confirmation)
     ]
 
 
@@ -65,10 +73,10 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
             assert [run.failure for run in running.driver.settle() if not run.success] == []
             answers = running.post(NAME, requests(day))
             assert {answer.status_code for answer in answers} == {200}
-        entries = running.ledger.entries(NAME)
-        rollouts = state.rollouts(entries)
+        recorded = entries(running.ledger, NAME)
+        rollouts = state.rollouts(recorded)
         assert [rollout.outcome for rollout in rollouts] == ["superseded", "full"], [
-            rollout.told for rollout in rollouts
+            rollout.summary for rollout in rollouts
         ]
         new = rollouts[1]
         assert [(step.stage, step.share) for step in new.steps] == [
@@ -84,14 +92,14 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
         assert difference(NAME, running.ledger, running.endpoint) is None
 
         # Each step rests on a stored report, judged on requests and labels of both arms.
-        steps = [
+        taken = [
             entry
-            for entry in entries
-            if entry.payload.get("rollout") and entry.kind in ("rollout", "release")
+            for entry in recorded
+            if isinstance(entry, (RolloutStep, Release)) and entry.first_step is not None
         ]
-        for entry, judged in zip(steps, ("shadow", "canary"), strict=True):
+        for entry, judged in zip(taken, ("shadow", "canary"), strict=True):
             report = load_report(running.reports, NAME, ROLLOUT, entry.day - DAY, new.bundle)
-            assert report.digest == entry.payload["report"]
+            assert report.digest == entry.report
             assert report.passed
             quality = report.measure("log_loss_worse_by", "shadow")
             assert quality.n >= 40, "labels of the shadow's own day have matured when it is judged"
@@ -103,7 +111,7 @@ def test_a_retrained_bundle_goes_through_shadow_and_canary_to_all_traffic(home: 
         assert set(canary["bundle"].to_list()) == {first, new.bundle}
         assert canary.height == 40
 
-        split = running.ledger.entries(NAME, "traffic")[2]
+        split = [entry for entry in recorded if isinstance(entry, Confirmation)][2]
         told = json.loads(
             evergreen("served", "--pipeline", NAME, "--at", split.moment.isoformat(), "--json")
         )
@@ -128,7 +136,7 @@ def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
     import shutil
 
     monkeypatch.setattr(endpoint_stage, "RETRIES", None)
-    monkeypatch.setattr(reconciling, "LIMITS", Limits(answers=0.3, serves=5, refuses=0.2))
+    monkeypatch.setattr(delivery, "LIMITS", Limits(answers=0.3, serves=5, refuses=0.2))
     shutil.copytree(trained, tmp_path / "home")
     made = World(tmp_path / "home", PROGRESSIVE)
     for index in (0, 1):
@@ -153,7 +161,7 @@ def try_out(
     world: World, day: date, *, failures: int = 0, slower: int = 1, count: int = 60
 ) -> state.Rollout:
     """Log what the candidate made of a day's requests."""
-    rollout = state.under_way(world.ledger.entries(NAME))
+    rollout = state.under_way(entries(world.ledger, NAME))
     assert rollout is not None
     writer = Writer(world.endpoint.trials(NAME)[0])
     moment = datetime.now(UTC)
@@ -173,17 +181,13 @@ def test_a_shadow_that_fails_goes_back_once_and_stays_away(world: World) -> None
     rollout = try_out(world, world.day, failures=2)
     result = judge(world, world.day)
     assert [check.passed for check in result.get_asset_check_evaluations()] == [False], "an alert"
-    entry = world.ledger.entries(NAME)[-1]
-    assert (entry.kind, entry.actor, entry.bundle, entry.payload["from"]) == (
-        "rollback",
-        "policy",
-        champion,
-        rollout.bundle,
-    )
-    assert "2 of 60 outputs are no probability" in str(entry.payload["reason"])
+    entry = entries(world.ledger, NAME)[-1]
+    assert isinstance(entry, Rollback)
+    assert (entry.actor, entry.bundle, entry.left) == ("policy", champion, rollout.bundle)
+    assert "2 of 60 outputs are no probability" in entry.reason
     report = load_report(world.reports, NAME, ROLLOUT, world.day, rollout.bundle)
     assert report is not None
-    assert report.digest == entry.payload["report"]
+    assert report.digest == entry.report
     page = Path(
         world.reports.uri,
         world.reports.folder(NAME, ROLLOUT, world.day, rollout.bundle),
@@ -191,7 +195,7 @@ def test_a_shadow_that_fails_goes_back_once_and_stays_away(world: World) -> None
     ).read_text()
     assert "goes back" in page
     judge(world, world.day)
-    assert world.ledger.entries(NAME)[-1] == entry, "judged again, nothing more happens"
+    assert entries(world.ledger, NAME)[-1] == entry, "judged again, nothing more happens"
     world.run("endpoint")
     actual = world.endpoint.actual(NAME)
     assert actual is not None
@@ -209,13 +213,15 @@ def test_too_few_requests_wait_and_enough_take_the_step_once(world: World) -> No
     try_out(world, world.day, count=60)
     for _ in range(2):
         judge(world, world.day)
-    rollout = state.under_way(world.ledger.entries(NAME))
+    rollout = state.under_way(entries(world.ledger, NAME))
     assert rollout is not None
     assert [(step.stage, step.day) for step in rollout.steps] == [
         ("shadow", world.day),
         ("canary", world.day + timedelta(days=1)),
     ]
-    assert "NOT judged on labels" in str(world.ledger.entries(NAME)[-1].payload["reason"])
+    newest = entries(world.ledger, NAME)[-1]
+    assert isinstance(newest, RolloutStep)
+    assert "NOT judged on labels" in str(newest.reason)
 
 
 def test_killed_between_report_and_ledger_the_next_run_takes_the_step(
@@ -229,7 +235,7 @@ def test_killed_between_report_and_ledger_the_next_run_takes_the_step(
 
     try_out(world, world.day)
     with monkeypatch.context() as patch:
-        patch.setattr(state, "advance", killed)
+        patch.setattr(steps, "advance", killed)
         with pytest.raises(Killed):
             judge(world, world.day)
     assert world.kinds[-1] == "traffic"
@@ -258,15 +264,17 @@ def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves
             desired_serial=move.serial,
             arms=found.arms[:1],
             error=why,
+            refused=RefusedBundle(move.serial, str(move.bundle), why),
         )
 
     monkeypatch.setattr(type(world.endpoint), "actual", refusing)
     result = world.run("endpoint")
     assert [check.passed for check in result.get_asset_check_evaluations()] == [False], "an alert"
-    kinds: list[Entry] = world.ledger.entries(NAME)[-2:]
-    assert [entry.kind for entry in kinds] == ["rollback", "traffic"]
-    assert "signal 11" in str(kinds[0].payload["reason"])
-    assert kinds[1].bundle == champion == world.served
+    back, traffic = entries(world.ledger, NAME)[-2:]
+    assert isinstance(back, Rollback)
+    assert isinstance(traffic, Confirmation)
+    assert "signal 11" in back.reason
+    assert traffic.bundle == champion == world.served
 
 
 def test_a_candidate_altered_in_the_store_goes_back(world: World) -> None:

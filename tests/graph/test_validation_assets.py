@@ -22,6 +22,7 @@ from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
 from resources.reports import Reports
+from tests.support.entries import released
 from tests.support.tiny import FIRST, land, tiny
 
 DAYS = [FIRST + timedelta(days=offset) for offset in range(45)]
@@ -101,9 +102,7 @@ class World:
     def release(self, files: dict[str, bytes]) -> str:
         """Make these files the champion, as far as the validation stage looks."""
         digest = self.artifacts.put("bundles", files)
-        self.ledger.append(
-            NAME, "release", bundle=digest, day=DAYS[-1], actor="platform", payload={}
-        )
+        released(self.ledger, NAME, digest, DAYS[-1])
         return digest
 
     def run(

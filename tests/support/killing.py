@@ -29,6 +29,7 @@ import psutil
 
 from assets.data.digest import content_digest, digests_by_day
 from assets.retraining.decide import load_decision
+from assets.traffic.entries import entries
 from bundle.desired import unseal
 from bundle.models.model import TOLERANCE
 from cli.platform import environment
@@ -222,10 +223,10 @@ def end_state(settings: Settings, last: date) -> dict[str, Any]:
                 entry.bundle,
                 entry.actor,
                 str(entry.day),
-                entry.payload.get("decision"),
-                entry.payload.get("candidate"),
+                getattr(entry, "decision", None),
+                getattr(entry, "candidate", None),
             )
-            for entry in ledger.entries()
+            for entry in entries(ledger)
         ],
         "verified": ledger.verify(),
         "tracking": tracked(resources["tracking"]),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from assets.tabular.monitoring.drift.reference import Reference, reference
 from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.tabular.training.cpus import threads
-from assets.traffic.decisions import candidate_of
+from assets.traffic.entries import LedgerEntry, Release, Rollback
+from assets.traffic.moves import candidate_of
 from bundle.desired import CHAMPION
 from bundle.features.program import FeatureProgram
 from bundle.manifest import REFERENCE
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.lake import Lake
-    from resources.ledger import Entry
     from resources.reports import Reports
 
 # A fortnight of test rows does not show how much a day's answers vary: judged against it, 33 of 177 real days were alarms, and
@@ -56,14 +56,12 @@ class Served(NamedTuple):
         return self.facts.rows.get("test", 0)
 
 
-def released(entries: Sequence[Entry], day: date) -> Entry | None:
-    """The newest release or roll-back whose data day is no later than `day`: what was to be served, as that day knew it."""
-    found = [
-        entry
-        for entry in entries
-        if entry.kind in ("release", "rollback") and entry.bundle and entry.day <= day
-    ]
-    return found[-1] if found else None
+def released(entries: Sequence[LedgerEntry], day: date) -> Release | Rollback | None:
+    """The newest release or roll-back of a data day up to `day`: what was to be served then."""
+    for entry in reversed(entries):
+        if isinstance(entry, (Release, Rollback)) and entry.day <= day:
+            return entry
+    return None
 
 
 def most_served(predictions: pl.DataFrame) -> str | None:
@@ -78,13 +76,13 @@ def most_served(predictions: pl.DataFrame) -> str | None:
     return str(counts["bundle"][0])
 
 
-def subject(predictions: pl.DataFrame, entries: Sequence[Entry], day: date) -> str:
+def subject(predictions: pl.DataFrame, entries: Sequence[LedgerEntry], day: date) -> str:
     """Digest of the bundle that a day's reports speak of: what answered most, else what was released, else "none"."""
     entry = released(entries, day)
-    return most_served(predictions) or (entry.bundle if entry and entry.bundle else NOBODY)
+    return most_served(predictions) or (entry.bundle if entry else NOBODY)
 
 
-def load(artifacts: Artifacts, entries: Sequence[Entry], bundle: str) -> Served:
+def load(artifacts: Artifacts, entries: Sequence[LedgerEntry], bundle: str) -> Served:
     """A released bundle's candidate. Raises LookupError for a bundle that the ledger never released, FileNotFoundError and
     ValueError for artifacts that are gone or altered."""
     candidate = candidate_of(entries, bundle)

@@ -25,6 +25,7 @@ from assets.tabular.monitoring.monitors import (
     Monitor,
 )
 from assets.tabular.monitoring.predictions import as_used, empty
+from assets.traffic.entries import LedgerEntry, entries as read_entries
 from bundle.records.service import Sample, read as read_samples
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from declare.pipeline import Pipeline
     from resources.artifacts import Artifacts
     from resources.lake import Lake
-    from resources.ledger import Entry, Ledger
+    from resources.ledger import Ledger
     from resources.reports import Reports
 
 # An alarm that comes back within a week is the same alarm: its page exists, and the weekly one follows.
@@ -65,8 +66,8 @@ class Days:
         return asset_path(self.pipeline.name, PREDICTIONS)
 
     @cached_property
-    def entries(self) -> list[Entry]:
-        return self.ledger.entries(self.pipeline.name)
+    def entries(self) -> list[LedgerEntry]:
+        return read_entries(self.ledger, self.pipeline.name)
 
     @cached_property
     def predictions(self) -> pl.DataFrame:

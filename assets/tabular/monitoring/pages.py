@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from assets.reporting.page import Image, Link, Section, Table, render
-from assets.reporting.report import Measure, Report, Verdict
-from assets.reporting.tables import estimate, markdown_table, number
+from assets.reporting.report import Measure, Report
+from assets.reporting.tables import (
+    estimate,
+    markdown_table,
+    number,
+    verdict_table as verdict_table,
+    verdict_word,
+)
 from assets.tabular.monitoring.monitors import (
     DATA_DRIFT,
     EVIDENTLY_PAGE,
@@ -88,14 +94,6 @@ def _evidently(drawn: EvidentlyPage) -> Section:
     return Section("Distributions", text, links=[link])
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> str:
-    """Verdicts as a Markdown table: rule, number, limit, n and reason."""
-    rows = [
-        [v.rule, _word(v), number(v.value), number(v.limit), f"{v.n:,}", v.reason] for v in verdicts
-    ]
-    return markdown_table(["rule", "verdict", "number", "limit", "n", "reason"], rows)
-
-
 def headline(measures: Sequence[Measure]) -> dict[str, float]:
     """The plain numbers of a report by name: those that the Dagster UI plots over days."""
     return {m.name: m.value for m in measures if m.group is None and m.value is not None}
@@ -116,11 +114,7 @@ def _cell(report: Report, rule: str) -> str:
     verdict = next((v for v in report.verdicts if v.rule == rule), None)
     if verdict is None:
         return "–"
-    return f"{number(verdict.value, 3)} {_word(verdict)} (n={verdict.n:,})"
-
-
-def _word(verdict: Verdict) -> str:
-    return {True: "passed", False: "**failed**", None: "not judged"}[verdict.passed]
+    return f"{number(verdict.value, 3)} {verdict_word(verdict)} (n={verdict.n:,})"
 
 
 def _by_group(measures: Sequence[Measure]) -> Table | None:

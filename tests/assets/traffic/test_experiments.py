@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from assets.endpoint.reconcile import desired_of
-from assets.traffic import decisions, experiments, rollouts
-from assets.traffic.decisions import Proposal
-from assets.traffic.evidence import Divided
-from assets.traffic.experiments import EFFECT, Running
+from assets.lifecycles import kind_of
+from assets.traffic import decisions, experiments, steps
+from assets.traffic.entries import entries
+from assets.traffic.experiments import Running
+from assets.traffic.judging import comparison
+from assets.traffic.judging.comparison import EFFECT
+from assets.traffic.judging.evidence import Divided
+from assets.traffic.moves import desired_state, newest_move
+from assets.traffic.standing import Proposal
+from assets.traffic.steps import Grounds
+from bundle.desired import Desired
 from declare.release import Experiment, ReleasePolicy
 from resources.keys import Keys
 from resources.ledger import Ledger
@@ -21,6 +27,7 @@ from tests.support.tiny import tiny
 
 DAY = date(2013, 4, 1)
 NAME = "flights"
+KIND = kind_of(tiny)
 THREE = Experiment(
     name="shallow_or_deep",
     arms={"champion": 0.5, "candidate": 0.3, "c" * 64: 0.2},
@@ -73,10 +80,10 @@ def looks(
     found: dict[str, str] = {}
     for number in range(count):
         days.append(day_of(number, rows, worse=worse, seed=seed))
-        measures = experiments.measures(THREE, RUNNING, until(days))
-        judged = experiments.verdicts(THREE, RUNNING, measures)
-        found = {str(m.group): experiments.finding(m, THREE) for m in measures if m.name == EFFECT}
-        why = experiments.stops(THREE, RUNNING, judged, measures, DAY + timedelta(days=number))
+        measures = comparison.measures(KIND, THREE, RUNNING, until(days))
+        judged = comparison.verdicts(THREE, RUNNING, measures)
+        found = {str(m.group): comparison.finding(m, THREE) for m in measures if m.name == EFFECT}
+        why = comparison.stops(THREE, RUNNING, judged, measures, DAY + timedelta(days=number))
         if why is not None:
             return why, number + 1, found
     return None, count, found
@@ -103,14 +110,14 @@ def test_a_wrong_split_stops_it_and_a_long_one_ends() -> None:
         np.where(wrong.arm == 2, 0, wrong.arm),
         *(getattr(wrong, name) for name in ("shares", "output", "y", "ms", "key", "day")),
     )
-    measures = experiments.measures(THREE, RUNNING, wrong)
-    judged = experiments.verdicts(THREE, RUNNING, measures)
-    assert "not as declared" in str(experiments.stops(THREE, RUNNING, judged, measures, DAY))
-    few = experiments.measures(THREE, RUNNING, day_of(0, 60))
-    judged = experiments.verdicts(THREE, RUNNING, few)
-    assert experiments.stops(THREE, RUNNING, judged, few, DAY) is None
+    measures = comparison.measures(KIND, THREE, RUNNING, wrong)
+    judged = comparison.verdicts(THREE, RUNNING, measures)
+    assert "not as declared" in str(comparison.stops(THREE, RUNNING, judged, measures, DAY))
+    few = comparison.measures(KIND, THREE, RUNNING, day_of(0, 60))
+    judged = comparison.verdicts(THREE, RUNNING, few)
+    assert comparison.stops(THREE, RUNNING, judged, few, DAY) is None
     assert "28 days are over" in str(
-        experiments.stops(THREE, RUNNING, judged, few, DAY + timedelta(days=27))
+        comparison.stops(THREE, RUNNING, judged, few, DAY + timedelta(days=27))
     )
 
 
@@ -119,7 +126,7 @@ def ledger(tmp_path: Path) -> Ledger:
     made = Ledger(path=str(tmp_path / "ledger.db"), signer=Keys(path=str(tmp_path / "keys")))
     for name in "abc":
         decisions.approve_by_policy(made, proposal(name), "all gates passed")
-    decisions.release(made, proposal("a"), 0, {})
+    steps.release(made, proposal("a"), 0, Grounds())
     return made
 
 
@@ -129,20 +136,26 @@ def proposal(name: str) -> Proposal:
 
 def begin(ledger: Ledger, experiment: Experiment = THREE) -> Running:
     experiments.start(ledger, NAME, experiment, "b" * 64, "ada@example.org", "which depth?", DAY)
-    found = experiments.running(ledger.entries(NAME))
+    found = experiments.running(entries(ledger, NAME))
     assert found is not None
     return found
+
+
+def desired(ledger: Ledger) -> Desired:
+    move = newest_move(entries(ledger, NAME))
+    assert move is not None
+    return desired_state(move)
 
 
 def test_it_divides_the_traffic_by_its_own_hash_and_gives_it_back(ledger: Ledger) -> None:
     current = begin(ledger)
     assert current.arms == RUNNING.arms
-    desired = desired_of(ledger.entries(NAME)[-1])
-    assert desired.arms == (("a" * 64, 0.5), ("b" * 64, 0.3), ("c" * 64, 0.2))
-    assert desired.salt == THREE.name
+    divided = desired(ledger)
+    assert divided.arms == (("a" * 64, 0.5), ("b" * 64, 0.3), ("c" * 64, 0.2))
+    assert divided.salt == THREE.name
     assert begin(ledger) == current, "started twice, it is one"
     experiments.stop(ledger, NAME, current, "policy", "decided", DAY)
-    assert desired_of(ledger.entries(NAME)[-1]).arms == (("a" * 64, 1.0),)
+    assert desired(ledger).arms == (("a" * 64, 1.0),)
     with pytest.raises(ValueError, match="does not run any more"):
         experiments.stop(ledger, NAME, current, "policy", "decided", DAY)
 
@@ -157,13 +170,13 @@ def test_only_what_was_approved_takes_part(ledger: Ledger) -> None:
 
 def test_one_change_of_the_traffic_at_a_time(ledger: Ledger) -> None:
     current = begin(ledger)
-    rollouts.start(ledger, proposal("b"), 0, ReleasePolicy(), {})
-    assert experiments.running(ledger.entries(NAME)) is None, (
+    steps.start(ledger, proposal("b"), 0, ReleasePolicy(), Grounds())
+    assert experiments.running(entries(ledger, NAME)) is None, (
         "a rollout ends an experiment; its intervals hold at any end"
     )
     with pytest.raises(PermissionError, match="in the shadow of the champion since"):
         begin(ledger)
-    assert experiments.started(ledger.entries(NAME), THREE.name) == current
+    assert experiments.started(entries(ledger, NAME), THREE.name) == current
 
 
 @pytest.mark.parametrize(

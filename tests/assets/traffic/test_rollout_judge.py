@@ -8,13 +8,16 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pytest
 
-from assets.traffic import judging
-from assets.traffic.evidence import Divided, Evidence, Failures, Paired
+from assets.lifecycles import kind_of
+from assets.traffic.judging import measures, verdicts as judging
+from assets.traffic.judging.evidence import Divided, Evidence, Failures, Paired
 from assets.traffic.rollouts import Rollout, Step
 from declare.release import ReleasePolicy
+from tests.support.tiny import tiny
 
 DAY = date(2013, 4, 2)
 POLICY = ReleasePolicy()
+KIND = kind_of(tiny)
 MOMENT = datetime(2013, 4, 1, tzinfo=UTC)
 
 
@@ -91,7 +94,7 @@ def decide(
     on_its_way = rollout(stage, share)
     verdicts = judging.verdicts(
         on_its_way,
-        (*judging.measures(on_its_way, evidence), *judging.quality(evidence, policy)),
+        (*measures.measures(KIND, on_its_way, evidence), *measures.quality(KIND, evidence, policy)),
         policy,
     )
     assert tuple(verdict.rule for verdict in verdicts) == judging.RULES
@@ -143,7 +146,7 @@ def test_without_labels_the_step_rests_on_its_bake_time_and_says_so() -> None:
     on_its_way = rollout("shadow", 0.0)
     verdicts = judging.verdicts(
         on_its_way,
-        (*judging.measures(on_its_way, evidence), *judging.quality(evidence, policy)),
+        (*measures.measures(KIND, on_its_way, evidence), *measures.quality(KIND, evidence, policy)),
         policy,
     )
     quality = verdicts[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assets.traffic.sequential import (
+from assets.traffic.judging.sequential import (
     SPLIT_ALPHA,
     centred,
     confidence_sequence,

@@ -1,0 +1,1 @@
+"""Judging: what each day shows of a rollout or an experiment, and what follows from it."""
