@@ -32,9 +32,9 @@ Files = Mapping[str, bytes]
 class ModelFacts:
     """What a candidate says of itself.
 
-    `as_of` is the data day that it was trained as of. `test_loss` is its primary loss on `test_rows`
-    test rows, None where it was not measured. `definition` is the digest of what it was declared
-    to compute, as `Kind.definition` gives it.
+    `as_of` is the data day that it was trained as of. `test_loss` is its primary loss on
+    `test_rows` test rows, None where it was not measured. `definition` is the digest of what it was
+    declared to compute, as `Kind.definition` gives it.
     """
 
     as_of: date
@@ -80,6 +80,11 @@ class Kind(Protocol):
     @property
     def labels_from(self) -> tuple[str, ...]:
         """Names of the assets that hold what became of the predicted events."""
+        ...
+
+    @property
+    def reach(self) -> int:
+        """For how many days after a delivered day the daily assets still read it."""
         ...
 
     @property

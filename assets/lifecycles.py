@@ -7,6 +7,10 @@ comes after the predictions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 from assets.data import assets as data
 from assets.endpoint import assets as endpoint
 from assets.kind import Kind
@@ -20,8 +24,9 @@ from assets.tabular.training import assets as training
 from assets.tabular.validation import assets as validation
 from assets.traffic import assets as traffic
 from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 
-TABULAR: tuple[Stage[Pipeline], ...] = (
+TABULAR: tuple[Stage[Tabular], ...] = (
     data.STAGE,
     features.STAGE,
     training.STAGE,
@@ -34,14 +39,37 @@ TABULAR: tuple[Stage[Pipeline], ...] = (
 )
 
 
-def stages(pipeline: Pipeline) -> tuple[Stage[Pipeline], ...]:
+@dataclass(frozen=True)
+class Lifecycle:
+    """What a kind of pipeline brings: its stages, in order, and its view for the shared ones."""
+
+    stages: tuple[Stage[Any], ...]
+    kind: Callable[[Any], Kind]
+
+
+LIFECYCLES: dict[type[Pipeline], Lifecycle] = {Tabular: Lifecycle(TABULAR, TabularKind)}
+
+
+def lifecycle_of(pipeline: Pipeline) -> Lifecycle:
+    """The lifecycle of a pipeline. Raises TypeError for a kind that has none."""
+    found = LIFECYCLES.get(type(pipeline))
+    if found is None:
+        kinds = ", ".join(kind.__name__ for kind in LIFECYCLES)
+        raise TypeError(
+            f"pipeline {pipeline.name!r} is declared as {type(pipeline).__name__}, a kind that has "
+            f"no lifecycle; kinds are {kinds}"
+        )
+    return found
+
+
+def stages(pipeline: Pipeline) -> tuple[Stage[Any], ...]:
     """The stages of a pipeline, in order."""
-    return TABULAR
+    return lifecycle_of(pipeline).stages
 
 
 def kind_of(pipeline: Pipeline) -> Kind:
     """A pipeline, as the shared stages see it."""
-    return TabularKind(pipeline)
+    return lifecycle_of(pipeline).kind(pipeline)
 
 
 def asset_names(pipeline: Pipeline, *cadences: Cadence) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What a stage of the lifecycle is: its name, its assets by cadence, and what its code reads.
 
-Every stage folder exports one `STAGE` from its `assets.py`. Which stages a kind of pipeline has, and
-in which order, stands in `assets.lifecycles`: the stages import this module, so it cannot name them.
+Every stage folder exports one `STAGE` from its `assets.py`. Which stages a kind of pipeline has,
+and in which order, stands in `assets.lifecycles`: the stages import this module, so it cannot name
+them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from assets.tabular.features.versions import Reader
     from bundle.features.online import Snapshot
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 MINUTES_LIMIT, MEMORY_LIMIT, DAY_LIMIT = 3.0, 4.0, 0.3
 
@@ -192,7 +192,7 @@ def year(place: Path) -> dict[str, Any]:
 
 
 def microseconds_a_row(
-    pipeline: Pipeline, table: pl.DataFrame, online: Snapshot, read: Reader
+    pipeline: Tabular, table: pl.DataFrame, online: Snapshot, read: Reader
 ) -> float:
     """CPU time of one row of the model from one request, the fastest of 30 rounds."""
     from assets.tabular.features.declared_program import program

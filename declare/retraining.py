@@ -1,4 +1,4 @@
-"""What a pipeline declares about retraining."""
+"""When a pipeline retrains."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from declare.base import Declared
 
 
 class RetrainingPolicy(Declared):
-    """When to retrain. Every cause is data; `assets.retraining.decide` is the only place that reads the policy.
+    """When to retrain. `assets.retraining.decide` is the only place that reads the policy.
 
-    Performance: the live log loss over the monitor's window is worse than the champion's test log loss by
-    `performance_margin`, even at the lower end of its interval, on at least `minimum_rows` matured rows. Drift: the drift
-    monitor fails on `drift_persistence` days of the last `drift_window`, on at least `minimum_rows` rows together, with no
-    open data fault. Calendar: `every_days` after the last training. None switches a cause off.
+    Performance: the live log loss over the monitor's window is worse than the champion's test log
+    loss by `performance_margin`, even at the lower end of its interval, on at least `minimum_rows`
+    matured rows. Drift: the drift monitor fails on `drift_persistence` days of the last
+    `drift_window`, on at least `minimum_rows` rows together, with no open data fault. Calendar:
+    `every_days` after the last training. None switches a cause off.
 
-    Never more often than every `cooldown_days`, except for the first model and when a person asks. Each retrain in a row
-    that released nothing doubles the cooldown, at most `attempts` - 1 times: the same data rarely passes a gate it failed.
+    Never more often than every `cooldown_days`, except for the first model and when a person asks.
+    Each retrain in a row that released nothing doubles the cooldown, at most `attempts` - 1 times:
+    the same data rarely passes a gate that it failed.
     """
 
     every_days: int | None = Field(default=30, ge=1)

@@ -1,4 +1,4 @@
-"""Declaring a source: its columns, keys and when its files land."""
+"""A source: one feed of raw data, the contract of its columns, and when its files land."""
 
 from __future__ import annotations
 
@@ -57,14 +57,16 @@ RESERVED = frozenset({EVENT_TIME, KNOWN_AT, DATE})
 class Source(Declared):
     """One feed of raw data.
 
-    Files land in `landing/<pipeline>/<source>/<delivery day>/`, one or more a day, each with a `.sha256` sidecar. A
-    partition of `raw/<source>` is a *delivery day*: late rows and corrections arrive in later partitions with their own
-    `known_at` and never rewrite what was known. Every file has the declared columns, `event_time` and `known_at` (UTC).
+    Files land in `landing/<pipeline>/<source>/<delivery day>/`, one or more a day, each with a
+    `.sha256` sidecar. A partition of `raw/<source>` is a *delivery day*: late rows and corrections
+    arrive in later partitions with their own `known_at` and never rewrite what was known. Every
+    file has the declared columns, `event_time` and `known_at` (UTC).
 
-    `keys` identify a row (with `known_at`, one version of it). `lands` says how the delivery relates to the day of the
-    events in it: the schedule of a day lands the day before. A source that lands `once` is not partitioned.
-    `refuses_above` is the share of contract-breaking rows above which a batch is refused whole; below it those rows
-    go to quarantine. `volume` bounds the rows expected in a day's delivery (a warning, not a contract).
+    `keys` identify a row (with `known_at`, one version of it). `lands` says how the delivery
+    relates to the day of the events in it: the schedule of a day lands the day before. A source
+    that lands `once` is not partitioned. `refuses_above` is the share of contract-breaking rows
+    above which a batch is refused whole; below it those rows go to quarantine. `volume` bounds the
+    rows expected in a day's delivery (a warning, not a contract).
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -76,39 +78,59 @@ class Source(Declared):
     description: str = ""
 
     def __init__(self, name: str, **fields: object) -> None:
-        if isinstance(fields.get("keys"), list):
-            fields["keys"] = tuple(fields["keys"])  # type: ignore[arg-type]
         super().__init__(name=name, **fields)
 
     @model_validator(mode="after")
-    def _keys_are_columns(self) -> Source:
-        for reserved in sorted(RESERVED & set(self.columns)):
-            raise DeclarationError(
-                f"columns.{reserved}",
-                reserved,
-                f"every row has column {reserved!r} already; leave it out",
-            )
+    def _holds_together(self) -> Source:
+        _check_columns(self)
         for key in self.keys:
-            if key not in self.columns and key != EVENT_TIME:
-                raise DeclarationError(
-                    "keys",
-                    key,
-                    f"key {key!r} is no column of source {self.name!r}; columns are {', '.join(self.columns)}",
-                )
-            if key in self.columns and self.columns[key].nullable:
-                raise DeclarationError(
-                    f"columns.{key}.nullable",
-                    True,
-                    f"{key!r} is a key of source {self.name!r}, and a key is never null; leave nullable out",
-                )
-        if self.volume is not None and not 0 <= self.volume[0] <= self.volume[1]:
-            raise DeclarationError(
-                "volume",
-                self.volume,
-                f"volume={self.volume} is no range of rows; give the least and the most rows of a day",
-            )
+            _check_key(self, key)
+        _check_volume(self.volume)
         return self
 
     @property
     def daily(self) -> bool:
         return self.lands != "once"
+
+
+def unknown_column(where: str, column: str, source: Source) -> str:
+    """What to say of a column that a source does not have."""
+    return (
+        f"{where} names column {column!r}, which source {source.name!r} does not have; "
+        f"it has {', '.join(source.columns)}"
+    )
+
+
+def _check_columns(source: Source) -> None:
+    for reserved in sorted(RESERVED & set(source.columns)):
+        raise DeclarationError(
+            f"columns.{reserved}",
+            reserved,
+            f"every row has column {reserved!r} already; leave it out",
+        )
+
+
+def _check_key(source: Source, key: str) -> None:
+    if key not in source.columns and key != EVENT_TIME:
+        raise DeclarationError(
+            "keys",
+            key,
+            f"key {key!r} is no column of source {source.name!r}; "
+            f"columns are {', '.join(source.columns)}",
+        )
+    if key in source.columns and source.columns[key].nullable:
+        raise DeclarationError(
+            f"columns.{key}.nullable",
+            True,
+            f"{key!r} is a key of source {source.name!r}, and a key is never null; "
+            "leave nullable out",
+        )
+
+
+def _check_volume(volume: tuple[int, int] | None) -> None:
+    if volume is not None and not 0 <= volume[0] <= volume[1]:
+        raise DeclarationError(
+            "volume",
+            volume,
+            f"volume={volume} is no range of rows; give the least and the most rows of a day",
+        )

@@ -1,6 +1,7 @@
 """The code location: the lifecycles of all pipelines, with the platform's resources and alerts.
 
-Every module or package in `pipelines/` that exports `pipeline` is part of it; to add one is to add a file.
+Every module or package in `pipelines/` that exports `pipeline` is part of it; to add one is to add
+a file.
 """
 
 import importlib

@@ -1,6 +1,7 @@
 """A pipeline's whole lifecycle as Dagster definitions: from raw data to the retraining decision."""
 
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -34,7 +35,7 @@ def lifecycle_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     return [asset for stage in stages(pipeline) for asset in stage_assets(pipeline, stage)]
 
 
-def stage_assets(pipeline: Pipeline, stage: Stage[Pipeline]) -> list[dg.AssetsDefinition]:
+def stage_assets(pipeline: Pipeline, stage: Stage[Any]) -> list[dg.AssetsDefinition]:
     """The assets of one stage with what holds for all: owner, tags, code version, freshness."""
     kind = kind_of(pipeline)
 

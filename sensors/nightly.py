@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
+from assets.lifecycles import kind_of
 from assets.names import FEATURES, RETRAINING_DECISION, asset_key
 from assets.traffic.entries import Release, entries
 from declare.pipeline import Pipeline
@@ -108,7 +109,7 @@ def next_requests(
         served_since(pipeline, ledger),
         pipeline.start,
         redelivered,
-        reach=max((aggregate.days for aggregate in pipeline.aggregates), default=0),
+        reach=kind_of(pipeline).reach,
     )
     made = {
         work.stage: _request(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from assets.reporting.report import Report
     from bundle.features.online import Snapshot
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
     from resources.artifacts import Artifacts
     from resources.keys import Keys
     from resources.lake import Lake
@@ -56,7 +56,7 @@ class Golden:
 
 
 def assemble(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     digest: str,
     candidate: Mapping[str, bytes],
     reports: Mapping[str, Report | None],
@@ -121,7 +121,7 @@ def table_of(model: Model) -> bytes | None:
         return None
 
 
-def request_contract(pipeline: Pipeline) -> dict[str, RequestField]:
+def request_contract(pipeline: Tabular) -> dict[str, RequestField]:
     """What an application sends, column by column, as the source declares it."""
     return {
         name: RequestField(
@@ -138,7 +138,7 @@ def request_contract(pipeline: Pipeline) -> dict[str, RequestField]:
 
 
 def golden_of(
-    pipeline: Pipeline, program: FeatureProgram, model: Model, rows: TrainingRows, read: raw.Reader
+    pipeline: Tabular, program: FeatureProgram, model: Model, rows: TrainingRows, read: raw.Reader
 ) -> Golden:
     """Golden rows from the newest test days, evenly spread, computed as the endpoint does.
 
@@ -171,7 +171,7 @@ def golden_of(
     return Golden(tuple(golden), online, parity)
 
 
-def golden_frame(pipeline: Pipeline, test: pl.DataFrame, day: date) -> pl.DataFrame:
+def golden_frame(pipeline: Tabular, test: pl.DataFrame, day: date) -> pl.DataFrame:
     """Up to `golden_rows` rows of the last two test days in canonical order, evenly spread. A snapshot keeps the aggregates of two
     refreshes, so rows that were predicted before the older one are left out."""
     import numpy as np
@@ -192,7 +192,7 @@ def golden_frame(pipeline: Pipeline, test: pl.DataFrame, day: date) -> pl.DataFr
 
 
 def requests_of(
-    pipeline: Pipeline, chosen: pl.DataFrame, read: raw.Reader, day: date
+    pipeline: Tabular, chosen: pl.DataFrame, read: raw.Reader, day: date
 ) -> list[dict[str, Any]]:
     """The requests behind rows of the feature table, in the same order, as applications sent them."""
     from assets.tabular.features.versions import request_rows

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from assets.kind import Floats
     from assets.reporting.report import Report
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
     from resources.artifacts import Artifacts
     from resources.keys import Keys
     from resources.lake import Lake
@@ -35,7 +35,7 @@ SHIFT_BINS = 10
 class TabularKind:
     """`assets.kind.Kind` for a tabular pipeline."""
 
-    pipeline: Pipeline
+    pipeline: Tabular
 
     @property
     def entity(self) -> str:
@@ -44,6 +44,10 @@ class TabularKind:
     @property
     def labels_from(self) -> tuple[str, ...]:
         return (raw_name(self.pipeline.label.source),)
+
+    @property
+    def reach(self) -> int:
+        return max((aggregate.days for aggregate in self.pipeline.aggregates), default=0)
 
     @property
     def reports(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from assets.names import DAY, FEATURES, PREDICTIONS, asset_path
 from cli.demo.facts import Comparison, Quality
+from declare.tabular import Tabular
 from resources.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from declare.pipeline import Pipeline
     from resources.lake import Lake
     from resources.ledger import Ledger
 
@@ -74,7 +74,9 @@ def measured(
     champion = next(releases, None)
     if champion is None:
         return None
-    pipeline = next(each for each in declared_pipelines() if each.name == name)
+    pipeline = next(
+        each for each in declared_pipelines() if isinstance(each, Tabular) and each.name == name
+    )
     lake, entity = Lake(uri=settings.lake_uri), pipeline.entity
 
     matched = (
@@ -89,7 +91,7 @@ def measured(
     return compare(*(matched[column].cast(pl.Float64).to_numpy() for column in columns))
 
 
-def _labels(pipeline: Pipeline, lake: Lake, first: date, last: date) -> pl.DataFrame:
+def _labels(pipeline: Tabular, lake: Lake, first: date, last: date) -> pl.DataFrame:
     from assets.data.raw import reader
     from assets.tabular.features.point_in_time import labels
 
@@ -98,7 +100,7 @@ def _labels(pipeline: Pipeline, lake: Lake, first: date, last: date) -> pl.DataF
     return known.drop_nulls(label).select(pipeline.entity, label)
 
 
-def _answered(pipeline: Pipeline, lake: Lake, first: date, last: date) -> pl.DataFrame:
+def _answered(pipeline: Tabular, lake: Lake, first: date, last: date) -> pl.DataFrame:
     import polars as pl
 
     rows = lake.scan(asset_path(pipeline.name, PREDICTIONS), first, last)
@@ -107,7 +109,7 @@ def _answered(pipeline: Pipeline, lake: Lake, first: date, last: date) -> pl.Dat
 
 
 def _never_retrained(
-    settings: Settings, pipeline: Pipeline, lake: Lake, champion: str, first: date, last: date
+    settings: Settings, pipeline: Tabular, lake: Lake, champion: str, first: date, last: date
 ) -> pl.DataFrame:
     """What the first champion says of every stored feature row."""
     import polars as pl

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.flight_delays.pipeline import flight_delays as pipeline
+from pipelines.flight_delays.pipeline import pipeline
 
 __all__ = ["pipeline"]

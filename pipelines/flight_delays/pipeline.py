@@ -1,7 +1,8 @@
 """Flight delays: will a departing flight arrive 15 or more minutes late?
 
-Flights that left New York in 2013, with hourly weather at the three airports, aircraft and airports. `feed` lands the
-public data set as an airline's systems would; a deployment points the landing folder at its own files instead.
+Flights that left New York in 2013, with hourly weather at the three airports, aircraft and
+airports. `feed` lands the public data set as an airline's systems would; a deployment points the
+landing folder at its own files instead.
 """
 
 from __future__ import annotations
@@ -9,22 +10,29 @@ from __future__ import annotations
 import math
 from datetime import date
 
-from bundle.features.expression import (
+from declare import (
+    Fairness,
+    Gates,
+    Label,
+    Monitors,
+    Source,
+    Split,
+    Tabular,
+    XGBoost,
     category,
     col,
     count,
     days,
     deviation,
+    flag,
     hours,
+    integer,
     join,
     mean,
+    number,
     rate,
+    text,
 )
-from declare.monitoring import Monitors
-from declare.pipeline import Label, Pipeline
-from declare.source import Source, flag, integer, number, text
-from declare.training import Split, XGBoost
-from declare.validation import Fairness, Gates
 
 ORIGINS = ("EWR", "JFK", "LGA")
 CLOCK = {"ge": 0, "le": 2400}  # hhmm, local time of the airport
@@ -57,7 +65,10 @@ weather = Source(
     "weather",
     keys=["origin"],
     volume=(48, 75),
-    description="Hourly observations at the airport of departure; each hour is a newer version of the airport's row.",
+    description=(
+        "Hourly observations at the airport of departure; "
+        "each hour is a newer version of the airport's row."
+    ),
     columns={
         "origin": text(values=ORIGINS),
         "temp": number(nullable=True, ge=-40, le=130, description="degrees Fahrenheit"),
@@ -74,7 +85,10 @@ outcomes = Source(
     keys=["flight_id"],
     lands="the day after",
     volume=(500, 1_300),
-    description="What became of the flights of the day before; late reports and corrections come in later deliveries.",
+    description=(
+        "What became of the flights of the day before; "
+        "late reports and corrections come in later deliveries."
+    ),
     columns={
         "flight_id": text(),
         "dep_time": integer(nullable=True, **CLOCK, known="after"),
@@ -105,9 +119,11 @@ aircraft = Source(
     },
 )
 
-# No feature reads it: where a destination lies told the model nothing beyond its name and the delays of its flights. With latitude and
-# longitude the log loss of ten test days moved by -0.005 to +0.005 at five moments of the year, by +0.0003 on average; with the altitude as
-# well by -0.007 to +0.005, by -0.0003 on average. Puerto Rico and the Virgin Islands are not in it. It lands as a system of record does.
+# No feature reads it: where a destination lies told the model nothing beyond its name and the
+# delays of its flights. With latitude and longitude the log loss of ten test days moved by -0.005
+# to +0.005 at five moments of the year, by +0.0003 on average; with the altitude as well by -0.007
+# to +0.005, by -0.0003 on average. Puerto Rico and the Virgin Islands are not in it. It lands as a
+# system of record does.
 airports = Source(
     "airports",
     keys=["faa"],
@@ -126,10 +142,13 @@ minute_of_day = (col("sched_dep_time") // 100 * 60 + col("sched_dep_time") % 100
 angle = minute_of_day.expression * (2 * math.pi / 1440)
 sky = join("weather", within=hours(24))
 
-flight_delays = Pipeline(
+pipeline = Tabular(
     name="flight_delays",
     owner="team:network-operations",
-    purpose="Probability that a departing flight arrives 15 or more minutes late, an hour before it leaves.",
+    purpose=(
+        "Probability that a departing flight arrives 15 or more minutes late, "
+        "an hour before it leaves."
+    ),
     risk="limited",
     start=date(2013, 1, 1),
     end=date(2013, 12, 31),
@@ -183,19 +202,24 @@ flight_delays = Pipeline(
     fairness=[
         Fairness(
             column="origin",
-            reason="Flights are no people; travellers choose their airport by where they live, so warnings should be as good at each.",
+            reason=(
+                "Flights are no people; travellers choose their airport by where they live, "
+                "so warnings should be as good at each."
+            ),
             threshold=0.4,
         )
     ],
     gates=Gates(
         primary="log_loss",
-        # Airports differ in weather and crowding, so the share of late flights found differs by up to 0.25 between sound models.
+        # Airports differ in weather and crowding, so the share of late flights found differs by up
+        # to 0.25 between sound models.
         max_fairness_gap=0.35,
-        # Without any weather at all the model errs on the side of a delay: missing pressure has meant storms. It must not get worse than that.
+        # Without any weather at all the model errs on the side of a delay: missing pressure has
+        # meant storms. It must not get worse than that.
         max_outage_loss=0.45,
         max_missing_loss=0.2,  # one column alone cost 0.02 to 0.12
     ),
-    # Calibrated on April to September 2013: no quiet day had four drifted features of 31, nearly every day of the two real
-    # shifts (the storms of July, the calm of September) had.
+    # Calibrated on April to September 2013: no quiet day had four drifted features of 31, nearly
+    # every day of the two real shifts (the storms of July, the calm of September) had.
     monitors=Monitors(drift_share=0.1),
 )

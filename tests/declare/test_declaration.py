@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from bundle.features.expression import category, col, days, hours, join, mean, rate
+from bundle.desired import NOT_PIPELINES
+from declare import (
+    Fairness,
+    Gates,
+    Label,
+    Pipeline,
+    ReleasePolicy,
+    Source,
+    Tabular,
+    category,
+    col,
+    days,
+    hours,
+    join,
+    mean,
+    number,
+    rate,
+    text,
+)
 from declare.base import Declared
-from declare.pipeline import Label, Pipeline
-from declare.release import ReleasePolicy
-from declare.source import Source, number, text
-from declare.validation import Fairness, Gates
+from declare.pipeline import TAKEN
 from pipelines.flight_delays import pipeline as flight_delays
 from tests.support.tiny import tiny
 
@@ -84,9 +101,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
 def test_a_wrong_declaration_names_file_pipeline_field_value_and_way_out(wrong: str) -> None:
     changes, field, value, way_out = WRONG[wrong]
     with pytest.raises(ValidationError) as caught:
-        Pipeline(**{**DECLARED, **changes})
+        Tabular(**{**DECLARED, **changes})
     message = str(caught.value)
-    assert f"Pipeline {changes.get('name', 'tiny')!r}" in message
+    assert f"Tabular {changes.get('name', 'tiny')!r}" in message
     assert "test_declaration.py:" in message
     assert f"\n{field}\n" in message
     assert value in message
@@ -94,10 +111,8 @@ def test_a_wrong_declaration_names_file_pipeline_field_value_and_way_out(wrong: 
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(
-        ValidationError, match=r"Pipeline 'tiny' .*\nowner\n  the field is required"
-    ):
-        Pipeline(**{name: value for name, value in DECLARED.items() if name != "owner"})
+    with pytest.raises(ValidationError, match=r"Tabular 'tiny' .*\nowner\n  the field is required"):
+        Tabular(**{name: value for name, value in DECLARED.items() if name != "owner"})
 
 
 @pytest.mark.parametrize(
@@ -154,10 +169,29 @@ def test_declarations_are_frozen() -> None:
 
 
 @pytest.mark.parametrize("pipeline", [tiny, flight_delays], ids=lambda pipeline: pipeline.name)
-def test_declared_pipelines_are_whole(pipeline: Pipeline) -> None:
+def test_declared_pipelines_are_whole(pipeline: Tabular) -> None:
     assert isinstance(pipeline, Declared)
     assert pipeline.request_source.keys == (pipeline.entity,)
     assert pipeline.joins
     assert pipeline.aggregates
     # Equal lookups and aggregates in several features are computed once.
     assert len({repr(node) for node in pipeline.aggregates}) == len(pipeline.aggregates)
+
+
+def test_names_that_an_endpoint_takes_for_its_folders_are_no_pipelines() -> None:
+    assert TAKEN == NOT_PIPELINES
+
+
+def test_the_one_import_line_loads_no_heavy_library() -> None:
+    heavy = {"dagster", "mlflow", "numpy", "pandas", "polars", "sklearn", "xgboost"}
+    code = "import sys; from declare import *; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not heavy & set(loaded.stdout.split())
+
+
+def test_every_kind_of_pipeline_is_declared_with_what_all_have_in_common() -> None:
+    shared = {"name", "owner", "purpose", "risk", "sources", "release", "monitors", "retraining"}
+    assert shared <= set(Pipeline.model_fields) < set(Tabular.model_fields)
+    assert not {"label", "features", "request", "model", "gates"} & set(Pipeline.model_fields)

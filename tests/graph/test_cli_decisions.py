@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from cli.demo.driver import Ran
 from cli.main import app
-from declare.pipeline import Pipeline
 from declare.release import ReleasePolicy
+from declare.tabular import Tabular
 from tests.support.platform import Platform, platform
 from tests.support.tiny import DAY, FIRST, land, requests, tiny
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def running(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    def declared() -> list[Pipeline]:
+    def declared() -> list[Tabular]:
         return [REVIEWED]
 
     monkeypatch.setattr("pipelines.definitions.declared_pipelines", declared)

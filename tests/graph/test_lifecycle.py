@@ -12,7 +12,7 @@ import pytest
 from assets.reporting.report import load_report
 from assets.retraining.decide import load_decision
 from cli.demo.driver import Ran
-from declare.training import RandomForest
+from declare.models import RandomForest
 from tests.support.object_storage import bucket
 from tests.support.platform import Platform, platform
 from tests.support.tiny import DAY, FIRST, land, requests, tiny

@@ -24,7 +24,7 @@ from assets.traffic.entries import Rollback, entries, record
 from assets.traffic.moves import candidate_of
 from bundle.records.log import Record, Writer
 from bundle.records.service import Sample, Traffic, append
-from declare.monitoring import Monitors
+from declare.monitors import Monitors
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.keys import Keys

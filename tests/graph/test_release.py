@@ -26,8 +26,8 @@ from assets.traffic import decisions
 from assets.traffic.standing import proposal
 from bundle import manifest as manifests
 from bundle.desired import Actual, ArmState, arm_name, unseal
-from declare.pipeline import Pipeline
 from declare.release import ReleasePolicy
+from declare.tabular import Tabular
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
 from resources.keys import Keys
@@ -112,7 +112,7 @@ class FakeTracking(Tracking):
 class World:
     """A platform home with two trained candidates of the tiny pipeline, and everything behind them."""
 
-    def __init__(self, home: Path, pipeline: Pipeline = tiny) -> None:
+    def __init__(self, home: Path, pipeline: Tabular = tiny) -> None:
         self.home = home
         self.pipeline = pipeline
         self.instance = dg.DagsterInstance.ephemeral()

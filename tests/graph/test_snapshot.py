@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 from pipelines.definitions import build_definitions, platform_resources
 from pipelines.flight_delays import pipeline as flight_delays
 from resources.settings import Settings
@@ -14,7 +14,7 @@ from tests.support.tiny import tiny
 
 
 @pytest.mark.parametrize("pipeline", [flight_delays, tiny], ids=lambda pipeline: pipeline.name)
-def test_the_graph_keeps_its_shape(pipeline: Pipeline, snapshot: SnapshotAssertion) -> None:
+def test_the_graph_keeps_its_shape(pipeline: Tabular, snapshot: SnapshotAssertion) -> None:
     definitions = build_definitions([pipeline], platform_resources(Settings()))
     dg.Definitions.validate_loadable(definitions)
     graph = definitions.resolve_asset_graph()

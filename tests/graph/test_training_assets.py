@@ -20,8 +20,8 @@ from assets.tabular.training.candidate import CandidateFacts
 from bundle.features.program import FeatureProgram
 from bundle.models import skops_files
 from bundle.models.loading import load_model
-from declare.pipeline import Pipeline
-from declare.training import RandomForest, Split
+from declare.models import RandomForest, Split
+from declare.tabular import Tabular
 from resources import files
 from resources.artifacts import Artifacts
 from resources.lake import Lake
@@ -52,7 +52,7 @@ class World:
         self.instance = dg.DagsterInstance.ephemeral()
 
     def run(
-        self, *names: str, pipeline: Pipeline = tiny, as_of: str | None = None
+        self, *names: str, pipeline: Tabular = tiny, as_of: str | None = None
     ) -> dg.ExecuteInProcessResult:
         config = (
             {"ops": {f"{pipeline.name}__training_set": {"config": {"as_of": as_of}}}}

@@ -14,8 +14,8 @@ from assets.names import raw_table
 from assets.reporting.report import Report
 from assets.tabular.validation import assets as stage, evidence as evidences, gates
 from bundle.features.expression import category, col, days, join, rate
-from declare.pipeline import Pipeline
-from declare.validation import Fairness, Gates
+from declare.gates import Fairness, Gates
+from declare.tabular import Tabular
 from resources.artifacts import Artifacts
 from resources.keys import Keys
 from resources.lake import Lake
@@ -68,7 +68,7 @@ class World:
         )
         self.instance = dg.DagsterInstance.ephemeral()
 
-    def train(self, pipeline: Pipeline = tiny, point: bool = True) -> dict[str, bytes]:
+    def train(self, pipeline: Tabular = tiny, point: bool = True) -> dict[str, bytes]:
         """Train a baseline and a candidate (of other features, perhaps) and make them the newest; the candidate's files."""
         from assets.data import raw
         from assets.tabular.features.declared_program import program
@@ -106,7 +106,7 @@ class World:
         return digest
 
     def run(
-        self, pipeline: Pipeline = tiny, *names: str, raises: bool = True
+        self, pipeline: Tabular = tiny, *names: str, raises: bool = True
     ) -> dg.ExecuteInProcessResult:
         keys = [dg.AssetKey([NAME, *name.split("/")]) for name in names or gates.REPORTS]
         resources = {
@@ -129,7 +129,7 @@ class World:
         assert digest is not None
         return digest
 
-    def stored(self, pipeline: Pipeline = tiny) -> dict[str, Report | None]:
+    def stored(self, pipeline: Tabular = tiny) -> dict[str, Report | None]:
         return gates.stored(self.reports, pipeline, DAYS[-1], self.candidate)
 
     def report(self, name: str) -> Report:

@@ -10,7 +10,7 @@ import numpy as np
 from assets.tabular.training import estimators
 from bundle.models.model import Calibration
 from bundle.models.scikit_learn import EstimatorModel
-from declare.training import HistGradientBoosting, RandomForest
+from declare.models import HistGradientBoosting, RandomForest
 from tests.support.endpoint import program, training_matrix
 
 Kind = Literal["LogisticRegression", "RandomForest", "HistGradientBoosting"]

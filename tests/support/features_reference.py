@@ -22,7 +22,7 @@ from bundle.features.expression import (
     Operation,
     Rolling,
 )
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 
 DAY = timedelta(days=1)
 HORIZON = timedelta(days=35)
@@ -41,7 +41,7 @@ COMPARISONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def reference(pipeline: Pipeline, raw: Frames, days: Sequence[date]) -> pd.DataFrame:
+def reference(pipeline: Tabular, raw: Frames, days: Sequence[date]) -> pd.DataFrame:
     """Feature rows of days: entity, event_time, known_at, inputs_known_at, the features, day; in order of event time and entity.
 
     `raw` holds the raw rows of every source, with `date` where it lands daily.
@@ -75,7 +75,7 @@ def reference(pipeline: Pipeline, raw: Frames, days: Sequence[date]) -> pd.DataF
     return out.sort_values(["event_time", pipeline.entity]).reset_index(drop=True)
 
 
-def effective(pipeline: Pipeline, frame: pd.DataFrame) -> pd.DataFrame:
+def effective(pipeline: Tabular, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows known no earlier than the day of their delivery."""
     frame = frame.copy()
     if "date" in frame:
@@ -88,22 +88,22 @@ def effective(pipeline: Pipeline, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def local_day(pipeline: Pipeline, moments: pd.Series) -> pd.Series:
+def local_day(pipeline: Tabular, moments: pd.Series) -> pd.Series:
     return moments.dt.tz_convert(pipeline.timezone).dt.date
 
 
-def refresh(pipeline: Pipeline, day: date) -> pd.Timestamp:
+def refresh(pipeline: Tabular, day: date) -> pd.Timestamp:
     return (pd.Timestamp(day) + pipeline.refresh).tz_localize(pipeline.timezone).tz_convert("UTC")
 
 
-def newest_refresh(pipeline: Pipeline, moment: pd.Timestamp) -> date:
+def newest_refresh(pipeline: Tabular, moment: pd.Timestamp) -> date:
     day = moment.tz_convert(pipeline.timezone).date()
     while refresh(pipeline, day) > moment:
         day -= DAY
     return day
 
 
-def sent(pipeline: Pipeline, frame: pd.DataFrame) -> pd.DataFrame:
+def sent(pipeline: Tabular, frame: pd.DataFrame) -> pd.DataFrame:
     """Versions of requests that were predicted: known by then, and not replaced by then; the last one of a day."""
     rows = frame.sort_values("known_at", kind="stable").copy()
     rows["_predicted_at"] = rows["event_time"] - pipeline.lead
@@ -116,12 +116,12 @@ def sent(pipeline: Pipeline, frame: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates([pipeline.entity, "_day"], keep="last")
 
 
-def rolled(pipeline: Pipeline) -> set[str]:
+def rolled(pipeline: Tabular) -> set[str]:
     return {node.source or pipeline.label.source for node in pipeline.aggregates}
 
 
 def known_facts(
-    pipeline: Pipeline, frames: Frames, requests: pd.DataFrame, source: str, day: date
+    pipeline: Tabular, frames: Frames, requests: pd.DataFrame, source: str, day: date
 ) -> pd.DataFrame:
     """Facts as the refresh of a day sees them, with the columns of their request."""
     frame = frames[source]
@@ -165,7 +165,7 @@ def known_facts(
 
 
 def evaluate(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     node: Expression,
     rows: pd.DataFrame,
     frames: Frames,
@@ -196,7 +196,7 @@ def evaluate(
     raise NotImplementedError(type(node).__name__)
 
 
-def operated(pipeline: Pipeline, name: str, values: list[Any]) -> Any:
+def operated(pipeline: Tabular, name: str, values: list[Any]) -> Any:
     if name in ("weekday", "hour"):
         local = values[0].dt.tz_convert(pipeline.timezone).dt
         return local.weekday + 1.0 if name == "weekday" else local.hour.astype(float)
@@ -221,7 +221,7 @@ def operated(pipeline: Pipeline, name: str, values: list[Any]) -> Any:
 
 
 def joined(
-    pipeline: Pipeline, node: Join, rows: pd.DataFrame, frame: pd.DataFrame
+    pipeline: Tabular, node: Join, rows: pd.DataFrame, frame: pd.DataFrame
 ) -> tuple[pd.Series, pd.Series]:
     """The newest row by key that was known when the prediction was made, and when it was known."""
     pairs = pipeline.join_keys(node)
@@ -254,7 +254,7 @@ def joined(
 
 
 def aggregated(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     node: Rolling,
     rows: pd.DataFrame,
     facts: dict[tuple[date, str], pd.DataFrame],

@@ -13,28 +13,34 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
-from bundle.features.expression import (  # fmt: skip
+from declare import (
+    Label,
+    Source,
+    Tabular,
     category,
     col,
     count,
     days,
     deviation,
+    flag,
     hours,
     if_else,
+    integer,
     join,
     maximum,
     mean,
     minimum,
+    number,
     rate,
+    text,
+    timestamp,
 )
-from declare.pipeline import Label, Pipeline
-from declare.source import Source, flag, integer, number, text, timestamp
 
 ZONE = "America/New_York"
 FIRST, LAST = date(2024, 2, 20), date(2024, 3, 20)
 DAY = timedelta(days=1)
 
-orders = Pipeline(
+orders = Tabular(
     name="orders", owner="team:delivery", purpose="Probability that an order is delivered late.", risk="minimal",
     start=FIRST, end=LAST, timezone=ZONE, request="orders", entity="order_id", lead=hours(2), refresh=hours(4),
     label=Label("late", col("minutes") > 40, source="results"),

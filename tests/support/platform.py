@@ -23,7 +23,7 @@ from cli.demo.driver import Driver
 from cli.platform import environment
 from cli.platform.home import initialise
 from cli.platform.processes import endpoint_command
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 from pipelines.definitions import build_definitions, platform_resources
 from resources.settings import Settings, settings
 from sensors import instance
@@ -53,7 +53,7 @@ class Platform:
 
 
 @contextmanager
-def platform(home: Path, pipelines: Sequence[Pipeline], **locations: str) -> Iterator[Platform]:
+def platform(home: Path, pipelines: Sequence[Tabular], **locations: str) -> Iterator[Platform]:
     """A platform in `home`, with an endpoint server of its own; `locations` are settings such as `lake="s3://…"`."""
     port, admin_port = free_ports(2)
     os.environ.update(

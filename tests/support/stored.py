@@ -7,13 +7,13 @@ from datetime import date
 from pathlib import Path
 
 from assets.names import raw_table
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 from resources.lake import Lake
 from resources.landing import Landing
 from tests.support.tiny import land, tiny
 
 
-def stored_lake(home: Path, days: Sequence[date], pipeline: Pipeline = tiny) -> Lake:
+def stored_lake(home: Path, days: Sequence[date], pipeline: Tabular = tiny) -> Lake:
     """Land, parse and store the days of the tiny pipeline below `home`, with their features."""
     from assets.data.ingest import collect
     from assets.data.parse import parse, schema
@@ -30,7 +30,7 @@ def stored_lake(home: Path, days: Sequence[date], pipeline: Pipeline = tiny) -> 
     return lake
 
 
-def store_features(lake: Lake, days: Sequence[date], pipeline: Pipeline = tiny) -> None:
+def store_features(lake: Lake, days: Sequence[date], pipeline: Tabular = tiny) -> None:
     """Compute and store the features of days."""
     from assets.data import raw
     from assets.tabular.features.point_in_time import features

@@ -11,14 +11,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bundle.features.expression import category, col, days, hours, join, mean, rate
-from declare.monitoring import Monitors
-from declare.pipeline import Label, Pipeline
-from declare.release import ReleasePolicy
-from declare.retraining import RetrainingPolicy
-from declare.source import Source, flag, number, text
-from declare.training import Split, XGBoost
-from declare.validation import Fairness, Gates
+from declare import (
+    Fairness,
+    Gates,
+    Label,
+    Monitors,
+    ReleasePolicy,
+    RetrainingPolicy,
+    Source,
+    Split,
+    Tabular,
+    XGBoost,
+    category,
+    col,
+    days,
+    flag,
+    hours,
+    join,
+    mean,
+    number,
+    rate,
+    text,
+)
 
 if TYPE_CHECKING:
     from resources.landing import Landing
@@ -27,7 +41,7 @@ MACHINES = ("anvil", "bellows", "crane", "drill")
 FIRST = date(2024, 1, 1)
 DAY = timedelta(days=1)
 
-tiny = Pipeline(
+tiny = Tabular(
     name="tiny",
     owner="team:workshop",
     purpose="Probability that a job fails on its machine.",

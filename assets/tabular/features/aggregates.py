@@ -24,8 +24,8 @@ from assets.tabular.features.versions import EARLY, Reader, duplicated, newest_k
 from bundle.features.expression import Column, Node, Rolling, walk
 from bundle.features.polars import compile_values
 from bundle.features.program import FeatureProgram, Lookup, aggregate_name
-from declare.pipeline import Pipeline
 from declare.source import EVENT_TIME, KNOWN_AT
+from declare.tabular import Tabular
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,7 +75,7 @@ def facts(program: FeatureProgram) -> tuple[Facts, ...]:
     )
 
 
-def cells(pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date) -> pl.DataFrame:
+def cells(pipeline: Tabular, what: Facts, read: Reader, first: date, last: date) -> pl.DataFrame:
     """Cells of all facts that the refreshes of days `first` to `last` see, in chunks of event days."""
     import polars as pl
 
@@ -128,7 +128,7 @@ def _value(node: Rolling) -> str:
 
 
 def _chunks(
-    pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date
+    pipeline: Tabular, what: Facts, read: Reader, first: date, last: date
 ) -> Iterator[tuple[date, date]]:
     """Stretches of event days whose deliveries fit in memory."""
     import polars as pl
@@ -152,7 +152,7 @@ def _chunks(
 
 
 def _chunk_cells(
-    pipeline: Pipeline, what: Facts, read: Reader, first: date, last: date, newest: date
+    pipeline: Tabular, what: Facts, read: Reader, first: date, last: date, newest: date
 ) -> pl.DataFrame:
     """Cells of the facts of event days `first` to `last`, as refreshes up to day `newest` see them."""
     import polars as pl
@@ -217,7 +217,7 @@ def _chunk_cells(
     )
 
 
-def _usable_from(pipeline: Pipeline, what: Facts, rows: pl.DataFrame) -> pl.Series:
+def _usable_from(pipeline: Tabular, what: Facts, rows: pl.DataFrame) -> pl.Series:
     """When each fact may first be used: once it is known and, where it tells labels, mature."""
     import polars as pl
 
@@ -229,7 +229,7 @@ def _usable_from(pipeline: Pipeline, what: Facts, rows: pl.DataFrame) -> pl.Seri
 
 
 def _with_request(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     read: Reader,
     rows: pl.DataFrame,
     first: date,

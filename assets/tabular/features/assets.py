@@ -19,20 +19,20 @@ from assets.names import (
 )
 from assets.stage import Stage, alone, always
 from assets.tabular.features.lineage import column_lineage, delivery_days
-from declare.pipeline import Pipeline
 from declare.source import EVENT_TIME, KNOWN_AT
+from declare.tabular import Tabular
 from resources.lake import Lake
 from resources.online_store import OnlineStore
 
 GROUP = "features"
 
 
-def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
     """`features` and `online_features` of a pipeline."""
     return [_features(pipeline), _online_features(pipeline)]
 
 
-def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
+def _features(pipeline: Tabular) -> dg.AssetsDefinition:
     key = asset_key(pipeline.name, FEATURES)
     table = asset_path(pipeline.name, FEATURES)
 
@@ -134,7 +134,7 @@ def _features(pipeline: Pipeline) -> dg.AssetsDefinition:
     return features
 
 
-def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
+def _online_features(pipeline: Tabular) -> dg.AssetsDefinition:
     features = asset_key(pipeline.name, FEATURES)
 
     @dg.asset(
@@ -195,7 +195,7 @@ def _online_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     return online_features
 
 
-def _raw(pipeline: Pipeline, source: str) -> dg.AssetKey:
+def _raw(pipeline: Tabular, source: str) -> dg.AssetKey:
     return asset_key(pipeline.name, raw_name(source))
 
 
@@ -206,7 +206,7 @@ def _window(back: int) -> dg.TimeWindowPartitionMapping:
     )
 
 
-def _young(pipeline: Pipeline, last: date) -> list[str]:
+def _young(pipeline: Tabular, last: date) -> list[str]:
     """Features whose window reaches before the pipeline's first day, or that wait for the first facts to come in."""
     from assets.tabular.features.declared_program import program
     from bundle.features.expression import Expression, Join, Rolling, walk
@@ -224,13 +224,13 @@ def _young(pipeline: Pipeline, last: date) -> list[str]:
     ]
 
 
-def _end(pipeline: Pipeline, day: date) -> datetime:
+def _end(pipeline: Tabular, day: date) -> datetime:
     from assets.tabular.features.moments import start
 
     return start(pipeline, day + DAY)
 
 
-def _schema(pipeline: Pipeline) -> dg.TableSchema:
+def _schema(pipeline: Tabular) -> dg.TableSchema:
     from assets.tabular.features.declared_program import program
 
     made = program(pipeline)
@@ -256,7 +256,7 @@ def _schema(pipeline: Pipeline) -> dg.TableSchema:
     )
 
 
-def _lineage(pipeline: Pipeline) -> dg.TableColumnLineage:
+def _lineage(pipeline: Tabular) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             column: [
@@ -269,7 +269,7 @@ def _lineage(pipeline: Pipeline) -> dg.TableColumnLineage:
     )
 
 
-def _read(pipeline: Pipeline, kind: Kind, asset: str) -> object:
+def _read(pipeline: Tabular, kind: Kind, asset: str) -> object:
     """What features read: of the sources only what finds and orders rows, not their contracts."""
     sources = [
         (each.name, each.keys, each.lands, [(name, c.kind) for name, c in each.columns.items()])

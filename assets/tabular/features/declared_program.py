@@ -22,14 +22,14 @@ from bundle.features.program import (  # fmt: skip
     lookup_name,
     value_name,
 )
-from declare.pipeline import Pipeline
 from declare.source import EVENT_TIME
+from declare.tabular import Tabular
 
 # How long a row of a daily source counts for a join without `within`: a feature must not have to read all history.
 JOIN_HORIZON = timedelta(days=35)
 
 
-def program(pipeline: Pipeline) -> FeatureProgram:
+def program(pipeline: Tabular) -> FeatureProgram:
     """The feature program of a pipeline, without vocabularies.
 
     Raises ValueError, naming the feature and the part, where an expression mixes types (text + number).
@@ -42,7 +42,7 @@ def definition(program: FeatureProgram) -> str:
     return msgspec.structs.replace(program, vocabularies={}).digest
 
 
-def check_label(pipeline: Pipeline) -> None:
+def check_label(pipeline: Tabular) -> None:
     """Raises ValueError where the label is no condition over its source's columns."""
     try:
         found = Types(columns(pipeline, pipeline.label.source)).of(pipeline.label.condition)
@@ -54,7 +54,7 @@ def check_label(pipeline: Pipeline) -> None:
         )
 
 
-def columns(pipeline: Pipeline, source: str) -> dict[str, Type]:
+def columns(pipeline: Tabular, source: str) -> dict[str, Type]:
     """Types of the columns of a source's rows, as expressions read them."""
     types = {
         name: TYPE_OF_KIND[column.kind] for name, column in pipeline.source(source).columns.items()
@@ -62,7 +62,7 @@ def columns(pipeline: Pipeline, source: str) -> dict[str, Type]:
     return {**types, EVENT_TIME: "datetime"}
 
 
-def fact_columns(pipeline: Pipeline, source: str) -> dict[str, Type]:
+def fact_columns(pipeline: Tabular, source: str) -> dict[str, Type]:
     """Types of the columns of a source's facts: its own, and the request's where the entity leads to them."""
     own = columns(pipeline, source)
     if pipeline.entity not in own:
@@ -76,7 +76,7 @@ def fact_columns(pipeline: Pipeline, source: str) -> dict[str, Type]:
 class _Identity:
     """A pipeline as a cache key: declarations are frozen, but hold dictionaries and have no hash."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Tabular) -> None:
         self.pipeline = pipeline
 
     def __hash__(self) -> int:
@@ -115,7 +115,7 @@ def _programs(identity: _Identity) -> FeatureProgram:
     return made
 
 
-def _resolve(pipeline: Pipeline, node: Node, lookups: dict[str, Lookup]) -> Node:
+def _resolve(pipeline: Tabular, node: Node, lookups: dict[str, Lookup]) -> Node:
     """The tree with its joins and aggregates spelled out, and what they look up added to `lookups`."""
     if isinstance(node, Join):
         return _resolve_join(pipeline, node, lookups)
@@ -124,7 +124,7 @@ def _resolve(pipeline: Pipeline, node: Node, lookups: dict[str, Lookup]) -> Node
     return mapped(node, lambda operand: _resolve(pipeline, operand, lookups))
 
 
-def _resolve_join(pipeline: Pipeline, node: Join, lookups: dict[str, Lookup]) -> Join:
+def _resolve_join(pipeline: Tabular, node: Join, lookups: dict[str, Lookup]) -> Join:
     source = pipeline.source(node.source)
     pairs = pipeline.join_keys(node)
     within = (
@@ -158,7 +158,7 @@ def _resolve_join(pipeline: Pipeline, node: Join, lookups: dict[str, Lookup]) ->
     return resolved
 
 
-def _resolve_aggregate(pipeline: Pipeline, node: Rolling, lookups: dict[str, Lookup]) -> Rolling:
+def _resolve_aggregate(pipeline: Tabular, node: Rolling, lookups: dict[str, Lookup]) -> Rolling:
     source = node.source or pipeline.label.source
     value = _with_label(pipeline, node.value) if source == pipeline.label.source else node.value
     types = fact_columns(pipeline, source)
@@ -190,7 +190,7 @@ def _resolve_aggregate(pipeline: Pipeline, node: Rolling, lookups: dict[str, Loo
     return resolved
 
 
-def _with_label(pipeline: Pipeline, node: Node) -> Node:
+def _with_label(pipeline: Tabular, node: Node) -> Node:
     """The tree with the label's name replaced by its condition."""
     if isinstance(node, Column) and node.name == pipeline.label.name:
         condition: Node = as_node(pipeline.label.condition)

@@ -8,11 +8,11 @@ from assets.names import DAY
 from assets.tabular.features.declared_program import program
 from assets.tabular.features.versions import EARLY
 from bundle.features.expression import Column, Expression, Join, Rolling, walk
-from declare.pipeline import Pipeline
 from declare.source import EVENT_TIME, KNOWN_AT
+from declare.tabular import Tabular
 
 
-def delivery_days(pipeline: Pipeline) -> dict[str, int | None]:
+def delivery_days(pipeline: Tabular) -> dict[str, int | None]:
     """For each source that features are made of, how many days of deliveries before a partition's own day it reads; None
     for a source that lands once and is read whole."""
     made = program(pipeline)
@@ -40,7 +40,7 @@ def delivery_days(pipeline: Pipeline) -> dict[str, int | None]:
     }
 
 
-def column_lineage(pipeline: Pipeline) -> dict[str, list[tuple[str, str]]]:
+def column_lineage(pipeline: Tabular) -> dict[str, list[tuple[str, str]]]:
     """For each column of the feature table the (source, column) pairs that it is made of."""
     request = pipeline.request
     lineage = {name: [(request, name)] for name in pipeline.request_columns}
@@ -54,7 +54,7 @@ def column_lineage(pipeline: Pipeline) -> dict[str, list[tuple[str, str]]]:
     return lineage
 
 
-def _read(pipeline: Pipeline, node: Expression) -> list[tuple[str, str]]:
+def _read(pipeline: Tabular, node: Expression) -> list[tuple[str, str]]:
     match node:
         case Column(name=name):
             return [(pipeline.request, name)]

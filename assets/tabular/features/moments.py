@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 from assets.names import DAY
-from declare.pipeline import Pipeline
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
+from declare.tabular import Tabular
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-def start(pipeline: Pipeline, day: date) -> datetime:
+def start(pipeline: Tabular, day: date) -> datetime:
     """The first moment of a local day."""
     return datetime.combine(day, time(), ZoneInfo(pipeline.timezone)).astimezone(UTC)
 
 
-def refresh(pipeline: Pipeline, day: date) -> datetime:
+def refresh(pipeline: Tabular, day: date) -> datetime:
     """When the aggregates of a day are computed; what is known later does not count in them.
 
     Wall time: a refresh at 04:00 is at 04:00 on days that change the clock too.
@@ -34,17 +34,17 @@ def refresh(pipeline: Pipeline, day: date) -> datetime:
     ).astimezone(UTC)
 
 
-def label_lag(pipeline: Pipeline) -> int:
+def label_lag(pipeline: Tabular) -> int:
     """How many days before a refresh the newest day lies whose labels are all mature then."""
     beyond = pipeline.label.matures_after - pipeline.refresh
     return 1 + max(0, math.ceil(beyond / DAY))
 
 
-def local_day(pipeline: Pipeline, moment: datetime) -> date:
+def local_day(pipeline: Tabular, moment: datetime) -> date:
     return moment.astimezone(ZoneInfo(pipeline.timezone)).date()
 
 
-def newest_refresh(pipeline: Pipeline, moment: datetime) -> date:
+def newest_refresh(pipeline: Tabular, moment: datetime) -> date:
     """Day of the newest refresh at a moment: refresh(D) <= moment < refresh(D + 1)."""
     day = local_day(pipeline, moment)
     while refresh(pipeline, day) > moment:
@@ -52,23 +52,23 @@ def newest_refresh(pipeline: Pipeline, moment: datetime) -> date:
     return day
 
 
-def of_local_day(pipeline: Pipeline, moment: pl.Expr) -> pl.Expr:
+def of_local_day(pipeline: Tabular, moment: pl.Expr) -> pl.Expr:
     """Local day of each moment."""
     return moment.dt.convert_time_zone(pipeline.timezone).dt.date()
 
 
-def newest_refreshes(pipeline: Pipeline, moments: pl.Series) -> pl.Series:
+def newest_refreshes(pipeline: Tabular, moments: pl.Series) -> pl.Series:
     """Day of the newest refresh at each moment."""
     return _searched(pipeline, moments, "right", -1)
 
 
-def first_refreshes(pipeline: Pipeline, known_at: pl.Series) -> pl.Series:
+def first_refreshes(pipeline: Tabular, known_at: pl.Series) -> pl.Series:
     """Day of the first refresh that sees what is known at each moment: the smallest D with refresh(D) >= known_at."""
     return _searched(pipeline, known_at, "left", 0)
 
 
 def _searched(
-    pipeline: Pipeline, moments: pl.Series, side: Literal["left", "right"], offset: int
+    pipeline: Tabular, moments: pl.Series, side: Literal["left", "right"], offset: int
 ) -> pl.Series:
     import polars as pl
 
@@ -91,7 +91,7 @@ def _searched(
     )
 
 
-def stamped(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:
+def stamped(pipeline: Tabular, rows: pl.LazyFrame) -> pl.LazyFrame:
     """Raw rows with their times in UTC microseconds, and `known_at` no earlier than the day of their delivery.
 
     A delivery cannot tell what was known before it came; without this, one that dates itself back would change

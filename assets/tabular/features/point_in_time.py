@@ -34,22 +34,22 @@ from bundle.features.expression import Column, as_node
 from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
 from bundle.features.polars import compile_batch, compile_values
 from bundle.features.program import FeatureProgram, Lookup
-from declare.pipeline import Pipeline
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
+from declare.tabular import Tabular
 
 if TYPE_CHECKING:
     import polars as pl
 
 INPUTS_KNOWN_AT = "inputs_known_at"
 # Cells that this process computed last for a single day, by pipeline and source, with what they were computed from.
-_newest_cells: dict[tuple[str, str], tuple[Pipeline, object, pl.DataFrame]] = {}
+_newest_cells: dict[tuple[str, str], tuple[Tabular, object, pl.DataFrame]] = {}
 # Rows of requests that are computed at once.
 BLOCK_ROWS = 300_000
 # Rows of "latest" tables that a snapshot keeps: those known in the last days before its own, and one older per key.
 SNAPSHOT_DAYS = 2
 
 
-def features(pipeline: Pipeline, days: Sequence[date], read: Reader) -> pl.DataFrame:
+def features(pipeline: Tabular, days: Sequence[date], read: Reader) -> pl.DataFrame:
     """The feature table of some days.
 
     Columns: entity, `event_time`, `known_at` (when the prediction is made), `inputs_known_at` (when
@@ -63,7 +63,7 @@ def features(pipeline: Pipeline, days: Sequence[date], read: Reader) -> pl.DataF
 
 
 def feature_blocks(
-    pipeline: Pipeline, days: Sequence[date], read: Reader, rows: int = BLOCK_ROWS
+    pipeline: Tabular, days: Sequence[date], read: Reader, rows: int = BLOCK_ROWS
 ) -> Iterator[tuple[tuple[date, ...], pl.DataFrame]]:
     """The feature table in blocks of days of about `rows` rows, in order: memory does not grow with the number of days.
 
@@ -86,7 +86,7 @@ def feature_blocks(
         yield from ahead(block, _blocks(pipeline, read, first, last, rows))
 
 
-def snapshot(pipeline: Pipeline, day: date, read: Reader) -> Snapshot:
+def snapshot(pipeline: Tabular, day: date, read: Reader) -> Snapshot:
     """What the endpoint looks up from the deliveries up to a day: the rows and aggregates that requests of that day, and
     of the days after it until the next snapshot, need."""
     made = program(pipeline)
@@ -105,7 +105,7 @@ def snapshot(pipeline: Pipeline, day: date, read: Reader) -> Snapshot:
     return Snapshot(pipeline.name, day, refresh(pipeline, day), tables)
 
 
-def labels(pipeline: Pipeline, read: Reader, first: date, last: date, as_of: date) -> pl.DataFrame:
+def labels(pipeline: Tabular, read: Reader, first: date, last: date, as_of: date) -> pl.DataFrame:
     """Mature labels of events on local days `first` to `last`, as known at the refresh of `as_of`.
 
     A label is mature once `matures_after` has passed since its event. Columns: entity, `event_time`,
@@ -160,7 +160,7 @@ def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:
                 begin = following
 
 
-def _refreshes(pipeline: Pipeline, first: date, last: date) -> tuple[date, date]:
+def _refreshes(pipeline: Tabular, first: date, last: date) -> tuple[date, date]:
     """First and last day whose refresh is the newest one for predictions of events on days `first` to `last`."""
     return (
         newest_refresh(pipeline, start(pipeline, first) - pipeline.lead),
@@ -169,7 +169,7 @@ def _refreshes(pipeline: Pipeline, first: date, last: date) -> tuple[date, date]
 
 
 def _cells(
-    pipeline: Pipeline, made: FeatureProgram, read: Reader, first: date, last: date
+    pipeline: Tabular, made: FeatureProgram, read: Reader, first: date, last: date
 ) -> dict[str, tuple[Facts, pl.DataFrame]]:
     refreshes = _refreshes(pipeline, first, last)
     if first < last or not isinstance(read, RawRows):
@@ -184,7 +184,7 @@ def _cells(
 
 
 def _cells_of_a_day(
-    pipeline: Pipeline, what: Facts, read: RawRows, first: date, last: date
+    pipeline: Tabular, what: Facts, read: RawRows, first: date, last: date
 ) -> pl.DataFrame:
     # Their states are asked first: rows that come meanwhile are kept under a state that is never asked for again.
     of = (read.state(what.source), read.state(pipeline.request), first, last)
@@ -200,7 +200,7 @@ def _cells_of_a_day(
 
 
 def _blocks(
-    pipeline: Pipeline, read: Reader, first: date, last: date, rows: int
+    pipeline: Tabular, read: Reader, first: date, last: date, rows: int
 ) -> Iterator[tuple[date, date]]:
     import polars as pl
 
@@ -216,7 +216,7 @@ def _blocks(
 
 
 def _block(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     made: FeatureProgram,
     read: Reader,
     summed: dict[str, tuple[Facts, pl.DataFrame]],
@@ -268,7 +268,7 @@ def _block(
 
 
 def _known_between(
-    pipeline: Pipeline, lookup: Lookup, first: date, last: date
+    pipeline: Tabular, lookup: Lookup, first: date, last: date
 ) -> tuple[datetime, datetime]:
     """When rows were known that a lookup may find for predictions of events on days `first` to `last`."""
     earliest = start(pipeline, first) - pipeline.lead
@@ -278,7 +278,7 @@ def _known_between(
 
 
 def _latest_rows(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     lookups: Sequence[Lookup],
     read: Reader,
     earliest: datetime,
@@ -328,7 +328,7 @@ def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) 
 
 
 def _aggregate_table(
-    pipeline: Pipeline, lookup: Lookup, values: pl.DataFrame, first: date, last: date
+    pipeline: Tabular, lookup: Lookup, values: pl.DataFrame, first: date, last: date
 ) -> AggregateTable:
     import polars as pl
 
@@ -349,7 +349,7 @@ def _aggregate_table(
 
 
 def _latest_table(
-    pipeline: Pipeline, lookups: Sequence[Lookup], read: Reader, day: date
+    pipeline: Tabular, lookups: Sequence[Lookup], read: Reader, day: date
 ) -> LatestTable:
     import polars as pl
 

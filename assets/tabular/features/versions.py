@@ -7,8 +7,8 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from assets.tabular.features.moments import of_local_day, stamped
-from declare.pipeline import Pipeline
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
+from declare.tabular import Tabular
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,7 +63,7 @@ def newest_known(rows: pl.DataFrame, keys: Sequence[str], *, index: str = "") ->
 
 
 def request_rows(
-    pipeline: Pipeline, read: Reader, first: date, last: date, columns: Sequence[str]
+    pipeline: Tabular, read: Reader, first: date, last: date, columns: Sequence[str]
 ) -> pl.DataFrame:
     """Requests of events on local days `first` to `last`, each in the version known when its prediction is made.
 
@@ -93,7 +93,7 @@ def request_rows(
     )
 
 
-def late_requests(pipeline: Pipeline, read: Reader, first: date, last: date) -> dict[date, int]:
+def late_requests(pipeline: Tabular, read: Reader, first: date, last: date) -> dict[date, int]:
     """How many requests came too late to be predicted, by the day `first` to `last` of their first delivery; days without any are left out.
 
     They have no feature row. A late correction of an event that was announced in time is none of them.

@@ -27,7 +27,7 @@ from assets.tabular.monitoring.monitors import (
     Monitor,
 )
 from bundle.records import service
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget
 from resources.lake import Lake
@@ -47,7 +47,7 @@ class MonitorConfig(dg.Config):
     drawn: bool = False
 
 
-def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
     """The assets of the stage."""
     return [
         _predictions(pipeline),
@@ -55,7 +55,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     ]
 
 
-def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
+def _predictions(pipeline: Tabular) -> dg.AssetsDefinition:
     key = asset_key(pipeline.name, PREDICTIONS)
 
     @dg.asset(
@@ -119,7 +119,7 @@ def _predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
     return predictions
 
 
-def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
+def _monitor(pipeline: Tabular, monitor: Monitor) -> dg.AssetsDefinition:
     key = asset_key(pipeline.name, monitor.name)
     title, question = pages.TITLES[monitor.name]
     rules = monitor.rules(pipeline)
@@ -171,7 +171,7 @@ def _monitor(pipeline: Pipeline, monitor: Monitor) -> dg.AssetsDefinition:
     return report
 
 
-def _dep(pipeline: Pipeline, monitor: Monitor, name: str) -> dg.AssetDep:
+def _dep(pipeline: Tabular, monitor: Monitor, name: str) -> dg.AssetDep:
     key = asset_key(pipeline.name, name)
     if monitor.windowed and name == PREDICTIONS:
         back = pipeline.monitors.performance_days - 1 + label_lag(pipeline)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from bundle.models.model import Model
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
     from resources.artifacts import Artifacts
     from resources.lake import Lake
     from resources.reports import Reports
@@ -100,7 +100,7 @@ def load(artifacts: Artifacts, entries: Sequence[LedgerEntry], bundle: str) -> S
 
 
 def load_reference(
-    pipeline: Pipeline, served: Served, artifacts: Artifacts, lake: Lake, reports: Reports
+    pipeline: Tabular, served: Served, artifacts: Artifacts, lake: Lake, reports: Reports
 ) -> Reference:
     """The drift reference that travels with the bundle; for a bundle without one it is computed once from the training set
     and kept beside the reports."""
@@ -113,9 +113,7 @@ def load_reference(
     return Reference.decode(files.read(place))
 
 
-def compute_reference(
-    pipeline: Pipeline, served: Served, artifacts: Artifacts, lake: Lake
-) -> bytes:
+def compute_reference(pipeline: Tabular, served: Served, artifacts: Artifacts, lake: Lake) -> bytes:
     """`reference.json` of a candidate: its training set's rows, and its own answers on the newest of them."""
     from assets.tabular.training.manifest import FILE, TrainingManifest, load_rows
     from bundle.models.loading import load_model

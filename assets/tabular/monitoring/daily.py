@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from assets.tabular.monitoring.drift.reference import Reference
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
     from resources.artifacts import Artifacts
     from resources.lake import Lake
     from resources.ledger import Ledger
@@ -49,7 +49,7 @@ class Days:
     """What a monitor of a run of days reads, each thing once. `first` and `last` are the days of the run; `windowed` monitors read
     predictions of the window before them as well."""
 
-    pipeline: Pipeline
+    pipeline: Tabular
     first: date
     last: date
     lake: Lake

@@ -14,11 +14,11 @@ from assets.tabular.validation.examinations.slices import grouping
 if TYPE_CHECKING:
     import polars as pl
 
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 
 def report(
-    rows: pl.DataFrame, subject: str, pipeline: Pipeline
+    rows: pl.DataFrame, subject: str, pipeline: Tabular
 ) -> tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]:
     """Measures, verdicts and notes over `matured` rows that the bundle `subject` answered; limits are the gate's."""
     import polars as pl

@@ -12,7 +12,7 @@ from assets.names import FEATURES, PREDICTIONS, raw_name
 from assets.tabular.validation import gates
 
 if TYPE_CHECKING:
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 DATA_DRIFT = "monitoring/data_drift"
 PREDICTION_DRIFT = "monitoring/prediction_drift"
@@ -34,17 +34,17 @@ class Monitor(NamedTuple):
     """
 
     name: str
-    reads: Callable[[Pipeline], tuple[str, ...]]
+    reads: Callable[[Tabular], tuple[str, ...]]
     windowed: bool
-    rules: Callable[[Pipeline], tuple[str, ...]]
+    rules: Callable[[Tabular], tuple[str, ...]]
     kinds: tuple[str, ...] = ("python",)
 
 
-def _answers(pipeline: Pipeline) -> tuple[str, ...]:
+def _answers(pipeline: Tabular) -> tuple[str, ...]:
     return (PREDICTIONS,)
 
 
-def _labels(pipeline: Pipeline) -> tuple[str, ...]:
+def _labels(pipeline: Tabular) -> tuple[str, ...]:
     return (PREDICTIONS, raw_name(pipeline.label.source))
 
 

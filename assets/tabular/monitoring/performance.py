@@ -13,7 +13,7 @@ from assets.reporting.report import Measure, Verdict
 from assets.tabular.tasks.metrics import NAMES, ROW_WISE, Array, Ranked, row_metric
 from assets.tabular.validation.bootstrap import SEED, Interval, compare, percentile_interval
 from assets.tabular.validation.examinations.slices import measure
-from declare.monitoring import Monitors
+from declare.monitors import Monitors
 
 if TYPE_CHECKING:
     import polars as pl

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bundle.features.program import FeatureProgram
     from bundle.records.log import Stored
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
     from resources.artifacts import Artifacts
     from resources.lake import Lake
 
@@ -31,7 +31,7 @@ NUMBER, CATEGORY = "feature_", "category_"
 UNSEEN = "(unseen)"
 
 
-def columns(pipeline: Pipeline) -> dict[str, Any]:
+def columns(pipeline: Tabular) -> dict[str, Any]:
     """The columns that every stored prediction has, with their Polars types, in order; features come after them. `ood` names the
     features that lay outside the range of the training set, separated by commas; null where none did."""
     import polars as pl
@@ -58,7 +58,7 @@ def columns(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def empty(pipeline: Pipeline) -> pl.DataFrame:
+def empty(pipeline: Tabular) -> pl.DataFrame:
     """A day without predictions."""
     import polars as pl
 
@@ -66,7 +66,7 @@ def empty(pipeline: Pipeline) -> pl.DataFrame:
 
 
 def compact(
-    pipeline: Pipeline, records: Sequence[Stored], program: Callable[[str], FeatureProgram]
+    pipeline: Tabular, records: Sequence[Stored], program: Callable[[str], FeatureProgram]
 ) -> pl.DataFrame:
     """Records as rows, one per prediction id (the first of equal ids), in order of their event, then of their id.
 
@@ -118,7 +118,7 @@ def as_used(predictions: pl.DataFrame, program: FeatureProgram) -> pl.DataFrame:
     return predictions.select(*kept, **stored)
 
 
-def _frame(pipeline: Pipeline, records: Sequence[Stored], program: FeatureProgram) -> pl.DataFrame:
+def _frame(pipeline: Tabular, records: Sequence[Stored], program: FeatureProgram) -> pl.DataFrame:
     import polars as pl
 
     schema = columns(pipeline)
@@ -224,7 +224,7 @@ class Compacted(NamedTuple):
 
 
 def compact_days(
-    pipeline: Pipeline, days: Sequence[date], lake: Lake, artifacts: Artifacts, logs: Sequence[Path]
+    pipeline: Tabular, days: Sequence[date], lake: Lake, artifacts: Artifacts, logs: Sequence[Path]
 ) -> Compacted:
     """Bring the prediction logs (one of each replica of the endpoint) of some days into the lake: each prediction once,
     however often this runs.
@@ -284,7 +284,7 @@ class Pruned(NamedTuple):
     kept: int
 
 
-def prune(pipeline: Pipeline, lake: Lake, logs: Sequence[Path], newest: date) -> Pruned:
+def prune(pipeline: Tabular, lake: Lake, logs: Sequence[Path], newest: date) -> Pruned:
     """Remove the segments whose predictions are all about events more than the declared retention before `newest`, if the lake
     holds each of these predictions."""
     import polars as pl

@@ -10,7 +10,7 @@ import numpy as np
 
 from assets.reporting.report import Measure, Verdict
 from bundle.records.service import Sample, combined, percentile
-from declare.monitoring import Monitors
+from declare.monitors import Monitors
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.reporting.report import Measure, Verdict
-from declare.monitoring import Monitors
+from declare.monitors import Monitors
 
 if TYPE_CHECKING:
     import polars as pl

@@ -24,8 +24,8 @@ from assets.tabular.features.declared_program import program
 from assets.tabular.training import manifest as manifests
 from assets.tabular.training.manifest import Finding, TrainingManifest
 from assets.tabular.training.split import PARTS
-from declare.pipeline import Pipeline
-from declare.training import XGBoost
+from declare.models import XGBoost
+from declare.tabular import Tabular
 from resources import files
 from resources.artifacts import Artifacts
 from resources.lake import Lake
@@ -51,7 +51,7 @@ class TrainingSetConfig(dg.Config):
     as_of: str | None = None
 
 
-def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
     """The assets of a pipeline's training stage."""
 
     @dg.asset(
@@ -168,7 +168,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     ]
 
 
-def build_study(pipeline: Pipeline, model: XGBoost) -> dg.AssetsDefinition:
+def build_study(pipeline: Tabular, model: XGBoost) -> dg.AssetsDefinition:
     """The tuning study of XGBoost's trees; other models are trained with the parameters that are declared."""
 
     @dg.asset(
@@ -223,7 +223,7 @@ def build_study(pipeline: Pipeline, model: XGBoost) -> dg.AssetsDefinition:
     return tuning_study
 
 
-def newest_training_set(pipeline: Pipeline, artifacts: Artifacts) -> tuple[str, TrainingManifest]:
+def newest_training_set(pipeline: Tabular, artifacts: Artifacts) -> tuple[str, TrainingManifest]:
     """Digest and manifest of the newest training set that passed its checks. Raises FileNotFoundError when there is none."""
     digest = artifacts.pointed(pipeline.name, TRAINING_SET)
     if digest is None:
@@ -234,7 +234,7 @@ def newest_training_set(pipeline: Pipeline, artifacts: Artifacts) -> tuple[str, 
 
 
 def parameters_for(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     artifacts: Artifacts,
     manifest: TrainingManifest,
     warn: Callable[[str], None],
@@ -281,7 +281,7 @@ def training_set_metadata(manifest: TrainingManifest, digest: str) -> dict[str, 
 
 
 def study_result(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     study: "Study",
     digest: str,
     manifest: TrainingManifest,
@@ -355,7 +355,7 @@ def candidate_plots(trained: "Trained") -> dict[str, bytes]:
 
 
 def tracked_candidate(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     trained: "Trained",
     digest: str,
     drawn: Mapping[str, bytes],
@@ -384,7 +384,7 @@ def tracked_candidate(
     )  # fmt: skip
 
 
-def _names(pipeline: Pipeline) -> Names:
+def _names(pipeline: Tabular) -> Names:
     study = (STUDY,) if pipeline.tuned else ()
     return {"retrained": (TRAINING_SET, *study, BASELINE, CANDIDATE)}
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from assets.tabular.training.cpus import threads
 from assets.tabular.training.directions import direction
 from assets.tabular.training.fitted import Fitted, Labels, Matrices
-from declare.training import XGBoost
+from declare.models import XGBoost
 
 if TYPE_CHECKING:
     import xgboost
 
     from bundle.features.program import FeatureProgram
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 Matrix = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -25,7 +25,7 @@ Parameters = Mapping[str, float | int | str]
 
 
 def fit(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     program: FeatureProgram,
     matrices: Matrices,
     labels: Labels,
@@ -45,7 +45,7 @@ def fit(
     )  # fmt: skip
 
 
-def boosted_trees(pipeline: Pipeline) -> XGBoost:
+def boosted_trees(pipeline: Tabular) -> XGBoost:
     """What a pipeline declares of its trees. Raises TypeError where its model is another one."""
     if not isinstance(pipeline.model, XGBoost):
         raise TypeError(
@@ -54,7 +54,7 @@ def boosted_trees(pipeline: Pipeline) -> XGBoost:
     return pipeline.model
 
 
-def base_parameters(pipeline: Pipeline) -> dict[str, float | int | str]:
+def base_parameters(pipeline: Tabular) -> dict[str, float | int | str]:
     """Parameters of every booster of a pipeline; a study's best ones come on top."""
     model = boosted_trees(pipeline)
     signs = [direction(pipeline, feature) for feature in pipeline.features]

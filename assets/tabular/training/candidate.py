@@ -13,13 +13,13 @@ import numpy as np
 
 from assets.tabular.training import calibration
 from assets.tabular.training.split import PARTS
-from declare.training import XGBoost
+from declare.models import XGBoost
 
 if TYPE_CHECKING:
     from assets.tabular.training.manifest import TrainingRows
     from bundle.features.program import FeatureProgram
     from bundle.models.model import Model
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 Parameters = Mapping[str, float | int | str]
 
@@ -79,7 +79,7 @@ def rounded(values: Mapping[str, float], digits: int = 9) -> dict[str, float | N
 
 
 def train(
-    pipeline: Pipeline,
+    pipeline: Tabular,
     rows: TrainingRows,
     training_set: str,
     declared: FeatureProgram,

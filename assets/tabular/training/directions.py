@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bundle.features.expression import Column, Feature, Rolling
-from declare.training import Directed
+from declare.models import Directed
 
 if TYPE_CHECKING:
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 
-def direction(pipeline: Pipeline, feature: Feature) -> int:
+def direction(pipeline: Tabular, feature: Feature) -> int:
     """1 for a feature that may only raise the prediction, -1 for one that may only lower it, 0 for all others."""
     model = pipeline.model
     if not isinstance(model, Directed):

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from assets.tabular.training.cpus import threads
 from assets.tabular.training.directions import direction
 from assets.tabular.training.fitted import Fitted, Labels, Matrices
-from declare.training import HistGradientBoosting, LogisticRegression, RandomForest
+from declare.models import HistGradientBoosting, LogisticRegression, RandomForest
 
 if TYPE_CHECKING:
     from bundle.features.program import FeatureProgram
     from bundle.models.scikit_learn import EstimatorModel
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 Matrix = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ CATEGORIES = 254
 
 
 def fit(
-    pipeline: Pipeline, model: LogisticRegression | RandomForest | HistGradientBoosting, program: FeatureProgram, matrices: Matrices, labels: Labels
+    pipeline: Tabular, model: LogisticRegression | RandomForest | HistGradientBoosting, program: FeatureProgram, matrices: Matrices, labels: Labels
 ) -> Fitted:  # fmt: skip
     """Train on the training rows; the validation rows say when gradient boosting has had enough rounds."""
     from bundle.models.scikit_learn import EstimatorModel

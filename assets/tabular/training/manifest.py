@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
     from resources.lake import Lake
 
 FILE = "manifest.json"
@@ -115,7 +115,7 @@ class TrainingRows:
         return chosen
 
 
-def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, date]:
+def window(pipeline: Tabular, as_of: date, stored: list[date]) -> tuple[date, date]:
     """First and last day with features that a training run as of a day may use. Raises ValueError where there is none."""
     history = pipeline.split.history_days
     earliest = as_of - DAY * history if history else date.min
@@ -129,7 +129,7 @@ def window(pipeline: Pipeline, as_of: date, stored: list[date]) -> tuple[date, d
 
 
 def labelled_rows(
-    pipeline: Pipeline, lake: Lake, first: date, last: date, as_of: date
+    pipeline: Tabular, lake: Lake, first: date, last: date, as_of: date
 ) -> pl.DataFrame:
     """Feature rows of the days `first` to `last` with the label known at `as_of`, in canonical order.
 
@@ -165,7 +165,7 @@ def day_digests(frame: pl.DataFrame, label: str) -> dict[str, DayRows]:
     }
 
 
-def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> TrainingRows:
+def assemble(pipeline: Tabular, lake: Lake, as_of: date | None = None) -> TrainingRows:
     """Build the training set of a pipeline as of a day (None: the newest day that has features)."""
     from assets.tabular.features.declared_program import program
 
@@ -203,7 +203,7 @@ def assemble(pipeline: Pipeline, lake: Lake, as_of: date | None = None) -> Train
 _loaded: tuple[object, TrainingRows] | None = None
 
 
-def _versions(pipeline: Pipeline, lake: Lake) -> tuple[int, ...]:
+def _versions(pipeline: Tabular, lake: Lake) -> tuple[int, ...]:
     """Versions of the lake tables that the rows of a training set are read from; -1 for one that is not there."""
     tables = (
         asset_path(pipeline.name, FEATURES),
@@ -212,7 +212,7 @@ def _versions(pipeline: Pipeline, lake: Lake) -> tuple[int, ...]:
     return tuple(lake.version(table) if lake.exists(table) else -1 for table in tables)
 
 
-def load_rows(pipeline: Pipeline, manifest: TrainingManifest, lake: Lake) -> TrainingRows:
+def load_rows(pipeline: Tabular, manifest: TrainingManifest, lake: Lake) -> TrainingRows:
     """Rebuild exactly the rows of a training set, in canonical order, and verify them day by day.
 
     Raises ValueError naming the days whose rows are no longer those that the manifest speaks of.

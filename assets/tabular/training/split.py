@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from assets.names import DAY
-from declare.training import Split
+from declare.models import Split
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from assets.tabular.training.manifest import TrainingManifest, TrainingRows
     from bundle.features.program import FeatureProgram
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
 
 FILE = "study.json"
 FOLDS = 3
@@ -108,7 +108,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 Progress = Callable[[Sequence[Trial]], None]
 
 
-def space_digest(pipeline: Pipeline) -> str:
+def space_digest(pipeline: Tabular) -> str:
     """Names everything but data and features that a study depends on: search space and the model's declaration."""
     model = boosted_trees(pipeline)
     declared = [
@@ -124,7 +124,7 @@ def space_digest(pipeline: Pipeline) -> str:
     return hashlib.sha256(msgspec.json.encode([SPACE, declared], order="sorted")).hexdigest()
 
 
-def first_parameters(pipeline: Pipeline, rows: int) -> dict[str, float | int]:
+def first_parameters(pipeline: Tabular, rows: int) -> dict[str, float | int]:
     """The parameters of the first trial, and those used without a study: the declared depth and, for that many training
     rows, cautious values. A study recommends nothing that is worse than them on its folds."""
     return {
@@ -133,7 +133,7 @@ def first_parameters(pipeline: Pipeline, rows: int) -> dict[str, float | int]:
     }  # fmt: skip
 
 
-def reusable(study: Study, pipeline: Pipeline, manifest: TrainingManifest) -> str | None:
+def reusable(study: Study, pipeline: Tabular, manifest: TrainingManifest) -> str | None:
     """Why a study cannot be used for a training set, None when it can.
 
     It must be of the same features and space, and younger than the declared age in data time; a study of a later day
@@ -151,14 +151,14 @@ def reusable(study: Study, pipeline: Pipeline, manifest: TrainingManifest) -> st
     return None
 
 
-def progress_key(pipeline: Pipeline, training_set: str) -> str:
+def progress_key(pipeline: Tabular, training_set: str) -> str:
     """Names a study before it is finished: equal inputs go on with the same trials, anything else starts anew."""
     parts = [training_set, space_digest(pipeline), environment()]
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
 def run(
-    pipeline: Pipeline, rows: TrainingRows, training_set: str, declared: FeatureProgram,
+    pipeline: Tabular, rows: TrainingRows, training_set: str, declared: FeatureProgram,
     finished: Sequence[Trial] = (), progress: Progress = lambda _: None,
 ) -> Study:  # fmt: skip
     """Run a study on the training days alone, going on after the trials that are `finished`; `progress` is told the
@@ -199,7 +199,7 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 
 
 def suggest(
-    pipeline: Pipeline, trials: Sequence[Trial], first: Parameters
+    pipeline: Tabular, trials: Sequence[Trial], first: Parameters
 ) -> dict[str, float | int]:
     """The parameters of the trial after the finished ones; the first trial has the `first` ones."""
     study = replay(pipeline, trials)
@@ -208,7 +208,7 @@ def suggest(
     return dict(study.ask(distributions()).params)
 
 
-def replay(pipeline: Pipeline, trials: Sequence[Trial]) -> Any:
+def replay(pipeline: Tabular, trials: Sequence[Trial]) -> Any:
     """An Optuna study that holds the finished trials; its sampler draws as the next trial's number says."""
     import optuna
 
@@ -244,7 +244,7 @@ def _folds(rows: TrainingRows) -> list[tuple[Days, Days]]:
 
 
 def _prepare(
-    pipeline: Pipeline, rows: TrainingRows, declared: FeatureProgram
+    pipeline: Tabular, rows: TrainingRows, declared: FeatureProgram
 ) -> list[tuple[Any, tuple[Any, Any]]]:
     """For each fold its training data, and its validation data with labels."""
     train = rows.part("train")
@@ -267,7 +267,7 @@ def _prepare(
 
 
 def _loss(
-    pipeline: Pipeline, parameters: Parameters, train: Any, validation: tuple[Any, Any]
+    pipeline: Tabular, parameters: Parameters, train: Any, validation: tuple[Any, Any]
 ) -> float:
     """Mean log loss of one fold after a fixed number of rounds."""
     rounds = min(ROUNDS, boosted_trees(pipeline).rounds)
@@ -282,7 +282,7 @@ def _loss(
     return mean_log_loss(margins(booster, after), y)
 
 
-def importances(pipeline: Pipeline, study: Study) -> dict[str, float]:
+def importances(pipeline: Tabular, study: Study) -> dict[str, float]:
     """How much each parameter mattered (Watanabe et al., PED-ANOVA, 2023); empty for studies too small to tell."""
     if len(study.trials) < 8 or len({trial.value for trial in study.trials}) < 4:
         return {}

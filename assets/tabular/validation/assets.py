@@ -11,7 +11,7 @@ from assets.reporting.plots import markdown_image
 from assets.reporting.report import Verdict, save_report
 from assets.stage import Stage, alone, always, fields
 from assets.tabular.validation import gates
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.ledger import Ledger
@@ -32,7 +32,7 @@ ABOUT = {
 MORE_KINDS = {gates.EXPLAINABILITY: {"xgboost"}, gates.ROBUSTNESS: {"xgboost"}}
 
 
-def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
     """The assets of a pipeline's validation stage."""
 
     def compared(lake: Lake, artifacts: Artifacts, ledger: Ledger) -> "Examined":
@@ -67,7 +67,7 @@ def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def _asset(
-    pipeline: Pipeline, name: str, *more: str
+    pipeline: Tabular, name: str, *more: str
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     key = asset_key(pipeline.name, name)
     return dg.asset(

@@ -24,7 +24,7 @@ from declare.source import DATE, EVENT_TIME
 if TYPE_CHECKING:
     import polars as pl
 
-    from declare.pipeline import Pipeline
+    from declare.tabular import Tabular
     from resources.artifacts import Artifacts
     from resources.lake import Lake
     from resources.ledger import Ledger
@@ -36,7 +36,7 @@ Matrix = NDArray[np.float32]
 class Evidence:
     """A candidate and its test rows in canonical order: `frame` (feature table with label), `matrix` (n, k), `y` and `p` (n,)."""
 
-    pipeline: Pipeline
+    pipeline: Tabular
     candidate: str
     day: date
     training_set: str
@@ -72,7 +72,7 @@ class Champion:
     model: Model
 
 
-def load(pipeline: Pipeline, lake: Lake, artifacts: Artifacts) -> Evidence:
+def load(pipeline: Tabular, lake: Lake, artifacts: Artifacts) -> Evidence:
     """The newest candidate of a pipeline with the test rows of its training set, rebuilt and verified.
 
     Raises ValueError where there is no candidate, or where its test rows changed since it was trained.
@@ -105,7 +105,7 @@ def load(pipeline: Pipeline, lake: Lake, artifacts: Artifacts) -> Evidence:
 
 
 def test_rows(
-    pipeline: Pipeline, lake: Lake, artifacts: Artifacts, training_set: str
+    pipeline: Tabular, lake: Lake, artifacts: Artifacts, training_set: str
 ) -> tuple[pl.DataFrame, manifests.TrainingManifest]:
     """The test rows of a training set in canonical order, verified day by day against its manifest.
 
@@ -146,7 +146,7 @@ def baseline_predictions(evidence: Evidence, artifacts: Artifacts) -> Array:
     return baselines.Baseline.decode(files[baselines.FILE]).predict(matrix)
 
 
-def champion(pipeline: Pipeline, ledger: Ledger, artifacts: Artifacts) -> Champion | None:
+def champion(pipeline: Tabular, ledger: Ledger, artifacts: Artifacts) -> Champion | None:
     """The bundle that the ledger says is released now, None before the first release. Raises FileNotFoundError or ValueError
     for a bundle that is lost or altered."""
     digest = ledger.released(pipeline.name)
@@ -219,7 +219,7 @@ def changed_features(own: FeatureProgram, other: FeatureProgram) -> tuple[str, .
     )
 
 
-def lost_features(program: FeatureProgram, pipeline: Pipeline) -> tuple[str, ...]:
+def lost_features(program: FeatureProgram, pipeline: Tabular) -> tuple[str, ...]:
     """Features of a program that the pipeline's present sources cannot give any more."""
     request, sources = (
         {*pipeline.request_columns, EVENT_TIME},

@@ -12,7 +12,7 @@ from datetime import date
 from assets.reporting.report import Measure, Report, Verdict, load_report
 from assets.tabular.validation.terms import ADDITIVITY_TOLERANCE, ALL_NUMBERS, NO_CHAMPION
 from bundle.features.expression import Category, Join, Rolling, walk
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 from resources.reports import Reports
 
 PERFORMANCE = "validation/performance"
@@ -25,19 +25,19 @@ REPORTS = (PERFORMANCE, SLICES, FAIRNESS, EXPLAINABILITY, ROBUSTNESS)
 Rule = Callable[[Sequence[Measure]], Verdict]
 
 
-def required_gates(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
+def required_gates(pipeline: Tabular) -> dict[str, tuple[str, ...]]:
     """The rules that each validation report of a pipeline must hold a verdict on. Report names in lifecycle order; a report
     without rules is required all the same."""
     return {report: tuple(_rules(pipeline, report)) for report in REPORTS}
 
 
-def verdicts(pipeline: Pipeline, report: str, measures: Sequence[Measure]) -> tuple[Verdict, ...]:
+def verdicts(pipeline: Tabular, report: str, measures: Sequence[Measure]) -> tuple[Verdict, ...]:
     """One verdict for each rule of a report, in order. Raises ValueError for an unknown report."""
     return tuple(rule(measures) for rule in _rules(pipeline, report).values())
 
 
 def stored(
-    reports: Reports, pipeline: Pipeline, day: date, candidate: str
+    reports: Reports, pipeline: Tabular, day: date, candidate: str
 ) -> dict[str, Report | None]:
     """The stored validation reports of a candidate by name; `day` is the `as_of` of its training set. Raises ValueError for a
     report that does not parse."""
@@ -45,7 +45,7 @@ def stored(
 
 
 def refusals(
-    pipeline: Pipeline, reports: Mapping[str, Report | None], candidate: str, champion: str | None
+    pipeline: Tabular, reports: Mapping[str, Report | None], candidate: str, champion: str | None
 ) -> list[str]:
     """Why a release of `candidate` must be refused, in sentences; empty when every gate passes.
 
@@ -88,7 +88,7 @@ def compared_champion(report: Report) -> str | None:
     return next((measure.group for measure in report.measures if measure.name == "champion"), None)
 
 
-def _rules(pipeline: Pipeline, report: str) -> dict[str, Rule]:
+def _rules(pipeline: Tabular, report: str) -> dict[str, Rule]:
     gates = pipeline.gates
     if report == PERFORMANCE:
         rules: dict[str, Rule] = {
@@ -139,7 +139,7 @@ def _rules(pipeline: Pipeline, report: str) -> dict[str, Rule]:
     raise ValueError(f"{report!r} is no validation report; reports are {', '.join(REPORTS)}")
 
 
-def feature_sources(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
+def feature_sources(pipeline: Tabular) -> dict[str, tuple[str, ...]]:
     """Features that vanish together when a source stops delivering. Requests themselves are left out: without one nothing is predicted."""
     found: dict[str, list[str]] = {}
     for feature in pipeline.features:

@@ -16,8 +16,8 @@ from assets.data.ingest import Examined, RefusedBatchError, examine, ingest, sto
 from assets.data.parse import UNREADABLE, Landed, parse
 from assets.data.raw import reader
 from assets.names import quarantine_table, raw_table
-from declare.pipeline import Pipeline
 from declare.source import Source, flag, integer, number, text, timestamp
+from declare.tabular import Tabular
 from resources.lake import Lake
 from resources.landing import Landing
 from tests.support.tiny import FIRST, tiny
@@ -41,7 +41,7 @@ shops = Source(
 )
 
 
-def pipeline_of(source: Source) -> Pipeline:
+def pipeline_of(source: Source) -> Tabular:
     """A pipeline with a source of our own in place of a joined one; only its name and timezone matter here."""
     return tiny.model_copy(
         update={

@@ -28,7 +28,8 @@ from bundle.features.expression import (
 from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
 from bundle.features.program import FeatureProgram, RequestColumn
 from bundle.features.row import compile_row
-from declare.pipeline import Label, Pipeline
+from declare.label import Label
+from declare.tabular import Tabular
 from tests.support.orders import orders
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
@@ -58,10 +59,8 @@ def one(tree: Expression, **request: Any) -> float:
     return compile_row(of(tree))(request, NOTHING)[0]
 
 
-def declared(**changes: Any) -> Pipeline:
-    return Pipeline(
-        **{**{name: getattr(orders, name) for name in Pipeline.model_fields}, **changes}
-    )
+def declared(**changes: Any) -> Tabular:
+    return Tabular(**{**{name: getattr(orders, name) for name in Tabular.model_fields}, **changes})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from assets.tabular.monitoring.drift.reference import (
     Reference,
     numbers,
 )
-from declare.monitoring import Monitors
+from declare.monitors import Monitors
 
 if TYPE_CHECKING:
     import polars as pl

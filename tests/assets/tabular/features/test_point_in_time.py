@@ -17,15 +17,15 @@ from assets.tabular.features.point_in_time import feature_blocks, features, labe
 from assets.tabular.features.versions import Reader
 from bundle.features.online import Snapshot
 from bundle.features.row import compile_row
-from declare.pipeline import Pipeline
+from declare.tabular import Tabular
 from tests.support import features_reference, orders as support
 from tests.support.orders import FIRST, LAST, Frames, orders
 
 DAY = timedelta(days=1)
 DAYS = [FIRST + offset * DAY for offset in range((LAST - FIRST).days + 1)]
-rich = Pipeline(
+rich = Tabular(
     **{
-        **{name: getattr(orders, name) for name in Pipeline.model_fields},
+        **{name: getattr(orders, name) for name in Tabular.model_fields},
         "features": [*orders.features, support.rich],
     }
 )
@@ -75,7 +75,7 @@ def test_features_equal_the_slow_reference() -> None:
     assert len(set(computed.groupby("date").size())) > 1
 
 
-def slow_to_mature(matures_after: timedelta) -> Pipeline:
+def slow_to_mature(matures_after: timedelta) -> Tabular:
     fields = {name: getattr(orders, name) for name in type(orders).model_fields}
     label = orders.label.model_copy(update={"matures_after": matures_after})
     return type(orders)(**{**fields, "label": label})

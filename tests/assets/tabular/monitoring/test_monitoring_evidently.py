@@ -10,7 +10,7 @@ import pytest
 
 from assets.tabular.monitoring.drift import evidently_page, report
 from assets.tabular.monitoring.drift.reference import Reference, reference
-from declare.monitoring import Monitors
+from declare.monitors import Monitors
 
 FEATURES = ("temp", "wind", "gone", "rare", "carrier", "hostile")
 HOSTILE = "</script><script>alert(1)</script>"

@@ -23,8 +23,8 @@ from assets.tabular.monitoring.predictions import (
 )
 from bundle.features.program import FeatureProgram
 from bundle.records.log import Record, Stored, Writer, line, segments
-from declare.monitoring import LogPolicy
-from declare.pipeline import Pipeline
+from declare.log import LogPolicy
+from declare.tabular import Tabular
 from resources.lake import Lake
 from tests.support.tiny import FIRST, tiny
 
@@ -185,7 +185,7 @@ def test_unlogged_columns_reach_no_disk_and_no_monitor() -> None:
 def test_what_cannot_be_left_out_of_the_log_is_refused(omit: str, says: str) -> None:
     declared = {name: getattr(tiny, name) for name in type(tiny).model_fields}
     with pytest.raises(ValidationError, match=says):
-        Pipeline(**{**declared, "log": LogPolicy(omit=(omit,))})
+        Tabular(**{**declared, "log": LogPolicy(omit=(omit,))})
 
 
 def test_only_segments_that_hold_the_day_are_read(log: Writer, lake: Lake) -> None:

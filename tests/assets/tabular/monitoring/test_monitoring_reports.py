@@ -12,7 +12,7 @@ from assets.reporting.report import Measure, Verdict
 from assets.tabular.monitoring import performance, skew
 from assets.tabular.monitoring.drift import report
 from assets.tabular.monitoring.drift.reference import Reference, reference
-from declare.monitoring import Monitors
+from declare.monitors import Monitors
 
 LIMITS = Monitors()
 FIRST = date(2013, 4, 1)

@@ -14,8 +14,8 @@ from assets.tabular.features.declared_program import program
 from assets.tabular.training import candidate as candidates
 from assets.tabular.training.manifest import TrainingRows, assemble
 from bundle.models.loading import load_model
-from declare.pipeline import Pipeline
-from declare.training import HistGradientBoosting, LogisticRegression, RandomForest
+from declare.models import HistGradientBoosting, LogisticRegression, RandomForest
+from declare.tabular import Tabular
 from resources.lake import Lake
 from tests.support.stored import stored_lake
 from tests.support.tiny import DAY, FIRST, tiny
@@ -42,7 +42,7 @@ def rows(filled: Path) -> TrainingRows:
     return assemble(tiny, Lake(uri=str(filled / "lake")))
 
 
-def declared(name: str) -> Pipeline:
+def declared(name: str) -> Tabular:
     return tiny.model_copy(update={"model": MODELS[name]})
 
 

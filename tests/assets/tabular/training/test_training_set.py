@@ -14,7 +14,7 @@ import pytest
 from assets.tabular.training import manifest as manifests
 from assets.tabular.training.manifest import TrainingManifest, assemble, load_rows
 from assets.tabular.training.split import PARTS, Days, folds, split
-from declare.training import Split
+from declare.models import Split
 from resources.lake import Lake
 from tests.support.stored import store_features, stored_lake
 from tests.support.tiny import FIRST, tiny

@@ -8,8 +8,8 @@ import pytest
 
 from assets.reporting.report import Measure, Report, save_report
 from assets.tabular.validation import gates
-from declare.pipeline import Pipeline
-from declare.validation import Fairness, Gates
+from declare.gates import Fairness, Gates
+from declare.tabular import Tabular
 from resources.reports import Reports
 from tests.support.tiny import tiny
 
@@ -17,7 +17,7 @@ CANDIDATE, CHAMPION = "c" * 64, "b" * 64
 DAY = date(2024, 3, 1)
 
 
-def _pipeline(**options: object) -> Pipeline:
+def _pipeline(**options: object) -> Tabular:
     fairness = options.pop("fairness", [Fairness(column="machine", reason="a test")])
     update = {
         "gates": Gates(min_slice_rows=100, **options),
@@ -73,7 +73,7 @@ def _changed(report: str, *changes: Measure) -> list[Measure]:
     ] + list(changes)
 
 
-def _verdict(report: str, rule: str, measures: list[Measure], pipeline: Pipeline | None = None):
+def _verdict(report: str, rule: str, measures: list[Measure], pipeline: Tabular | None = None):
     return next(
         verdict
         for verdict in gates.verdicts(pipeline or _pipeline(), report, measures)
@@ -81,7 +81,7 @@ def _verdict(report: str, rule: str, measures: list[Measure], pipeline: Pipeline
     )
 
 
-def _reports(pipeline: Pipeline) -> dict[str, Report | None]:
+def _reports(pipeline: Tabular) -> dict[str, Report | None]:
     return {
         name: Report(
             pipeline=pipeline.name,
