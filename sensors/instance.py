@@ -13,12 +13,25 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 
+from bundle.files import write_atomically
 from resources.settings import Settings
 
 CONFIGURATION = Path(__file__).resolve().parent.parent / "infra" / "dagster.yaml"
 
-RETIRED_STORAGE = "resources.sqlite_storage"
-"""The storage that earlier versions of `infra/dagster.yaml` name. Dagster's own reads its files."""
+RETIRED_STORAGE = """storage:
+  custom:
+    module: resources.sqlite_storage
+    class: SqliteStorage
+    config:
+      base_dir:
+        env: DAGSTER_HOME
+"""
+STORAGE = """storage:
+  sqlite:
+    base_dir:
+      env: DAGSTER_HOME
+"""
+"""What earlier versions wrote into `dagster.yaml`, and what takes its place. The files are the same."""
 
 AT_WORK = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
@@ -53,6 +66,7 @@ def opened(settings: Settings, *, compute_logs: bool = True) -> Iterator[dg.Dags
 
     Without `compute_logs` the output of a run goes where that of this process goes.
     """
+    _replace_retired_storage(settings.dagster_home / "dagster.yaml")
     home = str(settings.dagster_home)
     instance = (
         dg.DagsterInstance.from_config(home)
@@ -61,6 +75,22 @@ def opened(settings: Settings, *, compute_logs: bool = True) -> Iterator[dg.Dags
     )
     with instance:
         yield instance
+
+
+def _replace_retired_storage(configuration: Path) -> None:
+    """Name Dagster's own storage where a home was made for the one that this platform once had.
+
+    Raises RuntimeError for a configuration that names it in other words.
+    """
+    if not configuration.exists() or "resources.sqlite_storage" not in configuration.read_text():
+        return
+    renewed = configuration.read_text().replace(RETIRED_STORAGE, STORAGE)
+    if "resources.sqlite_storage" in renewed:
+        raise RuntimeError(
+            f"{configuration} names the storage resources.sqlite_storage, which is no more; "
+            f"replace its `storage` section by\n{STORAGE}which reads the same files"
+        )
+    write_atomically(configuration, renewed.encode())
 
 
 def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:

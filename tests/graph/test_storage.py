@@ -93,3 +93,30 @@ def test_a_wipe_leaves_a_storage_that_works(instance: dg.DagsterInstance) -> Non
         assert len(instance.all_logs(run.run_id)) > 5
         instance.wipe()
     assert materializations(instance) == 0
+
+
+# -- homes of earlier versions -----------------------------------------------------------------
+
+
+def test_a_home_made_for_the_retired_storage_keeps_its_events(instance: dg.DagsterInstance) -> None:
+    assert dg.materialize([counted], instance=instance).success
+    configuration = settings().dagster_home / "dagster.yaml"
+    shipped = configuration.read_text()
+    configuration.write_text(shipped.replace(platform.STORAGE, platform.RETIRED_STORAGE))
+    assert configuration.read_text() != shipped
+
+    with platform.opened(settings()) as opened:
+        assert materializations(opened) == 1
+    assert configuration.read_text() == shipped
+
+
+def test_a_retired_storage_in_the_operators_own_words_is_named(home: Path) -> None:
+    configuration = settings().dagster_home / "dagster.yaml"
+    own = "storage: {custom: {module: resources.sqlite_storage, class: SqliteStorage}}\n"
+    configuration.write_text(own)
+    with (
+        pytest.raises(RuntimeError, match="replace its `storage` section"),
+        platform.opened(settings()),
+    ):
+        pass
+    assert configuration.read_text() == own
