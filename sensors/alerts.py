@@ -1,4 +1,4 @@
-"""Alerts: failed runs, failed checks and requests whose tries are spent, told once through the notifier."""
+"""Alerts: failed runs, failed checks and spent tries, each told once through the notifier."""
 
 import dagster as dg
 

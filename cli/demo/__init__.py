@@ -1,1 +1,1 @@
-"""The headless replay: `evergreen demo` runs a pipeline's recorded year through the real lifecycle."""
+"""The headless replay: `evergreen demo` runs recorded data through the real lifecycle."""

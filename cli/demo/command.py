@@ -1,13 +1,15 @@
-"""`evergreen demo`: the whole lifecycle on recorded data, headless, with the endpoint as a real server.
+"""`evergreen demo`: the whole lifecycle on recorded data, headless, with a real endpoint.
 
 The sensors decide what runs, as in production; `cli.demo.driver` executes it. A demo has a home of
-its own, `<home>/demo`, made afresh each time, and free ports: it touches no platform that runs.
+its own, `<home>/demo`, made afresh each time, and free ports: it touches no platform that runs. It
+keeps Dagster's event log in memory; lake, ledger, reports, artifacts and MLflow stay in its home.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import shutil
 import signal
@@ -78,6 +80,9 @@ def demo(settings: Settings, start: date | None, end: date | None, *, quiet: boo
     before anything starts when the machine is unfit or the days are not in the recorded data.
     """
     _check_machine(settings)
+    period = _period(open_feed(settings, Options(PIPELINE)), start, end)
+    # What Dagster would log, such as its alerts, the diary says in the demo's own words.
+    logging.getLogger("dagster").addHandler(logging.NullHandler())
     # Dagster gives SIGTERM the handler of SIGINT, which a shell's background job ignores: such a
     # demo could not be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -89,7 +94,6 @@ def demo(settings: Settings, start: date | None, end: date | None, *, quiet: boo
     say = _teller(began, quiet)
     local = _fresh(settings)
     feed = open_feed(local, Options(PIPELINE))
-    period = _period(feed, start, end)
     initialise(local)
     say(f"initialised {local.home}")
 
@@ -145,16 +149,19 @@ def _fresh(settings: Settings) -> Settings:
 
 
 def _period(feed: Feed, start: date | None, end: date | None) -> Period:
-    period = Period(start or default_start(feed), end or END)
-    # The day after the last one lands too: with it the last day is over and its labels are known.
-    newest = feed.last - DAY
-    if not feed.first < period.start <= period.end <= feed.last:
+    """The days to replay, but for the last recorded one.
+
+    The day after the last one lands too: with it the last day is over and its labels are known.
+    Raises CommandError for days that are not recorded.
+    """
+    first, last = start or default_start(feed), end or END
+    if not feed.first < first <= last <= feed.last:
         raise CommandError(
-            f"--from {period.start} --to {period.end} do not fit the recorded data, which holds "
-            f"{feed.first} to {feed.last}; the first day must have days before it",
+            f"--from {first} --to {last} do not fit the recorded data, which holds {feed.first} to "
+            f"{feed.last}; the first day needs days before it",
             WRONG_USE,
         )
-    return Period(period.start, min(period.end, newest))
+    return Period(first, min(last, feed.last - DAY))
 
 
 def _progress(quiet: bool) -> Progress:
@@ -199,7 +206,7 @@ def _live(
     _land_history(feed, period.start)
     say(f"landed {feed.first} to {period.start - DAY}")
 
-    with instance.opened(local, compute_logs=False) as opened:
+    with instance.in_memory() as opened:
         diary = Diary(local, PIPELINE, ledger, opened, say)
         driver = Driver(defs, opened, observe=diary.note)
         driver.settle()

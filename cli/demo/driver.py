@@ -1,4 +1,4 @@
-"""A daemon for one process: evaluates the real sensors and executes the runs that they request, in turn.
+"""A daemon for one process: evaluates the real sensors and executes what they request, in turn.
 
 The demo and the graph tests drive the lifecycle with it. What runs is what runs in production: the
 sensors, the jobs, the run keys and the event log. Only Dagster's own processes are missing.

@@ -108,7 +108,10 @@ def document(facts: Facts) -> dict[str, object]:
 
 
 def stepwise(rollout: Rollout) -> bool:
-    """Whether a bundle went through shadow and growing canary steps to all traffic, each on a later day."""
+    """Whether a bundle went through shadow and growing canary steps to all traffic.
+
+    Each step is on a later day than the one before.
+    """
     steps = rollout["steps"]
     stages, days, shares = ([step[name] for step in steps] for name in ("stage", "day", "share"))
     middle = stages[1:-1]

@@ -27,7 +27,8 @@ def compare(
 ) -> Comparison:
     """Log loss and ROC AUC of two predictions, each of shape (n,), of the same n labels (0 or 1).
 
-    Raises ValueError for shapes that differ, for labels of one class alone, and for values that are no probabilities.
+    Raises ValueError for shapes that differ, for labels of one class alone, and for values that are
+    no probabilities.
     """
     import numpy as np
 
@@ -35,11 +36,13 @@ def compare(
 
     if not label.shape == live.shape == never_retrained.shape or label.ndim != 1:
         raise ValueError(
-            f"shapes {label.shape}, {live.shape} and {never_retrained.shape} differ; give the same rows to all"
+            f"shapes {label.shape}, {live.shape} and {never_retrained.shape} differ; "
+            "give the same rows to all"
         )
     if len(np.unique(label)) != 2:
         raise ValueError(
-            f"{len(label)} labels hold {len(np.unique(label))} classes; two are needed to compare on"
+            f"{len(label)} labels hold {len(np.unique(label))} classes; "
+            "two are needed to compare on"
         )
     for name, predicted in (("live", live), ("never_retrained", never_retrained)):
         if not np.all((predicted >= 0) & (predicted <= 1)):

@@ -1,4 +1,7 @@
-"""`evergreen replay`: lands a pipeline's recorded year as its systems would, and sends its real requests, day by day."""
+"""`evergreen replay`: lands a pipeline's recorded year day by day, and sends its real requests.
+
+The demo uses its feed and its view of the endpoint.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,14 @@ from resources.settings import Settings
 
 CHAMPION_TIMEOUT = 900.0
 DAY_TIMEOUT = 900.0
-"""Seconds that a replay which follows the platform waits, for the first champion and for each day, before it goes on without."""
+"""Seconds that a following replay waits for the first champion, and for each day's aggregates.
+
+Then it goes on without them.
+"""
 
 
 class Feed(Protocol):
-    """What a pipeline's `feed.py` offers."""
+    """What a pipeline's `feed.py` offers: the days it has, their files, and their requests."""
 
     first: date
     last: date
@@ -34,8 +40,12 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """`start` is the first day that is replayed by itself; everything before it lands at once. `speed` is days a minute, 0 as
-    fast as possible. With `follow` each day waits for the platform and its requests are sent."""
+    """What to replay, and how.
+
+    `start` is the first day that lands by itself; everything before it lands at once. `speed` is
+    days a minute, 0 as fast as possible. With `follow` each day waits for the platform, and its
+    requests are sent.
+    """
 
     pipeline: str = "flight_delays"
     start: date | None = None
@@ -49,7 +59,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a replay came: the last day landed and the last day whose requests were sent, with totals."""
+    """How far a replay came: the last day landed, the last day whose requests were sent, totals."""
 
     landed: date | None = None
     sent: date | None = None
@@ -70,7 +80,8 @@ def open_feed(settings: Settings, options: Options) -> Feed:
         if error.name not in (module, f"pipelines.{options.pipeline}"):
             raise
         raise CommandError(
-            f"pipeline {options.pipeline!r} ships no feed ({module}); land its files in {settings.landing_uri}",
+            f"pipeline {options.pipeline!r} ships no feed ({module}); "
+            f"land its files in {settings.landing_uri}",
             WRONG_USE,
         ) from error
     return feed
@@ -82,17 +93,20 @@ def replay(
     say: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Position:
-    """Land history at once, then a day at a time up to `end`; a replay that was stopped goes on where it stood.
+    """Land history at once, then a day at a time up to `end`.
 
-    Raises CommandError for days that the feed does not have.
+    A replay that was stopped goes on where it stood. Raises CommandError for days that the feed
+    does not have.
     """
     feed = open_feed(settings, options)
     start, end = options.start or default_start(feed), options.end or feed.last
     if not feed.first <= start <= end <= feed.last:
         raise CommandError(
-            f"--from {start} --to {end} do not fit the feed, which holds {feed.first} to {feed.last}",
+            f"--from {start} --to {end} do not fit the feed, which holds "
+            f"{feed.first} to {feed.last}",
             WRONG_USE,
         )
+
     place = settings.home.absolute() / "replay.json"
     position = load(place)
     landed = position.landed
@@ -151,7 +165,8 @@ def _send_day(
 ) -> Position:
     if not platform.wait_for(day, DAY_TIMEOUT, sleep):
         say(
-            f"{day}: the platform has not published its aggregates within {DAY_TIMEOUT:.0f} s; going on with older ones"
+            f"{day}: the platform has not published its aggregates within {DAY_TIMEOUT:.0f} s; "
+            "going on with older ones"
         )
     if not platform.serves():
         say(f"{day}: no champion serves; the day's requests are not sent")
@@ -173,13 +188,14 @@ def _send_day(
 
 
 def described(day: date, sent: Sent) -> str:
+    """What became of a day's requests, as a line."""
     rate = sent.requests / sent.seconds if sent.seconds else 0.0
     line = f"{day}: {sent.requests} requests, {sent.failed} failed, {rate:,.0f} a second"
     return f"{line}; {sent.errors[0]}" if sent.errors else line
 
 
 class Platform:
-    """What the replay needs to know of the running platform: what its endpoint says that it serves."""
+    """The running platform as a replay sees it: what its endpoint says that it serves."""
 
     def __init__(self, settings: Settings, pipeline: str) -> None:
         self.pipeline = pipeline
@@ -193,7 +209,10 @@ class Platform:
     def wait_until_serving(
         self, timeout: float, say: Callable[[str], None], sleep: Callable[[float], None]
     ) -> None:
-        """Wait for the first champion, but not for ever: where a gate refused it, only newer data can bring another."""
+        """Wait for the first champion, `timeout` seconds at most.
+
+        Where a gate refused it, only newer data can bring another.
+        """
         if self.serves():
             return
         say(f"waiting for the first champion of {self.pipeline}")
@@ -202,8 +221,10 @@ class Platform:
             sleep(1.0)
 
     def wait_for(self, day: date, timeout: float, sleep: Callable[[float], None]) -> bool:
-        """Wait until the aggregates of `day` are published and, where a champion serves, in use; False when that took longer
-        than `timeout`."""
+        """Wait until the aggregates of `day` are published and, where a champion serves, in use.
+
+        False when that took longer than `timeout`.
+        """
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             ready, newest = self._actual()

@@ -1,4 +1,7 @@
-"""Real requests to a running endpoint, as applications send them: one entity a request, several connections at once."""
+"""Real requests to a running endpoint, as applications send them.
+
+One entity a request, over several connections at once.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of some requests: `failed` counts every one that was not answered with status 200; `errors` shows a few."""
+    """What became of some requests.
+
+    `failed` counts each that was not answered with status 200; `errors` shows a few of them.
+    """
 
     requests: int
     failed: int
@@ -37,9 +43,11 @@ def send(
     headers: Mapping[str, str] | None = None,
     trusted: Path | None = None,
 ) -> Sent:
-    """Send each row as a request of its own to `<url>/predict/<pipeline>`. Nothing is sent twice: a failure counts.
+    """Send each row as a request of its own to `<url>/predict/<pipeline>`.
 
-    `headers` show a key; `trusted` is the certificate that an https URL must have, where no authority vouches for it."""
+    Nothing is sent twice: a failure counts. `headers` show a key; `trusted` is the certificate that
+    an https URL must have, where no authority vouches for it.
+    """
     place = urlsplit(url)
     assert place.hostname is not None
     bodies = iter([json.dumps(row, default=str).encode() for row in rows])
@@ -69,8 +77,10 @@ def send(
 
 
 class AtOnce(HTTPConnection):
-    """Sends head and body of a request together: `http.client` writes one after the other, which costs both sides a quarter of their
-    time."""
+    """Sends head and body of a request together.
+
+    `http.client` writes one after the other, which costs both sides a quarter of their time.
+    """
 
     _held = b""
 

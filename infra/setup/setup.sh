@@ -74,7 +74,7 @@ import sys
 
 from cli.main import main
 
-# The demo's second process reads this file, too.
+# A process that the command spawns reads this file, too.
 if __name__ == "__main__":
     sys.exit(main())
 SCRIPT

@@ -119,7 +119,17 @@ def test_from_landed_files_to_a_retrained_endpoint(running: Platform) -> None:
     skew = [load_report(running.reports, "tiny", "monitoring/skew", HISTORY + DAY, champion)]
     assert skew[0] is not None
     assert skew[0].passed
-    assert running.ledger.verify() >= 3
+
+    retrained = running.ledger.released("tiny")
+    assert retrained is not None
+    assert retrained != champion, "the retrained model was released"
+    assert running.artifacts.pointed("tiny", "bundle") == retrained
+    actual = running.endpoint.actual("tiny")
+    assert actual is not None
+    assert list(actual.bundles) == [retrained]
+    answers = running.post("tiny", requests(last + DAY, drift_from=DRIFT)[:5])
+    assert {answer.json()["bundle"] for answer in answers} == {retrained}
+    assert running.ledger.verify() >= 6
     assert (
         running.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "endpoint"]))
         is not None
