@@ -1,1 +1,3 @@
-"""With what the stages work: settings, lake, reports, tracking, ledger, keys, online store, endpoint, notifier."""
+"""With what the stages work: settings, lake, reports, tracking, ledger, keys, online store,
+endpoint, notifier.
+"""

@@ -24,7 +24,9 @@ def folder_digest(contents: Mapping[str, bytes]) -> str:
 
 
 class Artifacts(dg.ConfigurableResource):
-    """Content-addressed store at `uri`: `<uri>/<kind>/<digest>/<file>`, pointers in `<uri>/pointers/<pipeline>/<name>.json`."""
+    """Content-addressed store at `uri`: `<uri>/<kind>/<digest>/<file>`, pointers in
+    `<uri>/pointers/<pipeline>/<name>.json`.
+    """
 
     uri: str
 
@@ -43,13 +45,17 @@ class Artifacts(dg.ConfigurableResource):
         return digest
 
     def get(self, kind: Kind, digest: str) -> dict[str, bytes]:
-        """All files of a folder, verified. Raises FileNotFoundError for what is not (completely) stored and ValueError
-        for what was altered."""
+        """All files of a folder, verified.
+
+        Raises FileNotFoundError for what is not (completely) stored and ValueError for what was
+        altered.
+        """
         place = f"{self.uri}/{kind}/{digest}"
         index = files.read(f"{place}/SHA256SUMS").decode()
         if hashlib.sha256(index.encode()).hexdigest() != digest:
             raise ValueError(
-                f"{place}/SHA256SUMS does not match its folder's digest; restore the folder or build it again"
+                f"{place}/SHA256SUMS does not match its folder's digest; restore the folder or "
+                "build it again"
             )
         contents: dict[str, bytes] = {}
         for line in index.splitlines():
@@ -57,12 +63,15 @@ class Artifacts(dg.ConfigurableResource):
             contents[name] = files.read(f"{place}/{name}")
             if hashlib.sha256(contents[name]).hexdigest() != expected:
                 raise ValueError(
-                    f"{place}/{name} was altered: its digest is not {expected}; restore the file or build it again"
+                    f"{place}/{name} was altered: its digest is not {expected}; restore the file "
+                    "or build it again"
                 )
         return contents
 
     def point(self, pipeline: str, name: str, digest: str) -> None:
-        """Make `digest` the newest `name` (a training set, study, candidate or bundle) of a pipeline."""
+        """Make `digest` the newest `name` (a training set, study, candidate or bundle) of a
+        pipeline.
+        """
         files.write_atomically(
             f"{self.uri}/pointers/{pipeline}/{name}.json", json.dumps({"digest": digest}).encode()
         )

@@ -1,4 +1,6 @@
-"""The endpoint as the platform sees it: where bundles are installed, what it should serve, what it reports serving."""
+"""The endpoint as the platform sees it: where bundles are installed, what it should serve, what it
+reports serving.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class EndpointError(RuntimeError):
 
 
 class EndpointTarget(Protocol):
-    """A place that serves bundles: one server here, its replicas on a cluster, other platforms elsewhere. See docs/extend.md."""
+    """A place that serves bundles: one server here, its replicas on a cluster, other platforms
+    elsewhere. See docs/extend.md.
+    """
 
     @property
     def url(self) -> str:
@@ -54,32 +58,43 @@ class EndpointTarget(Protocol):
         The endpoint serves on and shows it as a metric. Returns whether that is news."""
 
     def golden(self, pipeline: str) -> dict[str, Any] | None:
-        """Have the golden rows of what is served predicted there: `bundles: [{bundle, rows, difference, row_ms}]`; None when the
-        endpoint does not answer. Raises EndpointError when they are not as expected."""
+        """Have the golden rows of what is served predicted there: `bundles: [{bundle, rows,
+        difference, row_ms}]`; None when the endpoint does not answer. Raises EndpointError when
+        they are not as expected.
+        """
 
     def predict(self, pipeline: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Send requests and return one answer each. Raises EndpointError."""
 
     def predictions(self, pipeline: str) -> list[Path]:
-        """Folders of the prediction logs, one of each replica that ever served (`bundle.records.log.read`)."""
+        """Folders of the prediction logs, one of each replica that ever served
+        (`bundle.records.log.read`).
+        """
 
     def trials(self, pipeline: str) -> list[Path]:
-        """Folders of what bundles on trial made of requests, likewise (`bundle.records.log.read_trials`)."""
+        """Folders of what bundles on trial made of requests, likewise
+        (`bundle.records.log.read_trials`).
+        """
 
     def samples(self) -> list[Path]:
         """Folders of the service samples, likewise (`bundle.records.service.read`)."""
 
     def prune(self, pipeline: str, kept: Collection[str]) -> list[str]:
-        """Remove installed bundles of a pipeline but those `kept` (digests); returns what went. They can be installed again."""
+        """Remove installed bundles of a pipeline but those `kept` (digests); returns what went.
+
+        They can be installed again.
+        """
 
 
 class LocalEndpoint(dg.ConfigurableResource):
-    """A server process (`python -m serving`) on this machine that watches the folder `path` and answers at `url`.
+    """A server process (`python -m serving`) on this machine that watches the folder `path` and
+    answers at `url`.
 
-    Layout: `bundles/<digest>/`, `<pipeline>/desired.json`, `<pipeline>/actual.json`, `<pipeline>/online.msgpack`,
-    `<pipeline>/predictions/`, `<pipeline>/trials/`, `service/`.
+    Layout: `bundles/<digest>/`, `<pipeline>/desired.json`, `<pipeline>/actual.json`,
+    `<pipeline>/online.msgpack`, `<pipeline>/predictions/`, `<pipeline>/trials/`, `service/`.
 
-    `admin_url` is the server's loopback port, which the platform asks (default: `url`), with the API key in `key_file` if that is there.
+    `admin_url` is the server's loopback port, which the platform asks (default: `url`), with the
+    API key in `key_file` if that is there.
     """
 
     path: str
@@ -97,17 +112,19 @@ class LocalEndpoint(dg.ConfigurableResource):
         return [Path(self.path) / "service"]
 
     def install(self, digest: str, files: Mapping[str, bytes]) -> None:
-        """Write the bundle's folder beside its place and rename it: it is there whole or not at all.
+        """Write the bundle's folder beside its place and rename it: it is there whole or not at
+        all.
 
-        A folder that is there already is left alone if it is intact, and replaced if it is not. Raises ValueError for files
-        whose digest is another one.
+        A folder that is there already is left alone if it is intact, and replaced if it is not.
+        Raises ValueError for files whose digest is another one.
         """
         for name in files:
             check_name(name)
         found = folder_digest(files)
         if found != digest:
             raise ValueError(
-                f"these files are bundle {found}, not {digest}; read them from the artifact store again"
+                f"these files are bundle {found}, not {digest}; read them from the artifact store "
+                "again"
             )
         target = Path(self.path) / "bundles" / digest
         if target.is_dir() and _same(target, files):
@@ -204,7 +221,8 @@ class LocalEndpoint(dg.ConfigurableResource):
             return None
         if answer.status_code != 200:
             raise EndpointError(
-                f"{self.url} answered {answer.status_code} when asked for the golden rows of {pipeline}: {answer.text[:300]}"
+                f"{self.url} answered {answer.status_code} when asked for the golden rows of "
+                f"{pipeline}: {answer.text[:300]}"
             )
         result: dict[str, Any] = answer.json()
         return result
@@ -222,19 +240,22 @@ class LocalEndpoint(dg.ConfigurableResource):
             ) from error
         if answer.status_code != 200:
             raise EndpointError(
-                f"{self.url} refused to predict for {pipeline}: {answer.status_code} {answer.text[:300]}"
+                f"{self.url} refused to predict for {pipeline}: {answer.status_code} "
+                f"{answer.text[:300]}"
             )
         predictions: list[dict[str, Any]] = answer.json()["predictions"]
         return predictions
 
 
 class ReplicatedEndpoint(LocalEndpoint):
-    """Servers on several machines that share the folder `path` (a ReadWriteMany volume, say), such as the pods of
-    `infra/helm/evergreen-endpoint`; each writes a state of its own, `replicas/<name>/` (`python -m serving --state`).
+    """Servers on several machines that share the folder `path` (a ReadWriteMany volume, say), such
+    as the pods of `infra/helm/evergreen-endpoint`; each writes a state of its own,
+    `replicas/<name>/` (`python -m serving --state`).
 
-    `url` is where applications reach all of them. Every address to which the host of `replicas` resolves (a headless service) is one
-    replica; it is asked with the host's name, so one certificate, verified against `ca_file` (default: the system's), fits all. What is
-    served is what the replica furthest behind serves.
+    `url` is where applications reach all of them. Every address to which the host of `replicas`
+    resolves (a headless service) is one replica; it is asked with the host's name, so one
+    certificate, verified against `ca_file` (default: the system's), fits all. What is served is
+    what the replica furthest behind serves.
     """
 
     replicas: str
@@ -250,7 +271,9 @@ class ReplicatedEndpoint(LocalEndpoint):
         return sorted(Path(self.path).glob("replicas/*/service"))
 
     def addresses(self) -> list[str]:
-        """Addresses of the replicas, sorted; none where the name does not resolve (no replica is there)."""
+        """Addresses of the replicas, sorted; none where the name does not resolve (no replica is
+        there).
+        """
         parts = urlsplit(self.replicas)
         try:
             found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
@@ -277,7 +300,8 @@ class ReplicatedEndpoint(LocalEndpoint):
                 )
             elif answer.status_code != 200:
                 raise EndpointError(
-                    f"replica {address} of {self.url} answered {answer.status_code} when asked what it serves of {pipeline}"
+                    f"replica {address} of {self.url} answered {answer.status_code} when asked "
+                    f"what it serves of {pipeline}"
                 )
             else:
                 states.append(msgspec.json.decode(answer.content, type=Actual))
@@ -288,7 +312,10 @@ class ReplicatedEndpoint(LocalEndpoint):
         )
 
     def golden(self, pipeline: str) -> dict[str, Any] | None:
-        """The golden rows of every replica; of each bundle the result that is furthest off. None when one does not answer, or none is there."""
+        """The golden rows of every replica; of each bundle the result that is furthest off.
+
+        None when one does not answer, or none is there.
+        """
         import httpx
 
         worst: dict[str, dict[str, Any]] = {}
@@ -299,7 +326,8 @@ class ReplicatedEndpoint(LocalEndpoint):
                 return None
             if answer.status_code != 200:
                 raise EndpointError(
-                    f"replica {address} of {self.url} answered {answer.status_code} when asked for its golden rows"
+                    f"replica {address} of {self.url} answered {answer.status_code} when asked for "
+                    "its golden rows"
                 )
             for found in answer.json()["bundles"]:
                 known = worst.get(found["bundle"])
@@ -312,9 +340,11 @@ class ReplicatedEndpoint(LocalEndpoint):
         shown = f"[{address}]" if ":" in address else address
         with self._client() as client:
             return client.request(
-                method, f"{parts.scheme}://{shown}:{parts.port}{path}", headers={**self._key(), "host": parts.netloc},
+                method,
+                f"{parts.scheme}://{shown}:{parts.port}{path}",
+                headers={**self._key(), "host": parts.netloc},
                 extensions={"sni_hostname": parts.hostname},
-            )  # fmt: skip
+            )
 
     def _ask(
         self, method: str, path: str, body: object = None, timeout: float = TIMEOUT
@@ -339,7 +369,10 @@ def _now() -> str:
 
 @cache
 def _trusted() -> ssl.SSLContext:
-    """What a server without an authority of its own must show. Reading all authorities takes ten times as long as asking."""
+    """What a server without an authority of its own must show.
+
+    Reading all authorities takes ten times as long as asking.
+    """
     import httpx
 
     return httpx.create_ssl_context(trust_env=False)

@@ -24,8 +24,8 @@ def is_local(uri: str) -> bool:
 def write_atomically(uri: str, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, whatever dies.
 
-    Local files are written beside their place, flushed to disk and renamed; an object-storage put is atomic by itself.
-    Raises OSError (disk full, say) with the old content intact.
+    Local files are written beside their place, flushed to disk and renamed; an object-storage put
+    is atomic by itself. Raises OSError (disk full, say) with the old content intact.
     """
     fs, path = filesystem(uri)
     if is_local(uri):

@@ -18,10 +18,12 @@ PRIVATE, PUBLIC = "platform.key", "platform.pub"
 
 
 class Keys(dg.ConfigurableResource):
-    """An Ed25519 key pair in the folder `path`: `platform.key` (PKCS8 PEM, mode 0600) and `platform.pub` (PEM, for readers).
+    """An Ed25519 key pair in the folder `path`: `platform.key` (PKCS8 PEM, mode 0600) and
+    `platform.pub` (PEM, for readers).
 
-    The pair is made on first use, exactly once however many processes ask at the same moment. The private key never leaves
-    this class; whoever only verifies (the endpoint server) reads the public file.
+    The pair is made on first use, exactly once however many processes ask at the same moment. The
+    private key never leaves this class; whoever only verifies (the endpoint server) reads the
+    public file.
     """
 
     path: str
@@ -40,12 +42,18 @@ class Keys(dg.ConfigurableResource):
         return place
 
     def public_pem(self) -> bytes:
-        """The public key as PEM. It is derived from the private key, never read back from the public file."""
+        """The public key as PEM.
+
+        It is derived from the private key, never read back from the public file.
+        """
         return signing.public_key(self._private())
 
     def sign(self, content: bytes) -> bytes:
-        """The 64-byte Ed25519 signature of `content`: equal content gives an equal signature. Callers begin their content
-        with words of its own kind, so that a signature over one kind of document is never valid for another."""
+        """The 64-byte Ed25519 signature of `content`: equal content gives an equal signature.
+
+        Callers begin their content with words of its own kind, so that a signature over one kind of
+        document is never valid for another.
+        """
         return signing.sign(self._private(), content)
 
     def verifier(self) -> Verifier:
@@ -64,7 +72,8 @@ class Keys(dg.ConfigurableResource):
             mode = self.private_path.stat().st_mode
         if stat.S_IMODE(mode) & 0o077:
             raise PermissionError(
-                f"{self.private_path} has mode {stat.S_IMODE(mode):04o}: others can read or write the platform's key; "
+                f"{self.private_path} has mode {stat.S_IMODE(mode):04o}: others can read or write "
+                "the platform's key; "
                 f"make sure that nobody did, then run chmod 600 {self.private_path}"
             )
         return self.private_path.read_bytes()
@@ -80,7 +89,8 @@ class Keys(dg.ConfigurableResource):
                 file.flush()
                 os.fsync(file.fileno())
             try:
-                # A hard link appears whole or not at all and never replaces a key that another process made first.
+                # A hard link appears whole or not at all and never replaces a key that another
+                # process made first.
                 os.link(temporary, self.private_path)
             except FileExistsError:
                 return

@@ -24,20 +24,25 @@ T = TypeVar("T")
 DATE = "date"
 ATTEMPTS = 8
 CONFIGURATION = {"delta.checkpointInterval": "20"}
-"""Of new tables: a fresh process reads the newest checkpoint and the commits after it (at 100 of them 60 ms, at 20 about 15)."""
+"""Of new tables: a fresh process reads the newest checkpoint and the commits after it (at 100 of
+them 60 ms, at 20 about 15).
+"""
 
-# Local tables that this process has open, by folder and the identity of their first commit, which changes when a table is deleted
-# and made again. Reading the newest commits costs a tenth of opening anew. Object storage names no identity so cheaply, and the first
-# commit of an old table has been cleaned up: those are opened anew.
+# Local tables that this process has open, by folder and the identity of their first commit, which
+# changes when a table is deleted and made again. Reading the newest commits costs a tenth of
+# opening anew. Object storage names no identity so cheaply, and the first commit of an old table
+# has been cleaned up: those are opened anew.
 _open_tables: dict[tuple[str, int, int], DeltaTable] = {}
 
 
 class Lake(dg.ConfigurableResource):
-    """Delta tables below `uri` (a folder or `s3://` prefix; object storage is set up by the usual `AWS_*` variables).
+    """Delta tables below `uri` (a folder or `s3://` prefix; object storage is set up by the usual
+    `AWS_*` variables).
 
-    A table of days has a column `date` (the partition) and is replaced by whole days: a write is one commit, readers
-    see the old days or the new ones, and writing the same days again changes nothing but the version. A commit that
-    loses a race is tried again. Unpartitioned tables are replaced whole.
+    A table of days has a column `date` (the partition) and is replaced by whole days: a write is
+    one commit, readers see the old days or the new ones, and writing the same days again changes
+    nothing but the version. A commit that loses a race is tried again. Unpartitioned tables are
+    replaced whole.
     """
 
     uri: str
@@ -53,28 +58,34 @@ class Lake(dg.ConfigurableResource):
         return bool(DeltaTable.is_deltatable(place, storage_options=storage_options(place)))
 
     def version(self, table: str) -> int:
-        """Number of the table's newest commit. Raises FileNotFoundError for a table that is not there."""
+        """Number of the table's newest commit.
+
+        Raises FileNotFoundError for a table that is not there.
+        """
         return int(self._open(table).version())
 
     def write(
         self, table: str, frame: pl.DataFrame, days: Sequence[date], *, evolve: bool = False
     ) -> None:
-        """Replace exactly the partitions `days` by the rows of `frame` (column `date`), in one commit.
+        """Replace exactly the partitions `days` by the rows of `frame` (column `date`), in one
+        commit.
 
-        A day without rows counts as stored afterwards (`days`). New columns need `evolve=True`; without it they raise
-        deltalake's SchemaMismatchError. Raises ValueError for rows of other days, and OSError or DeltaError (disk
-        full, say) with the old version intact.
+        A day without rows counts as stored afterwards (`days`). New columns need `evolve=True`;
+        without it they raise deltalake's SchemaMismatchError. Raises ValueError for rows of other
+        days, and OSError or DeltaError (disk full, say) with the old version intact.
         """
         from deltalake import write_deltalake
 
         if not days:
             raise ValueError(
-                f"lake table {table!r}: no days to write; name the partitions that the frame replaces"
+                f"lake table {table!r}: no days to write; name the partitions that the frame "
+                "replaces"
             )
         present = set(frame.get_column(DATE).unique().to_list())
         for stray in sorted(present - set(days), key=str):
             raise ValueError(
-                f"lake table {table!r}: the frame has rows of {stray}, which is not among the {len(days)} days to replace; add the day or drop the rows"
+                f"lake table {table!r}: the frame has rows of {stray}, which is not among the "
+                f"{len(days)} days to replace; add the day or drop the rows"
             )
         place = self.place(table)
         options = storage_options(place)
@@ -91,16 +102,20 @@ class Lake(dg.ConfigurableResource):
                 )
                 return
             write_deltalake(
-                self._open(table), _arrow(frame), mode="overwrite", predicate=_predicate(days), storage_options=options,
+                self._open(table),
+                _arrow(frame),
+                mode="overwrite",
+                predicate=_predicate(days),
+                storage_options=options,
                 schema_mode="merge" if evolve else None,
-            )  # fmt: skip
+            )
 
         if present or self.exists(table):
             _retry(commit, table)
         else:
             _retry(lambda: self._create(table, frame), table)
-        # After the commit, so that a marker never speaks of a day that is not stored. A marker that outlives its use (the day
-        # has rows by now) says nothing new.
+        # After the commit, so that a marker never speaks of a day that is not stored. A marker that
+        # outlives its use (the day has rows by now) says nothing new.
         self._mark_empty(table, sorted(set(days) - present))
 
     def overwrite(self, table: str, frame: pl.DataFrame, *, evolve: bool = False) -> None:
@@ -111,16 +126,22 @@ class Lake(dg.ConfigurableResource):
 
         def commit() -> None:
             write_deltalake(
-                place, _arrow(frame), mode="overwrite", storage_options=storage_options(place),
-                schema_mode="overwrite" if evolve else None, configuration=CONFIGURATION,
-            )  # fmt: skip
+                place,
+                _arrow(frame),
+                mode="overwrite",
+                storage_options=storage_options(place),
+                schema_mode="overwrite" if evolve else None,
+                configuration=CONFIGURATION,
+            )
 
         _retry(commit, table)
 
     def scan(self, table: str, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
-        """Rows of the partitions `first` to `last` (both included, None: open), lazily; other days' files are not read.
+        """Rows of the partitions `first` to `last` (both included, None: open), lazily; other days'
+        files are not read.
 
-        The version is the newest one now, or a newer one that this process has seen before the rows are collected.
+        The version is the newest one now, or a newer one that this process has seen before the rows
+        are collected.
 
         Raises FileNotFoundError for a table that is not there.
         """
@@ -139,7 +160,9 @@ class Lake(dg.ConfigurableResource):
         return self.scan(table).collect()
 
     def days(self, table: str) -> list[date]:
-        """Days that are stored, in order, those without rows included; empty for a table that is not there."""
+        """Days that are stored, in order, those without rows included; empty for a table that is
+        not there.
+        """
         if not self.exists(table):
             return []
         partitions = self._open(table).partitions()
@@ -156,7 +179,9 @@ class Lake(dg.ConfigurableResource):
         _retry(lambda: table_.optimize.compact(), table)
 
     def vacuum(self, table: str, keep_hours: int = 168) -> list[str]:
-        """Delete files that no version of the last `keep_hours` reads, those of writers that died included. Returns them."""
+        """Delete files that no version of the last `keep_hours` reads, those of writers that died
+        included. Returns them.
+        """
         return list(
             self._open(table).vacuum(
                 retention_hours=keep_hours,
@@ -180,7 +205,8 @@ class Lake(dg.ConfigurableResource):
             opened = DeltaTable(place, storage_options=storage_options(place))
         except TableNotFoundError:
             raise FileNotFoundError(
-                f"lake table {table!r} is not at {place}; materialize the asset that writes it first"
+                f"lake table {table!r} is not at {place}; materialize the asset that writes it "
+                "first"
             ) from None
         if identity is not None:
             _open_tables[identity] = opened
@@ -191,8 +217,13 @@ class Lake(dg.ConfigurableResource):
 
         place = self.place(table)
         DeltaTable.create(
-            place, _arrow(frame).schema, mode="ignore", partition_by=[DATE], storage_options=storage_options(place), configuration=CONFIGURATION
-        )  # fmt: skip
+            place,
+            _arrow(frame).schema,
+            mode="ignore",
+            partition_by=[DATE],
+            storage_options=storage_options(place),
+            configuration=CONFIGURATION,
+        )
 
     def _mark_empty(self, table: str, days: Iterable[date]) -> None:
         for day in days:
@@ -201,7 +232,8 @@ class Lake(dg.ConfigurableResource):
     def _marked_empty(self, table: str) -> set[date]:
         fs, path = files.filesystem(f"{self.uri}/_empty/{table}")
         try:
-            # Object stores may answer from a listing cache; what another process marked must be seen.
+            # Object stores may answer from a listing cache; what another process marked must be
+            # seen.
             fs.invalidate_cache(path)
             names = fs.ls(path, detail=False)
         except FileNotFoundError:
@@ -214,7 +246,9 @@ class Lake(dg.ConfigurableResource):
 
 
 def storage_options(place: str) -> dict[str, str] | None:
-    """What deltalake and Polars need to reach object storage: the `AWS_*` environment; None for local folders."""
+    """What deltalake and Polars need to reach object storage: the `AWS_*` environment; None for
+    local folders.
+    """
     if files.is_local(place):
         return None
     return {name.lower(): value for name, value in os.environ.items() if name.startswith("AWS_")}
@@ -246,7 +280,9 @@ def _predicate(days: Sequence[date]) -> str:
 
 
 def _retry(commit: Callable[[], T], table: str) -> T:
-    """Run a commit, again with growing random pauses when another writer was faster (about 5 s in all)."""
+    """Run a commit, again with growing random pauses when another writer was faster (about 5 s in
+    all).
+    """
     from deltalake.exceptions import CommitFailedError, DeltaError
 
     for attempt in range(ATTEMPTS):
@@ -255,15 +291,18 @@ def _retry(commit: Callable[[], T], table: str) -> T:
         except CommitFailedError as conflict:
             if attempt == ATTEMPTS - 1:
                 raise CommitFailedError(
-                    f"lake table {table!r}: {ATTEMPTS} commits lost to other writers; run again when they are done ({conflict})"
+                    f"lake table {table!r}: {ATTEMPTS} commits lost to other writers; run again "
+                    f"when they are done ({conflict})"
                 ) from conflict
         except DeltaError as clash:
             if "os error 28" in str(clash):
                 raise OSError(
                     errno.ENOSPC,
-                    f"lake table {table!r}: no space left on its disk; the old version is intact. Free some space, vacuum the table, run again",
+                    f"lake table {table!r}: no space left on its disk; the old version is intact. "
+                    "Free some space, vacuum the table, run again",
                 ) from clash
-            # Two writers created the table at once; the slower one replaces its days in the table that is there now.
+            # Two writers created the table at once; the slower one replaces its days in the table
+            # that is there now.
             if "already exists" not in str(clash) or attempt == ATTEMPTS - 1:
                 raise
         time.sleep(random.uniform(0, 0.04 * 2**attempt))

@@ -14,8 +14,8 @@ import dagster as dg
 
 from resources import files
 
-# Content of sidecars that this process has read, by path and what the listing says of the file: a year of them is listed at each
-# tick of a sensor, and hardly any is new.
+# Content of sidecars that this process has read, by path and what the listing says of the file: a
+# year of them is listed at each tick of a sensor, and hardly any is new.
 _sidecars: dict[tuple[str, object], bytes] = {}
 
 SUFFIXES = (".csv", ".parquet")
@@ -30,7 +30,9 @@ class LandingError(Exception):
 
 @dataclass(frozen=True)
 class Delivery:
-    """One landed file: its name, SHA-256 and size in bytes as announced; `fault` says why it must not be read."""
+    """One landed file: its name, SHA-256 and size in bytes as announced; `fault` says why it must
+    not be read.
+    """
 
     name: str
     digest: str
@@ -39,7 +41,9 @@ class Delivery:
 
 
 class Entry(NamedTuple):
-    """A file as it was listed; `stamp` changes when its content does, None where the listing has no such thing."""
+    """A file as it was listed; `stamp` changes when its content does, None where the listing has no
+    such thing.
+    """
 
     place: str
     size: int
@@ -49,9 +53,10 @@ class Entry(NamedTuple):
 class Landing(dg.ConfigurableResource):
     """Landing folder at `uri` (a folder or any fsspec prefix such as `s3://`).
 
-    Layout: `<uri>/<pipeline>/<source>/<YYYY-MM-DD>/<file>.csv|.parquet` with `<file>.sha256` beside each ("digest  name"),
-    written last; sources that land once lie in `once/`. A file without sidecar has not landed yet. A file that
-    differs from its sidecar (half-written, empty, corrupt, renamed, missing) is refused when read.
+    Layout: `<uri>/<pipeline>/<source>/<YYYY-MM-DD>/<file>.csv|.parquet` with `<file>.sha256` beside
+    each ("digest  name"), written last; sources that land once lie in `once/`. A file without
+    sidecar has not landed yet. A file that differs from its sidecar (half-written, empty, corrupt,
+    renamed, missing) is refused when read.
     """
 
     uri: str
@@ -101,16 +106,21 @@ class Landing(dg.ConfigurableResource):
         digest = hashlib.sha256(content).hexdigest()
         if digest != delivery.digest:
             raise LandingError(
-                f"{place} is refused: its SHA-256 is {digest} ({len(content)} bytes), its sidecar says {delivery.digest}. "
+                f"{place} is refused: its SHA-256 is {digest} ({len(content)} bytes), its sidecar "
+                f"says {delivery.digest}. "
                 "The file is half-written or corrupt; deliver it again, its sidecar last."
             )
         return content
 
     def put(self, pipeline: str, source: str, day: date | None, name: str, content: bytes) -> bool:
-        """Land a file: the content by atomic rename, then its sidecar. Returns False where it had landed already."""
+        """Land a file: the content by atomic rename, then its sidecar.
+
+        Returns False where it had landed already.
+        """
         if not name.endswith(SUFFIXES) or "/" in name or name.startswith("."):
             raise ValueError(
-                f"{name!r} cannot land; names end in {' or '.join(SUFFIXES)}, without folders or a leading dot"
+                f"{name!r} cannot land; names end in {' or '.join(SUFFIXES)}, without folders or a "
+                "leading dot"
             )
         place = f"{self.place(pipeline, source, day)}/{name}"
         sidecar = f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
@@ -141,7 +151,9 @@ class Landing(dg.ConfigurableResource):
 
 
 def _local(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, str, int, object]]:
-    """Folder, name, size and stamp of the files below a local root: fsspec takes five times as long for the same."""
+    """Folder, name, size and stamp of the files below a local root: fsspec takes five times as long
+    for the same.
+    """
     base = files.filesystem(root)[1]
     try:
         wanted = (
@@ -191,7 +203,7 @@ def _announced(entries: dict[str, Entry]) -> tuple[Delivery, ...]:
 
 
 def _sidecar(entry: Entry) -> bytes:
-    """Content of a sidecar; read again when the listing says that the file changed, or cannot tell."""
+    """Content of a sidecar, read again when the listing shows a change or cannot tell."""
     if entry.stamp is None:
         return files.read(entry.place)
     key = (entry.place, entry.stamp)

@@ -1,4 +1,4 @@
-"""The ledger: the append-only, hash-chained, signed record of every decision and every change of traffic."""
+"""The ledger: the append-only, hash-chained, signed record of decisions and changes of traffic."""
 
 from __future__ import annotations
 
@@ -54,9 +54,12 @@ CREATE TABLE entries (
     signature BLOB NOT NULL
 ) STRICT;
 CREATE INDEX by_pipeline ON entries (pipeline, serial);
-CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never updated'); END;
-CREATE TRIGGER no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never deleted'); END;
-CREATE TRIGGER next_serial BEFORE INSERT ON entries WHEN NEW.serial <> (SELECT coalesce(max(serial), 0) + 1 FROM entries)
+CREATE TRIGGER no_update BEFORE UPDATE ON entries
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never updated'); END;
+CREATE TRIGGER no_delete BEFORE DELETE ON entries
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never deleted'); END;
+CREATE TRIGGER next_serial BEFORE INSERT ON entries
+    WHEN NEW.serial <> (SELECT coalesce(max(serial), 0) + 1 FROM entries)
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: an entry takes the next serial'); END;
 """
 _COLUMNS = (
@@ -65,14 +68,17 @@ _COLUMNS = (
 
 
 class LedgerError(Exception):
-    """The ledger was altered, cut off or lost. Nothing may be released or changed on its word until it is restored."""
+    """The ledger was altered, cut off or lost.
+
+    Nothing may be released or changed on its word until it is restored.
+    """
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One decision or change of traffic.
 
-    `day` is the data day it speaks of, `moment` the wall time (UTC), never earlier than that of the entry before. `digest`
-    covers every other field and the digest of the entry before (`previous`).
+    `day` is the data day it speaks of, `moment` the wall time (UTC), never earlier than that of the
+    entry before. `digest` covers every other field and the digest of the entry before (`previous`).
     """
 
     serial: int
@@ -88,7 +94,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """A checkpoint: the ledger had `serial` entries, and the last one has this digest. Signed over all but the signature."""
+    """A checkpoint: the ledger had `serial` entries, and the last one has this digest.
+
+    Signed over all but the signature.
+    """
 
     serial: int
     digest: str
@@ -105,8 +114,9 @@ Guard = Callable[[Sequence[Entry]], Entry | None]
 class Ledger(dg.ConfigurableResource):
     """The ledger in the SQLite file `path`, signed by `signer`.
 
-    A hash chain alone does not notice a cut-off tail, so the newest head is also kept, signed, in a second place: the file
-    or object `checkpoint` (any fsspec URI; default `<folder of the key>/ledger.head`).
+    A hash chain alone does not notice a cut-off tail, so the newest head is also kept, signed, in a
+    second place: the file or object `checkpoint` (any fsspec URI; default `<folder of the
+    key>/ledger.head`).
     """
 
     path: str
@@ -130,9 +140,10 @@ class Ledger(dg.ConfigurableResource):
     ) -> Entry:
         """Sign and store one entry; it is on the disk when this returns.
 
-        `unless` sees the pipeline's entries under the same write lock: if it returns one, nothing is appended and that one is
-        returned, so "once" holds between processes. It may raise to refuse. Raises LedgerError where the ledger ends before its
-        checkpoint, ValueError for a payload that is no JSON, sqlite3.OperationalError after 30 s without the write lock.
+        `unless` sees the pipeline's entries under the same write lock: if it returns one, nothing
+        is appended and that one is returned, so "once" holds between processes. It may raise to
+        refuse. Raises LedgerError where the ledger ends before its checkpoint, ValueError for a
+        payload that is no JSON, sqlite3.OperationalError after 30 s without the write lock.
         """
         if kind not in get_args(Kind):
             raise ValueError(
@@ -168,7 +179,8 @@ class Ledger(dg.ConfigurableResource):
                     f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (*fields.values(), digest, signature),
                 )
-            # A process may be overtaken here, so the head is read again under the write lock: checkpoints never go back.
+            # A process may be overtaken here, so the head is read again under the write lock:
+            # checkpoints never go back.
             with _writing(connection):
                 newest = _last(connection)
                 if newest is not None:
@@ -179,17 +191,21 @@ class Ledger(dg.ConfigurableResource):
             return _entry(row, verifier)
 
     def entries(self, pipeline: str | None = None, kind: Kind | None = None) -> list[Entry]:
-        """Entries in order, of one pipeline and kind or of all; each one's digest and signature is verified.
+        """Entries in order, of one pipeline and kind or of all; each one's digest and signature is
+        verified.
 
-        Raises LedgerError naming the first altered or forged entry, or where the ledger ends before its checkpoint.
+        Raises LedgerError naming the first altered or forged entry, or where the ledger ends before
+        its checkpoint.
         """
         verifier = self.signer.verifier()
         with self._reading(verifier) as connection:
             return _read(connection, verifier, pipeline, kind) if connection else []
 
     def verify(self) -> int:
-        """Verify the whole chain against its signatures and its checkpoint; the number of entries. Raises LedgerError naming
-        the first bad entry."""
+        """Verify the whole chain against its signatures and its checkpoint; the number of entries.
+
+        Raises LedgerError naming the first bad entry.
+        """
         verifier = self.signer.verifier()
         with self._reading(verifier) as connection:
             if connection is None:
@@ -199,22 +215,27 @@ class Ledger(dg.ConfigurableResource):
                 count += 1
                 if row["serial"] != count:
                     raise LedgerError(
-                        f"{self.path}: entry {count} is missing (the next one is {row['serial']}); restore the ledger from a backup"
+                        f"{self.path}: entry {count} is missing (the next one is {row['serial']}); "
+                        "restore the ledger from a backup"
                     )
                 if row["previous"] != previous:
                     raise LedgerError(
-                        f"{self.path}: entry {count} does not follow entry {count - 1}; restore the ledger from a backup"
+                        f"{self.path}: entry {count} does not follow entry {count - 1}; restore "
+                        "the ledger from a backup"
                     )
                 entry = _entry(row, verifier)
                 if row["moment"] < moment:
                     raise LedgerError(
-                        f"{self.path}: entry {count} is dated {row['moment']}, before the entry it follows ({moment})"
+                        f"{self.path}: entry {count} is dated {row['moment']}, before the entry it "
+                        f"follows ({moment})"
                     )
                 previous, moment = entry.digest, row["moment"]
             return count
 
     def released(self, pipeline: str) -> str | None:
-        """Digest of the bundle that the newest release or rollback names; None before the first release."""
+        """Digest of the bundle that the newest release or rollback names; None before the first
+        release.
+        """
         entry = self.newest(pipeline, *SERVING)
         return entry.bundle if entry else None
 
@@ -226,22 +247,25 @@ class Ledger(dg.ConfigurableResource):
                 return None
             marks = ", ".join("?" for _ in kinds)
             row = connection.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE pipeline = ? AND kind IN ({marks}) ORDER BY serial DESC LIMIT 1",
+                f"SELECT {_COLUMNS} FROM entries WHERE pipeline = ? AND kind IN ({marks}) ORDER BY "
+                "serial DESC LIMIT 1",
                 (pipeline, *kinds),
             ).fetchone()
             return _entry(row, verifier) if row else None
 
     def served_at(self, pipeline: str, moment: datetime) -> str | None:
-        """Digest of the bundle that the endpoint was confirmed to serve at a wall-clock moment (with an offset); None before
-        the first confirmation. The entry's payload tells the split."""
+        """Digest of the bundle that the endpoint was confirmed to serve at a wall-clock moment
+        (with an offset); None before the first confirmation. The entry's payload tells the split.
+        """
         entry = self.traffic_at(pipeline, moment)
         return entry.bundle if entry else None
 
     def traffic_at(self, pipeline: str, moment: datetime) -> Entry | None:
-        """The confirmation that held at a moment. Raises ValueError for a moment without an offset."""
+        """The confirmation that held at a moment. Raises ValueError for one without an offset."""
         if moment.tzinfo is None:
             raise ValueError(
-                f"moment={moment.isoformat()} has no offset from UTC; give one, such as {moment.isoformat()}+00:00"
+                f"moment={moment.isoformat()} has no offset from UTC; give one, such as "
+                f"{moment.isoformat()}+00:00"
             )
         held = [entry for entry in self.entries(pipeline, "traffic") if entry.moment <= moment]
         return held[-1] if held else None
@@ -272,32 +296,40 @@ class Ledger(dg.ConfigurableResource):
             return None
         except msgspec.DecodeError as error:
             raise LedgerError(
-                f"{self.checkpoint_uri} is no checkpoint of the ledger ({error}); restore it from a backup"
+                f"{self.checkpoint_uri} is no checkpoint of the ledger ({error}); restore it from "
+                "a backup"
             ) from error
         if not verifier.valid(head.content, bytes.fromhex(head.signature)):
             raise LedgerError(
-                f"{self.checkpoint_uri} is not signed by the platform's key; restore it, or the key, from a backup"
+                f"{self.checkpoint_uri} is not signed by the platform's key; restore it, or the "
+                "key, from a backup"
             )
         return head
 
     def _check_tail(self, connection: sqlite3.Connection | None, verifier: Verifier) -> None:
-        """Raises LedgerError where the ledger (None: no file) does not reach, or does not contain, what its checkpoint names."""
-        # The checkpoint is read first: an entry that another process appends meanwhile only makes the ledger longer.
+        """Raises LedgerError where the ledger (None: no file) does not reach, or does not contain,
+        what its checkpoint names.
+        """
+        # The checkpoint is read first: an entry that another process appends meanwhile only makes
+        # the ledger longer.
         head = self._read_head(verifier)
         if connection is None:
             if head is not None and head.serial > 0 and not Path(self.path).exists():
                 raise LedgerError(
-                    f"{self.path} is gone, but {self.checkpoint_uri} saw entry {head.serial}; restore the ledger from a backup"
+                    f"{self.path} is gone, but {self.checkpoint_uri} saw entry {head.serial}; "
+                    "restore the ledger from a backup"
                 )
             return
         if head is None:
             raise LedgerError(
-                f"{self.checkpoint_uri}, the checkpoint of {self.path}, is missing; restore it from a backup"
+                f"{self.checkpoint_uri}, the checkpoint of {self.path}, is missing; restore it "
+                "from a backup"
             )
         last = _last(connection)
         if (last["serial"] if last else 0) < head.serial:
             raise LedgerError(
-                f"{self.path} ends at entry {last['serial'] if last else 0}, but {self.checkpoint_uri} saw entry {head.serial}: "
+                f"{self.path} ends at entry {last['serial'] if last else 0}, but "
+                f"{self.checkpoint_uri} saw entry {head.serial}: "
                 "its tail was cut off; restore the ledger from a backup"
             )
         if head.serial == 0:
@@ -307,12 +339,15 @@ class Ledger(dg.ConfigurableResource):
         ).fetchone()
         if row is None or row["digest"] != head.digest:
             raise LedgerError(
-                f"{self.path}: entry {head.serial} is not the one that {self.checkpoint_uri} saw; restore the ledger from a backup"
+                f"{self.path}: entry {head.serial} is not the one that {self.checkpoint_uri} saw; "
+                "restore the ledger from a backup"
             )
 
     @contextmanager
     def _reading(self, verifier: Verifier) -> Iterator[sqlite3.Connection | None]:
-        """A consistent snapshot of the ledger whose tail was checked; None while there is no ledger at all."""
+        """A consistent snapshot of the ledger whose tail was checked; None while there is no ledger
+        at all.
+        """
         if not Path(self.path).exists():
             self._check_tail(None, verifier)
             if not Path(self.path).exists():
@@ -343,7 +378,10 @@ class Ledger(dg.ConfigurableResource):
         return connection
 
     def _initialise(self) -> None:
-        """Make the empty ledger and its checkpoint, once between processes. A file that exists is a complete ledger."""
+        """Make the empty ledger and its checkpoint, once between processes.
+
+        A file that exists is a complete ledger.
+        """
         target = Path(self.path)
         if target.exists():
             return
@@ -394,23 +432,29 @@ def _read(
     kind: Kind | None = None,
 ) -> list[Entry]:
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM entries WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY serial",
+        f"SELECT {_COLUMNS} FROM entries WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR "
+        "kind = ?2) ORDER BY serial",
         (pipeline, kind),
     )
     return [_entry(row, verifier) for row in rows]
 
 
 def _entry(row: sqlite3.Row, verifier: Verifier) -> Entry:
-    """The verified entry of a row. Raises LedgerError where the digest or the signature does not fit the content."""
+    """The verified entry of a row.
+
+    Raises LedgerError where the digest or the signature does not fit the content.
+    """
     names = set(row.keys()) - {"digest", "signature"}
     fields: dict[str, Json] = {name: row[name] for name in names}
     if sha256(ENTRY + canonical_json(fields)) != row["digest"]:
         raise LedgerError(
-            f"ledger entry {row['serial']} was altered: its content does not match its digest; restore the ledger from a backup"
+            f"ledger entry {row['serial']} was altered: its content does not match its digest; "
+            "restore the ledger from a backup"
         )
     if not verifier.valid(ENTRY + row["digest"].encode(), row["signature"]):
         raise LedgerError(
-            f"ledger entry {row['serial']} was forged: it is not signed by the platform's key; restore the ledger from a backup"
+            f"ledger entry {row['serial']} was forged: it is not signed by the platform's key; "
+            "restore the ledger from a backup"
         )
     return Entry(
         serial=row["serial"],

@@ -15,11 +15,14 @@ PAUSE_SECONDS = 0.5
 
 
 class Notifier(dg.ConfigurableResource):
-    """Sends short plain-text messages. A channel that fails is logged and never raised: telling of trouble makes none.
+    """Sends short plain-text messages.
 
-    `webhook` gets a POST of `{"title", "text"}` (Slack and Teams read `text`). `smtp` is `host:port` of a mail server that
-    takes mail from this machine; with `smtp_user` the connection is encrypted (STARTTLS) and logged in. Each channel is
-    tried `attempts` times with a growing pause.
+    A channel that fails is logged and never raised: telling of trouble makes none.
+
+    `webhook` gets a POST of `{"title", "text"}` (Slack and Teams read `text`). `smtp` is
+    `host:port` of a mail server that takes mail from this machine; with `smtp_user` the connection
+    is encrypted (STARTTLS) and logged in. Each channel is tried `attempts` times with a growing
+    pause.
     """
 
     webhook: str | None = None
@@ -32,7 +35,9 @@ class Notifier(dg.ConfigurableResource):
     attempts: int = 3
 
     def notify(self, title: str, text: str) -> dict[str, str]:
-        """Send a message to all channels and return what became of it: channel to "sent" or the error in words."""
+        """Send a message to all channels and return what became of it: channel to "sent" or the
+        error in words.
+        """
         log = dg.get_dagster_logger("notifier")
         log.warning(f"{title}\n{text}")
         outcomes = {"log": "sent"}

@@ -24,7 +24,9 @@ class OnlineStore(dg.ConfigurableResource[None]):
         return Path(self.path) / pipeline / FILE
 
     def publish(self, snapshot: Snapshot) -> Path:
-        """Make a snapshot the newest one of its pipeline; readers see the old or the new. Publishing it again changes nothing.
+        """Make a snapshot the newest one of its pipeline; readers see the old or the new.
+
+        Publishing it again changes nothing.
 
         Raises OSError (disk full, say) with the old snapshot intact.
         """
@@ -34,7 +36,10 @@ class OnlineStore(dg.ConfigurableResource[None]):
         return place
 
     def newest(self, pipeline: str) -> Snapshot | None:
-        """The published snapshot, None where there is none yet. Raises ValueError for a file that is no snapshot."""
+        """The published snapshot, None where there is none yet.
+
+        Raises ValueError for a file that is no snapshot.
+        """
         from bundle.features.online import Snapshot
 
         try:

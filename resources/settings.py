@@ -23,8 +23,8 @@ QUIET: Mapping[str, str] = MappingProxyType(
         "MPLBACKEND": "Agg",
         # What a run plans, and what it tells of the days of a range, is stored in one transaction.
         "DAGSTER_EVENT_BATCH_SIZE": "1000",
-        # Threads of XGBoost and scikit-learn sleep while they wait. Spinning, they take the processor from each other: ten
-        # times slower as soon as anything else runs.
+        # Threads of XGBoost and scikit-learn sleep while they wait. Spinning, they take the
+        # processor from each other: ten times slower as soon as anything else runs.
         "OMP_WAIT_POLICY": "PASSIVE",
         # Dagster says of every use of a beta parameter that it is one.
         "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore:Parameter",
@@ -36,11 +36,12 @@ QUIET: Mapping[str, str] = MappingProxyType(
 class Settings(BaseSettings):
     """Where state lives and where services listen.
 
-    Local state lies under `home`. A location set to an `s3://` URI moves that part to object storage. With `endpoint_replicas`, a URL
-    whose host resolves to every replica, the endpoint is one of several servers that share `endpoint_folder`; applications reach it
-    at the URL `endpoint_service`, and its certificate is verified against `endpoint_ca`.
-    `endpoint_options` are further words for the endpoint's command line, such as `--workers 2 --json-logs`;
-    `python -m serving --help` lists them.
+    Local state lies under `home`. A location set to an `s3://` URI moves that part to object
+    storage. With `endpoint_replicas`, a URL whose host resolves to every replica, the endpoint is
+    one of several servers that share `endpoint_folder`; applications reach it at the URL
+    `endpoint_service`, and its certificate is verified against `endpoint_ca`. `endpoint_options`
+    are further words for the endpoint's command line, such as `--workers 2 --json-logs`; `python -m
+    serving --help` lists them.
     """
 
     model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="ignore")
@@ -97,7 +98,9 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_uri(self) -> str:
-        """Tracking store; runs talk to the database directly, so that training does not need the MLflow server."""
+        """Tracking store; runs talk to the database directly, so that training does not need the
+        MLflow server.
+        """
         return self.mlflow or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
 
     @property
@@ -114,7 +117,7 @@ class Settings(BaseSettings):
 
     @property
     def endpoint_path(self) -> Path:
-        """Desired state, verified bundles, online snapshots and the prediction log of the endpoint."""
+        """The endpoint's desired state, verified bundles, online snapshots and prediction log."""
         return self.endpoint_folder or self.home.absolute() / "endpoint"
 
     @property

@@ -1,7 +1,8 @@
 """Experiment tracking and the model registry: MLflow, through its client alone.
 
-MLflow is a view for people: nothing that is served depends on it. The fluent interface (an active run per process) is
-never used, no pickle is written, and nothing is logged twice for the same candidate.
+MLflow is a view for people: nothing that is served depends on it. The fluent interface (an active
+run per process) is never used, no pickle is written, and nothing is logged twice for the same
+candidate.
 """
 
 import fcntl
@@ -39,7 +40,9 @@ BATCH = 1_000  # metrics that MLflow takes in one call
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """An input of a run: its name, digest, where it lies, in which context it was used, and how many rows it has."""
+    """An input of a run: its name, digest, where it lies, in which context it was used, and how
+    many rows it has.
+    """
 
     name: str
     digest: str
@@ -50,7 +53,10 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class TrackedCandidate:
-    """All that is tracked of a candidate. `curves` are metrics per round; `files` and `plots` are stored with the run."""
+    """All that is tracked of a candidate.
+
+    `curves` are metrics per round; `files` and `plots` are stored with the run.
+    """
 
     pipeline: str
     candidate: str
@@ -81,13 +87,17 @@ class TrackedRun:
 
 
 class Tracking(dg.ConfigurableResource):
-    """MLflow at `uri` (an SQLite file beside which artifacts are kept, or a server), shown to people at `url`."""
+    """MLflow at `uri` (an SQLite file beside which artifacts are kept, or a server), shown to
+    people at `url`.
+    """
 
     uri: str
     url: str
 
     def initialise(self) -> None:
-        """Bring the tracking database up to MLflow's schema, once: its migration takes seconds, and two at once fail."""
+        """Bring the tracking database up to MLflow's schema, once: its migration takes seconds, and
+        two at once fail.
+        """
         if self._database is None:
             return
         self._database.parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +133,12 @@ class Tracking(dg.ConfigurableResource):
         return str(found.experiment_id)
 
     def log_candidate(self, tracked: TrackedCandidate) -> TrackedRun:
-        """Log a candidate as a run with parameters, metrics per round, plots, inputs and files, and register its model.
+        """Log a candidate as a run with parameters, metrics per round, plots, inputs and files, and
+        register its model.
 
-        The same candidate again makes no second run or version: the existing ones are returned, tagged as repeated. A run
-        that a killed process left unfinished is marked KILLED and made anew.
+        The same candidate again makes no second run or version: the existing ones are returned,
+        tagged as repeated. A run that a killed process left unfinished is marked KILLED and made
+        anew.
         """
         from mlflow.exceptions import MlflowException
 
@@ -151,9 +163,12 @@ class Tracking(dg.ConfigurableResource):
             if left.info.status == "RUNNING":
                 client.set_terminated(left.info.run_id, status="KILLED")
         tags = {
-            CANDIDATE: tracked.candidate, TRAINING_SET: tracked.training_set, DAGSTER_RUN: tracked.dagster_run_id,
-            DAGSTER_URL: tracked.dagster_run_url, **tracked.tags,
-        }  # fmt: skip
+            CANDIDATE: tracked.candidate,
+            TRAINING_SET: tracked.training_set,
+            DAGSTER_RUN: tracked.dagster_run_id,
+            DAGSTER_URL: tracked.dagster_run_url,
+            **tracked.tags,
+        }
         run_id: str = client.create_run(
             experiment,
             tags={**tags, "mlflow.source.name": "evergreen", "mlflow.user": "evergreen"},
@@ -170,9 +185,15 @@ class Tracking(dg.ConfigurableResource):
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             version = client.create_model_version(
-                tracked.pipeline, source=source, run_id=run_id, model_id=model_id, tags=tags,
-                description=f"Trained by Dagster run {tracked.dagster_run_id}: {tracked.dagster_run_url}",
-            )  # fmt: skip
+                tracked.pipeline,
+                source=source,
+                run_id=run_id,
+                model_id=model_id,
+                tags=tags,
+                description=(
+                    f"Trained by Dagster run {tracked.dagster_run_id}: {tracked.dagster_run_url}"
+                ),
+            )
             client.set_terminated(run_id, status="FINISHED")
         except BaseException:
             client.set_terminated(run_id, status="FAILED")
@@ -182,7 +203,9 @@ class Tracking(dg.ConfigurableResource):
         )
 
     def version(self, pipeline: str, candidate: str, client: "MlflowClient | None" = None) -> Any:
-        """The registered version of a candidate (MLflow's ModelVersion), None where it was never registered."""
+        """The registered version of a candidate (MLflow's ModelVersion), None where it was never
+        registered.
+        """
         client = client or self.client()
         found = client.search_model_versions(
             f"name = '{pipeline}' and tags.{CANDIDATE} = '{candidate}'"
@@ -190,8 +213,9 @@ class Tracking(dg.ConfigurableResource):
         return min(found, key=lambda version: int(version.version), default=None)
 
     def move_alias(self, pipeline: str, alias: str, candidate: str) -> str | None:
-        """Point an alias (such as `champion`) at a candidate's version and return it; None where it was never registered.
-        Aliases are a view: nothing reads them to decide what is served."""
+        """Point an alias (such as `champion`) at a candidate's version and return it; None where it
+        was never registered. Aliases are a view: nothing reads them to decide what is served.
+        """
         client = self.client()
         version = self.version(pipeline, candidate, client)
         if version is None:
@@ -262,13 +286,16 @@ class Tracking(dg.ConfigurableResource):
         inputs = [
             DatasetInput(
                 Dataset(
-                    name=each.name, digest=each.digest[:DIGEST_LIMIT], source_type="delta",
-                    source=f'{{"uri": "{each.source}", "digest": "{each.digest}"}}', profile=f'{{"num_rows": {each.rows}}}',
+                    name=each.name,
+                    digest=each.digest[:DIGEST_LIMIT],
+                    source_type="delta",
+                    source=f'{{"uri": "{each.source}", "digest": "{each.digest}"}}',
+                    profile=f'{{"num_rows": {each.rows}}}',
                 ),
                 [InputTag("mlflow.data.context", each.context)],
             )
             for each in tracked.datasets
-        ]  # fmt: skip
+        ]
         if inputs:
             client.log_inputs(run_id, datasets=inputs)
         with tempfile.TemporaryDirectory() as folder:
@@ -286,7 +313,10 @@ class Tracking(dg.ConfigurableResource):
         tracked: TrackedCandidate,
         tags: Mapping[str, str],
     ) -> tuple[str, str]:
-        """A logged model of MLflow's flavour for its library (UBJ or skops, and YAML; no pickle). Returns its id and where its files lie."""
+        """A logged model of MLflow's flavour for its library (UBJ or skops, and YAML; no pickle).
+
+        Returns its id and where its files lie.
+        """
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, DataType, Schema
@@ -313,12 +343,16 @@ class Tracking(dg.ConfigurableResource):
             client.log_model_artifacts(logged.model_id, str(place))
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        # Not `models:/<id>`: MLflow's SQL registry resolves that through the process-wide default store.
+        # Not `models:/<id>`: MLflow's SQL registry resolves that through the process-wide default
+        # store.
         return str(logged.model_id), str(logged.artifact_location)
 
 
 def _save_model(model: "Model", place: Path, **described: Any) -> None:
-    """Write a model as MLflow lays it out. Requirements are given: to infer them MLflow would load the model in another process."""
+    """Write a model as MLflow lays it out.
+
+    Requirements are given: to infer them MLflow would load the model in another process.
+    """
     from bundle.models.boosted_trees import BoostedTrees
 
     if isinstance(model, BoostedTrees):
@@ -337,9 +371,14 @@ def _save_model(model: "Model", place: Path, **described: Any) -> None:
     assert isinstance(model, EstimatorModel)
     requirements = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
     mlflow.sklearn.save_model(
-        model.estimator, place, serialization_format="skops", skops_trusted_types=trusted(), pyfunc_predict_fn="predict_proba",
-        pip_requirements=requirements, **described,
-    )  # fmt: skip
+        model.estimator,
+        place,
+        serialization_format="skops",
+        skops_trusted_types=trusted(),
+        pyfunc_predict_fn="predict_proba",
+        pip_requirements=requirements,
+        **described,
+    )
 
 
 @contextmanager

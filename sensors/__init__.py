@@ -1,1 +1,4 @@
-"""When things happen: schedules and sensors. They request runs; they compute nothing and change nothing themselves."""
+"""When things happen: schedules and sensors.
+
+They request runs; they compute nothing and change nothing themselves.
+"""

@@ -1,5 +1,7 @@
-"""What follows decisions: a retrain after a decision to retrain, a release after approvals, and an endpoint that serves
-what the ledger says. Each reads the stored truth anew, so that nothing is lost when a tick, a run or a process dies."""
+"""What follows decisions: a retrain after a decision to retrain, a release after approvals, and an
+endpoint that serves what the ledger says. Each reads the stored truth anew, so that nothing is lost
+when a tick, a run or a process dies.
+"""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +39,8 @@ from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, UNFINISHED, overlapping
 if TYPE_CHECKING:
     from assets.retraining.decide import Decision
 
-# A decision to retrain that nobody acted on for this many data days is stale: a newer one speaks for the model by then.
+# A decision to retrain that nobody acted on for this many data days is stale: a newer one speaks
+# for the model by then.
 DECISION_DAYS = 14
 
 
@@ -70,7 +73,10 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         job_name=jobs.release(pipeline),
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Releases a bundle when people have approved it, and serves what a release, a step of a rollout or a roll-back names.",
+        description=(
+            "Releases a bundle when people have approved it, and serves what a release, a step of "
+            "a rollout or a roll-back names."
+        ),
     )
     def approvals(
         context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger
@@ -164,7 +170,9 @@ def _concerns(move: Move, bundle: str | None) -> bool:
 def _not_ingested(
     instance: dg.DagsterInstance, pipeline: Pipeline, landing: Landing, as_of: date
 ) -> str | None:
-    """What a model trained as of a day would miss: a delivery that is being processed, or is still to be."""
+    """What a model trained as of a day would miss: a delivery that is being processed, or is still
+    to be.
+    """
     if (
         doing := overlapping(
             instance, jobs.nightly(pipeline), f"{pipeline.name}:ingest:", pipeline.start, as_of
@@ -198,7 +206,10 @@ def newest_retrain(pipeline: Pipeline, reports: Reports, decided: set[date]) -> 
 def retrain_request(
     instance: dg.DagsterInstance, pipeline: Pipeline, decision: "Decision"
 ) -> dg.RunRequest | dg.SkipReason:
-    """The run that a decision asks for. It trains as of the next day's refresh: what the decided day brought is known then."""
+    """The run that a decision asks for.
+
+    It trains as of the next day's refresh: what the decided day brought is known then.
+    """
     as_of = (decision.day + DAY).isoformat()
     asked = decision.evidence.request if decision.cause == "request" else None
     return run_request(

@@ -1,4 +1,6 @@
-"""Which days are due, in data time: from what was delivered and what was processed, never from the clock on the wall."""
+"""Which days are due, in data time: from what was delivered and what was processed, never from the
+clock on the wall.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class Due:
 
 
 def data_day(delivered: Mapping[str, Collection[date]]) -> date | None:
-    """Today in data time: the newest day on which, or after which, every daily source has delivered. None before that."""
+    """Today in data time: the newest day on which, or after which, every daily source has
+    delivered. None before that.
+    """
     if not delivered or not all(delivered.values()):
         return None
     return min(max(days) for days in delivered.values())
@@ -37,10 +41,11 @@ def due(
 ) -> list[Due]:
     """The next range of days to process of each stage that has any; both may be worked on at once.
 
-    Days up to today are ingested: those without features, or, where a processed day was `redelivered`, that day and
-    the `reach` days after it, whose aggregates read it. A day is monitored once it is over, that is when the next day has
-    been delivered, from what was known by then: it waits for its own features, not for those of the next day. Before anything has
-    been served, only the newest finished day is: it asks for the first model.
+    Days up to today are ingested: those without features, or, where a processed day was
+    `redelivered`, that day and the `reach` days after it, whose aggregates read it. A day is
+    monitored once it is over, that is when the next day has been delivered, from what was known by
+    then: it waits for its own features, not for those of the next day. Before anything has been
+    served, only the newest finished day is: it asks for the first model.
     """
     today = data_day(delivered)
     if today is None:

@@ -25,7 +25,7 @@ KINDS: Mapping[DagsterEventType, Kind] = {
 }
 
 NO_RUN = ""
-"""Dagster's run id of events that belong to no run, such as those that a person reports in the UI."""
+"""Dagster's run id of events that belong to no run, such as one reported by hand in the UI."""
 
 
 @dataclass(frozen=True)

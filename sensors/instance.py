@@ -1,4 +1,5 @@
-"""The Dagster instance of the platform: how its home is made, how it is opened, and how it is cured.
+"""The Dagster instance of the platform: how its home is made, how it is opened, and how it is
+cured.
 
 What is read of it stands in `event_log`.
 """
@@ -31,7 +32,10 @@ STORAGE = """storage:
     base_dir:
       env: DAGSTER_HOME
 """
-"""What earlier versions wrote into `dagster.yaml`, and what takes its place. The files are the same."""
+"""What earlier versions wrote into `dagster.yaml`, and what takes its place.
+
+The files are the same.
+"""
 
 AT_WORK = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 

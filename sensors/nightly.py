@@ -28,7 +28,9 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         cron_schedule=pipeline.nightly,
         execution_timezone=pipeline.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Each night: what was delivered and not yet processed, however many days that is.",
+        description=(
+            "Each night: what was delivered and not yet processed, however many days that is."
+        ),
     )
     def nightly(
         context: dg.ScheduleEvaluationContext, landing: Landing, ledger: Ledger
@@ -43,7 +45,10 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         job_name=jobs.nightly(pipeline),
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="When files land: the same work as the nightly schedule, and again for days whose files changed.",
+        description=(
+            "When files land: the same work as the nightly schedule, and again for days whose "
+            "files changed."
+        ),
     )
     def arrivals(
         context: dg.SensorEvaluationContext, landing: Landing, ledger: Ledger
@@ -59,7 +64,8 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         asked = next_requests(
             context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed
         )
-        # A change counts as dealt with once a run for it has been requested; until then the old digest is remembered.
+        # A change counts as dealt with once a run for it has been requested; until then the old
+        # digest is remembered.
         seen = now if asked.ingests else {**now, **{day: before[day] for day in changed}}
         if asked.requests:
             return dg.SensorResult(run_requests=asked.requests, cursor=_cursor(seen))
@@ -84,7 +90,10 @@ def deliveries(pipeline: Pipeline, landing: Landing) -> Deliveries:
 
 
 class Asked(NamedTuple):
-    """Requests for what is due, and why there are none. `ingests` tells whether one of them ingests."""
+    """Requests for what is due, and why there are none.
+
+    `ingests` tells whether one of them ingests.
+    """
 
     requests: list[dg.RunRequest]
     skipped: dg.SkipReason
@@ -100,8 +109,11 @@ def next_requests(
     cause: str,
     redelivered: Collection[date] = (),
 ) -> Asked:
-    """The requests for the next days that are due, at most one of each stage. They may run at once: a finished day is monitored from
-    what was known by its end, and what a newer delivery brings changes nothing of it."""
+    """The requests for the next days that are due, at most one of each stage.
+
+    They may run at once: a finished day is monitored from what was known by its end, and what a
+    newer delivery brings changes nothing of it.
+    """
     stages = due(
         delivered,
         materialized(instance, asset_key(pipeline.name, FEATURES)),

@@ -1,4 +1,6 @@
-"""Run requests that are made once, and again only when the run died: `run_key`s carry an attempt number."""
+"""Run requests that are made once, and again only when the run died: `run_key`s carry an attempt
+number.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -22,10 +24,14 @@ RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
 RECENT = 50
-"""Newest unfinished and failed runs of a job that are looked at: far more than are under way at once."""
+"""Newest unfinished and failed runs of a job that are looked at: far more than are under way at
+once.
+"""
 
 RETRY_SECONDS = 120.0
-"""How long after a run died its retry by Dagster's daemon is waited for: it looks every five seconds, once it has started."""
+"""How long after a run died its retry by Dagster's daemon is waited for: it looks every five
+seconds, once it has started.
+"""
 
 
 def run_request(
@@ -38,9 +44,10 @@ def run_request(
     run_config: Mapping[str, Any] | None = None,
     selection: Sequence[dg.AssetKey] | None = None,
 ) -> dg.RunRequest | dg.SkipReason:
-    """A request for a run of `job`, unless a run for the same `request` is under way, has succeeded, or was tried
-    `attempts` times already. Dagster honours a run key once, even when the worker is killed; the attempt number in the key
-    makes another try possible."""
+    """A request for a run of `job`, unless a run for the same `request` is under way, has
+    succeeded, or was tried `attempts` times already. Dagster honours a run key once, even when the
+    worker is killed; the attempt number in the key makes another try possible.
+    """
     records = instance.get_run_records(filters=RunsFilter(tags={REQUEST: request}))
     runs = [record.dagster_run for record in records]
     if any(not run.is_finished for run in runs) or any(map(_about_to_be_retried, records)):
@@ -66,9 +73,12 @@ def run_request(
 def overlapping(
     instance: dg.DagsterInstance, job: str, kind: str, first: date, last: date
 ) -> str | None:
-    """The request of a run of `job` that is under way and does days from `first` to `last`, of requests whose names begin with `kind`.
+    """The request of a run of `job` that is under way and does days from `first` to `last`, of
+    requests whose names begin with `kind`.
 
-    Such a run tells what it has done one day after the other: what then still seems to be due is its work already."""
+    Such a run tells what it has done one day after the other: what then still seems to be due is
+    its work already.
+    """
     for record in instance.get_run_records(
         RunsFilter(job_name=job, statuses=[*UNFINISHED, DagsterRunStatus.FAILURE]),
         limit=RECENT,
@@ -86,8 +96,10 @@ def overlapping(
 
 
 def _about_to_be_retried(record: dg.RunRecord) -> bool:
-    """Whether a run died just now and Dagster's own retry of it is still to be made: asked for again, its work would be done
-    twice. A retry that never comes, of a daemon that was killed, is waited for no longer than RETRY_SECONDS."""
+    """Whether a run died just now and Dagster's own retry of it is still to be made: asked for
+    again, its work would be done twice. A retry that never comes, of a daemon that was killed, is
+    waited for no longer than RETRY_SECONDS.
+    """
     ended = record.end_time or 0.0
     return (
         record.dagster_run.is_complete_and_waiting_to_retry and time.time() - ended < RETRY_SECONDS
