@@ -98,6 +98,11 @@ class Kind(Protocol):
         ...
 
     @property
+    def outcome(self) -> object:
+        """The part of the declaration that says what became of a predicted event."""
+        ...
+
+    @property
     def bundled(self) -> object:
         """The part of the declaration that a bundle holds or is judged by."""
         ...

@@ -37,11 +37,6 @@ def always(names: Names) -> Callable[[Pipeline], Names]:
     return lambda pipeline: names
 
 
-def fields(*names: str) -> Callable[[Pipeline, Kind, str], object]:
-    """A slice of the declaration: these fields of it, for every asset of the stage."""
-    return lambda pipeline, kind, asset: {name: getattr(pipeline, name) for name in names}
-
-
 def alone(
     build: Callable[[P], Sequence[dg.AssetsDefinition]],
 ) -> Callable[[P, Kind], Sequence[dg.AssetsDefinition]]:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets.kind import Kind
 from assets.names import RETRAINING_DECISION, asset_key, days as partitions, keys_to_days
-from assets.stage import Stage, always, fields
+from assets.stage import Stage, always
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.lake import Lake
@@ -93,10 +93,15 @@ def _metadata(decisions: Sequence["Decision"], place: str) -> dict[str, dg.Metad
     return metadata
 
 
+def _read(pipeline: Pipeline, kind: Kind, asset: str) -> object:
+    limits = [(source.name, source.daily, source.refuses_above) for source in pipeline.sources]
+    return pipeline.retraining, limits, kind.definition(), kind.watched
+
+
 STAGE = Stage(
     name="retraining",
     group=GROUP,
     build=build,
-    reads=fields("retraining", "sources"),
+    reads=_read,
     assets=always({"monitored": (RETRAINING_DECISION,)}),
 )

@@ -58,9 +58,12 @@ class TabularKind:
         return WATCHED
 
     @property
+    def outcome(self) -> object:
+        return self.pipeline.entity, self.pipeline.label
+
+    @property
     def bundled(self) -> object:
-        declared = self.pipeline
-        return declared.entity, declared.label, declared.request_columns, declared.gates
+        return self.outcome, self.pipeline.request_columns, self.pipeline.gates
 
     def definition(self) -> str:
         from assets.tabular.features.declared_program import definition, program

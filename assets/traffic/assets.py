@@ -212,8 +212,7 @@ def _sentence(judged: "Judged") -> str:
 
 
 def _read(pipeline: Pipeline, kind: Kind, asset: str) -> object:
-    labels = kind.entity, kind.labels_from
-    return pipeline.release, pipeline.experiments, pipeline.log, labels
+    return pipeline.release, pipeline.experiments, pipeline.log, kind.outcome
 
 
 def _names(pipeline: Pipeline) -> Names:

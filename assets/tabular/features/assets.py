@@ -19,7 +19,7 @@ from assets.names import (
 )
 from assets.stage import Stage, alone, always
 from assets.tabular.features.lineage import column_lineage, delivery_days
-from declare.source import EVENT_TIME, KNOWN_AT
+from declare.source import EVENT_TIME, KNOWN_AT, Source
 from declare.tabular import Tabular
 from resources.lake import Lake
 from resources.online_store import OnlineStore
@@ -270,14 +270,15 @@ def _lineage(pipeline: Tabular) -> dg.TableColumnLineage:
 
 
 def _read(pipeline: Tabular, kind: Kind, asset: str) -> object:
-    """What features read: of the sources only what finds and orders rows, not their contracts."""
-    sources = [
-        (each.name, each.keys, each.lands, [(name, c.kind) for name, c in each.columns.items()])
-        for each in pipeline.sources
-    ]
+    """What features read. Of the sources it is what finds and types rows, not their contracts."""
+    sources = [(each.name, each.keys, each.lands, _types(each)) for each in pipeline.sources]
     moments = pipeline.start, pipeline.end, pipeline.timezone, pipeline.lead, pipeline.refresh
     request = pipeline.request, pipeline.entity, list(pipeline.request_columns)
-    return sources, moments, request, pipeline.label, pipeline.features
+    return sources, moments, request, pipeline.label, pipeline.features, pipeline.log.omit
+
+
+def _types(source: Source) -> list[tuple[str, str, bool]]:
+    return [(name, column.kind, column.nullable) for name, column in source.columns.items()]
 
 
 STAGE = Stage(

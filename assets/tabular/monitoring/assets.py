@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.kind import Kind
 from assets.names import (
     ENDPOINT,
     PREDICTIONS,
@@ -18,7 +19,7 @@ from assets.names import (
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
 from assets.reporting.report import Report, save_report
-from assets.stage import Stage, alone, always, fields
+from assets.stage import Stage, alone, always
 from assets.tabular.features.moments import label_lag
 from assets.tabular.monitoring import pages
 from assets.tabular.monitoring.monitors import (
@@ -252,10 +253,16 @@ def _check(rule: str, found: Sequence[Report]) -> dg.AssetCheckResult:
     )
 
 
+def _read(pipeline: Tabular, kind: Kind, asset: str) -> object:
+    """What monitors read. Of the gates it is the limit that declared groups keep live as well."""
+    judged = pipeline.monitors, pipeline.fairness, pipeline.gates.max_fairness_gap
+    return judged, kind.outcome, list(pipeline.request_columns), pipeline.log
+
+
 STAGE = Stage(
     name="monitoring",
     group=GROUP,
     build=alone(build),
-    reads=fields("entity", "label", "features", "request", "fairness", "gates", "log", "monitors"),
+    reads=_read,
     assets=always({"monitored": (PREDICTIONS, *(monitor.name for monitor in MONITORS))}),
 )
