@@ -1,12 +1,13 @@
 """The code location: the lifecycles of all pipelines, with the platform's resources and alerts.
 
-Every module or package in `pipelines/` that exports `pipeline` is part of it; to add one is to add
-a file.
+Every module or package in `pipelines/` is one pipeline: it binds `pipeline` to its declaration. To
+add a pipeline is to add a file. A file that declares none is an error.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import dagster as dg
 from pydantic import SecretStr
@@ -30,17 +31,51 @@ from sensors import alerts
 CODE_LOCATION = "evergreen"
 
 
+# Modules of this package that declare no pipeline.
+MACHINERY = ("definitions", "lifecycle")
+
+
+class PipelineError(Exception):
+    """A module of `pipelines/` that is no pipeline of its own. `file` is where it stands."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        super().__init__(f"{file} {text}")
+        self.file = file
+
+
 def declared_pipelines() -> list[Pipeline]:
-    """The pipelines declared in this package, by name of their module."""
-    found = []
-    for module in sorted(pkgutil.iter_modules(pipelines.__path__), key=lambda module: module.name):
-        if module.name not in ("definitions", "lifecycle"):
-            declared = getattr(
-                importlib.import_module(f"pipelines.{module.name}"), "pipeline", None
+    """The pipelines declared in this package, by name of their module.
+
+    Raises PipelineError for a module that declares none, or one whose name is taken.
+    """
+    found: dict[str, Pipeline] = {}
+    files: dict[str, Path] = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__)):
+        if name in MACHINERY:
+            continue
+        file, pipeline = declared_in(name)
+        if pipeline.name in found:
+            raise PipelineError(
+                file,
+                f"declares pipeline {pipeline.name!r}, and so does {files[pipeline.name]}; "
+                "names must differ",
             )
-            if isinstance(declared, Pipeline):
-                found.append(declared)
-    return found
+        found[pipeline.name], files[pipeline.name] = pipeline, file
+    return list(found.values())
+
+
+def declared_in(name: str) -> tuple[Path, Pipeline]:
+    """The file of a module of this package, and the pipeline that it declares."""
+    module = importlib.import_module(f"{pipelines.__name__}.{name}")
+    file = Path(str(module.__file__))
+    declared = getattr(module, "pipeline", None)
+    if not isinstance(declared, Pipeline):
+        raise PipelineError(
+            file,
+            "declares no pipeline; write `pipeline = Tabular(...)` in it, "
+            "or move what is no pipeline out of pipelines/",
+        )
+    return file, declared
 
 
 def build_definitions(

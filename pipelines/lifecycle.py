@@ -1,5 +1,7 @@
 """A pipeline's whole lifecycle as Dagster definitions: from raw data to the retraining decision."""
 
+import itertools
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +34,8 @@ def lifecycle(pipeline: Pipeline) -> dg.Definitions:
 
 def lifecycle_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The assets of all stages, in order, with the policies that hold for every asset."""
-    return [asset for stage in stages(pipeline) for asset in stage_assets(pipeline, stage)]
+    assets = (stage_assets(pipeline, stage) for stage in stages(pipeline))
+    return list(itertools.chain.from_iterable(assets))
 
 
 def stage_assets(pipeline: Pipeline, stage: Stage[Any]) -> list[dg.AssetsDefinition]:
@@ -49,4 +52,9 @@ def stage_assets(pipeline: Pipeline, stage: Stage[Any]) -> list[dg.AssetsDefinit
             freshness_policy=DAILY_FRESHNESS if daily else None,
         )
 
-    return list(dg.map_asset_specs(policy, stage.build(pipeline, kind)))
+    with warnings.catch_warnings():
+        # Beta parts of Dagster are used knowingly, in a pinned version (`backfill_policy`, windows
+        # that begin before the first day). Nobody needs to hear of them at each load.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return list(dg.map_asset_specs(policy, stage.build(pipeline, kind)))
