@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("imports", "ingest", "lifecycle", "features", "endpoint")
+ALL = ("imports", "ingest", "lifecycle", "features", "trees", "endpoint")
 
 
 def main() -> int:

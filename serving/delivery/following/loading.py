@@ -65,7 +65,7 @@ class Loader:
 
         engine = bundle.model.engine
         logger.info(
-            "%s: bundle %s computes up to %d rows with %s trees",
+            "%s: bundle %s computes up to %d rows by the %s engine",
             self._pipeline,
             digest[:12],
             engine.crossover,

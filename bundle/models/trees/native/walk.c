@@ -33,7 +33,8 @@ static void lay(const struct forest *forest, const float *row, float *at) {
   }
 }
 
-static inline float walk(const struct forest *forest, const float *at, uint32_t tree, float sum) {
+static inline __attribute__((always_inline)) float walk(
+    const struct forest *forest, const float *restrict at, uint32_t tree, float sum) {
   const struct node *nodes = forest->nodes;
   const uint32_t *root = forest->roots + tree;
   const struct node *a = nodes + root[0], *b = nodes + root[1], *c = nodes + root[2];
