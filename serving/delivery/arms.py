@@ -1,21 +1,23 @@
-"""Arms: who answers which row where several bundles share the traffic, and what is done where one of them fails."""
+"""Arms: which bundle answers which row where several share the traffic, and what a failing one costs.
+
+A challenger that raises, or whose output is no probability, is a failure of its own: the champion
+answers its rows.
+"""
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from serving.contract.contract import Columns, Row
+from serving.delivery.view import Arm, View
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from serving.delivery.view import Arm, View
-
-logger = logging.getLogger("serving")
+NO_PROBABILITY = "no probability"
 
 
 class Answer(NamedTuple):
@@ -35,60 +37,11 @@ class Failure(NamedTuple):
     microseconds: int
 
 
-def divided(view: View, rows: list[Row]) -> tuple[list[Answer], list[Failure]]:
-    """Answers in the order of the rows, each by the arm that its key falls to. A challenger that raises, or whose output is no
-    probability, is a failure of its own: the champion answers its rows. Raises what the champion raises."""
-    chosen = [view.desired.arm(str(row[view.key])) for row in rows]
-    found: dict[int, Answer] = {}
-    failures: list[Failure] = []
-    for index, arm in enumerate(view.arms[1:], start=1):
-        places = [place for place, each in enumerate(chosen) if each == index]
-        answered, failed = tried(arm, view, rows, places)
-        found.update(answered)
-        failures += failed
-    champion = view.arms[0]
-    rest = [place for place in range(len(rows)) if place not in found]
-    results = zip(
-        *champion.bundle.predict_rows([rows[place] for place in rest], view.online), strict=True
-    )
-    found.update(
-        {place: Answer(champion, *result) for place, result in zip(rest, results, strict=True)}
-    )
-    return [found[place] for place in range(len(rows))], failures
-
-
-def tried(
-    arm: Arm, view: View, rows: list[Row], places: list[int]
-) -> tuple[dict[int, Answer], list[Failure]]:
-    """What an arm makes of the rows at some places: answers, and failures where there is none."""
-    if not places:
-        return {}, []
-    start = time.perf_counter()
-    try:
-        results = list(
-            zip(
-                *arm.bundle.predict_rows([rows[place] for place in places], view.online),
-                strict=True,
-            )
-        )
-    except Exception as error:
-        # Whatever a bundle on trial does wrong, its callers still get an answer.
-        logger.exception("%s: arm %s failed", view.manifest.pipeline, arm.name)
-        took = microseconds(start) // len(places)
-        return {}, [Failure(place, arm, type(error).__name__, took) for place in places]
-    took = microseconds(start) // len(places)
-    answers = {
-        place: Answer(arm, *result)
-        for place, result in zip(places, results, strict=True)
-        if is_probability(result[1])
-    }
-    return answers, [
-        Failure(place, arm, "no probability", took) for place in places if place not in answers
-    ]
-
-
 class Part(NamedTuple):
-    """What one arm answers of a request of columns: the rows at `places` (None: all), with their model rows and probabilities."""
+    """What one arm answers of a request of columns: model rows and probabilities.
+
+    The rows are those at `places`; None stands for all.
+    """
 
     arm: Arm
     places: NDArray[np.int64] | None
@@ -101,11 +54,34 @@ class Part(NamedTuple):
         return values if self.places is None else values[self.places]
 
 
+def divided(view: View, rows: list[Row]) -> tuple[list[Answer], list[Failure]]:
+    """Answers in the order of the rows, each by the arm that its key falls to.
+
+    Raises what the champion raises.
+    """
+    chosen = [view.desired.arm(str(row[view.key])) for row in rows]
+    answers: dict[int, Answer] = {}
+    failures: list[Failure] = []
+    for index, arm in enumerate(view.arms[1:], start=1):
+        places = [place for place, each in enumerate(chosen) if each == index]
+        answered, failed = _tried(arm, view, rows, places)
+        answers.update(answered)
+        failures += failed
+
+    rest = [place for place in range(len(rows)) if place not in answers]
+    answers.update(_answered(view.arms[0], view, rows, rest))
+    return [answers[place] for place in range(len(rows))], failures
+
+
 def divided_columns(view: View, columns: Columns, count: int) -> tuple[list[Part], list[Failure]]:
-    """`divided` for `count` rows as columns. Raises what the champion raises, and ArithmeticError for outputs that are no probability."""
+    """`divided` for `count` rows as columns.
+
+    Raises what the champion raises, and ArithmeticError for outputs that are no probability.
+    """
     champion = view.arms[0]
     if len(view.arms) == 1:
         return [_champions(champion, view, columns, None)], []
+
     chosen = np.array([view.desired.arm(str(key)) for key in columns[view.key].plain()])
     parts: list[Part] = []
     failures: list[Failure] = []
@@ -113,57 +89,14 @@ def divided_columns(view: View, columns: Columns, count: int) -> tuple[list[Part
         part, failed = _tried_columns(arm, view, columns, np.flatnonzero(chosen == index))
         parts += [] if part is None else [part]
         failures += failed
+
     rest = np.ones(count, dtype=np.bool_)
     for part in parts:
         rest[part.places] = False
     if rest.any():
         parts.append(_champions(champion, view, columns, np.flatnonzero(rest)))
+
     return parts, failures
-
-
-def _champions(arm: Arm, view: View, columns: Columns, places: NDArray[np.int64] | None) -> Part:
-    mine = (
-        columns
-        if places is None
-        else {name: column.taken(places) for name, column in columns.items()}
-    )
-    matrix, outputs = arm.bundle.predict_columns(mine, view.online)
-    if not _are_probabilities(outputs).all():
-        raise ArithmeticError(f"bundle {arm.bundle.digest} predicted what is no probability")
-    return Part(arm, places, mine, matrix, outputs)
-
-
-def _tried_columns(
-    arm: Arm, view: View, columns: Columns, places: NDArray[np.int64]
-) -> tuple[Part | None, list[Failure]]:
-    """What an arm makes of the rows at some places (None where it answers none of them), and its failures."""
-    if not len(places):
-        return None, []
-    start = time.perf_counter()
-    mine = {name: column.taken(places) for name, column in columns.items()}
-    try:
-        matrix, outputs = arm.bundle.predict_columns(mine, view.online)
-    except Exception as error:
-        # Whatever a bundle on trial does wrong, its callers still get an answer.
-        logger.exception("%s: arm %s failed", view.manifest.pipeline, arm.name)
-        took = microseconds(start) // len(places)
-        return None, [Failure(place, arm, type(error).__name__, took) for place in places.tolist()]
-    took = microseconds(start) // len(places)
-    sound = _are_probabilities(outputs)
-    failures = [Failure(place, arm, "no probability", took) for place in places[~sound].tolist()]
-    if not sound.any():
-        return None, failures
-    if failures:
-        kept = np.flatnonzero(sound)
-        mine = {name: column.taken(kept) for name, column in mine.items()}
-        places, matrix, outputs = places[kept], matrix[kept], outputs[kept]
-    return Part(arm, places, mine, matrix, outputs), failures
-
-
-def _are_probabilities(outputs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """NaN compares false with everything."""
-    found: NDArray[np.bool_] = (outputs >= 0.0) & (outputs <= 1.0)
-    return found
 
 
 def is_probability(output: float) -> bool:
@@ -173,3 +106,86 @@ def is_probability(output: float) -> bool:
 def microseconds(start: float) -> int:
     """Microseconds since a `time.perf_counter`."""
     return int((time.perf_counter() - start) * 1e6)
+
+
+def _answered(arm: Arm, view: View, rows: list[Row], places: list[int]) -> dict[int, Answer]:
+    """What an arm answers for the rows at some places. Raises what its bundle raises."""
+    values, outputs = arm.bundle.predict_rows([rows[place] for place in places], view.online)
+    return {
+        place: Answer(arm, value, output)
+        for place, value, output in zip(places, values, outputs, strict=True)
+    }
+
+
+def _tried(
+    arm: Arm, view: View, rows: list[Row], places: list[int]
+) -> tuple[dict[int, Answer], list[Failure]]:
+    """`_answered` for an arm on trial: answers, and failures where there is none."""
+    if not places:
+        return {}, []
+
+    start = time.perf_counter()
+    try:
+        answers = _answered(arm, view, rows, places)
+    except Exception as error:  # noqa: BLE001  whatever a bundle on trial does wrong, its callers get an answer
+        return {}, _failures(arm, view, places, error, start)
+
+    took = microseconds(start) // len(places)
+    sound = {place: answer for place, answer in answers.items() if is_probability(answer.output)}
+    failures = [Failure(place, arm, NO_PROBABILITY, took) for place in places if place not in sound]
+    return sound, failures
+
+
+def _champions(arm: Arm, view: View, columns: Columns, places: NDArray[np.int64] | None) -> Part:
+    mine = columns if places is None else _taken(columns, places)
+    matrix, outputs = arm.bundle.predict_columns(mine, view.online)
+    if not _are_probabilities(outputs).all():
+        raise ArithmeticError(f"bundle {arm.bundle.digest} predicted what is no probability")
+
+    return Part(arm, places, mine, matrix, outputs)
+
+
+def _tried_columns(
+    arm: Arm, view: View, columns: Columns, places: NDArray[np.int64]
+) -> tuple[Part | None, list[Failure]]:
+    """What an arm on trial makes of the rows at some places, None where it answers none of them."""
+    if not len(places):
+        return None, []
+
+    start = time.perf_counter()
+    mine = _taken(columns, places)
+    try:
+        matrix, outputs = arm.bundle.predict_columns(mine, view.online)
+    except Exception as error:  # noqa: BLE001  whatever a bundle on trial does wrong, its callers get an answer
+        return None, _failures(arm, view, places.tolist(), error, start)
+
+    took = microseconds(start) // len(places)
+    sound = _are_probabilities(outputs)
+    failures = [Failure(place, arm, NO_PROBABILITY, took) for place in places[~sound].tolist()]
+    if not sound.any():
+        return None, failures
+
+    if failures:
+        kept = np.flatnonzero(sound)
+        mine = _taken(mine, kept)
+        places, matrix, outputs = places[kept], matrix[kept], outputs[kept]
+    return Part(arm, places, mine, matrix, outputs), failures
+
+
+def _failures(
+    arm: Arm, view: View, places: list[int], error: Exception, start: float
+) -> list[Failure]:
+    """An arm's failure at some places, noted for the log."""
+    took = microseconds(start) // len(places)
+    view.failures.note(arm.name, arm.bundle.digest, len(places), error)
+    return [Failure(place, arm, type(error).__name__, took) for place in places]
+
+
+def _taken(columns: Columns, places: NDArray[np.int64]) -> Columns:
+    return {name: column.taken(places) for name, column in columns.items()}
+
+
+def _are_probabilities(outputs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """NaN compares false with everything."""
+    sound: NDArray[np.bool_] = (outputs >= 0.0) & (outputs <= 1.0)
+    return sound

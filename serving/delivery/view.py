@@ -12,6 +12,7 @@ from bundle.desired import Desired
 from bundle.features.online import Snapshot
 from bundle.manifest import Bundle, Manifest
 from serving.contract.contract import Contract
+from serving.delivery.failures import FailureLog
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class View:
     online: Snapshot
     online_as_of: str | None
     golden_ms: float
+    failures: FailureLog
 
     @property
     def manifest(self) -> Manifest:

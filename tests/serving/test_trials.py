@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,13 @@ import pytest
 
 from bundle.manifest import load
 from bundle.records import log
+from bundle.records.log import Writer
+from serving.callers.calls import Call
+from serving.delivery.failures import FailureLog
+from serving.delivery.following.state import Served
+from serving.delivery.predicting import Numbering, predict_rows
+from serving.delivery.shadow import WAITING_ROWS
+from serving.options import Options
 from tests.support.endpoint import DAY, NAME, SHOPS, TREE, Place, Running, request
 
 URL = f"/predict/{NAME}"
@@ -102,6 +111,84 @@ def test_where_a_challenger_fails_the_champion_answers(
     assert {(trial.bundle, trial.arm, trial.output, trial.failure) for trial in failed} == {
         (candidate, "challenger", None, why)
     }
+
+
+@pytest.mark.parametrize("role", ["challenger", "shadow"])
+def test_a_bundle_that_fails_at_every_request_is_one_traceback_in_the_log(
+    tmp_path: Path, role: str
+) -> None:
+    place = Place.new(tmp_path)
+    champion, candidate = place.release(seed=0), place.install(seed=1)
+    arms = ((champion, 0.01), (candidate, 0.99)) if role == "challenger" else ((champion, 1.0),)
+    shadows = (candidate,) if role == "shadow" else ()
+    with place.server(variables=sabotaged(**{candidate: "raise"})) as server:
+        place.desire(*arms, shadows=shadows)
+        place.wait_for_serial()
+        ask(server, range(60))
+        trials(place, lambda found: len(found) >= 50)
+        text = server.log.read_text()
+    assert text.count("Traceback") == 1
+    assert text.count("RuntimeError: sabotage") == 1
+    assert text.count(f"{role} {candidate} failed") == 1
+
+
+def test_failures_are_told_once_a_period_with_their_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = FailureLog("toy", period_seconds=0.0)
+    for number in range(5):
+        failures.note("challenger", "b" * 64, 10, ValueError(f"number {number}"))
+    failures.tell()
+    failures.tell()
+    first, line = [record.getMessage() for record in caplog.records]
+    assert "challenger" in first
+    assert "failed for 40 rows" in line
+    assert "ValueError: number 4" in line
+    patient = FailureLog("toy", period_seconds=3600.0)
+    for _ in range(5):
+        patient.note("challenger", "b" * 64, 10, ValueError("again"))
+        patient.tell()
+    assert len(caplog.records) == 3
+
+
+def test_what_a_failing_challenger_leaves_to_be_noted_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place.new(tmp_path)
+    champion, candidate = place.release(seed=0), place.install(seed=1)
+    place.desire((champion, 0.01), (candidate, 0.99))
+    options = Options(root=place.root, public_key=place.public_key_path)
+    served = Served(NAME, options, place.public_key_path.read_bytes(), "worker")
+    disk = threading.Event()
+
+    def stuck(*arguments: object, **settings: object) -> Writer:
+        disk.wait()
+        return Writer(*arguments, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("serving.delivery.shadow.Writer", stuck)
+    try:
+        served.refresh()
+        view = served.view
+        assert view is not None
+        monkeypatch.setattr(view.arms[1].bundle, "predict_rows", broken)
+        rows = [view.contract.decode_one(json.dumps(request(n)).encode()) for n in range(50)]
+        theirs = sum(view.desired.arm(str(row[view.key])) for row in rows)
+        for _ in range(30):
+            calls = itertools.repeat(Call(time.monotonic()))
+            assert len(predict_rows(served, view, rows, calls, Numbering())) == 50
+        assert served.trials.waiting <= WAITING_ROWS
+    finally:
+        disk.set()
+        served.close()
+    counted = dict(served.trials.counted())
+    assert WAITING_ROWS <= counted["failed"] <= WAITING_ROWS + 1, (
+        "one more is in the thread's hands"
+    )
+    assert sum(counted.values()) == 30 * theirs
+
+
+def broken(*arguments: object) -> None:
+    raise RuntimeError("sabotage")
 
 
 @pytest.mark.parametrize("fault", ["none", "nan", "raise"])

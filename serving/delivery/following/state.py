@@ -36,6 +36,7 @@ from bundle.files import Stamp, stamp
 from bundle.records.log import Writer
 from serving.contract.contract import Contract
 from serving.contract.refusal import unlogged
+from serving.delivery.failures import FailureLog
 from serving.delivery.following.loading import BundleRefusedError, Loaded, Loader
 from serving.delivery.following.reports import Reports
 from serving.delivery.following.watermark import Watermark
@@ -76,6 +77,7 @@ class Served:
         self._watermark = Watermark(own)
         self._reports = Reports(name, options, worker)
 
+        self._failures = FailureLog(name)
         self._bundles: dict[str, Loaded] = {}
         self._desired_stamp: Stamp | None = UNSEEN
         self._error: str | None = "no desired state was seen yet"
@@ -114,6 +116,7 @@ class Served:
         if retry:
             self._retry_at = time.monotonic() + self._options.retry_seconds
 
+        self._failures.tell()
         self._reports.write(self.actual())
 
     def actual(self) -> Actual:
@@ -247,6 +250,7 @@ class Served:
             online=online or _nothing_online(self.name),
             online_as_of=online.as_of.isoformat() if online else None,
             golden_ms=loaded[arms[0].bundle.digest].golden_ms,
+            failures=self._failures,
         )
 
     # -- the online snapshot -------------------------------------------------------------------
