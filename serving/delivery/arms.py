@@ -1,4 +1,5 @@
-"""Arms: which bundle answers which row where several share the traffic, and what a failing one costs.
+"""Arms: which bundle answers which row where several share the traffic, and what a failing one
+costs.
 
 A challenger that raises, or whose output is no probability, is a failure of its own: the champion
 answers its rows.
@@ -127,7 +128,7 @@ def _tried(
     start = time.perf_counter()
     try:
         answers = _answered(arm, view, rows, places)
-    except Exception as error:  # noqa: BLE001  whatever a bundle on trial does wrong, its callers get an answer
+    except Exception as error:  # noqa: BLE001  its callers get an answer whatever it does
         return {}, _failures(arm, view, places, error, start)
 
     took = microseconds(start) // len(places)
@@ -156,7 +157,7 @@ def _tried_columns(
     mine = _taken(columns, places)
     try:
         matrix, outputs = arm.bundle.predict_columns(mine, view.online)
-    except Exception as error:  # noqa: BLE001  whatever a bundle on trial does wrong, its callers get an answer
+    except Exception as error:  # noqa: BLE001  its callers get an answer whatever it does
         return None, _failures(arm, view, places.tolist(), error, start)
 
     took = microseconds(start) // len(places)

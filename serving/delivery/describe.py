@@ -1,4 +1,5 @@
-"""What is served, for people and tools: where a bundle comes from, what it wants, and how good it was found to be."""
+"""What is served, for people and tools: where a bundle comes from, what it wants, and how good it
+was found to be."""
 
 from __future__ import annotations
 
@@ -8,27 +9,47 @@ from serving.delivery.view import Arm, View
 
 
 def describe(view: View, example: bool) -> dict[str, Any]:
-    """Description of a pipeline's bundles, champion first; made to be encoded by msgspec. `example` adds a golden row's request, which is
-    real data: for the loopback port alone."""
+    """Description of a pipeline's bundles, champion first; made to be encoded by msgspec. `example`
+    adds a golden row's request, which is real data: for the loopback port alone."""
     manifest = view.manifest
     return {
-        "name": manifest.pipeline, "purpose": manifest.purpose, "owner": manifest.owner, "risk": manifest.risk, "label": manifest.label,
-        "entity": manifest.entity, "timezone": manifest.timezone, "online_as_of": view.online_as_of,
+        "name": manifest.pipeline,
+        "purpose": manifest.purpose,
+        "owner": manifest.owner,
+        "risk": manifest.risk,
+        "label": manifest.label,
+        "entity": manifest.entity,
+        "timezone": manifest.timezone,
+        "online_as_of": view.online_as_of,
         "request": manifest.request,
         "arms": [_arm(arm) for arm in view.arms],
         **({"example": view.arms[0].bundle.golden[0].request} if example else {}),
-    }  # fmt: skip
+    }
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
     bundle, manifest = arm.bundle, arm.bundle.manifest
     return {
-        "arm": arm.name, "share": arm.share, "bundle": bundle.digest, "trained_as_of": manifest.created_as_of, "candidate": manifest.candidate,
-        "training_set": manifest.training_set, "program": manifest.program_digest, "metrics": manifest.metrics, "evidence": manifest.evidence,
-        "environment": manifest.environment, "engine": bundle.model.engine,
-        "features": [_feature(arm, name, categorical) for name, categorical in zip(bundle.program.names, bundle.program.categorical, strict=True)],
-        "training_rows": bundle.bounds.rows, "training_rows_outside": bundle.bounds.outside,
-    }  # fmt: skip
+        "arm": arm.name,
+        "share": arm.share,
+        "bundle": bundle.digest,
+        "trained_as_of": manifest.created_as_of,
+        "candidate": manifest.candidate,
+        "training_set": manifest.training_set,
+        "program": manifest.program_digest,
+        "metrics": manifest.metrics,
+        "evidence": manifest.evidence,
+        "environment": manifest.environment,
+        "engine": bundle.model.engine,
+        "features": [
+            _feature(arm, name, categorical)
+            for name, categorical in zip(
+                bundle.program.names, bundle.program.categorical, strict=True
+            )
+        ],
+        "training_rows": bundle.bounds.rows,
+        "training_rows_outside": bundle.bounds.outside,
+    }
 
 
 def _feature(arm: Arm, name: str, categorical: bool) -> dict[str, Any]:

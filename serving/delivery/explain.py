@@ -1,4 +1,5 @@
-"""Explanations: how much each feature of a row moved its answer. Not predictions: they are not logged, and have no id."""
+"""Explanations: how much each feature of a row moved its answer. Not predictions: they are not
+logged, and have no id."""
 
 from __future__ import annotations
 
@@ -19,15 +20,17 @@ TOLERANCE = 1e-3
 def explain(view: View, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """An explanation of each row, by the bundle that would answer it.
 
-    `base_value` and all `contributions` add up to `margin`, in `unit`: the log odds before calibration, or for a forest the probability
-    before it; `probability` is what a prediction would say. Contributions come largest first, each with the feature's value as the model sees it (texts of categories,
-    null for missing). Raises Refusal for too many rows.
+    `base_value` and all `contributions` add up to `margin`, in `unit`: the log odds before
+    calibration, or for a forest the probability before it; `probability` is what a prediction would
+    say. Contributions come largest first, each with the feature's value as the model sees it (texts
+    of categories, null for missing). Raises Refusal for too many rows.
     """
     if len(rows) > ROW_LIMIT:
         raise Refusal(
             413,
             "rows",
-            f"The request has more than {ROW_LIMIT} rows, the most to be explained at once; send several.",
+            f"The request has more than {ROW_LIMIT} rows, the most to be explained at once; "
+            "send several.",
             "instances",
         )
     arms = [view.arms[view.desired.arm(str(row[view.key]))] for row in rows]
@@ -51,7 +54,8 @@ def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[dict[str, Any]
     error = float(np.abs(parts.sum(axis=1) - sums).max())
     if not error <= TOLERANCE:
         raise ArithmeticError(
-            f"bundle {bundle.digest}: contributions differ by {error:.2g} from the margin they explain; the limit is {TOLERANCE:g}"
+            f"bundle {bundle.digest}: contributions differ by {error:.2g} from the margin they "
+            f"explain; the limit is {TOLERANCE:g}"
         )
     probabilities = model.probability(sums)
     words = [program.vocabularies.get(name) for name in program.names]
@@ -68,15 +72,23 @@ def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[dict[str, Any]
         features.sort(key=lambda feature: -abs(feature["contribution"]))
         explanations.append(
             {
-                "bundle": bundle.digest, "arm": arm.name, "probability": probability, "margin": margin, "unit": model.unit, "base_value": part[-1],
-                "contributions": features, "ood": bundle.outside(row), "online_as_of": view.online_as_of,
+                "bundle": bundle.digest,
+                "arm": arm.name,
+                "probability": probability,
+                "margin": margin,
+                "unit": model.unit,
+                "base_value": part[-1],
+                "contributions": features,
+                "ood": bundle.outside(row),
+                "online_as_of": view.online_as_of,
             }
-        )  # fmt: skip
+        )
     return explanations
 
 
 def _shown(value: float, vocabulary: Sequence[str] | None) -> float | str | None:
-    """A model's value for people: the text of a category, null for what is missing or was never seen in training."""
+    """A model's value for people: the text of a category, null for what is missing or was never
+    seen in training."""
     if math.isnan(value):
         return None
     if vocabulary is None:

@@ -1,4 +1,5 @@
-"""Failures of bundles on trial in the server's log: the first with its traceback, then one line a period.
+"""Failures of bundles on trial in the server's log: the first with its traceback, then one line a
+period.
 
 A challenger that fails does so at every request. A traceback for each would fill the disk and tell
 nothing new.

@@ -1,6 +1,8 @@
-"""Predicting and logging: few rows one by one, many as columns, each by the arm that its key falls to.
+"""Predicting and logging: few rows one by one, many as columns, each by the arm that its key falls
+to.
 
-Many rows are logged as batches and answered without an object for each; both ways give the same answers and the same records.
+Many rows are logged as batches and answered without an object for each; both ways give the same
+answers and the same records.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ _json = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class Answers:
-    """What the rows of a request are answered, in their order; `ood` are the features outside of each row. An id is `prefix` and a
-    number."""
+    """What the rows of a request are answered, in their order; `ood` are the features outside of
+    each row. An id is `prefix` and a number."""
 
     prefix: str
     numbers: NDArray[np.int64]
@@ -60,10 +62,14 @@ class Answers:
     @staticmethod
     def of(records: Sequence[Record]) -> Answers:
         return Answers(
-            records[0].id[:-12], np.array([int(record.id[-12:], 16) for record in records], dtype=np.int64),
-            [record.output for record in records], [record.bundle for record in records], [record.arm for record in records],
-            [record.ood for record in records], records[0].online_as_of,
-        )  # fmt: skip
+            records[0].id[:-12],
+            np.array([int(record.id[-12:], 16) for record in records], dtype=np.int64),
+            [record.output for record in records],
+            [record.bundle for record in records],
+            [record.arm for record in records],
+            [record.ood for record in records],
+            records[0].online_as_of,
+        )
 
     def json(self) -> bytes:
         """`{"predictions": [...]}`, each with id, prediction, bundle, arm, online_as_of and ood."""
@@ -93,7 +99,8 @@ def _prefix() -> str:
 
 
 class Numbering:
-    """Ids of predictions of few rows: what is this process's own, and a number. Many rows have ids of their own."""
+    """Ids of predictions of few rows: what is this process's own, and a number. Many rows have ids
+    of their own."""
 
     def __init__(self) -> None:
         self.prefix = _prefix()
@@ -105,7 +112,8 @@ def predict_rows(
 ) -> list[Record]:
     """Records of few rows, each of which belongs to a call; when this returns, they are in the log.
 
-    Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be written."""
+    Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be
+    written."""
     failures: list[Failure] = []
     if len(view.arms) == 1:
         champion = view.arms[0]
@@ -131,11 +139,22 @@ def predict_rows(
         request, used = bundle.logged(row, values) if bundle.withholds else (row, values)
         records.append(
             Record(
-                day=day_of(event_time), id=f"{prefix}{next(numbers):012x}", at=now, event_time=event_time, pipeline=pipeline, bundle=bundle.digest,
-                arm=arm.name, entity=row[entity], request=request, row=used, output=output, online_as_of=as_of,
-                latency_us=int((moment - call.start) * 1e6), ood=bundle.outside(values),
+                day=day_of(event_time),
+                id=f"{prefix}{next(numbers):012x}",
+                at=now,
+                event_time=event_time,
+                pipeline=pipeline,
+                bundle=bundle.digest,
+                arm=arm.name,
+                entity=row[entity],
+                request=request,
+                row=used,
+                output=output,
+                online_as_of=as_of,
+                latency_us=int((moment - call.start) * 1e6),
+                ood=bundle.outside(values),
             )
-        )  # fmt: skip
+        )
     served.log.append(records)
     if view.shadows:
         served.trials.offer(view, rows, records)
@@ -145,9 +164,11 @@ def predict_rows(
 
 
 def predict_columns(served: Served, view: View, columns: Columns, start: float) -> Answers:
-    """Answers of many rows; when this returns, they are in the log. `start` is the monotonic time at which the request came.
+    """Answers of many rows; when this returns, they are in the log. `start` is the monotonic time
+    at which the request came.
 
-    Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be written."""
+    Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be
+    written."""
     count = len(columns[EVENT_TIME])
     parts, failures = divided_columns(view, columns, count)
     now = datetime.now(UTC)
@@ -156,14 +177,27 @@ def predict_columns(served: Served, view: View, columns: Columns, start: float) 
     days = local_days(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone))
     batches = [
         Batch(
-            prefix=prefix, numbers=part.of(taken), at=now, pipeline=served.name, bundle=part.arm.bundle.digest, arm=part.arm.name,
-            entity=view.manifest.entity, event_time=EVENT_TIME, days=part.of(days), columns=part.columns,
-            request=part.arm.bundle.logged_columns(columns), matrix=part.matrix, withheld=part.arm.bundle.withheld,
-            same=part.arm.bundle.same, outputs=part.outputs,
-            online_as_of=view.online_as_of, latency_us=latency_us, ood=part.arm.bundle.outside_of_many(part.matrix),
+            prefix=prefix,
+            numbers=part.of(taken),
+            at=now,
+            pipeline=served.name,
+            bundle=part.arm.bundle.digest,
+            arm=part.arm.name,
+            entity=view.manifest.entity,
+            event_time=EVENT_TIME,
+            days=part.of(days),
+            columns=part.columns,
+            request=part.arm.bundle.logged_columns(columns),
+            matrix=part.matrix,
+            withheld=part.arm.bundle.withheld,
+            same=part.arm.bundle.same,
+            outputs=part.outputs,
+            online_as_of=view.online_as_of,
+            latency_us=latency_us,
+            ood=part.arm.bundle.outside_of_many(part.matrix),
         )
         for part in parts
-    ]  # fmt: skip
+    ]
     served.log.append_batches(batches)
     answers = _answers(parts, batches, prefix, taken, view)
     if view.shadows or failures:
@@ -206,10 +240,17 @@ def _answers(
 
 
 def _try_out(
-    served: Served, view: View, columns: Columns, answers: Answers, days: NDArray[np.int64], now: datetime, latency_us: int,
+    served: Served,
+    view: View,
+    columns: Columns,
+    answers: Answers,
+    days: NDArray[np.int64],
+    now: datetime,
+    latency_us: int,
     failures: Sequence[Failure],
-) -> None:  # fmt: skip
-    """Have the shadows score what there is room for, and note what arms could not answer; only these become rows and records."""
+) -> None:
+    """Have the shadows score what there is room for, and note what arms could not answer; only
+    these become rows and records."""
     champion = view.arms[0].bundle.digest
     answered = (
         [place for place, bundle in enumerate(answers.bundles) if bundle == champion]
@@ -223,12 +264,23 @@ def _try_out(
         rows = rows_of({name: column.taken(chosen) for name, column in columns.items()})
         records = [
             Record(
-                day=day_text(int(days[place])), id=answers.ids[place], at=now, event_time=row[EVENT_TIME], pipeline=served.name,
-                bundle=answers.bundles[place], arm=answers.arms[place], entity=row[view.manifest.entity], request={}, row=(),
-                output=answers.outputs[place], online_as_of=view.online_as_of, latency_us=latency_us, ood=answers.ood[place],
+                day=day_text(int(days[place])),
+                id=answers.ids[place],
+                at=now,
+                event_time=row[EVENT_TIME],
+                pipeline=served.name,
+                bundle=answers.bundles[place],
+                arm=answers.arms[place],
+                entity=row[view.manifest.entity],
+                request={},
+                row=(),
+                output=answers.outputs[place],
+                online_as_of=view.online_as_of,
+                latency_us=latency_us,
+                ood=answers.ood[place],
             )
             for place, row in zip(places, rows, strict=True)
-        ]  # fmt: skip
+        ]
         return rows, records
 
     if answered:

@@ -1,8 +1,9 @@
-"""Trials: bundles scored beside the answers, in a thread of their own, after the answer has gone out.
+"""Trials: bundles scored beside the answers, in a thread of their own, after the answer has gone
+out.
 
-What waits is bounded: a bundle that cannot keep up, or that fails at every row, has rows dropped, which
-are counted, and delays nobody. Trials are logged in a folder of their own, so that the prediction log
-holds answers and nothing else.
+What waits is bounded: a bundle that cannot keep up, or that fails at every row, has rows dropped,
+which are counted, and delays nobody. Trials are logged in a folder of their own, so that the
+prediction log holds answers and nothing else.
 """
 
 from __future__ import annotations
@@ -175,8 +176,8 @@ class Trials:
 def _scores(view: View, row: Row, record: Record, number: int) -> list[Trial]:
     """The trials of a row.
 
-    Whoever computes it second finds it in the processor's caches, so the champion goes first and last
-    by turns.
+    Whoever computes it second finds it in the processor's caches, so the champion goes first and
+    last by turns.
     """
     timed = number % TIMED_EVERY == 0
     first = timed and number % (2 * TIMED_EVERY) == 0

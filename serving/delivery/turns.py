@@ -1,7 +1,9 @@
-"""Single rows, predicted and logged together with all others that arrived in the same turn of the event loop.
+"""Single rows, predicted and logged together with all others that arrived in the same turn of the
+event loop.
 
-No request waits for another: a turn holds what was there when it began. Together they need one write of the log, and the processor runs
-the same code for all of them before it goes on to other code, which halves what each costs.
+No request waits for another: a turn holds what was there when it began. Together they need one
+write of the log, and the processor runs the same code for all of them before it goes on to other
+code, which halves what each costs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 
 class Asked(Turn):
-    """One row that is to be predicted and logged in this turn of the loop, and in its end its record or what went wrong."""
+    """One row that is to be predicted and logged in this turn of the loop, and in its end its
+    record or what went wrong."""
 
     __slots__ = ("call", "error", "record", "row", "served", "view")
 
@@ -79,7 +82,7 @@ class Turns:
             records = predict_rows(
                 served, view, [each.row for each in group], [each.call for each in group], self._ids
             )
-        except Exception as error:  # noqa: BLE001  it is raised again for the request that it belongs to
+        except Exception as error:  # noqa: BLE001  its request raises it again
             if len(group) == 1:
                 group[0].error = error
                 return

@@ -1,4 +1,5 @@
-"""What one request needs of its pipeline: the arms that may answer it, its contract and the online features."""
+"""What one request needs of its pipeline: the arms that may answer it, its contract and the online
+features."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class View:
 
 
 def local_day(zone: ZoneInfo) -> Callable[[datetime], str]:
-    """The local day of a moment. Requests ask for the same few moments, and a look-up is faster than formatting."""
+    """The local day of a moment. Requests ask for the same few moments, and a look-up is faster
+    than formatting."""
 
     @lru_cache(maxsize=4096)
     def day(moment: datetime) -> str:

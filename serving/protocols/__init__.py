@@ -1,1 +1,2 @@
-"""How it is asked: JSON, tensors, Arrow, the Open Inference Protocol over REST and gRPC, and their description."""
+"""How it is asked: JSON, tensors, Arrow, the Open Inference Protocol over REST and gRPC, and their
+description."""

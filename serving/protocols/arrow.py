@@ -1,8 +1,9 @@
 """Batches as Arrow IPC streams: columns in, columns out, without a text in between.
 
-Bodies are untrusted: rows are counted before any column is read, compressed buffers are refused (a small body could unpack to
-gigabytes), and every array is validated in full before its values are used. pyarrow is imported with the first such request.
-Source: https://arrow.apache.org/docs/format/Columnar.html, format/Message.fbs.
+Bodies are untrusted: rows are counted before any column is read, compressed buffers are refused (a
+small body could unpack to gigabytes), and every array is validated in full before its values are
+used. pyarrow is imported with the first such request. Source:
+https://arrow.apache.org/docs/format/Columnar.html, format/Message.fbs.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ def _nothing(count: int) -> Any:
 
 
 def _columns(body: bytes, contract: Contract) -> dict[str, Column | list[Any]]:
-    """The request's columns, with plain values where they are no plain arrays. Raises Refusal, or whatever pyarrow, struct and Python find wrong."""
+    """The request's columns, with plain values where they are no plain arrays. Raises Refusal, or
+    whatever pyarrow, struct and Python find wrong."""
     schema, batches = _batches(body, contract)
     names = schema.names
     for name in names:
@@ -145,7 +147,8 @@ def _malformed() -> Refusal:
 
 
 def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
-    """Schema and validated record batches. Raises Refusal, or whatever pyarrow and struct find wrong."""
+    """Schema and validated record batches. Raises Refusal, or whatever pyarrow and struct find
+    wrong."""
     import pyarrow as pa
 
     rows = 0
@@ -158,7 +161,8 @@ def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
             raise Refusal(415, "compression", "Arrow bodies must not be compressed.")
         if length < 0:
             raise _malformed()
-        # A column of nulls has no bytes: rows must be counted by what the message says, not by its size.
+        # A column of nulls has no bytes: rows must be counted by what the message says, not by its
+        # size.
         if message.type == "record batch":
             rows += length
             if rows > contract.row_limit:
@@ -175,7 +179,8 @@ def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
 
 
 def _column(arrays: list[Any], field: RequestField, contract: Contract) -> Column | list[Any]:
-    """One column from its arrays, which are of one type; plain values where they are still to be parsed."""
+    """One column from its arrays, which are of one type; plain values where they are still to be
+    parsed."""
     from pyarrow import types
 
     kind = arrays[0].type
@@ -248,7 +253,8 @@ def _microseconds(array: Any) -> Any:
 
 
 def _check_views(array: Any, contract: Contract) -> None:
-    """Raises Refusal for views of long texts: a thousand views of one text are a thousand copies of it once they are read."""
+    """Raises Refusal for views of long texts: a thousand views of one text are a thousand copies of
+    it once they are read."""
     # A view is 16 bytes, of which the first four are the length of its text, in bytes.
     lengths = np.frombuffer(array.buffers()[1], dtype="<i4")[
         4 * array.offset : 4 * (array.offset + len(array)) : 4
@@ -286,10 +292,12 @@ def _is_text(kind: Any) -> bool:
 
 
 def inspect(metadata: bytes) -> tuple[int, bool]:
-    """Rows of a record batch or dictionary message, and whether its buffers are compressed, from its flatbuffer.
+    """Rows of a record batch or dictionary message, and whether its buffers are compressed, from
+    its flatbuffer.
 
-    Message.fbs: Message {version, header_type, header, bodyLength}; RecordBatch {length, nodes, buffers, compression};
-    DictionaryBatch {id, data: RecordBatch, isDelta}. Raises struct.error or IndexError for bytes that are none.
+    Message.fbs: Message {version, header_type, header, bodyLength}; RecordBatch {length, nodes,
+    buffers, compression}; DictionaryBatch {id, data: RecordBatch, isDelta}. Raises struct.error or
+    IndexError for bytes that are none.
     """
     record_batch, dictionary_batch = 3, 2
     message = struct.unpack_from("<I", metadata)[0]

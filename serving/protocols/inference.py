@@ -1,10 +1,10 @@
 """Open Inference Protocol v2 over REST: JSON bodies, and the binary tensor extension.
 
-With the header Inference-Header-Content-Length the body is that many bytes of JSON, then the raw bytes
-of the inputs that have the parameter `binary_data_size` instead of `data`, in their order. Answers are
-made alike where outputs are asked for with `binary_data`, or all with `binary_data_output`.
-Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md,
-and Triton's extension_binary_data.md.
+With the header Inference-Header-Content-Length the body is that many bytes of JSON, then the raw
+bytes of the inputs that have the parameter `binary_data_size` instead of `data`, in their order.
+Answers are made alike where outputs are asked for with `binary_data`, or all with
+`binary_data_output`. Source: https://github.com/kserve/open-inference-protocol,
+specification/protocol/inference_rest.md, and Triton's extension_binary_data.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from serving.protocols.tensors import Tensor, columns_of
 HEADER_LENGTH = b"inference-header-content-length"
 
 LENGTH_DIGITS = 10
-"""Digits that a length may have. More than a body has bytes, and few enough for `int` to convert."""
+"""Digits that a length may have. More than a body has bytes, and few enough for `int` to
+convert."""
 
 
 class Input(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,7 +69,8 @@ class _Output(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Inference(msgspec.Struct, forbid_unknown_fields=True):
-    """An inference of JSON alone, its values not decoded yet. What is absent is not encoded either."""
+    """An inference of JSON alone, its values not decoded yet. What is absent is not encoded
+    either."""
 
     inputs: list[_Input]
     id: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -81,8 +83,8 @@ _decode = msgspec.json.Decoder(_Inference).decode
 
 @dataclass(frozen=True)
 class Asked:
-    """What an inference asks: checked columns, its own id, whether each output that it wants is to be
-    raw bytes, and the seconds in which it wants the answer."""
+    """What an inference asks: checked columns, its own id, whether each output that it wants is to
+    be raw bytes, and the seconds in which it wants the answer."""
 
     columns: Columns
     id: str | None
@@ -100,7 +102,8 @@ def decode(contract: Contract, body: bytes, header: bytes | None = None) -> Aske
 
 
 def _decode_columns(contract: Contract, body: bytes) -> Asked | None:
-    """What `decode_any` finds in a body of JSON alone, in a fifth of the time: columns decode at once.
+    """What `decode_any` finds in a body of JSON alone, in a fifth of the time: columns decode at
+    once.
 
     None where there are null masks or escapes, or where `decode_any` is to say what is wrong.
     """

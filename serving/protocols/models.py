@@ -1,8 +1,8 @@
 """What the Open Inference Protocol says of a model and of the server, over REST and gRPC alike.
 
-A model is a pipeline, its version the digest of a bundle. One version is listed and may be asked for:
-the champion's. A challenger answers the share of the requests that the split gives it, and is not
-listed, because callers that choose it would bias what the split is there to measure.
+A model is a pipeline, its version the digest of a bundle. One version is listed and may be asked
+for: the champion's. A challenger answers the share of the requests that the split gives it, and is
+not listed, because callers that choose it would bias what the split is there to measure.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def metadata(view: View) -> dict[str, Any]:
 
 
 def platform(view: View) -> str:
-    """`<project>_<format>`, as the protocol has it: `evergreen_xgboost`, `evergreen_scikit_learn`."""
+    """`<project>_<format>`, as the protocol has it: `evergreen_xgboost`,
+    `evergreen_scikit_learn`."""
     return f"{NAME}_{view.arms[0].bundle.model.kind.replace('-', '_')}"
 
 

@@ -17,11 +17,17 @@ from serving.protocols.tensors import DATATYPES
 Schema = dict[str, Any]
 
 _STATUSES = {
-    "400": "no valid JSON, Arrow stream or tensors", "401": "no key, or one that is not in force", "403": "a key that is not for this",
-    "404": "no such pipeline or version", "413": "body or number of rows too large", "415": "a body of another kind",
-    "422": "a field breaks the contract", "429": "asked too often: wait as long as Retry-After says",
-    "503": "not ready, too busy, or the prediction cannot be logged: try again", "504": "the request's own time was over",
-}  # fmt: skip
+    "400": "no valid JSON, Arrow stream or tensors",
+    "401": "no key, or one that is not in force",
+    "403": "a key that is not for this",
+    "404": "no such pipeline or version",
+    "413": "body or number of rows too large",
+    "415": "a body of another kind",
+    "422": "a field breaks the contract",
+    "429": "asked too often: wait as long as Retry-After says",
+    "503": "not ready, too busy, or the prediction cannot be logged: try again",
+    "504": "the request's own time was over",
+}
 _ARROW: Schema = {KIND.decode(): {}}
 _TENSORS: Schema = {"application/octet-stream": {}}
 
@@ -84,24 +90,70 @@ def _paths(name: str, manifest: Manifest, options: Options) -> Schema:
     inferred = _answers(_reference("Inferred"), _TENSORS)
     return {
         f"/predict/{name}": _post(
-            f"predict_{name}", purpose, name, _body(_one_or_many(one, options.row_limit), example(manifest), _ARROW),
-            _answers({"oneOf": [_reference("Prediction"), _object({"predictions": _array(_reference("Prediction"))})]}, _ARROW),
+            f"predict_{name}",
+            purpose,
+            name,
+            _body(_one_or_many(one, options.row_limit), example(manifest), _ARROW),
+            _answers(
+                {
+                    "oneOf": [
+                        _reference("Prediction"),
+                        _object({"predictions": _array(_reference("Prediction"))}),
+                    ]
+                },
+                _ARROW,
+            ),
         ),
         f"/explain/{name}": _post(
-            f"explain_{name}", "How much each feature would move a prediction; it is not logged.", name,
+            f"explain_{name}",
+            "How much each feature would move a prediction; it is not logged.",
+            name,
             _body(_one_or_many(one, EXPLAINED), example(manifest)),
-            _answers({"oneOf": [_reference("Explanation"), _object({"explanations": _array(_reference("Explanation"))})]}, says="explained"),
+            _answers(
+                {
+                    "oneOf": [
+                        _reference("Explanation"),
+                        _object({"explanations": _array(_reference("Explanation"))}),
+                    ]
+                },
+                says="explained",
+            ),
         ),
-        f"/models/{name}": _get(f"card_{name}", "Where the model comes from, what it reads and how good it was found to be.", name, "503"),
-        f"{model}/infer": _post(f"infer_{name}", "Predict by the Open Inference Protocol v2.", name, inference, inferred),
+        f"/models/{name}": _get(
+            f"card_{name}",
+            "Where the model comes from, what it reads and how good it was found to be.",
+            name,
+            "503",
+        ),
+        f"{model}/infer": _post(
+            f"infer_{name}", "Predict by the Open Inference Protocol v2.", name, inference, inferred
+        ),
         model: _get(f"model_{name}", "Inputs, outputs and versions.", name, "503"),
-        f"{model}/ready": _get(f"model_ready_{name}", "Whether a verified bundle is being served.", name, "503"),
-        f"{model}/actual": _get(f"actual_{name}", "What is served, in which state, and what is wrong if anything.", name),
-        f"{model}/golden": _get(f"golden_{name}", "Predict the golden rows of what is served, and compare.", name, "503"),
-        bundle: _of_version(_get(f"version_{name}", "Inputs, outputs and versions.", name, "404", "503")),
-        f"{bundle}/ready": _of_version(_get(f"version_ready_{name}", "Whether this bundle is being served.", name, "503")),
-        f"{bundle}/infer": _of_version(_post(f"version_infer_{name}", "Predict, if this bundle is the champion.", name, inference, inferred)),
-    }  # fmt: skip
+        f"{model}/ready": _get(
+            f"model_ready_{name}", "Whether a verified bundle is being served.", name, "503"
+        ),
+        f"{model}/actual": _get(
+            f"actual_{name}", "What is served, in which state, and what is wrong if anything.", name
+        ),
+        f"{model}/golden": _get(
+            f"golden_{name}", "Predict the golden rows of what is served, and compare.", name, "503"
+        ),
+        bundle: _of_version(
+            _get(f"version_{name}", "Inputs, outputs and versions.", name, "404", "503")
+        ),
+        f"{bundle}/ready": _of_version(
+            _get(f"version_ready_{name}", "Whether this bundle is being served.", name, "503")
+        ),
+        f"{bundle}/infer": _of_version(
+            _post(
+                f"version_infer_{name}",
+                "Predict, if this bundle is the champion.",
+                name,
+                inference,
+                inferred,
+            )
+        ),
+    }
 
 
 def _of_version(operations: Schema) -> Schema:
@@ -255,35 +307,79 @@ _DATA = {
     "parameters": _PARAMETERS,
 }
 _SCHEMAS: Schema = {
-    "Refusal": _object({
-        "error": _text("what is wrong, without values"),
-        "field": {"type": ["string", "null"], "description": "where, such as instances[3].hour"},
-        "rule": _text("a short code of the rule that was broken"),
-    }),
+    "Refusal": _object(
+        {
+            "error": _text("what is wrong, without values"),
+            "field": {
+                "type": ["string", "null"],
+                "description": "where, such as instances[3].hour",
+            },
+            "rule": _text("a short code of the rule that was broken"),
+        }
+    ),
     "Prediction": _object(_PREDICTION),
-    "Explanation": _object({
-        "bundle": _PREDICTION["bundle"], "arm": _PREDICTION["arm"],
-        "probability": {"type": "number", "minimum": 0, "maximum": 1, "description": "what a prediction of this row would say"},
-        "margin": _number("base_value and all contributions added up, in unit, before calibration"),
-        "unit": {"type": "string", "enum": ["log odds", "probability"], "description": "of margin, base_value and contributions; probability for a forest"},
-        "base_value": _number("margin that the model gives on average over its training rows"),
-        "contributions": _array(_object({
-            "feature": {"type": "string"},
-            "value": {"type": ["number", "string", "null"], "description": "as the model sees it; null for missing or never seen in training"},
-            "contribution": _number("how much this value moved the margin (SHAP value)"),
-        })) | {"description": "every feature, the largest contribution first"},
-        "ood": _PREDICTION["ood"], "online_as_of": _PREDICTION["online_as_of"],
-    }),
+    "Explanation": _object(
+        {
+            "bundle": _PREDICTION["bundle"],
+            "arm": _PREDICTION["arm"],
+            "probability": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": 1,
+                "description": "what a prediction of this row would say",
+            },
+            "margin": _number(
+                "base_value and all contributions added up, in unit, before calibration"
+            ),
+            "unit": {
+                "type": "string",
+                "enum": ["log odds", "probability"],
+                "description": "of margin, base_value and contributions; probability for a forest",
+            },
+            "base_value": _number("margin that the model gives on average over its training rows"),
+            "contributions": _array(
+                _object(
+                    {
+                        "feature": {"type": "string"},
+                        "value": {
+                            "type": ["number", "string", "null"],
+                            "description": "as the model sees it; null for missing or never seen in training",
+                        },
+                        "contribution": _number(
+                            "how much this value moved the margin (SHAP value)"
+                        ),
+                    }
+                )
+            )
+            | {"description": "every feature, the largest contribution first"},
+            "ood": _PREDICTION["ood"],
+            "online_as_of": _PREDICTION["online_as_of"],
+        }
+    ),
     "Inference": _object(
         {"inputs": _array(_object(_TENSOR, _DATA, closed=True), minItems=1)},
         {
-            "id": _text("repeated in the answer") | {"maxLength": 200}, "parameters": _PARAMETERS,
-            "outputs": _array(_object({"name": {"type": "string", "enum": list(OUTPUTS)}}, {"parameters": _PARAMETERS}, closed=True)),
+            "id": _text("repeated in the answer") | {"maxLength": 200},
+            "parameters": _PARAMETERS,
+            "outputs": _array(
+                _object(
+                    {"name": {"type": "string", "enum": list(OUTPUTS)}},
+                    {"parameters": _PARAMETERS},
+                    closed=True,
+                )
+            ),
         },
         closed=True,
-    ) | {"description": "One tensor of shape [n] or [n, 1] for every column of the request. With the header Inference-Header-Content-Length raw bytes follow the JSON."},
+    )
+    | {
+        "description": "One tensor of shape [n] or [n, 1] for every column of the request. With the header Inference-Header-Content-Length raw bytes follow the JSON."
+    },
     "Inferred": _object(
-        {"model_name": {"type": "string"}, "model_version": _text("digest of the bundle that answered"), "outputs": _array(_object(_TENSOR, _DATA))},
+        {
+            "model_name": {"type": "string"},
+            "model_version": _text("digest of the bundle that answered"),
+            "outputs": _array(_object(_TENSOR, _DATA)),
+        },
         {"id": _text("the request's own")},
     ),
-}  # fmt: skip
+}

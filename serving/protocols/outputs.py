@@ -1,4 +1,5 @@
-"""Outputs of the Open Inference Protocol: which there are, which a request wants, and their values."""
+"""Outputs of the Open Inference Protocol: which there are, which a request wants, and their
+values."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from serving.protocols.parameters import BINARY, BINARY_OUTPUT, Parameter
 
 OUTPUTS = {"prediction": "FP64", "prediction_id": "BYTES", "ood": "BYTES", "bundle": "BYTES"}
 """Datatypes of the outputs by name. Each has one value a row: the probability, its name in the
-prediction log, the features outside of the training set's range (separated by commas), and the digest
-of the bundle that answered, which may differ between the rows of a batch."""
+prediction log, the features outside of the training set's range (separated by commas), and the
+digest of the bundle that answered, which may differ between the rows of a batch."""
 
 
 def wanted(

@@ -1,9 +1,9 @@
 """Parameters and ids of requests by the Open Inference Protocol, over REST and gRPC alike.
 
-Heeded are `timeout` of a request and the flags that ask for raw bytes. What would change the meaning
-of an answer is refused: an answer that ignores it would be wrong. Others, such as hints on content
-types, change nothing and are ignored, as the protocol allows.
-Source: Triton's protocol/extension_{binary_data,classification,parameters,sequence,shared_memory}.md.
+Heeded are `timeout` of a request and the flags that ask for raw bytes. What would change the
+meaning of an answer is refused: an answer that ignores it would be wrong. Others, such as hints on
+content types, change nothing and are ignored, as the protocol allows. Source: Triton's
+protocol/extension_{binary_data,classification,parameters,sequence,shared_memory}.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Tensors of the Open Inference Protocol, from whatever transport: their datatypes, their raw bytes, and how they become rows.
+"""Tensors of the Open Inference Protocol, from whatever transport: their datatypes, their raw
+bytes, and how they become rows.
 
-Each column of a request is one input tensor of shape [n] or [n, 1]; texts and times travel as BYTES. Raw tensors have no
-null: a nullable column may be accompanied by a BOOL tensor `<column>.is_null`, and where that is true the value is not read.
-Source: https://github.com/kserve/open-inference-protocol, and for raw bytes Triton's extension_binary_data.md.
+Each column of a request is one input tensor of shape [n] or [n, 1]; texts and times travel as
+BYTES. Raw tensors have no null: a nullable column may be accompanied by a BOOL tensor
+`<column>.is_null`, and where that is true the value is not read. Source:
+https://github.com/kserve/open-inference-protocol, and for raw bytes Triton's
+extension_binary_data.md.
 """
 
 from __future__ import annotations
@@ -27,19 +30,34 @@ if TYPE_CHECKING:
 
 INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 DATATYPES: dict[str, tuple[str, ...]] = {
-    "string": ("BYTES",), "datetime": ("BYTES",), "boolean": ("BOOL",), "integer": INTEGERS, "float": ("FP64", "FP32", "FP16", *INTEGERS),
-}  # fmt: skip
+    "string": ("BYTES",),
+    "datetime": ("BYTES",),
+    "boolean": ("BOOL",),
+    "integer": INTEGERS,
+    "float": ("FP64", "FP32", "FP16", *INTEGERS),
+}
 IS_NULL = ".is_null"
 _LENGTH = struct.Struct("<I")
 _NUMPY = {
-    "FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2", "INT8": "<i1",
-    "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1", "BOOL": "<u1",
-}  # fmt: skip
+    "FP64": "<f8",
+    "FP32": "<f4",
+    "FP16": "<f2",
+    "INT64": "<i8",
+    "INT32": "<i4",
+    "INT16": "<i2",
+    "INT8": "<i1",
+    "UINT64": "<u8",
+    "UINT32": "<u4",
+    "UINT16": "<u2",
+    "UINT8": "<u1",
+    "BOOL": "<u1",
+}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input: its values flat, as a list of plain Python values, as raw little-endian bytes, or decoded already."""
+    """One input: its values flat, as a list of plain Python values, as raw little-endian bytes, or
+    decoded already."""
 
     name: str
     datatype: str
@@ -122,7 +140,8 @@ def _length(tensor: Tensor) -> int:
 
 
 def _values(tensor: Tensor, allowed: Sequence[str], count: int) -> list[Any] | Array | Column:
-    """`count` values of a tensor that has one of the `allowed` datatypes: an array where numbers came as raw bytes."""
+    """`count` values of a tensor that has one of the `allowed` datatypes: an array where numbers
+    came as raw bytes."""
     if tensor.datatype not in allowed:
         raise Refusal(
             422,
@@ -201,7 +220,8 @@ def _unpacked(name: str, raw: bytes, count: int) -> list[Any]:
 
 
 def _starts(raw: bytes, count: int) -> list[int]:
-    """Where each text of a raw BYTES tensor begins, with its length, and where the last one ends; fewer where the bytes are too few."""
+    """Where each text of a raw BYTES tensor begins, with its length, and where the last one ends;
+    fewer where the bytes are too few."""
     starts, place = [0], 0
     try:
         # Nearly all texts are shorter than 256 bytes, and then one byte is their length.
@@ -245,6 +265,7 @@ def _shape(name: str) -> Refusal:
     return Refusal(
         422,
         "shape",
-        f"The input {name} must have the shape [n] or [n, 1], and n values, n being the same for all.",
+        f"The input {name} must have the shape [n] or [n, 1], and n values, n being the same for "
+        "all.",
         name,
     )

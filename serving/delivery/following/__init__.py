@@ -1,1 +1,2 @@
-"""Following what the platform desires: loading, swapping and reporting, with what a restart remembers."""
+"""Following what the platform desires: loading, swapping and reporting, with what a restart
+remembers."""

@@ -1,4 +1,5 @@
-"""The platform's alarm: why it changes nothing any more. The endpoint serves on, and tells of it."""
+"""The platform's alarm: why it changes nothing any more. The endpoint serves on, and tells of
+it."""
 
 from __future__ import annotations
 

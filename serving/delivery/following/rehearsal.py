@@ -1,4 +1,5 @@
-"""A bundle loaded and tried out in a process of its own, before a worker that serves others loads it.
+"""A bundle loaded and tried out in a process of its own, before a worker that serves others loads
+it.
 
 The libraries that read a model are native code: a fault in one ends the process that loads it, and
 no `except` catches that. `python -m serving.delivery.following.rehearsal` ends instead.
@@ -22,8 +23,8 @@ SECONDS = 60.0
 def rehearse(
     folder: Path, public_key: Path, digest: str, stopping: threading.Event, seconds: float = SECONDS
 ) -> None:
-    """Load a bundle in a child process. Raises ValueError where that fails, ends by a signal, takes longer than `seconds`, or is still
-    going on when the server is `stopping`."""
+    """Load a bundle in a child process. Raises ValueError where that fails, ends by a signal, takes
+    longer than `seconds`, or is still going on when the server is `stopping`."""
     command = [
         sys.executable,
         "-m",
@@ -53,7 +54,8 @@ def rehearse(
                     ) from None
     if child.returncode < 0:
         raise ValueError(
-            f"bundle {digest} ends the process that loads it (signal {-child.returncode}), so no worker loads it"
+            f"bundle {digest} ends the process that loads it (signal {-child.returncode}), so no "
+            "worker loads it"
         )
     if child.returncode > 0:
         said = errors.decode(errors="replace").strip().splitlines()
@@ -65,8 +67,9 @@ def rehearse(
 
 
 def try_out(bundle: Bundle) -> float:
-    """Predict the golden rows, and let the engines build what they need on first use: no request should pay for it. The mean
-    time of a golden row in ms; raises BundleError where they are not as expected."""
+    """Predict the golden rows, and let the engines build what they need on first use: no request
+    should pay for it. The mean time of a golden row in ms; raises BundleError where they are not as
+    expected."""
     golden = bundle.check_golden()
     bundle.model.measure(bundle.golden_matrix())
     return golden.row_ms

@@ -1,4 +1,5 @@
-"""What the workers of a server say they serve: written where the platform and other workers read it."""
+"""What the workers of a server say they serve: written where the platform and other workers read
+it."""
 
 from __future__ import annotations
 

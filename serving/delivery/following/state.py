@@ -1,9 +1,9 @@
 """What is served of each pipeline: follows the desired state on disk.
 
-A new desired state is served only after its signature, its serial, every file of every bundle and the
-golden rows were checked. Until then, and for good if a check fails, the one before is served on, and
-the reason is reported. The swap is one assignment of an immutable `View`: a request sees the old one
-or the new one, whole.
+A new desired state is served only after its signature, its serial, every file of every bundle and
+the golden rows were checked. Until then, and for good if a check fails, the one before is served
+on, and the reason is reported. The swap is one assignment of an immutable `View`: a request sees
+the old one or the new one, whole.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Serials never go back: which desired states were seen and served here, remembered over restarts.
 
-An older state that the platform signed once is still well signed. What tells it from the newest is the
-serial, and the highest that was ever seen lies in the server's own folder, `serial.json`. The workers
-of a server share it under a lock.
+An older state that the platform signed once is still well signed. What tells it from the newest is
+the serial, and the highest that was ever seen lies in the server's own folder, `serial.json`. The
+workers of a server share it under a lock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ logger = logging.getLogger("serving")
 
 
 class Marks(msgspec.Struct, frozen=True):
-    """The newest valid desired state that was seen, and the serial of the newest that was served."""
+    """The newest valid desired state that was seen, and the serial of the newest that was
+    served."""
 
     serial: int
     payload: str
@@ -34,8 +35,8 @@ class OlderStateError(ValueError):
 
 
 class Watermark:
-    """The marks of one pipeline in `folder`, which also holds `served.json`: what to go on with after
-    a restart. `seen` is the newest serial that this worker knows of."""
+    """The marks of one pipeline in `folder`, which also holds `served.json`: what to go on with
+    after a restart. `seen` is the newest serial that this worker knows of."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,5 @@
-"""TLS of the gRPC port: its certificate is read again for the next handshake after its files changed."""
+"""TLS of the gRPC port: its certificate is read again for the next handshake after its files
+changed."""
 
 from __future__ import annotations
 

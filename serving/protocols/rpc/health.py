@@ -1,10 +1,10 @@
 """grpc.health.v1: whether the server serves, for load balancers and probes.
 
-Those have no key. Where keys are required, a caller without one is told of the server as a whole, and
-its message is never received: nobody unknown may make the server hold what they send. A known caller
-may name a service: the server (an empty name), the inference service, or a pipeline.
-Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. `grpc_health` holds the
-messages; its servicer keeps states of its own and forgets other watchers when one of them leaves.
+Those have no key. Where keys are required, a caller without one is told of the server as a whole,
+and its message is never received: nobody unknown may make the server hold what they send. A known
+caller may name a service: the server (an empty name), the inference service, or a pipeline. Source:
+https://github.com/grpc/grpc/blob/master/doc/health-checking.md. `grpc_health` holds the messages;
+its servicer keeps states of its own and forgets other watchers when one of them leaves.
 """
 
 from __future__ import annotations

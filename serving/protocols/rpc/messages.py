@@ -32,7 +32,8 @@ CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""The field of InferTensorContents that holds values of a datatype. FP16 travels as raw bytes alone."""
+"""The field of InferTensorContents that holds values of a datatype. FP16 travels as raw bytes
+alone."""
 
 
 class Wanted(NamedTuple):
@@ -72,8 +73,8 @@ def columns_of(contract: Contract, request: ModelInferRequest) -> Columns:
 def wanted(request: ModelInferRequest) -> Wanted:
     """What a request wants back. Raises Refusal.
 
-    Outputs are raw where the inputs are, or as the parameters `binary_data_output` and `binary_data`
-    say. A response holds all outputs raw or none, so these must agree.
+    Outputs are raw where the inputs are, or as the parameters `binary_data_output` and
+    `binary_data` say. A response holds all outputs raw or none, so these must agree.
     """
     whole = parameters_of(request.parameters)
     whole.setdefault(BINARY_OUTPUT, len(request.raw_input_contents) > 0)

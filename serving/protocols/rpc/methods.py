@@ -1,7 +1,8 @@
-"""The methods of the Open Inference Protocol's service: messages in, messages out, over the service.
+"""The methods of the Open Inference Protocol's service: messages in, messages out, over the
+service.
 
-A method whose request says nothing is answered before its message arrives (`reads` is false), and one
-that says nothing of the models needs no caller (`open`).
+A method whose request says nothing is answered before its message arrives (`reads` is false), and
+one that says nothing of the models needs no caller (`open`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""gRPC on a port of its own in the worker's process: the same rules, answers, log and figures as REST.
+"""gRPC on a port of its own in the worker's process: the same rules, answers, log and figures as
+REST.
 
-Every method takes a stream of messages, although a call has one. gRPC receives the message of a unary
-method before it calls anyone, so a caller that nobody knows could have the server hold megabytes. Here
-the caller's metadata is judged first; then one message is received, within the time that REST gives a
-request to arrive. Messages are parsed here, too: gRPC answers bytes that are no message as a failure
-of the server. Refusals become status codes, with `rule` and `field` as trailing metadata.
-Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_grpc.md.
+Every method takes a stream of messages, although a call has one. gRPC receives the message of a
+unary method before it calls anyone, so a caller that nobody knows could have the server hold
+megabytes. Here the caller's metadata is judged first; then one message is received, within the time
+that REST gives a request to arrive. Messages are parsed here, too: gRPC answers bytes that are no
+message as a failure of the server. Refusals become status codes, with `rule` and `field` as
+trailing metadata. Source: https://github.com/kserve/open-inference-protocol,
+specification/protocol/inference_grpc.md.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ class GrpcServer:
                     # The client went away, or its time is over. Nobody reads the answer.
                     outcome.status = 499
                     raise
-                except Exception as error:  # noqa: BLE001  a call is told what kind of failure it met
+                except Exception as error:  # noqa: BLE001  the call is told
                     refusal = self._refusal(error, method, call)
                     outcome.status = refusal.status
                     await _abort(context, refusal)
@@ -206,7 +208,8 @@ class _Outcome:
 
 
 def _channel(options: Options) -> list[tuple[str, int]]:
-    """Limits of connections and messages, by gRPC's names for them (grpc/impl/channel_arg_names.h)."""
+    """Limits of connections and messages, by gRPC's names for them
+    (grpc/impl/channel_arg_names.h)."""
     return [
         # Workers share the port: the kernel deals connections out to them.
         ("grpc.so_reuseport", 1),
