@@ -44,7 +44,7 @@ def _home(settings: Settings) -> list[Check]:
         return [
             Check("home", f"{settings.home.absolute()} is not initialised yet; `make run` does it")
         ]
-    from cli.decide import ledger_of
+    from cli.stored import ledger_of
     from resources.ledger import LedgerError
 
     found = [Check("home", str(settings.home.absolute()))]

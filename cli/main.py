@@ -258,10 +258,10 @@ def approve(
 ) -> None:
     """Approve a bundle on the evidence that its manifest names."""
     with one_line_errors(as_json):
-        from cli.decide import judge
+        from cli.decide import approve as run
         from resources.settings import settings
 
-        judge(settings(), pipeline, bundle, actor, reason, as_json, "approve")
+        run(settings(), pipeline, bundle, actor, reason, as_json)
 
 
 @app.command()
@@ -274,10 +274,10 @@ def reject(
 ) -> None:
     """Reject a bundle: approvals so far are void, and it is not released."""
     with one_line_errors(as_json):
-        from cli.decide import judge
+        from cli.decide import reject as run
         from resources.settings import settings
 
-        judge(settings(), pipeline, bundle, actor, reason, as_json, "reject")
+        run(settings(), pipeline, bundle, actor, reason, as_json)
 
 
 @app.command()
@@ -295,7 +295,7 @@ def rollback(
     pipeline: PipelineName = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Go back to what the ledger says served before. The endpoint follows within seconds."""
+    """Go back to what the ledger says served before. The endpoint follows within half a minute."""
     with one_line_errors(as_json):
         from cli.decide import rollback as run
         from resources.settings import settings

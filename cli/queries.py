@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.names import FEATURES, PREDICTIONS, RETRAINING_DECISION
 from bundle.api_keys import header
-from cli.decide import ledger_of
 from cli.output import REFUSED, UNREACHABLE, WRONG_USE, CommandError, console, say, table
 from cli.platform import environment
 from cli.platform.health import get, services
+from cli.stored import ledger_of
 from cli.unreleased import Waiting, waiting
 from resources.settings import Settings
 
 if TYPE_CHECKING:
     from assets.traffic.entries import Confirmation
+    from sensors.event_log import Work
+
+DAILY = (FEATURES, PREDICTIONS, RETRAINING_DECISION)
+"""Assets by which `status` says how far a pipeline is."""
 
 
 def show_status(settings: Settings, as_json: bool) -> None:
@@ -25,80 +30,90 @@ def show_status(settings: Settings, as_json: bool) -> None:
     environment.apply(settings)
     if not (settings.home / "initialised.json").exists():
         raise CommandError(
-            f"{settings.home.absolute()} is not initialised; run `make run` or `evergreen init`, or set EVERGREEN_HOME",
+            f"{settings.home.absolute()} is not initialised; run `make run` or `evergreen init`, "
+            "or set EVERGREEN_HOME",
             REFUSED,
         )
-    from sensors import event_log, instance
 
     states = {
         name: {"url": url, "problem": probe()} for name, (url, probe) in services(settings).items()
     }
-    ledger = ledger_of(settings)
-    entries = ledger.entries()
+    if not as_json:
+        # Before anything that a broken ledger ends: whether the endpoint answers is known.
+        _show_services(states)
+
     unreleased = _waiting(settings)
+    document = {
+        "home": str(settings.home.absolute()),
+        "services": states,
+        **_standing(settings, unreleased),
+    }
+    if as_json:
+        say(document, True)
+    else:
+        _show_standing(document, unreleased)
+
+
+def _standing(settings: Settings, unreleased: Mapping[str, Waiting]) -> dict[str, Any]:
+    """How far each pipeline is, and its runs. Raises LedgerError for a ledger that was altered."""
+    from assets.traffic.entries import entries as read
+    from assets.traffic.moves import released
+    from sensors import event_log, instance
+
+    entries = read(ledger_of(settings))
     names = sorted({entry.pipeline for entry in entries} | _pipelines(settings) | set(unreleased))
     with instance.opened(settings) as opened:
-        working = [
-            {
-                "run": w.run_id,
-                "job": w.job,
-                "status": w.status.lower(),
-                "steps": f"{w.finished}/{w.steps}",
-            }
-            for w in event_log.works(opened)
-        ]
+        working = [_working(work) for work in event_log.works(opened)]
         ended = event_log.finished_runs(opened, 5)
         days = {
-            name: {
-                a: event_log.newest_partition(opened, (name, a))
-                for a in (FEATURES, PREDICTIONS, RETRAINING_DECISION)
-            }
+            name: {each: event_log.newest_partition(opened, (name, each)) for each in DAILY}
             for name in names
         }
+
     pipelines = {
         name: {
             **days[name],
-            "released": ledger.released(name),
+            "released": released([entry for entry in entries if entry.pipeline == name]),
             "waiting": unreleased[name]._asdict() if name in unreleased else None,
         }
         for name in names
     }
-    document = {
-        "home": str(settings.home.absolute()),
-        "services": states,
+    return {
         "pipelines": pipelines,
         "working": working,
         "ended": ended,
         "ledger_entries": len(entries),
     }
-    if as_json:
-        say(document, True)
-        return
-    table(
-        ("service", "where", "state"),
-        [(name, s["url"], s["problem"] or "answers") for name, s in states.items()],
-    )
-    console().print()
-    table(
-        ("pipeline", "features to", "predictions to", "decided to", "released bundle"),
-        [
-            (
-                name,
-                p[FEATURES],
-                p[PREDICTIONS],
-                p[RETRAINING_DECISION],
-                str(p["released"] or "none")[:12],
-            )
-            for name, p in pipelines.items()
-        ],
-    )
+
+
+def _working(work: Work) -> dict[str, str]:
+    return {
+        "run": work.run_id,
+        "job": work.job,
+        "status": work.status.lower(),
+        "steps": f"{work.finished}/{work.steps}",
+    }
+
+
+def _show_standing(document: Mapping[str, Any], unreleased: Mapping[str, Waiting]) -> None:
+    pipelines = [
+        (name, *(found[each] for each in DAILY), str(found["released"] or "none")[:12])
+        for name, found in document["pipelines"].items()
+    ]
+    table(("pipeline", "features to", "predictions to", "decided to", "released bundle"), pipelines)
     for name, bundle in unreleased.items():
         console().print(bundle.line(name), markup=False)
+
     console().print()
-    rows = [(w["job"], w["status"], w["steps"]) for w in working] + [
-        (e["job"], e["status"], e["ended"]) for e in ended
-    ]
-    table(("run of", "status", "steps or end"), rows)
+    runs = [(each["job"], each["status"], each["steps"]) for each in document["working"]]
+    runs += [(each["job"], each["status"], each["ended"]) for each in document["ended"]]
+    table(("run of", "status", "steps or end"), runs)
+
+
+def _show_services(states: Mapping[str, Mapping[str, str | None]]) -> None:
+    rows = [(name, s["url"], s["problem"] or "answers") for name, s in states.items()]
+    table(("service", "where", "state"), rows)
+    console().print()
 
 
 def _pipelines(settings: Settings) -> set[str]:
@@ -107,7 +122,7 @@ def _pipelines(settings: Settings) -> set[str]:
 
 
 def _waiting(settings: Settings) -> dict[str, Waiting]:
-    """Bundles that are not released, of the declared pipelines: what they need only their declarations say."""
+    """Bundles of declared pipelines that are not released; what they need, declarations say."""
     from pipelines.definitions import declared_pipelines
 
     found = {pipeline.name: waiting(settings, pipeline) for pipeline in declared_pipelines()}
@@ -131,7 +146,8 @@ def show_prediction(settings: Settings, pipeline: str, rows: str, as_json: bool)
         raise CommandError(str(error), REFUSED) from None
     except OSError as error:
         raise CommandError(
-            f"the endpoint at {settings.endpoint_admin_url} does not answer ({error}); start it with `evergreen up`",
+            f"the endpoint at {settings.endpoint_admin_url} does not answer ({error}); start it "
+            "with `evergreen up`",
             UNREACHABLE,
         ) from None
     say(answer, as_json, json.dumps(answer, indent=1))
@@ -147,7 +163,8 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
     traffic = confirmed_at(entries, moment)
     if traffic is None:
         raise CommandError(
-            f"no bundle of pipeline {pipeline!r} served at {moment.isoformat()}; its first confirmation is later, or it never served",
+            f"no bundle of pipeline {pipeline!r} served at {moment.isoformat()}; its first "
+            "confirmation is later, or it never served",
             REFUSED,
         )
     cause = next((entry for entry in entries if entry.serial == traffic.decision), None)
@@ -176,7 +193,10 @@ def show_served(settings: Settings, pipeline: str, moment: datetime, as_json: bo
         if cause is None
         else f", {cause.kind} of {cause.day} by {cause.actor} (entry {cause.serial})"
     )
-    line = f"{pipeline} served bundle {traffic.bundle} at {moment.isoformat()}, since {traffic.moment.isoformat()}{why}"
+    line = (
+        f"{pipeline} served bundle {traffic.bundle} at {moment.isoformat()}, "
+        f"since {traffic.moment.isoformat()}{why}"
+    )
     if len(divided) > 1:
         line += "".join(
             f"\n  {arm['share']:.0%} {arm['arm']}: bundle {arm['bundle']}" for arm in divided

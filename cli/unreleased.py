@@ -1,11 +1,11 @@
-"""Bundles that are not released: what is missing, examined anew from reports, gates and ledger as a release would."""
+"""Bundles that are not released, and what is missing: examined anew, as a release would."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from assets.names import BUNDLE
-from cli.decide import ledger_of
+from cli.stored import ledger_of
 from resources.settings import Settings
 
 if TYPE_CHECKING:
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 class Waiting(NamedTuple):
-    """A pipeline's newest bundle that is not released. `rollout` tells where it is on its way, if it is; `approval` says in one line what people decided and what is missing;
-    `refusals` why its evidence does not carry a release whatever they decide."""
+    """A pipeline's newest bundle that is not released.
+
+    `approval` says in one line what people decided and what is missing, `refusals` why its evidence
+    carries no release whatever they decide. `rollout` says where it is on its way, if it is.
+    """
 
     bundle: str
     as_of: str
@@ -27,20 +30,20 @@ class Waiting(NamedTuple):
 
     def line(self, pipeline: str) -> str:
         """What a person reads, with what to do where a person is asked."""
+        short = self.bundle[:12]
+        which = f"{pipeline}: bundle {short} of {self.as_of}"
         if self.rollout is not None:
-            return f"{pipeline}: bundle {self.bundle[:12]} of {self.as_of} is being rolled out: {self.rollout}"
+            return f"{which} is being rolled out: {self.rollout}"
+
         said = "; ".join((self.approval, *self.refusals))
-        asked = (
-            len(self.approved_by) < self.needed and self.refused_by is None and not self.refusals
-        )
-        todo = (
-            f"; decide with `evergreen approve {self.bundle[:12]} --pipeline {pipeline} --as NAME --reason WHY`, or reject"
-            if asked
-            else ""
-        )
-        return (
-            f"{pipeline}: bundle {self.bundle[:12]} of {self.as_of} is not released: {said}{todo}"
-        )
+        line = f"{which} is not released: {said}"
+        missing = len(self.approved_by) < self.needed
+        if missing and self.refused_by is None and not self.refusals:
+            line += (
+                f"; decide with `evergreen approve {short} --pipeline {pipeline} --as NAME "
+                "--reason WHY`, or reject"
+            )
+        return line
 
 
 def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
@@ -48,6 +51,7 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
     from assets.lifecycles import kind_of
     from assets.release.evidence import approvals_needed, examine
     from assets.traffic.entries import entries
+    from assets.traffic.moves import released
     from assets.traffic.rollouts import under_way
     from bundle.manifest import BundleError
     from resources.artifacts import Artifacts
@@ -56,7 +60,7 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
 
     artifacts, ledger = Artifacts(uri=settings.artifacts_uri), ledger_of(settings)
     digest = artifacts.pointed(pipeline.name, BUNDLE)
-    if digest is None or digest == ledger.released(pipeline.name):
+    if digest is None or digest == released(entries(ledger, pipeline.name)):
         return None
     reports = Reports(uri=settings.reports_uri, url=settings.reports_url)
     try:
@@ -69,7 +73,8 @@ def waiting(settings: Settings, pipeline: Pipeline) -> Waiting | None:
             Keys(path=str(settings.keys_path)),
         )
     except BundleError as error:
-        return Waiting(digest, "an unknown day", 0, (), None, str(error), ())
+        said = "its files do not verify"
+        return Waiting(digest, "an unknown day", 0, (), None, said, (str(error),))
     rollout = under_way(entries(ledger, pipeline.name))
     standing, needed = examined.standing, approvals_needed(pipeline)
     return Waiting(

@@ -9,6 +9,8 @@ from resources.notifier import Notifier
 from sensors.event_log import events_of_run
 from sensors.requests import ATTEMPT, REQUEST
 
+SOUND = "sound"
+
 
 def build() -> list[dg.SensorDefinition]:
     """The alert sensors of the platform; they watch every pipeline."""
@@ -57,14 +59,13 @@ def build() -> list[dg.SensorDefinition]:
         notifier: Notifier,
     ) -> dg.SensorResult:
         looked = alarm.look(ledger, endpoint)
-        told = looked.problem or ""
+        state = looked.problem or SOUND
         # The cursor says what people were told, the endpoint's file what its metric says.
-        if told != (context.cursor or ""):
-            if looked.problem is None:
-                notifier.notify("The ledger is sound again", "Releases and rollouts go on.")
-            else:
-                notifier.notify("The ledger is broken", f"{looked.problem}. {alarm.WAY_OUT}.")
-        return dg.SensorResult(cursor=told, skip_reason=looked.problem or "the ledger verifies")
+        if looked.problem is not None and state != context.cursor:
+            notifier.notify("The ledger is broken", f"{looked.problem}. {alarm.WAY_OUT}.")
+        elif looked.problem is None and context.cursor not in (None, SOUND):
+            notifier.notify("The ledger is sound again", "Releases and rollouts go on.")
+        return dg.SensorResult(cursor=state, skip_reason=looked.problem or "the ledger verifies")
 
     return [failed_runs, failed_checks, ledger_alarm]
 

@@ -46,7 +46,10 @@ DECISION_DAYS = 14
 
 def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     """The decision sensors of a pipeline."""
+    return [_retraining(pipeline), _approvals(pipeline), _reconciler(pipeline)]
 
+
+def _retraining(pipeline: Pipeline) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{pipeline.name}_retraining",
         job_name=jobs.retrain(pipeline),
@@ -61,22 +64,26 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         decision = newest_retrain(pipeline, reports, decided)
         if decision is None:
             return dg.SkipReason("no recent decision to retrain")
+
         request = retrain_request(context.instance, pipeline, decision)
-        if isinstance(request, dg.RunRequest) and (
-            missing := _not_ingested(context.instance, pipeline, landing, decision.day + DAY)
-        ):
-            return dg.SkipReason(missing)
+        if isinstance(request, dg.RunRequest):
+            as_of = decision.day + DAY
+            missing = _not_ingested(context.instance, pipeline, landing, as_of)
+            if missing is not None:
+                return dg.SkipReason(missing)
         return request
 
+    return retraining
+
+
+def _approvals(pipeline: Pipeline) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{pipeline.name}_approvals",
         job_name=jobs.release(pipeline),
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=(
-            "Releases a bundle when people have approved it, and serves what a release, a step of "
-            "a rollout or a roll-back names."
-        ),
+        description="Releases a bundle when people have approved it, and serves what a release, a "
+        "step of a rollout or a roll-back names.",
     )
     def approvals(
         context: dg.SensorEvaluationContext, artifacts: Artifacts, ledger: Ledger
@@ -85,11 +92,13 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
             entries = read_entries(ledger, pipeline.name)
         except LedgerError as error:
             return dg.SkipReason(str(error))
-        moved = newest_move(entries)
-        retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=UNFINISHED)
+
         # What goes back does not wait for a retrain.
-        if not isinstance(moved, Rollback) and context.instance.get_runs_count(retrains):
+        retrains = RunsFilter(job_name=jobs.retrain(pipeline), statuses=UNFINISHED)
+        going_back = isinstance(newest_move(entries), Rollback)
+        if not going_back and context.instance.get_runs_count(retrains):
             return dg.SkipReason("a retrain is under way; it releases and serves by itself")
+
         if (move := unconfirmed(entries)) is not None:
             return run_request(
                 context.instance,
@@ -107,6 +116,10 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
             context.instance, jobs.release(pipeline), request, tags={CAUSE: "approval"}
         )
 
+    return approvals
+
+
+def _reconciler(pipeline: Pipeline) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{pipeline.name}_reconciler",
         job_name=jobs.release(pipeline),
@@ -120,25 +133,27 @@ def build(pipeline: Pipeline) -> list[dg.SensorDefinition]:
         endpoint: dg.ResourceParam[EndpointTarget],
     ) -> dg.SensorResult:
         try:
-            found, broken = reconcile.difference(pipeline.name, ledger, endpoint), False
+            difference = reconcile.difference(pipeline.name, ledger, endpoint)
+            broken = False
         except LedgerError as error:
-            found, broken = str(error), True
+            difference, broken = str(error), True
 
         seen = json.loads(context.cursor or "{}")
-        ticks = seen["ticks"] + 1 if found and found == seen.get("difference") else 1
-        cursor = json.dumps({"difference": found, "ticks": ticks})
-        if found is None or not _is_tried(ticks, broken):
-            return dg.SensorResult(
-                skip_reason=found or "the endpoint serves what the ledger says", cursor=cursor
-            )
+        same = difference is not None and difference == seen.get("difference")
+        ticks = seen["ticks"] + 1 if same else 1
+        cursor = json.dumps({"difference": difference, "ticks": ticks})
+        if difference is None or not _is_tried(ticks, broken):
+            why = difference or "the endpoint serves what the ledger says"
+            return dg.SensorResult(skip_reason=why, cursor=cursor)
+
         request = dg.RunRequest(
             job_name=jobs.release(pipeline),
             asset_selection=[asset_key(pipeline.name, ENDPOINT)],
-            tags={CAUSE: f"reconcile: {found}"[:200]},
+            tags={CAUSE: f"reconcile: {difference}"[:200]},
         )
         return dg.SensorResult(run_requests=[request], cursor=cursor)
 
-    return [retraining, approvals, reconciler]
+    return reconciler
 
 
 def _is_tried(ticks: int, broken: bool) -> bool:

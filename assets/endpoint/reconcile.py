@@ -140,7 +140,10 @@ def _serve(
 
 
 def _confirm(ledger: Ledger, move: Move, delivered: Delivered) -> Confirmation:
-    """Record that a move is served, once. Raises EndpointError where a newer move came meanwhile."""
+    """Record that a move is served, once.
+
+    Raises EndpointError where a newer move came meanwhile.
+    """
     champion = delivered.actual.arms[0].bundle
 
     def confirmed(now: Sequence[LedgerEntry]) -> Confirmation | None:

@@ -29,8 +29,8 @@ def show_champion(log: logging.Logger, tracking: Tracking, pipeline: str, candid
 
     if version is None:
         log.warning(
-            f"MLflow has no version of candidate {candidate}; its alias {CHAMPION!r} was not moved. "
-            "The release holds"
+            f"MLflow has no version of candidate {candidate}; its alias {CHAMPION!r} was not "
+            "moved. The release holds"
         )
         return "not moved: the candidate is not registered"
     return f"version {version}"

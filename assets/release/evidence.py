@@ -1,4 +1,7 @@
-"""What a release rests on, read again from where it is stored: the bundle, the reports, the gates, the ledger. Fails closed."""
+"""What a release rests on, read again from where it is stored. Fails closed.
+
+That is the bundle, its reports, the gates and the ledger. What is decided on it is in `deciding`.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examined:
-    """A bundle with everything known about it. `refusals` says in sentences why its evidence does not carry a release; `unjudged`
-    names the rules that could not be judged, with the reason."""
+    """A bundle with everything known about it.
+
+    `refusals` says in sentences why its evidence carries no release. `unjudged` and `passed` are
+    the rules that could not be judged and those that passed, each with its reason.
+    """
 
     manifest: Manifest
     proposal: Proposal
@@ -45,35 +51,33 @@ def examine(
 ) -> Examined:
     """Examine a stored bundle for a release.
 
-    Raises BundleError for a bundle that is gone, altered or not signed by the platform, LedgerError for a ledger that was altered.
+    Raises BundleError for a bundle that is gone, altered or not signed by the platform, LedgerError
+    for a ledger that was altered.
     """
     ledger.verify()
-    pipeline = kind.pipeline
-    manifest = verified_manifest(pipeline, digest, artifacts, keys)
+    manifest = verified_manifest(kind.pipeline, digest, artifacts, keys)
     proposed = proposal(digest, manifest)
-    entries = read(ledger, pipeline.name)
+    entries = read(ledger, kind.pipeline.name)
     released = released_now(entries)
-    found, refusals = stored_reports(kind, proposed, reports)
-    verdicts = [
-        (name, verdict) for name, report in found.items() if report for verdict in report.verdicts
-    ]
+    stored, refusals = stored_reports(kind, proposed, reports)
     return Examined(
-        manifest,
-        proposed,
-        released,
-        standing(entries, proposed),
-        (*refusals, *gate_refusals(kind, found, proposed, released)),
-        tuple(
-            f"{name}: {verdict.rule}: {verdict.reason}"
-            for name, verdict in verdicts
-            if verdict.passed is None
-        ),
-        tuple(
-            f"{name}: {verdict.rule}: {verdict.reason}"
-            for name, verdict in verdicts
-            if verdict.passed
-        ),
+        manifest=manifest,
+        proposal=proposed,
+        released=released,
+        standing=standing(entries, proposed),
+        refusals=(*refusals, *gate_refusals(kind, stored, proposed, released)),
+        unjudged=_reasons(stored, None),
+        passed=_reasons(stored, True),
     )
+
+
+def _reasons(stored: Mapping[str, Report | None], passed: bool | None) -> tuple[str, ...]:
+    """The rules with this verdict, in all reports, each with its reason."""
+    reasons: list[str] = []
+    for name, report in stored.items():
+        verdicts = report.verdicts if report is not None else ()
+        reasons += [f"{name}: {v.rule}: {v.reason}" for v in verdicts if v.passed is passed]
+    return tuple(reasons)
 
 
 def verified_manifest(
@@ -95,25 +99,30 @@ def verified_manifest(
 def stored_reports(
     kind: Kind, proposed: Proposal, reports: Reports
 ) -> tuple[dict[str, Report | None], list[str]]:
-    """The stored validation reports by name, and a refusal for each that is not exactly the one that the bundle was made on."""
-    found: dict[str, Report | None] = {}
+    """The stored validation reports by name, and why they refuse.
+
+    A report refuses where it is not exactly the one that the bundle was made on.
+    """
+    pipeline, day, candidate = kind.pipeline.name, proposed.day, proposed.candidate
+    stored: dict[str, Report | None] = {}
     refusals = []
     for name in kind.reports:
+        stored[name] = None
         try:
-            report = load_report(
-                reports, kind.pipeline.name, name, proposed.day, proposed.candidate
-            )
+            report = load_report(reports, pipeline, name, day, candidate)
         except ValueError as error:
             refusals.append(f"report {name} cannot be read: {error}; validate and bundle again")
-            report = None
-        found[name] = report
-        expected = proposed.evidence.get(name)
+            continue
+
+        stored[name] = report
+        expected = proposed.evidence.get(name, "none")
         if report is not None and report.digest != expected:
             refusals.append(
-                f"report {name} has digest {report.digest[:12]}, but the bundle was made on {expected[:12] if expected else 'none'}: it was altered, "
-                "or validation ran again; validate and bundle again"
+                f"report {name} has digest {report.digest[:12]}, but the bundle was made on "
+                f"{expected[:12]}: it was altered, or validation ran again; validate and bundle "
+                "again"
             )
-    return found, refusals
+    return stored, refusals
 
 
 def gate_refusals(

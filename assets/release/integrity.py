@@ -1,4 +1,4 @@
-"""Whether a stored bundle is whole, and whether a candidate has one that was released already."""
+"""The bundle of a candidate: made unless it is released already, and loaded back to check it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assets.reporting.report import load_report
+from assets.traffic.entries import entries
+from assets.traffic.moves import released as released_now
 from bundle.manifest import BundleError, environment, from_files, verify
 from bundle.models.model import TOLERANCE
 
@@ -95,7 +97,7 @@ def released_already(
     A released candidate that is trained and validated again compares itself with itself. That is
     no new evidence, and to bundle it again would only put the same model behind another digest.
     """
-    released = ledger.released(pipeline)
+    released = released_now(entries(ledger, pipeline))
     if released is None:
         return None
     try:

@@ -42,7 +42,7 @@ def approve(ledger: Ledger, proposal: Proposal, actor: str, reason: str) -> Ledg
 
 
 def approve_by_policy(ledger: Ledger, proposal: Proposal, reason: str) -> LedgerEntry:
-    """The platform approves what passed all gates of a pipeline that needs no person; once a bundle.
+    """The platform approves what passed all gates where no person is needed; once a bundle.
 
     Raises PermissionError where a person refused the bundle: only a person overrules a person.
     """

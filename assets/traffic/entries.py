@@ -30,8 +30,8 @@ class EntryError(LedgerError):
 
     def __init__(self, serial: int, kind: str, field: str, value: object, problem: str) -> None:
         super().__init__(
-            f"ledger entry {serial} ({kind}): {field}={value!r} {problem}; a newer release may have "
-            "written it: run that release, or restore the ledger from a backup"
+            f"ledger entry {serial} ({kind}): {field}={value!r} {problem}; a newer release may "
+            "have written it: run that release, or restore the ledger from a backup"
         )
         self.serial, self.kind, self.field, self.value = serial, kind, field, value
         self.problem = problem
@@ -299,7 +299,8 @@ def decode(raw: Entry) -> LedgerEntry:
         if field.required and field.name not in values:
             raise EntryError(raw.serial, raw.kind, name, None, "is missing")
 
-    return struct(**values)  # type: ignore[arg-type]  # each value was converted to its field's type
+    # Each value was converted to the type of its field.
+    return struct(**values)  # type: ignore[arg-type]
 
 
 @cache

@@ -78,7 +78,8 @@ def start(
     champion = released(entries)
     if champion is None:
         raise LookupError(
-            f"pipeline {pipeline!r} has released nothing yet; an experiment compares with what serves"
+            f"pipeline {pipeline!r} has released nothing yet; an experiment compares with what "
+            "serves"
         )
     arms = _arms(experiment, champion, candidate)
     _check_arms(experiment, arms, entries)

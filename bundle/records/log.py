@@ -81,6 +81,10 @@ class Stored(Record, frozen=True, kw_only=True):
     row: tuple[float | None, ...]
 
 
+NO_PROBABILITY = "no probability"
+"""The failure of a trial whose output is none; other failures are names of exceptions."""
+
+
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle on trial made of a request that the champion answered, under the id of that answer.
 

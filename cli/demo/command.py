@@ -195,10 +195,10 @@ def _live(
     progress: Progress,
 ) -> Facts:
     """History and first champion, then day by day. Returns what happened."""
-    from cli.decide import ledger_of
     from cli.demo.diary import Diary
     from cli.demo.driver import Driver
     from cli.demo.quality import measured
+    from cli.stored import ledger_of
     from pipelines.definitions import defs
     from sensors import instance
 

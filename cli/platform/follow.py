@@ -84,12 +84,9 @@ class Follower:
         for event in happened:
             if event.kind == "materialization":
                 self._open.setdefault(_group(event), []).append(event)
-        complete = [
-            event
-            for group in list(self._open)
-            if group not in grown
-            for event in self._open.pop(group)
-        ]
+        complete: list[Event] = []
+        for group in [each for each in self._open if each not in grown]:
+            complete += self._open.pop(group)
         others = [event for event in happened if event.kind != "materialization"]
         return [*told([*complete, *others]), *self._entries.lines()]
 
@@ -157,7 +154,10 @@ def _group(event: Event) -> Group:
 
 
 def told(events: Sequence[Event]) -> list[str]:
-    """Plain lines for events. Partitions of one asset in one run are one line; what an operator need not know is left out."""
+    """Plain lines for events, without what an operator need not know.
+
+    Partitions of one asset in one run are one line.
+    """
     lines: list[str] = []
     grouped: dict[Group, list[Event]] = {}
     for event in events:
@@ -199,7 +199,8 @@ def _made(asset: tuple[str, ...], made: Sequence[Event]) -> str | None:
         case ("candidate",):
             loss = newest.get("test_log_loss")
             shown = f", log loss {loss:.4f} on its test days" if isinstance(loss, float) else ""
-            return f"{asset[0]}: trained candidate {str(newest.get('digest'))[:12]} as of {newest.get('as_of')}{shown}"
+            candidate = str(newest.get("digest"))[:12]
+            return f"{asset[0]}: trained candidate {candidate} as of {newest.get('as_of')}{shown}"
         case ("retraining_decision",):
             asked = [event for event in made if event.metadata.get("retrain") is True]
             return (

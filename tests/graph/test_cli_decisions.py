@@ -133,6 +133,16 @@ def test_people_approve_reject_roll_back_and_ask_for_a_retrain(running: Platform
         == 2
     )
 
+    # What the gates refuse stays unreleased, whoever approves it, and nothing is recorded.
+    report = Path(running.settings.reports_uri) / "tiny" / "validation" / "performance"
+    report.rename(report.with_name("away"))
+    code, said = refused("approve", first[:12], *ANN)
+    assert code == 5
+    assert said.startswith(f"bundle {first[:12]} stays unreleased: ")
+    assert "validation/performance is missing" in said
+    assert running.ledger.entries() == []
+    report.with_name("away").rename(report)
+
     # Approved, it is released and served; approving again is the same decision.
     entry = told("approve", first[:12], *ANN)
     assert (entry["kind"], entry["bundle"], entry["actor"]) == (

@@ -652,9 +652,19 @@ def test_nothing_is_served_on_the_word_of_an_altered_ledger(world: World) -> Non
         connection.execute(
             "UPDATE entries SET bundle = ? WHERE kind = 'release' AND serial > 3", (first,)
         )
+
+    def recorded() -> int:
+        with closing(sqlite3.connect(world.ledger.path)) as connection:
+            return int(connection.execute("SELECT max(serial) FROM entries").fetchone()[0])
+
+    known = recorded()
     result = world.run("endpoint", raises=False)
     assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "was altered: its content does not match its digest" in str(check.description)
     assert world.served == served
+    assert recorded() == known, "nothing is appended to a ledger that was altered"
 
 
 def test_before_the_first_release_nothing_is_to_be_served(world: World) -> None:

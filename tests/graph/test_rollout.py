@@ -18,6 +18,7 @@ from assets.reporting.report import load_report
 from assets.traffic import assets as rollout_stage, decisions, rollouts as state, steps
 from assets.traffic.entries import (
     Confirmation,
+    LedgerEntry,
     Release,
     Rollback,
     RolloutStep,
@@ -243,12 +244,13 @@ def test_killed_between_report_and_ledger_the_next_run_takes_the_step(
     assert world.kinds[-1] == "rollout"
 
 
-def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def refuse(
+    world: World, monkeypatch: pytest.MonkeyPatch, move: LedgerEntry, bundle: str | None
 ) -> None:
-    try_out(world, world.day)
-    judge(world, world.day)
-    champion, move = world.ledger.released(NAME), world.ledger.entries(NAME)[-1]
+    """Let the endpoint say that it cannot serve a move, because of `bundle` where that is given.
+
+    What it says in words names the candidate in any case.
+    """
     actual = type(world.endpoint).actual
 
     def refusing(self: object, pipeline: str) -> Actual | None:
@@ -264,10 +266,19 @@ def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves
             desired_serial=move.serial,
             arms=found.arms[:1],
             error=why,
-            refused=RefusedBundle(move.serial, str(move.bundle), why),
+            refused=None if bundle is None else RefusedBundle(move.serial, bundle, why),
         )
 
     monkeypatch.setattr(type(world.endpoint), "actual", refusing)
+
+
+def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try_out(world, world.day)
+    judge(world, world.day)
+    champion, move = world.ledger.released(NAME), entries(world.ledger, NAME)[-1]
+    refuse(world, monkeypatch, move, move.bundle)
     result = world.run("endpoint")
     assert [check.passed for check in result.get_asset_check_evaluations()] == [False], "an alert"
     back, traffic = entries(world.ledger, NAME)[-2:]
@@ -275,6 +286,20 @@ def test_a_candidate_that_the_endpoint_refuses_goes_back_and_the_champion_serves
     assert isinstance(traffic, Confirmation)
     assert "signal 11" in back.reason
     assert traffic.bundle == champion == world.served
+
+
+@pytest.mark.parametrize("bundle", [None, "champion"])
+def test_what_an_endpoint_says_in_words_sends_no_candidate_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, bundle: str | None
+) -> None:
+    try_out(world, world.day)
+    judge(world, world.day)
+    champion, move = world.ledger.released(NAME), entries(world.ledger, NAME)[-1]
+    refuse(world, monkeypatch, move, champion if bundle else None)
+    result = world.run("endpoint", raises=False)
+    assert not result.success
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [False]
+    assert entries(world.ledger, NAME)[-1] == move
 
 
 def test_a_candidate_altered_in_the_store_goes_back(world: World) -> None:

@@ -109,8 +109,8 @@ def _no_worse(experiment: Experiment, name: str, effect: Measure) -> Verdict:
     if effect.value is not None:
         interval = f"{effect.value:+.4f} ({effect.low:+.4f} to {effect.high:+.4f}, n={effect.n})"
     reason = (
-        f"{experiment.metric} worse by {interval} than the champion's: {known}, at a minimum effect "
-        f"of {experiment.minimum_effect:g}"
+        f"{experiment.metric} worse by {interval} than the champion's: {known}, at a minimum "
+        f"effect of {experiment.minimum_effect:g}"
     )
     return Verdict(
         rule=f"{name[:12]}_is_no_worse",

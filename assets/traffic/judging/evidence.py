@@ -252,7 +252,7 @@ def paired(trials: pl.DataFrame, labels: pl.DataFrame, entity: str) -> Paired:
 def _trials(
     folders: Sequence[Path], bundle: str, first: date, last: date, since: datetime
 ) -> pl.DataFrame:
-    """The logged trials of a bundle since a moment: all in the shadow, and failures of any stage."""
+    """The logged trials of a bundle since a moment: all of the shadow, failures of any stage."""
     import polars as pl
 
     from bundle.records.log import read_trials
@@ -290,8 +290,10 @@ def _trials(
 def _failures(trials: pl.DataFrame) -> Failures:
     import polars as pl
 
+    from bundle.records.log import NO_PROBABILITY
+
     failed = trials.filter(pl.col("failure").is_not_null())
-    invalid = failed.filter(pl.col("failure") == "no probability").height
+    invalid = failed.filter(pl.col("failure") == NO_PROBABILITY).height
     return Failures(invalid, failed.height - invalid)
 
 

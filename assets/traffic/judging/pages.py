@@ -1,4 +1,4 @@
-"""The pages of a rollout and of an experiment: what was judged, the arms side by side, the steps."""
+"""The pages of a rollout and of an experiment: the judgement, the arms side by side, the steps."""
 
 from __future__ import annotations
 

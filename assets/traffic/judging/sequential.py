@@ -1,7 +1,8 @@
-"""Statistics that may be looked at every day: confidence sequences of a mean, and a sequential test of the split.
+"""Statistics that may be looked at every day: intervals of a mean, and a test of the split.
 
-An ordinary 95 % interval is wrong 5 % of the time at *one* look; who looks daily and stops when it likes the answer is wrong far
-more often. What is here holds at all looks at once, so any of them may stop.
+An ordinary 95 % interval is wrong 5 % of the time at *one* look. Who looks daily, and stops at an
+answer that pleases, is wrong far more often. What is here holds at all looks at once, so any of
+them may stop.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 SPLIT_ALPHA = 0.001
-"""Level of the sample-ratio test: a wrong split is a fault of the machinery, not a finding, so hardly any false alarm is allowed
-(Fabijan et al. 2019, *Diagnosing Sample Ratio Mismatch in Online Controlled Experiments*)."""
+"""Level of the sample-ratio test. A wrong split is a fault of the machinery, not a finding, so
+hardly any false alarm is allowed (Fabijan et al. 2019, *Diagnosing Sample Ratio Mismatch in Online
+Controlled Experiments*)."""
 CONCENTRATION = 200.0
 
 
@@ -31,13 +33,17 @@ class Bounds(NamedTuple):
 
 
 def confidence_sequence(values: Floats, alpha: float, tuned_for: int = 1_000) -> Bounds:
-    """The mean of all observations (n,) so far, with an interval that covers the true mean at *all* n at once with probability
-    1 - `alpha` (asymptotically; use it from some dozens of observations on).
+    """The mean of all observations (n,) so far, with an interval that holds at every look.
 
-    Robbins' normal mixture as an asymptotic confidence sequence: mean ± s √(2 (nρ² + 1) / (n²ρ²) · log(√(nρ² + 1) / α)), with ρ
-    chosen to be narrowest at `tuned_for` observations. Howard, Ramdas, McAuliffe, Sekhon 2021, *Time-uniform, nonparametric,
-    nonasymptotic confidence sequences*, eq. 14; Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas 2024, *Time-uniform central limit
-    theory and asymptotic confidence sequences*, thm. 2.2 and eq. 10. It is the interval form of mSPRT (Johari, Pekelis, Walsh 2017).
+    It covers the true mean at *all* n at once with probability 1 - `alpha`: asymptotically, so use
+    it from some dozens of observations on.
+
+    It is Robbins' normal mixture as an asymptotic confidence sequence,
+    mean ± s √(2 (nρ² + 1) / (n²ρ²) · log(√(nρ² + 1) / α)), with ρ such that the interval is
+    narrowest at `tuned_for` observations. Howard, Ramdas, McAuliffe, Sekhon 2021, *Time-uniform,
+    nonparametric, nonasymptotic confidence sequences*, eq. 14; Waudby-Smith, Arbour, Sinha,
+    Kennedy, Ramdas 2024, *Time-uniform central limit theory and asymptotic confidence sequences*,
+    thm. 2.2 and eq. 10. It is the interval form of mSPRT (Johari, Pekelis, Walsh 2017).
     """
     n = len(values)
     if n < 2:
@@ -59,19 +65,23 @@ def around(mean: float, half: float) -> tuple[float, float]:
 
 
 def effects(losses: Floats, treated: NDArray[np.bool_], share: Floats, centre: Floats) -> Floats:
-    """One observation (n,) per unit whose mean is the difference in mean loss, treated minus control, of a randomised split.
+    """One observation per unit (n,), whose mean is the difference in mean loss of a random split.
 
-    `share` (n,) is the probability with which the unit was treated, given it was in one of both arms; `centre` (n,) any
-    prediction of its loss that does not know its arm (`centred`): it takes away variance and no correctness. Inverse-propensity weights with
-    augmentation, as in Waudby-Smith et al. 2024, sec. 3 (sequential estimation of average treatment effects).
+    The difference is treated minus control. `share` (n,) is the probability with which the unit was
+    treated, given that it was in one of both arms. `centre` (n,) is a prediction of its loss that
+    does not know its arm (`centred`): it lessens the variance and keeps the mean. These are
+    inverse-propensity weights with augmentation, as in Waudby-Smith et al. 2024, sec. 3 (sequential
+    estimation of average treatment effects).
     """
     residual = losses - centre
     return np.where(treated, residual / share, -residual / (1 - share))
 
 
 def centred(losses: Floats, days: NDArray[np.int64]) -> Floats:
-    """For each unit (n,) the mean loss of the *other* units of its day (0 for a unit alone): what the day did to everybody, told without
-    the unit's own arm."""
+    """For each unit (n,) the mean loss of the *other* units of its day; 0 for a unit alone.
+
+    That is what the day did to everybody. It does not know the unit's own arm.
+    """
     codes = np.unique(days, return_inverse=True)[1]
     sums, counts = np.bincount(codes, weights=losses), np.bincount(codes)
     others = (counts - 1)[codes]
@@ -79,10 +89,11 @@ def centred(losses: Floats, days: NDArray[np.int64]) -> Floats:
 
 
 def split_evidence(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """How many times likelier the `counts` of units per arm are under some other split than under the declared `shares`.
+    """How many times likelier the `counts` of units per arm are under another split than `shares`.
 
-    The Bayes factor of a Dirichlet-multinomial around the shares; under the declared split it exceeds 1 / α at *any* look with
-    probability α at most. Lindon and Malek 2022, *Anytime-valid inference for multinomial count data*.
+    This is the Bayes factor of a Dirichlet-multinomial around the shares. Under the declared split
+    it exceeds 1 / α at *any* look with probability α at most. Lindon and Malek 2022, *Anytime-valid
+    inference for multinomial count data*.
     """
     total = sum(counts)
     prior = [CONCENTRATION * share for share in shares]

@@ -204,8 +204,8 @@ def _quality_no_worse(at: Numbers, policy: ReleasePolicy) -> Verdict:
         f"{m.value:+.4f} ({m.low:+.4f} to {m.high:+.4f}, n={m.n}, {m.group})" for m in judged
     )
     reason = (
-        f"log loss worse by {intervals} on matured labels; it goes back when a whole interval lies "
-        f"above {limit:g}"
+        f"log loss worse by {intervals} on matured labels; it goes back when a whole interval "
+        f"lies above {limit:g}"
     )
     return Verdict(
         rule=QUALITY,
@@ -227,6 +227,6 @@ def _without_labels(at: Numbers, policy: ReleasePolicy, n: int) -> str:
     known = ", ".join("none" if value is None else f"{value:.3f}" for value in estimates)
     return (
         f"NOT judged on labels: {n} have matured, {policy.minimum_labels} are asked for; the step "
-        f"rests on its bake time of {policy.bake_days} days and on an estimate of the log loss from "
-        f"the outputs alone, champion and candidate: {known}"
+        f"rests on its bake time of {policy.bake_days} days and on an estimate of the log loss "
+        f"from the outputs alone, champion and candidate: {known}"
     )
