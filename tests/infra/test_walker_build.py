@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.support.endpoint import TREE
+from tests.support.headers import needs_headers
 
 BUILD = re.compile(r"python [^\n]*?-c '(import setuptools; setuptools\.setup\(\))' (--quiet) \\")
 OPTIONS = re.compile(r"build_ext --inplace --build-temp (\S+) --build-lib (\S+)")
@@ -21,6 +22,7 @@ def test_setup_and_image_build_the_walker_alike() -> None:
         assert len(OPTIONS.findall(text)) == 1, name
 
 
+@needs_headers
 def test_the_walker_is_built_from_what_the_image_copies(tmp_path: Path) -> None:
     image = (TREE / "infra" / "endpoint.Dockerfile").read_text()
     build = image.split("\nFROM ")[1]

@@ -22,11 +22,15 @@ from bundle.manifest import Bundle, BundleError, from_files
 from bundle.models import model as models
 from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.model import TOLERANCE, Calibration
-from bundle.models.trees import _walker
 from bundle.models.trees.table import FILE, VERSION, NoTableError, TableError, tree_table
 from bundle.models.trees.walker import Walker
 from tests.support import mutated_tables
 from tests.support.endpoint import TREE, files, model, request, snapshot, table
+from tests.support.headers import skip_without_headers
+
+skip_without_headers()
+
+from bundle.models.trees import _walker  # noqa: E402
 
 KEY = signing.new_key()
 PUBLIC = signing.public_key(KEY)
