@@ -19,7 +19,7 @@ from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.model import Model
 from bundle.models.scikit_learn import EstimatorModel
 from bundle.models.trees.walker import MISSING, Walker
-from declare.training import HistGradientBoosting, RandomForest
+from declare import HistGradientBoosting, RandomForest
 
 WIDTH, TRAINED, ROWS, SINGLES, REPEATS = 24, 8_000, 10_000, 300, 7
 CATEGORIES = (3, 11, 12, 20)
