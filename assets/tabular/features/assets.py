@@ -1,7 +1,8 @@
-"""The feature stage: features by day, point in time, and the online snapshot that the endpoint reads."""
+"""The feature stage: features by day, point in time, and the snapshot that the endpoint reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -17,6 +18,7 @@ from assets.names import (
     keys_to_days,
     raw_name,
 )
+from assets.reporting.tables import markdown_table
 from assets.stage import Stage, alone, always
 from assets.tabular.features.lineage import column_lineage, delivery_days
 from declare.source import EVENT_TIME, KNOWN_AT, Source
@@ -24,7 +26,12 @@ from declare.tabular import Tabular
 from resources.lake import Lake
 from resources.online_store import OnlineStore
 
+if TYPE_CHECKING:
+    from assets.tabular.features.bounds import Figures
+    from bundle.features.online import Snapshot
+
 GROUP = "features"
+NO_FUTURE, BOUNDS = "no_future", "feature_bounds"
 
 
 def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
@@ -38,26 +45,23 @@ def _features(pipeline: Tabular) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[
-            dg.AssetDep(
-                _raw(pipeline, source), partition_mapping=None if back is None else _window(back)
-            )
-            for source, back in delivery_days(pipeline).items()
-        ],
+        deps=_deliveries(pipeline),
         group_name=GROUP,
         kinds={"polars", "deltalake"},
-        description=f"One row per {pipeline.entity}, as it could be known when its prediction is made.",
+        description=(
+            f"One row per {pipeline.entity}, as it could be known when its prediction is made."
+        ),
         partitions_def=days(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[
             dg.AssetCheckSpec(
-                "no_future",
+                NO_FUTURE,
                 asset=key,
                 blocking=True,
                 description="No input of a row was known later than its prediction.",
             ),
             dg.AssetCheckSpec(
-                "feature_bounds",
+                BOUNDS,
                 asset=key,
                 description="Features are finite, mostly present, and vary over a month.",
             ),
@@ -76,32 +80,21 @@ def _features(pipeline: Tabular) -> dg.AssetsDefinition:
         from assets.tabular.features.point_in_time import feature_blocks
         from assets.tabular.features.versions import late_requests
 
-        wanted = keys_to_days(context.partition_keys)
+        wanted, read = keys_to_days(context.partition_keys), reader(lake, pipeline.name)
         figures = Figures(program(pipeline).names)
-        for of, block in feature_blocks(pipeline, wanted, reader(lake, pipeline.name)):
+        for of, block in feature_blocks(pipeline, wanted, read):
             if future := from_the_future(block):
-                refused = f"{future} of {block.height} rows of {of[0]} to {of[-1]} have an input known only after their prediction; these days were not written"
-                yield dg.AssetCheckResult(
-                    asset_key=key,
-                    check_name="no_future",
-                    passed=False,
-                    description=refused,
-                    metadata={"rows": future},
-                )
+                refused = _refusal(future, block.height, of)
+                yield _leaked(key, refused, future)
                 raise dg.Failure(refused, allow_retries=False)
             lake.write(table, block, list(of), evolve=True)
             figures.add(of, block, digests_by_day(block, of))
-        late = late_requests(pipeline, reader(lake, pipeline.name), wanted[0], wanted[-1])
+
+        late = late_requests(pipeline, read, wanted[0], wanted[-1])
         for day in wanted:
-            context.add_asset_metadata(
-                {
-                    "dagster/row_count": figures.rows[day],
-                    "content_digest": figures.digests[day],
-                    "late_requests": late.get(day, 0),
-                },
-                partition_key=str(day),
-            )
-        faults = figures.faults(_young(pipeline, wanted[-1]))
+            numbers = _of_day(figures, day, late.get(day, 0))
+            context.add_asset_metadata(numbers, partition_key=str(day))
+
         yield dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(combined_digest([figures.digests[day] for day in wanted])),
@@ -113,70 +106,93 @@ def _features(pipeline: Tabular) -> dg.AssetsDefinition:
                 "lake_version": lake.version(table),
                 "features": dg.MetadataValue.md(figures.markdown()),
             },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="no_future",
-                    passed=True,
-                    description=f"none of {figures.total:,} rows",
-                    metadata={"rows": 0, "n": figures.total},
-                ),
-                dg.AssetCheckResult(
-                    check_name="feature_bounds",
-                    passed=not faults,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description="; ".join(faults)
-                    or f"{len(figures.names)} features over {figures.total:,} rows",
-                    metadata={"faults": len(faults), "n": figures.total},
-                ),
-            ],
+            check_results=_verdicts(figures, figures.faults(_young(pipeline, wanted[-1]))),
         )
 
     return features
 
 
+def _deliveries(pipeline: Tabular) -> list[dg.AssetDep]:
+    """The raw data that a day's features read: for daily sources, from how many days before."""
+    return [
+        dg.AssetDep(
+            _raw(pipeline, source), partition_mapping=None if back is None else _window(back)
+        )
+        for source, back in delivery_days(pipeline).items()
+    ]
+
+
+def _refusal(future: int, rows: int, of: Sequence[date]) -> str:
+    return (
+        f"{future} of {rows} rows of {of[0]} to {of[-1]} have an input known only after their "
+        "prediction; these days were not written"
+    )
+
+
+def _leaked(key: dg.AssetKey, refused: str, future: int) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=NO_FUTURE,
+        passed=False,
+        description=refused,
+        metadata={"rows": future},
+    )
+
+
+def _of_day(figures: "Figures", day: date, late: int) -> dict[str, str | int]:
+    return {
+        "dagster/row_count": figures.rows[day],
+        "content_digest": figures.digests[day],
+        "late_requests": late,
+    }
+
+
+def _verdicts(figures: "Figures", faults: Sequence[str]) -> list[dg.AssetCheckResult]:
+    """Both checks of days that were written: nothing leaked, and what is odd about the features."""
+    within = f"{len(figures.names)} features over {figures.total:,} rows"
+    return [
+        dg.AssetCheckResult(
+            check_name=NO_FUTURE,
+            passed=True,
+            description=f"none of {figures.total:,} rows",
+            metadata={"rows": 0, "n": figures.total},
+        ),
+        dg.AssetCheckResult(
+            check_name=BOUNDS,
+            passed=not faults,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="; ".join(faults) or within,
+            metadata={"faults": len(faults), "n": figures.total},
+        ),
+    ]
+
+
 def _online_features(pipeline: Tabular) -> dg.AssetsDefinition:
-    features = asset_key(pipeline.name, FEATURES)
+    table = asset_path(pipeline.name, FEATURES)
 
     @dg.asset(
         key=asset_key(pipeline.name, ONLINE_FEATURES),
-        deps=[
-            # A snapshot is of the newest day: one partition, not all of history.
-            dg.AssetDep(features, partition_mapping=dg.LastPartitionMapping()),
-            *(
-                dg.AssetDep(
-                    _raw(pipeline, source.name),
-                    partition_mapping=dg.LastPartitionMapping() if source.daily else None,
-                )
-                for source in pipeline.sources
-                if source.name in delivery_days(pipeline)
-            ),
-        ],
+        deps=_newest(pipeline),
         group_name=GROUP,
         kinds={"polars"},
-        description="What the endpoint looks up for a request: newest rows and aggregates by key, as of the newest day with features.",
+        description=(
+            "What the endpoint looks up for a request: newest rows and aggregates by key, "
+            "as of the newest day with features."
+        ),
     )
     def online_features(lake: Lake, online: OnlineStore) -> dg.MaterializeResult[None]:
         from assets.tabular.features.point_in_time import snapshot
 
-        stored = lake.days(asset_path(pipeline.name, FEATURES))
+        stored = lake.days(table)
         if not stored:
             raise dg.Failure(
-                f"{asset_path(pipeline.name, FEATURES)} has no day yet; materialize it first, then its snapshot",
+                f"{table} has no day yet; materialize it first, then its snapshot",
                 allow_retries=False,
             )
+
         made = snapshot(pipeline, stored[-1], reader(lake, pipeline.name))
         place = online.publish(made)
-        rows = {
-            name: len(table.rows)
-            if hasattr(table, "rows")
-            else sum(len(at.rows) for at in table.refreshes)
-            for name, table in made.tables.items()
-        }
-        shown = [
-            "| table | rows |",
-            "|---|---|",
-            *(f"| {name} | {number:,} |" for name, number in rows.items()),
-        ]
+        rows = _rows(made)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.digest),
             metadata={
@@ -185,7 +201,9 @@ def _online_features(pipeline: Tabular) -> dg.AssetsDefinition:
                 # In data time: when the last request of its day comes, the aggregates are this old.
                 "age_hours": made.age(_end(pipeline, made.as_of)).total_seconds() / 3600,
                 "dagster/row_count": sum(rows.values()),
-                "tables": dg.MetadataValue.md("\n".join(shown)),
+                "tables": dg.MetadataValue.md(
+                    markdown_table(("table", "rows"), list(rows.items()))
+                ),
                 "digest": made.digest,
                 "size_bytes": place.stat().st_size,
                 "dagster/uri": str(place),
@@ -195,27 +213,58 @@ def _online_features(pipeline: Tabular) -> dg.AssetsDefinition:
     return online_features
 
 
+def _newest(pipeline: Tabular) -> list[dg.AssetDep]:
+    """What a snapshot reads. It is of the newest day: one partition, not all of history."""
+    newest = dg.LastPartitionMapping()
+    read = delivery_days(pipeline)
+    return [
+        dg.AssetDep(asset_key(pipeline.name, FEATURES), partition_mapping=newest),
+        *(
+            dg.AssetDep(
+                _raw(pipeline, source.name), partition_mapping=newest if source.daily else None
+            )
+            for source in pipeline.sources
+            if source.name in read
+        ),
+    ]
+
+
+def _rows(snapshot: "Snapshot") -> dict[str, int]:
+    """Rows of each table of a snapshot. Aggregates have some for each refresh that is kept."""
+    from bundle.features.online import AggregateTable
+
+    return {
+        name: sum(len(refresh.rows) for refresh in table.refreshes)
+        if isinstance(table, AggregateTable)
+        else len(table.rows)
+        for name, table in snapshot.tables.items()
+    }
+
+
 def _raw(pipeline: Tabular, source: str) -> dg.AssetKey:
     return asset_key(pipeline.name, raw_name(source))
 
 
 def _window(back: int) -> dg.TimeWindowPartitionMapping:
-    """A day and the deliveries of the days before it that its windows reach; the first days have fewer."""
+    """A day and the deliveries of the days before it that its windows reach.
+
+    The first days have fewer.
+    """
     return dg.TimeWindowPartitionMapping(
         start_offset=-back, allow_nonexistent_upstream_partitions=True
     )
 
 
 def _young(pipeline: Tabular, last: date) -> list[str]:
-    """Features whose window reaches before the pipeline's first day, or that wait for the first facts to come in."""
+    """Features whose window reaches before the first day, or that wait for the first facts."""
     from assets.tabular.features.declared_program import program
     from bundle.features.expression import Expression, Join, Rolling, walk
 
     def waits(node: Expression) -> bool:
-        days_needed = (
-            node.days if isinstance(node, Rolling) else 1 if isinstance(node, Join) else None
-        )
-        return days_needed is not None and last < pipeline.start + (days_needed + 1) * DAY
+        if not isinstance(node, (Rolling, Join)):
+            return False
+        needed = node.days if isinstance(node, Rolling) else 1
+        return last < pipeline.start + (needed + 1) * DAY
 
     return [
         feature.name

@@ -1,7 +1,6 @@
 """The training stage: training set, tuning study, baseline and candidate."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +26,13 @@ from assets.tabular.training.manifest import Finding, TrainingManifest
 from assets.tabular.training.split import PARTS
 from declare.models import XGBoost
 from declare.tabular import Tabular
-from resources import files
 from resources.artifacts import Artifacts
 from resources.lake import Lake
-from resources.settings import settings
-from resources.tracking import DatasetFacts, TrackedCandidate, Tracking
+from resources.tracking import TrackedRun, Tracking
 
 if TYPE_CHECKING:
     from assets.tabular.training.candidate import Trained
-    from assets.tabular.training.tuning import Study
+    from assets.tabular.training.tuning import Study, Trial
 
 GROUP = "training"
 POOL = "training"
@@ -47,53 +44,66 @@ CHECKS = {
 
 
 class TrainingSetConfig(dg.Config):
-    """`as_of`: the day (YYYY-MM-DD) that a training run stands on; the newest day with features when not given."""
+    """The day (YYYY-MM-DD) that a training run stands on. Default: the newest with features."""
 
     as_of: str | None = None
 
 
 def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
-    """The assets of a pipeline's training stage."""
+    """The assets of a pipeline's training stage. Only XGBoost's trees have a study."""
+    model = pipeline.model
+    study = [_tuning_study(pipeline, model)] if isinstance(model, XGBoost) else []
+    return [_training_set(pipeline), *study, _baseline(pipeline), _candidate(pipeline)]
+
+
+def _training_set(pipeline: Tabular) -> dg.AssetsDefinition:
+    key = asset_key(pipeline.name, TRAINING_SET)
 
     @dg.asset(
-        key=[pipeline.name, TRAINING_SET],
+        key=key,
         deps=[
             asset_key(pipeline.name, FEATURES),
             asset_key(pipeline.name, raw_name(pipeline.label.source)),
         ],
         group_name=GROUP,
         kinds={"polars"},
-        description="Which rows a model learns from: days with their content digests, mature labels alone, split in time.",
+        description=(
+            "Which rows a model learns from: days with their content digests, "
+            "mature labels alone, split in time."
+        ),
         check_specs=[
-            dg.AssetCheckSpec(
-                name, asset=[pipeline.name, TRAINING_SET], blocking=True, description=text
-            )
+            dg.AssetCheckSpec(name, asset=key, blocking=True, description=text)
             for name, text in CHECKS.items()
         ],
     )
     def training_set(
         config: TrainingSetConfig, lake: Lake, artifacts: Artifacts
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        rows = manifests.assemble(
-            pipeline, lake, date.fromisoformat(config.as_of) if config.as_of else None
-        )
+        as_of = date.fromisoformat(config.as_of) if config.as_of else None
+        rows = manifests.assemble(pipeline, lake, as_of)
         findings = {
             "label_maturity": manifests.label_maturity(rows, pipeline.label.matures_after),
             "minimum_rows": manifests.minimum_rows(rows, pipeline.split.minimum_rows),
             "numeric_stability": manifests.numeric_stability(rows),
         }
+
         digest = artifacts.put("training_sets", {manifests.FILE: rows.manifest.encode()})
         # A set that breaks a check is kept to be looked at, but nothing is trained on it.
         if all(finding.passed for finding in findings.values()):
             artifacts.point(pipeline.name, TRAINING_SET, digest)
+
         return dg.MaterializeResult(
             metadata=training_set_metadata(rows.manifest, digest),
             data_version=dg.DataVersion(digest),
             check_results=[check_result(name, finding) for name, finding in findings.items()],
         )
 
+    return training_set
+
+
+def _baseline(pipeline: Tabular) -> dg.AssetsDefinition:
     @dg.asset(
-        key=[pipeline.name, BASELINE],
+        key=asset_key(pipeline.name, BASELINE),
         deps=[asset_key(pipeline.name, TRAINING_SET)],
         group_name=GROUP,
         kinds={"scikitlearn"},
@@ -102,83 +112,90 @@ def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
     )
     def baseline(lake: Lake, artifacts: Artifacts) -> dg.MaterializeResult[None]:
         from assets.tabular.training.baseline import train
+        from assets.tabular.training.candidate import numbers
 
         digest, manifest = newest_training_set(pipeline, artifacts)
         rows = manifests.load_rows(pipeline, manifest, lake)
         fitted = train(rows, digest, program(pipeline), pipeline.baseline.regularisation)
         stored = artifacts.put("baselines", fitted.files)
         artifacts.point(pipeline.name, BASELINE, stored)
+
         return dg.MaterializeResult(
             metadata={
-                "digest": stored, "training_set": digest, "as_of": manifest.as_of.isoformat(), "converged": fitted.baseline.converged,
-                "iterations": fitted.baseline.iterations, "metrics": metrics_table(fitted.facts.metrics, manifest.rows),
+                "digest": stored,
+                "training_set": digest,
+                "as_of": manifest.as_of.isoformat(),
+                "converged": fitted.baseline.converged,
+                "iterations": fitted.baseline.iterations,
+                "metrics": metrics_table(fitted.facts.metrics, manifest.rows),
                 **numbers(fitted.facts.metrics),
             },
             data_version=dg.DataVersion(stored),
-        )  # fmt: skip
+        )
+
+    return baseline
+
+
+def _candidate(pipeline: Tabular) -> dg.AssetsDefinition:
+    upstream = (TRAINING_SET, STUDY) if pipeline.tuned else (TRAINING_SET,)
 
     @dg.asset(
-        key=[pipeline.name, CANDIDATE],
-        deps=[
-            asset_key(pipeline.name, name)
-            for name in (TRAINING_SET, *((STUDY,) if pipeline.tuned else ()))
-        ],
+        key=asset_key(pipeline.name, CANDIDATE),
+        deps=[asset_key(pipeline.name, name) for name in upstream],
         group_name=GROUP,
         kinds={"xgboost" if pipeline.tuned else "scikitlearn", "mlflow"},
         pool=POOL,
-        description=f"The {type(pipeline.model).__name__} model of the training set, calibrated where that helps, tracked and registered in MLflow.",
+        description=(
+            f"The {type(pipeline.model).__name__} model of the training set, calibrated where that "
+            "helps, tracked and registered in MLflow."
+        ),
     )
     def candidate(
         context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, tracking: Tracking
     ) -> dg.MaterializeResult[None]:
-        from assets.tabular.training.candidate import train
+        from assets.tabular.training import candidate as candidates, tuning
 
         digest, manifest = newest_training_set(pipeline, artifacts)
-        study, parameters = (
-            parameters_for(pipeline, artifacts, manifest, context.log.warning)
-            if pipeline.tuned
-            else (None, {})
+        study, parameters = tuning.parameters_for(
+            pipeline, artifacts, manifest, context.log.warning
         )
         rows = manifests.load_rows(pipeline, manifest, lake)
-        trained = train(pipeline, rows, digest, program(pipeline), parameters, study)
+        trained = candidates.train(pipeline, rows, digest, program(pipeline), parameters, study)
+
         stored = artifacts.put("candidates", trained.files)
-        drawn = candidate_plots(trained)
+        drawn = candidates.candidate_plots(trained)
         run = tracking.log_candidate(
-            tracked_candidate(pipeline, trained, stored, drawn, context.run_id, lake, study)
+            candidates.tracked_candidate(
+                pipeline, trained, stored, drawn, context.run_id, lake, study
+            )
         )
         # The pointer moves last: what it names is stored and registered.
         artifacts.point(pipeline.name, CANDIDATE, stored)
         return dg.MaterializeResult(
             metadata={
-                "digest": stored, "training_set": digest, "study": study or "none", "as_of": manifest.as_of.isoformat(),
-                "rounds": trained.facts.rounds, "calibrated": trained.facts.calibration is not None,
-                "mlflow_run": dg.MetadataValue.url(run.run_url), "mlflow_model": dg.MetadataValue.url(run.model_url),
-                "mlflow_run_id": run.run_id, "model_version": run.model_version, "logged_before": run.repeated,
-                "metrics": metrics_table(trained.facts.metrics, manifest.rows), "parameters": parameters_table(trained.facts.parameters),
-                **{name: dg.MetadataValue.md(plots.markdown_image(content, name)) for name, content in drawn.items()},
-                **numbers(trained.facts.metrics),
+                "digest": stored,
+                **candidate_metadata(trained, manifest),
+                **run_metadata(run),
+                **pictures(drawn),
+                **candidates.numbers(trained.facts.metrics),
             },
             data_version=dg.DataVersion(stored),
-        )  # fmt: skip
+        )
 
-    return [
-        training_set,
-        *([build_study(pipeline, pipeline.model)] if isinstance(pipeline.model, XGBoost) else []),
-        baseline,
-        candidate,
-    ]
+    return candidate
 
 
-def build_study(pipeline: Tabular, model: XGBoost) -> dg.AssetsDefinition:
-    """The tuning study of XGBoost's trees; other models are trained with the parameters that are declared."""
-
+def _tuning_study(pipeline: Tabular, model: XGBoost) -> dg.AssetsDefinition:
     @dg.asset(
-        key=[pipeline.name, STUDY],
+        key=asset_key(pipeline.name, STUDY),
         deps=[asset_key(pipeline.name, TRAINING_SET)],
         group_name=GROUP,
         kinds={"optuna", "xgboost"},
         pool=POOL,
-        description=f"The best parameters of the trees, searched over time-ordered folds; reused for {model.study_age_days} days.",
+        description=(
+            "The best parameters of the trees, searched over time-ordered folds; "
+            f"reused for {model.study_age_days} days."
+        ),
     )
     def tuning_study(
         context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts
@@ -186,72 +203,35 @@ def build_study(pipeline: Tabular, model: XGBoost) -> dg.AssetsDefinition:
         from assets.tabular.training import tuning
 
         digest, manifest = newest_training_set(pipeline, artifacts)
-        last = artifacts.pointed(pipeline.name, "study")
-        study = tuning.Study.decode(artifacts.get("studies", last)[tuning.FILE]) if last else None
-        reason = tuning.reusable(study, pipeline, manifest) if study else "there is none yet"
-        if study is not None and last is not None and reason is None:
-            context.log.info(
-                f"reusing the study of {study.as_of}: it is {(manifest.as_of - study.as_of).days} days old"
-            )
-            return study_result(
-                pipeline,
-                study,
-                last,
-                manifest,
-                reused=True,
-                reason="young enough, same features and search space",
-            )
+        last, study, reason = tuning.usable_study(pipeline, artifacts, manifest)
+        if last is not None and study is not None and reason is None:
+            age = (manifest.as_of - study.as_of).days
+            context.log.info(f"reusing the study of {study.as_of}: it is {age} days old")
+            young = "young enough, same features and search space"
+            return study_result(pipeline, study, last, manifest, reused=True, reason=young)
+
         context.log.info(f"a new study of {model.trials} trials: {reason}")
-        place = (
-            f"{artifacts.uri}/progress/{pipeline.name}/{tuning.progress_key(pipeline, digest)}.json"
-        )
-        finished = tuning.decode_trials(files.read(place)) if files.exists(place) else []
-        if finished:
-            context.log.info(f"going on after {len(finished)} finished trials")
         rows = manifests.load_rows(pipeline, manifest, lake)
-        study = tuning.run(
-            pipeline,
-            rows,
-            digest,
-            program(pipeline),
-            finished,
-            lambda trials: files.write_atomically(place, tuning.encode_trials(trials)),
-        )
+        study = tuning.new_study(pipeline, artifacts, rows, digest, context.log.info)
         stored = artifacts.put("studies", {tuning.FILE: study.encode()})
-        artifacts.point(pipeline.name, "study", stored)
+        artifacts.point(pipeline.name, tuning.POINTER, stored)
         return study_result(pipeline, study, stored, manifest, reused=False, reason=reason or "")
 
     return tuning_study
 
 
 def newest_training_set(pipeline: Tabular, artifacts: Artifacts) -> tuple[str, TrainingManifest]:
-    """Digest and manifest of the newest training set that passed its checks. Raises FileNotFoundError when there is none."""
+    """Digest and manifest of the newest training set that passed its checks.
+
+    Raises FileNotFoundError where there is none.
+    """
     digest = artifacts.pointed(pipeline.name, TRAINING_SET)
     if digest is None:
         raise FileNotFoundError(
-            f"pipeline {pipeline.name!r} has no training set that passed its checks; materialize {asset_path(pipeline.name, TRAINING_SET)} first"
+            f"pipeline {pipeline.name!r} has no training set that passed its checks; "
+            f"materialize {asset_path(pipeline.name, TRAINING_SET)} first"
         )
     return digest, TrainingManifest.decode(artifacts.get("training_sets", digest)[manifests.FILE])
-
-
-def parameters_for(
-    pipeline: Tabular,
-    artifacts: Artifacts,
-    manifest: TrainingManifest,
-    warn: Callable[[str], None],
-) -> tuple[str | None, dict[str, float | int]]:
-    """The newest study's digest and parameters, or cautious parameters where it does not fit the training set."""
-    from assets.tabular.training import tuning
-
-    digest = artifacts.pointed(pipeline.name, "study")
-    study = tuning.Study.decode(artifacts.get("studies", digest)[tuning.FILE]) if digest else None
-    reason = tuning.reusable(study, pipeline, manifest) if study else "there is no study"
-    if study is not None and reason is None:
-        return digest, study.parameters
-    warn(
-        f"training without a study: {reason}; materialize {asset_path(pipeline.name, STUDY)} to have one"
-    )
-    return None, tuning.first_parameters(pipeline, manifest.rows["train"])
 
 
 def check_result(name: str, finding: Finding) -> dg.AssetCheckResult:
@@ -264,21 +244,58 @@ def check_result(name: str, finding: Finding) -> dg.AssetCheckResult:
 
 
 def training_set_metadata(manifest: TrainingManifest, digest: str) -> dict[str, Any]:
-    """What people see of a training set: its days, sizes and base rates; numbers plot over time."""
-    rows = [
+    """What people see of a training set: its days, sizes and base rates. Numbers plot over time."""
+    parts = [
         (part, str(manifest.split[part]), manifest.rows[part], manifest.base_rate[part])
         for part in PARTS
     ]
     days = sorted(manifest.days.items())
-    shown = [(day, each.rows, each.positives, each.digest[:12]) for day, each in days[-14:]]
+    newest = [(day, each.rows, each.positives, each.digest[:12]) for day, each in days[-14:]]
     return {
-        "digest": digest, "as_of": manifest.as_of.isoformat(), "days": len(days), "dagster/row_count": manifest.total,
-        "split": dg.MetadataValue.md(markdown_table(("part", "days", "rows", "base rate"), rows)),
-        "newest_days": dg.MetadataValue.md(markdown_table(("day", "rows", "positive", "content digest"), shown)),
-        "program": manifest.program_digest, "features": len(manifest.features),
+        "digest": digest,
+        "as_of": manifest.as_of.isoformat(),
+        "days": len(days),
+        "dagster/row_count": manifest.total,
+        "split": _table(("part", "days", "rows", "base rate"), parts),
+        "newest_days": _table(("day", "rows", "positive", "content digest"), newest),
+        "program": manifest.program_digest,
+        "features": len(manifest.features),
         **{f"{part}_rows": manifest.rows[part] for part in PARTS},
         **{f"{part}_base_rate": manifest.base_rate[part] for part in PARTS},
-    }  # fmt: skip
+    }
+
+
+def candidate_metadata(trained: "Trained", manifest: TrainingManifest) -> dict[str, Any]:
+    """What people see of a candidate beside its plots and its numbers."""
+    facts = trained.facts
+    return {
+        "training_set": facts.training_set,
+        "study": facts.study or "none",
+        "as_of": manifest.as_of.isoformat(),
+        "rounds": facts.rounds,
+        "calibrated": facts.calibration is not None,
+        "metrics": metrics_table(facts.metrics, manifest.rows),
+        "parameters": parameters_table(facts.parameters),
+    }
+
+
+def run_metadata(run: TrackedRun) -> dict[str, Any]:
+    """Where a candidate is found in MLflow."""
+    return {
+        "mlflow_run": dg.MetadataValue.url(run.run_url),
+        "mlflow_model": dg.MetadataValue.url(run.model_url),
+        "mlflow_run_id": run.run_id,
+        "model_version": run.model_version,
+        "logged_before": run.repeated,
+    }
+
+
+def pictures(drawn: Mapping[str, bytes]) -> dict[str, dg.MarkdownMetadataValue]:
+    """Plots by name, as Markdown that holds them."""
+    return {
+        name: dg.MetadataValue.md(plots.markdown_image(content, name))
+        for name, content in drawn.items()
+    }
 
 
 def study_result(
@@ -293,35 +310,40 @@ def study_result(
     from assets.tabular.training import tuning
 
     metadata: dict[str, Any] = {
-        "digest": digest, "reused": reused, "reason": reason, "study_as_of": study.as_of.isoformat(), "as_of": manifest.as_of.isoformat(),
-        "age_days": (manifest.as_of - study.as_of).days, "trials": len(study.trials), "rows": study.rows,
+        "digest": digest,
+        "reused": reused,
+        "reason": reason,
+        "study_as_of": study.as_of.isoformat(),
+        "as_of": manifest.as_of.isoformat(),
+        "age_days": (manifest.as_of - study.as_of).days,
+        "trials": len(study.trials),
+        "rows": study.rows,
         "parameters": parameters_table(study.parameters),
-    }  # fmt: skip
+    }
     if study.best is not None:
-        best = sorted(study.trials, key=lambda trial: (trial.value, trial.number))[:5]
-        metadata |= {
-            "best_log_loss": study.best.value,
-            "gain_over_first_trial": study.trials[0].value - study.best.value,
-            "best_trials": dg.MetadataValue.md(markdown_table(
-                ("trial", "log loss", *tuning.SPACE), [(trial.number, trial.value, *(trial.parameters[name] for name in tuning.SPACE)) for trial in best]
-            )),
-            "history": dg.MetadataValue.md(plots.inline_image(tuning.history_figure(study), "trials")),
-        }  # fmt: skip
+        metadata |= trials_metadata(study, study.best)
         if mattered := tuning.importances(pipeline, study):
-            metadata["importance"] = dg.MetadataValue.md(
-                plots.inline_image(plots.bars(mattered, "What mattered", "share"), "importance")
-            )
+            bars = plots.bars(mattered, "What mattered", "share")
+            metadata["importance"] = dg.MetadataValue.md(plots.inline_image(bars, "importance"))
+
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest))
 
 
-def numbers(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Metrics as single numbers, which Dagster plots over time; those of the test days first."""
-    parts = [part for part in reversed(PARTS) if part in metrics]
+def trials_metadata(study: "Study", best: "Trial") -> dict[str, Any]:
+    """The best trials of a study, and how its loss came down."""
+    from assets.tabular.training import tuning
+
+    leading = sorted(study.trials, key=lambda trial: (trial.value, trial.number))[:5]
+    rows = [
+        (trial.number, trial.value, *(trial.parameters[name] for name in tuning.SPACE))
+        for trial in leading
+    ]
+    history = plots.inline_image(tuning.history_figure(study), "trials")
     return {
-        f"{part}_{name}": value
-        for part in parts
-        for name, value in metrics[part].items()
-        if value is not None
+        "best_log_loss": best.value,
+        "gain_over_first_trial": study.trials[0].value - best.value,
+        "best_trials": _table(("trial", "log loss", *tuning.SPACE), rows),
+        "history": dg.MetadataValue.md(history),
     }
 
 
@@ -329,60 +351,19 @@ def metrics_table(
     metrics: Mapping[str, Mapping[str, float | None]], rows: Mapping[str, int]
 ) -> dg.MarkdownMetadataValue:
     names = list(metrics["train"])
-    cells = [
-        (
-            part,
-            rows[part],
-            *("–" if metrics[part][name] is None else metrics[part][name] for name in names),
-        )
-        for part in PARTS
-    ]
-    return dg.MetadataValue.md(markdown_table(("part", "rows", *names), cells))
+    cells = []
+    for part in PARTS:
+        values = [metrics[part][name] for name in names]
+        cells.append((part, rows[part], *("–" if value is None else value for value in values)))
+    return _table(("part", "rows", *names), cells)
 
 
 def parameters_table(parameters: Mapping[str, object]) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(markdown_table(("parameter", "value"), sorted(parameters.items())))
+    return _table(("parameter", "value"), sorted(parameters.items()))
 
 
-def candidate_plots(trained: "Trained") -> dict[str, bytes]:
-    """The candidate's plots as PNG: loss per round, where it was trained in rounds, and the features that brought most."""
-    curves: Mapping[str, Sequence[float]] = trained.curves
-    drawn = {"feature_importance": plots.bars(trained.gain, "Share in what was learned", "share")}
-    if curves:
-        drawn["loss_curve"] = plots.lines(
-            curves, f"Log loss per round (best: {trained.facts.rounds})", "round", "log loss"
-        )
-    return {name: plots.png(figure) for name, figure in drawn.items()}
-
-
-def tracked_candidate(
-    pipeline: Tabular,
-    trained: "Trained",
-    digest: str,
-    drawn: Mapping[str, bytes],
-    run_id: str,
-    lake: Lake,
-    study: str | None,
-) -> TrackedCandidate:
-    """What MLflow is told of a candidate."""
-    facts = trained.facts
-    return TrackedCandidate(
-        pipeline=pipeline.name, candidate=digest, training_set=facts.training_set, run_name=f"{pipeline.name} as of {facts.as_of}",
-        dagster_run_id=run_id, dagster_run_url=f"{settings().dagster_url}/runs/{run_id}",
-        model=trained.model, features=facts.features,
-        parameters={
-            **{name: str(value) for name, value in facts.parameters.items()}, "as_of": facts.as_of, "rounds": str(facts.rounds),
-            "calibration": json.dumps(facts.calibration), "program_digest": facts.program_digest, "study": str(study),
-        },
-        metrics=numbers(facts.metrics),
-        curves={f"{part}_log_loss_by_round": values for part, values in trained.curves.items()},
-        datasets=[
-            DatasetFacts(f"{pipeline.name} {part}", facts.training_set, lake.place(asset_path(pipeline.name, FEATURES)), context, facts.rows[part])
-            for part, context in (("train", "training"), ("validation", "validation"), ("test", "testing"))
-        ],
-        files=trained.files, plots={f"{name}.png": content for name, content in drawn.items()},
-        tags={"as_of": facts.as_of, "owner": pipeline.owner, "risk": pipeline.risk},
-    )  # fmt: skip
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(markdown_table(header, rows))
 
 
 def _names(pipeline: Tabular) -> Names:

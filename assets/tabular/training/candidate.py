@@ -1,9 +1,13 @@
-"""The candidate: the declared model on the training set, calibrated where that helps, equal bytes for equal inputs."""
+"""The candidate: the declared model on the training set, calibrated where that helps.
+
+Equal inputs give equal bytes. What people and MLflow are told of a candidate stands here too.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -11,19 +15,26 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from assets.names import FEATURES, asset_path
+from assets.reporting import plots
 from assets.tabular.training import calibration
 from assets.tabular.training.split import PARTS
 from declare.models import XGBoost
+from resources.settings import settings
+from resources.tracking import DatasetFacts, TrackedCandidate
 
 if TYPE_CHECKING:
     from assets.tabular.training.manifest import TrainingRows
     from bundle.features.program import FeatureProgram
     from bundle.models.model import Model
     from declare.tabular import Tabular
+    from resources.lake import Lake
 
 Parameters = Mapping[str, float | int | str]
 
 PROGRAM, FACTS = "program.json", "candidate.json"
+# What MLflow calls the part of a training set.
+DATASETS = {"train": "training", "validation": "validation", "test": "testing"}
 PACKAGES = ("numpy", "polars", "scikit-learn", "skops", "xgboost")
 
 
@@ -119,3 +130,67 @@ def train(
     )  # fmt: skip
     files = {**model.to_files(), PROGRAM: program.encode(), FACTS: facts.encode()}
     return Trained(files, facts, model, fitted.curves, fitted.gain)
+
+
+def numbers(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """Metrics as single numbers, which Dagster plots over time. Those of the test days come first."""
+    found: dict[str, float] = {}
+    for part in reversed(PARTS):
+        for name, value in metrics.get(part, {}).items():
+            if value is not None:
+                found[f"{part}_{name}"] = value
+    return found
+
+
+def candidate_plots(trained: Trained) -> dict[str, bytes]:
+    """The candidate's plots as PNG: the features that brought most, and the loss of each round."""
+    curves: Mapping[str, Sequence[float]] = trained.curves
+    drawn = {"feature_importance": plots.bars(trained.gain, "Share in what was learned", "share")}
+    if curves:
+        title = f"Log loss per round (best: {trained.facts.rounds})"
+        drawn["loss_curve"] = plots.lines(curves, title, "round", "log loss")
+    return {name: plots.png(figure) for name, figure in drawn.items()}
+
+
+def tracked_candidate(
+    pipeline: Tabular,
+    trained: Trained,
+    digest: str,
+    drawn: Mapping[str, bytes],
+    run_id: str,
+    lake: Lake,
+    study: str | None,
+) -> TrackedCandidate:
+    """What MLflow is told of a candidate."""
+    facts = trained.facts
+    place = lake.place(asset_path(pipeline.name, FEATURES))
+    parameters = {name: str(value) for name, value in facts.parameters.items()}
+    return TrackedCandidate(
+        pipeline=pipeline.name,
+        candidate=digest,
+        training_set=facts.training_set,
+        run_name=f"{pipeline.name} as of {facts.as_of}",
+        dagster_run_id=run_id,
+        dagster_run_url=f"{settings().dagster_url}/runs/{run_id}",
+        model=trained.model,
+        features=facts.features,
+        parameters={
+            **parameters,
+            "as_of": facts.as_of,
+            "rounds": str(facts.rounds),
+            "calibration": json.dumps(facts.calibration),
+            "program_digest": facts.program_digest,
+            "study": str(study),
+        },
+        metrics=numbers(facts.metrics),
+        curves={f"{part}_log_loss_by_round": values for part, values in trained.curves.items()},
+        datasets=[
+            DatasetFacts(
+                f"{pipeline.name} {part}", facts.training_set, place, context, facts.rows[part]
+            )
+            for part, context in DATASETS.items()
+        ],
+        files=trained.files,
+        plots={f"{name}.png": content for name, content in drawn.items()},
+        tags={"as_of": facts.as_of, "owner": pipeline.owner, "risk": pipeline.risk},
+    )
