@@ -187,28 +187,30 @@ def check_line(event: Event) -> str:
 
 
 def _made(asset: tuple[str, ...], made: Sequence[Event]) -> str | None:
+    from assets import names
+
     days = sorted({event.partition for event in made if event.partition})
     span = (
         f"{days[0]} to {days[-1]} ({len(days)} days)" if len(days) > 1 else days[0] if days else ""
     )
     newest = made[-1].metadata
     match asset[1:]:
-        case ("raw",):
+        case (names.RAW,):
             sources = sorted({event.asset[-1] for event in made})
             return f"{asset[0]}: landed {span}: {', '.join(sources)}".replace(" :", ":")
-        case ("candidate",):
+        case (names.CANDIDATE,):
             loss = newest.get("test_log_loss")
             shown = f", log loss {loss:.4f} on its test days" if isinstance(loss, float) else ""
             candidate = str(newest.get("digest"))[:12]
             return f"{asset[0]}: trained candidate {candidate} as of {newest.get('as_of')}{shown}"
-        case ("retraining_decision",):
+        case (names.RETRAINING_DECISION,):
             asked = [event for event in made if event.metadata.get("retrain") is True]
             return (
                 f"{asset[0]}: decided to retrain ({asked[-1].metadata.get('decision')})"
                 if asked
                 else None
             )
-        case ("features",) | ("bundle",) | ("training_set",):
+        case (names.FEATURES,) | (names.BUNDLE,) | (names.TRAINING_SET,):
             return f"{asset[0]}: {asset[-1].replace('_', ' ')} {span}".rstrip()
     return None
 
