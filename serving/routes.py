@@ -24,6 +24,7 @@ from serving.http.heading import Heading, read_heading
 from serving.http.http1 import Answer, BodyTooLargeError, GoneError, Headers, Request
 from serving.protocols import arrow, inference, models, openapi
 from serving.protocols.inference import HEADER_LENGTH
+from serving.protocols.plain import Prediction
 from serving.service import Service, check_version, off_loop
 
 logger = logging.getLogger("serving")
@@ -165,16 +166,7 @@ class Routes:
             return Answer(200, JSON, await off_loop(len(body), answers.json))
 
         record = await service.predict_row(served, view, view.contract.decode_one(body), call)
-        return _encoded(
-            {
-                "id": record.id,
-                "prediction": record.output,
-                "bundle": record.bundle,
-                "arm": record.arm,
-                "online_as_of": record.online_as_of,
-                "ood": record.ood,
-            }
-        )
+        return _encoded(Prediction.of(record))
 
     async def _predict_arrow(
         self, served: Served, request: Request, heading: Heading, call: Call

@@ -26,7 +26,7 @@ from serving.callers.limits import RateLimits
 from serving.contract.contract import MANY_ROWS, Columns, Row, rows_of
 from serving.contract.refusal import Refusal
 from serving.delivery.describe import describe
-from serving.delivery.explain import explain
+from serving.delivery.explain import Explanation, explain
 from serving.delivery.following.alarm import AlarmWatch
 from serving.delivery.following.state import Served
 from serving.delivery.predicting import Answers, Numbering, predict_columns, predict_rows
@@ -169,10 +169,10 @@ class Service:
         self._count(served, answers, call)
         return answers
 
-    async def explain(self, view: View, rows: Sequence[Row], call: Call) -> list[dict[str, Any]]:
+    async def explain(self, view: View, rows: Sequence[Row], call: Call) -> list[Explanation]:
         """An explanation of each row. Raises Refusal."""
 
-        def explained() -> list[dict[str, Any]]:
+        def explained() -> list[Explanation]:
             call.in_time()
             return explain(view, rows)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
 
 from serving.contract.contract import Row
 from serving.contract.refusal import Refusal
@@ -17,14 +20,56 @@ ROW_LIMIT = 100
 TOLERANCE = 1e-3
 
 
-def explain(view: View, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """An explanation of each row, by the bundle that would answer it.
+class Contribution(msgspec.Struct, frozen=True):
+    """How much one feature moved an answer."""
 
-    `base_value` and all `contributions` add up to `margin`, in `unit`: the log odds before
-    calibration, or for a forest the probability before it; `probability` is what a prediction would
-    say. Contributions come largest first, each with the feature's value as the model sees it (texts
-    of categories, null for missing). Raises Refusal for too many rows.
-    """
+    feature: str
+    value: Annotated[
+        float | str | None,
+        Meta(description="as the model sees it; null for missing or never seen in training"),
+    ]
+    contribution: Annotated[
+        float, Meta(description="how much this value moved the margin (SHAP value)")
+    ]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """One row explained: `base_value` and all contributions add up to `margin`."""
+
+    bundle: Annotated[str, Meta(description="digest of the bundle that would answer")]
+    arm: Annotated[str, Meta(description="champion or challenger")]
+    probability: Annotated[
+        float, Meta(description="what a prediction of this row would say", ge=0, le=1)
+    ]
+    margin: Annotated[
+        float,
+        Meta(description="base_value and all contributions added up, before calibration"),
+    ]
+    unit: Annotated[
+        Literal["log odds", "probability"],
+        Meta(description="of margin, base_value and contributions; probability for a forest"),
+    ]
+    base_value: Annotated[
+        float, Meta(description="margin that the model gives on average over its training rows")
+    ]
+    contributions: Annotated[
+        list[Contribution], Meta(description="every feature, the largest contribution first")
+    ]
+    ood: Annotated[
+        tuple[str, ...],
+        Meta(description="features of this row outside the range of the training set"),
+    ]
+    online_as_of: Annotated[
+        str | None,
+        Meta(
+            description="day of the online features that were used",
+            extra_json_schema={"format": "date"},
+        ),
+    ]
+
+
+def explain(view: View, rows: Sequence[Row]) -> list[Explanation]:
+    """An explanation of each row, by the bundle that would answer it. Raises Refusal."""
     if len(rows) > ROW_LIMIT:
         raise Refusal(
             413,
@@ -33,62 +78,65 @@ def explain(view: View, rows: Sequence[Row]) -> list[dict[str, Any]]:
             "send several.",
             "instances",
         )
+
     arms = [view.arms[view.desired.arm(str(row[view.key]))] for row in rows]
-    found: dict[int, dict[str, Any]] = {}
+    explained: dict[int, Explanation] = {}
     for arm in view.arms:
         places = [place for place, chosen in enumerate(arms) if chosen is arm]
         if places:
-            found |= zip(
-                places, _explained(view, arm, [rows[place] for place in places]), strict=True
-            )
-    return [found[place] for place in range(len(rows))]
+            found = _explained(view, arm, [rows[place] for place in places])
+            explained |= zip(places, found, strict=True)
+
+    return [explained[place] for place in range(len(rows))]
 
 
-def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _explained(view: View, arm: Arm, rows: Sequence[Row]) -> list[Explanation]:
     import numpy as np
 
     bundle = arm.bundle
-    program, model = bundle.program, bundle.model
+    model = bundle.model
     values = [bundle.row(row, view.online) for row in rows]
-    parts, sums = model.contributions(np.array(values, dtype=np.float32), program.categorical)
+    matrix = np.array(values, dtype=np.float32)
+    parts, sums = model.contributions(matrix, bundle.program.categorical)
+
     error = float(np.abs(parts.sum(axis=1) - sums).max())
     if not error <= TOLERANCE:
         raise ArithmeticError(
             f"bundle {bundle.digest}: contributions differ by {error:.2g} from the margin they "
             f"explain; the limit is {TOLERANCE:g}"
         )
+
     probabilities = model.probability(sums)
-    words = [program.vocabularies.get(name) for name in program.names]
-    explanations = []
-    for row, part, margin, probability in zip(
-        values, parts.tolist(), sums.tolist(), probabilities.tolist(), strict=True
-    ):
-        features = [
-            {"feature": name, "value": _shown(value, vocabulary), "contribution": amount}
-            for name, value, vocabulary, amount in zip(
-                program.names, row, words, part[:-1], strict=True
-            )
-        ]
-        features.sort(key=lambda feature: -abs(feature["contribution"]))
-        explanations.append(
-            {
-                "bundle": bundle.digest,
-                "arm": arm.name,
-                "probability": probability,
-                "margin": margin,
-                "unit": model.unit,
-                "base_value": part[-1],
-                "contributions": features,
-                "ood": bundle.outside(row),
-                "online_as_of": view.online_as_of,
-            }
+    return [
+        Explanation(
+            bundle=bundle.digest,
+            arm=arm.name,
+            probability=probability,
+            margin=margin,
+            unit=model.unit,
+            base_value=part[-1],
+            contributions=_contributions(arm, row, part[:-1]),
+            ood=tuple(bundle.outside(row)),
+            online_as_of=view.online_as_of,
         )
-    return explanations
+        for row, part, margin, probability in zip(
+            values, parts.tolist(), sums.tolist(), probabilities.tolist(), strict=True
+        )
+    ]
+
+
+def _contributions(arm: Arm, row: Sequence[float], amounts: Sequence[float]) -> list[Contribution]:
+    """The contributions to one row's margin, the largest first."""
+    program = arm.bundle.program
+    contributions = [
+        Contribution(name, _shown(value, program.vocabularies.get(name)), amount)
+        for name, value, amount in zip(program.names, row, amounts, strict=True)
+    ]
+    return sorted(contributions, key=lambda found: -abs(found.contribution))
 
 
 def _shown(value: float, vocabulary: Sequence[str] | None) -> float | str | None:
-    """A model's value for people: the text of a category, null for what is missing or was never
-    seen in training."""
+    """A model's value for people: a category's text, null for missing or never seen in training."""
     if math.isnan(value):
         return None
     if vocabulary is None:

@@ -10,17 +10,19 @@ specification/protocol/inference_rest.md, and Triton's extension_binary_data.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from serving.contract.contract import Columns, Contract, count_quotes, parse
 from serving.contract.refusal import Refusal
 from serving.delivery.predicting import Answers
 from serving.protocols import models, outputs, parameters
 from serving.protocols.outputs import OUTPUTS
-from serving.protocols.parameters import BINARY_SIZE, Parameter
-from serving.protocols.tensors import Tensor, columns_of
+from serving.protocols.parameters import BINARY_SIZE, ID_LIMIT, Parameter
+from serving.protocols.tensors import DATATYPES, Tensor, columns_of
 
 HEADER_LENGTH = b"inference-header-content-length"
 
@@ -29,30 +31,71 @@ LENGTH_DIGITS = 10
 convert."""
 
 
+Shape = Annotated[
+    list[int],
+    Meta(
+        extra_json_schema={
+            "minItems": 1,
+            "maxItems": 2,
+            "items": {"type": "integer", "minimum": 0},
+        }
+    ),
+]
+Datatype = Annotated[
+    str, Meta(extra_json_schema={"enum": sorted({*chain.from_iterable(DATATYPES.values())})})
+]
+Identity = Annotated[
+    str, Meta(description="repeated in the answer", extra_json_schema={"maxLength": ID_LIMIT})
+]
+Data = Annotated[list[Any], Meta(description="absent where the tensor travels as raw bytes")]
+
+
 class Input(msgspec.Struct, forbid_unknown_fields=True):
     """One tensor: its values as `data`, or raw bytes after the JSON."""
 
     name: str
-    shape: list[int]
-    datatype: str
-    data: list[Any] | None = None
+    shape: Shape
+    datatype: Datatype
+    data: Data | msgspec.UnsetType = msgspec.UNSET
     parameters: dict[str, Parameter] = {}
 
 
 class Output(msgspec.Struct, forbid_unknown_fields=True):
     """An output that is wanted."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"enum": list(OUTPUTS)})]
     parameters: dict[str, Parameter] = {}
 
 
 class Inference(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON of a request."""
+    """The JSON of a request: one tensor of shape [n] or [n, 1] for every column."""
 
-    inputs: list[Input]
-    id: str | None = None
+    inputs: Annotated[list[Input], Meta(extra_json_schema={"minItems": 1})]
+    id: Identity | None = None
     parameters: dict[str, Parameter] = {}
     outputs: list[Output] | None = None
+
+
+class InferredTensor(msgspec.Struct):
+    """One output of an answer."""
+
+    name: str
+    shape: Shape
+    datatype: Datatype
+    data: Data | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Parameter] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Inferred(msgspec.Struct):
+    """The JSON of an answer."""
+
+    model_name: str
+    outputs: list[InferredTensor]
+    model_version: (
+        Annotated[str, Meta(description="the bundle that answered, where a single one did")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    id: Annotated[str, Meta(description="the request's own")] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True):
@@ -156,20 +199,20 @@ def encode(pipeline: str, answers: Answers, asked: Asked) -> tuple[bytes, int | 
     described, raw = [], []
     for name, binary in asked.outputs.items():
         datatype = OUTPUTS[name]
-        output: dict[str, Any] = {"name": name, "shape": [len(answers)], "datatype": datatype}
+        tensor = InferredTensor(name, [len(answers)], datatype)
         values = outputs.values(name, answers)
         if binary:
             raw.append(outputs.raw(datatype, values))
-            output["parameters"] = {BINARY_SIZE: len(raw[-1])}
+            tensor.parameters = {BINARY_SIZE: len(raw[-1])}
         else:
-            output["data"] = values
-        described.append(output)
+            tensor.data = values
+        described.append(tensor)
 
-    answer: dict[str, Any] = {"model_name": pipeline, "outputs": described}
+    answer = Inferred(pipeline, described)
     if (version := models.version_of(answers)) is not None:
-        answer["model_version"] = version
+        answer.model_version = version
     if asked.id is not None:
-        answer["id"] = asked.id
+        answer.id = asked.id
 
     header = msgspec.json.encode(answer)
     return (b"".join([header, *raw]), len(header)) if raw else (header, None)
@@ -195,7 +238,7 @@ def _tensors(inputs: list[Input], body: bytes, start: int) -> list[Tensor]:
     for index, tensor in enumerate(inputs):
         parameters.check(tensor.parameters, f"inputs[{index}]")
         length = tensor.parameters.get(BINARY_SIZE)
-        if (length is None) == (tensor.data is None):
+        if (length is None) == (tensor.data is msgspec.UNSET):
             raise Refusal(
                 422,
                 "data",
@@ -204,7 +247,7 @@ def _tensors(inputs: list[Input], body: bytes, start: int) -> list[Tensor]:
             )
 
         if length is None:
-            assert tensor.data is not None, "an input without raw bytes has data"
+            assert tensor.data is not msgspec.UNSET, "an input without raw bytes has data"
             tensors.append(Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.data))
             continue
 

@@ -7,7 +7,7 @@ not listed, because callers that choose it would bias what the split is there to
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,7 +23,14 @@ NAME = "evergreen"
 VERSION = "1"
 EXTENSIONS = ["binary_tensor_data"]
 
-READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+
+class ModelIndex(msgspec.Struct, frozen=True):
+    """One pipeline in the repository index."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
 
 
 class _Index(msgspec.Struct):
@@ -84,7 +91,7 @@ def only_ready(body: bytes) -> bool:
         ) from None
 
 
-def index(service: Service, caller: Caller, *, ready: bool) -> list[dict[str, str]]:
+def index(service: Service, caller: Caller, *, ready: bool) -> list[ModelIndex]:
     """The repository index: each pipeline that a caller may ask, with its version and state.
 
     `ready` leaves out those that are not served.
@@ -94,9 +101,9 @@ def index(service: Service, caller: Caller, *, ready: bool) -> list[dict[str, st
         served = service.pipelines[name]
         view = served.view
         if view is not None and not service.draining:
-            models.append({"name": name, "version": view.version, "state": READY, "reason": ""})
+            models.append(ModelIndex(name, view.version, "READY", ""))
         elif not ready:
             reason = "the server is stopping" if service.draining else "no verified bundle yet"
-            models.append({"name": name, "version": "", "state": UNAVAILABLE, "reason": reason})
+            models.append(ModelIndex(name, "", "UNAVAILABLE", reason))
 
     return models

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
+from bundle.desired import Actual
 from bundle.manifest import Manifest, RequestField
 from serving.contract.contract import example
-from serving.delivery.explain import ROW_LIMIT as EXPLAINED
+from serving.delivery.explain import ROW_LIMIT as EXPLAINED, Explanation
 from serving.options import Options
 from serving.protocols.arrow import KIND
-from serving.protocols.models import VERSION
-from serving.protocols.outputs import OUTPUTS
+from serving.protocols.inference import Inference, Inferred
+from serving.protocols.models import VERSION, ModelIndex
+from serving.protocols.plain import Prediction
 from serving.protocols.tensors import DATATYPES
 
 Schema = dict[str, Any]
@@ -42,10 +46,20 @@ def document(manifests: Mapping[str, Manifest], options: Options) -> Schema:
             "metrics", "Counts and latencies, as Prometheus text.", health, kind="text/plain"
         ),
         "/v2": _get("server", "Name, version and extensions of the server.", protocol),
+        "/v2/repository/index": _post(
+            "repository_index",
+            "Every pipeline with its version and state.",
+            protocol,
+            {
+                **_body(_object({}, {"ready": {"type": "boolean"}}), {"ready": True}),
+                "required": False,
+            },
+            _answers(_array(_reference("ModelIndex")), says="the models"),
+        ),
         "/v2/health/live": _get("server_live", "Live.", protocol),
         "/v2/health/ready": _get("server_ready", "Ready.", protocol, "503"),
     }
-    schemas: Schema = {**_SCHEMAS}
+    schemas = _components()
     for name, manifest in manifests.items():
         schemas[name] = _object(
             {
@@ -61,7 +75,8 @@ def document(manifests: Mapping[str, Manifest], options: Options) -> Schema:
             "title": "Evergreen endpoint",
             "version": VERSION,
             "summary": "Predictions of the released bundles.",
-            "description": "Every answer is in the prediction log before it is given. Requests are checked strictly: what breaks the contract is refused, with the field and the rule.",
+            "description": "Every answer is in the prediction log before it is given. Requests are "
+            "checked strictly: what breaks the contract is refused, with the field and the rule.",
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"key": []}],
@@ -72,52 +87,50 @@ def document(manifests: Mapping[str, Manifest], options: Options) -> Schema:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "needed where the endpoint has keys, and on every public address",
+                    "description": "needed where the endpoint has keys, and on public addresses",
                 }
             },
         },
     }
 
 
-def _paths(name: str, manifest: Manifest, options: Options) -> Schema:
-    one, model, bundle = (
-        _reference(name),
-        f"/v2/models/{name}",
-        f"/v2/models/{name}/versions/{{version}}",
+def _components() -> Schema:
+    """Schemas of requests and answers that are the same for every pipeline, from their types."""
+    _, schemas = msgspec.json.schema_components(
+        [Prediction, Explanation, Inference, Inferred, ModelIndex, Actual],
+        ref_template="#/components/schemas/{name}",
     )
-    purpose = manifest.purpose or f"Predict {manifest.label}."
-    inference = _body(_reference("Inference"), _inference(manifest), _TENSORS)
-    inferred = _answers(_reference("Inferred"), _TENSORS)
+    refusal = _object(
+        {
+            "error": _text("what is wrong, without values"),
+            "field": {"type": ["string", "null"], "description": "such as instances[3].hour"},
+            "rule": _text("a short code of the rule that was broken"),
+        }
+    )
+    return {**schemas, "Refusal": refusal}
+
+
+def _paths(name: str, manifest: Manifest, options: Options) -> Schema:
+    """The paths of one pipeline."""
+    return _plain_paths(name, manifest, options) | _protocol_paths(name, manifest)
+
+
+def _plain_paths(name: str, manifest: Manifest, options: Options) -> Schema:
+    one, sample = _reference(name), example(manifest)
     return {
         f"/predict/{name}": _post(
             f"predict_{name}",
-            purpose,
+            manifest.purpose or f"Predict {manifest.label}.",
             name,
-            _body(_one_or_many(one, options.row_limit), example(manifest), _ARROW),
-            _answers(
-                {
-                    "oneOf": [
-                        _reference("Prediction"),
-                        _object({"predictions": _array(_reference("Prediction"))}),
-                    ]
-                },
-                _ARROW,
-            ),
+            _body(_one_or_many(one, options.row_limit), sample, _ARROW),
+            _answers(_one_or_all("Prediction", "predictions"), _ARROW),
         ),
         f"/explain/{name}": _post(
             f"explain_{name}",
             "How much each feature would move a prediction; it is not logged.",
             name,
-            _body(_one_or_many(one, EXPLAINED), example(manifest)),
-            _answers(
-                {
-                    "oneOf": [
-                        _reference("Explanation"),
-                        _object({"explanations": _array(_reference("Explanation"))}),
-                    ]
-                },
-                says="explained",
-            ),
+            _body(_one_or_many(one, EXPLAINED), sample),
+            _answers(_one_or_all("Explanation", "explanations"), says="explained"),
         ),
         f"/models/{name}": _get(
             f"card_{name}",
@@ -125,35 +138,33 @@ def _paths(name: str, manifest: Manifest, options: Options) -> Schema:
             name,
             "503",
         ),
-        f"{model}/infer": _post(
-            f"infer_{name}", "Predict by the Open Inference Protocol v2.", name, inference, inferred
-        ),
-        model: _get(f"model_{name}", "Inputs, outputs and versions.", name, "503"),
-        f"{model}/ready": _get(
-            f"model_ready_{name}", "Whether a verified bundle is being served.", name, "503"
-        ),
-        f"{model}/actual": _get(
-            f"actual_{name}", "What is served, in which state, and what is wrong if anything.", name
-        ),
-        f"{model}/golden": _get(
-            f"golden_{name}", "Predict the golden rows of what is served, and compare.", name, "503"
-        ),
-        bundle: _of_version(
-            _get(f"version_{name}", "Inputs, outputs and versions.", name, "404", "503")
-        ),
-        f"{bundle}/ready": _of_version(
-            _get(f"version_ready_{name}", "Whether this bundle is being served.", name, "503")
-        ),
-        f"{bundle}/infer": _of_version(
-            _post(
-                f"version_infer_{name}",
-                "Predict, if this bundle is the champion.",
-                name,
-                inference,
-                inferred,
-            )
-        ),
     }
+
+
+def _protocol_paths(name: str, manifest: Manifest) -> Schema:
+    model = f"/v2/models/{name}"
+    version = f"{model}/versions/{{version}}"
+    body = _body(_reference("Inference"), _inference(manifest), _TENSORS)
+    answers = _answers(_reference("Inferred"), _TENSORS)
+
+    metadata = "Inputs, outputs and the version."
+    infer = "Predict by the Open Inference Protocol v2."
+    actual = "What is served, in which state, and what is wrong if anything."
+    golden = "Predict the golden rows of what is served, and compare."
+    ready = "Whether a verified bundle is being served."
+
+    of_version = {
+        version: _get(f"version_{name}", metadata, name, "404", "503"),
+        f"{version}/ready": _get(f"version_ready_{name}", ready, name, "503"),
+        f"{version}/infer": _post(f"version_infer_{name}", infer, name, body, answers),
+    }
+    return {
+        f"{model}/infer": _post(f"infer_{name}", infer, name, body, answers),
+        model: _get(f"model_{name}", metadata, name, "503"),
+        f"{model}/ready": _get(f"model_ready_{name}", ready, name, "503"),
+        f"{model}/actual": _get(f"actual_{name}", actual, name, schema=_reference("Actual")),
+        f"{model}/golden": _get(f"golden_{name}", golden, name, "503"),
+    } | {path: _of_version(operations) for path, operations in of_version.items()}
 
 
 def _of_version(operations: Schema) -> Schema:
@@ -218,10 +229,6 @@ def _text(description: str) -> Schema:
     return {"type": "string", "description": description}
 
 
-def _number(description: str) -> Schema:
-    return {"type": "number", "description": description}
-
-
 def _reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -230,6 +237,12 @@ def _one_or_many(one: Schema, limit: int) -> Schema:
     return {
         "oneOf": [one, _object({"instances": _array(one, minItems=1, maxItems=limit)}, closed=True)]
     }
+
+
+def _one_or_all(name: str, many: str) -> Schema:
+    """One answer, or all those of a batch under a name."""
+    one = _reference(name)
+    return {"oneOf": [one, _object({many: _array(one)})]}
 
 
 def _body(schema: Schema, sample: Schema, others: Schema | None = None) -> Schema:
@@ -269,117 +282,18 @@ def _post(identity: str, summary: str, tag: str, body: Schema, answers: Schema) 
 
 
 def _get(
-    identity: str, summary: str, tag: str, *refusals: str, kind: str = "application/json"
+    identity: str,
+    summary: str,
+    tag: str,
+    *refusals: str,
+    kind: str = "application/json",
+    schema: Schema | None = None,
 ) -> Schema:
-    answers: Schema = {"200": {"description": summary, "content": {kind: {}}}}
+    content = {kind: {} if schema is None else {"schema": schema}}
+    answers: Schema = {"200": {"description": summary, "content": content}}
     if tag != "Health":
         refusals = ("401", "403", "429", *refusals)
     answers |= {status: _refused(status) for status in sorted(refusals)}
     return {
         "get": {"operationId": identity, "summary": summary, "tags": [tag], "responses": answers}
     }
-
-
-_PREDICTION = {
-    "id": _text("name of this prediction in the prediction log"),
-    "prediction": {"type": "number", "minimum": 0, "maximum": 1, "description": "probability"},
-    "bundle": _text("digest of the bundle that answered"),
-    "arm": _text("champion or challenger"),
-    "online_as_of": {
-        "type": ["string", "null"],
-        "format": "date",
-        "description": "day of the online features that were used",
-    },
-    "ood": _array({"type": "string"})
-    | {"description": "features of this row that lie outside the range of the training set"},
-}
-_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["boolean", "number", "string"]}}
-_TENSOR = {
-    "name": {"type": "string"},
-    "shape": _array({"type": "integer", "minimum": 0}, minItems=1, maxItems=2),
-    "datatype": {
-        "type": "string",
-        "enum": sorted({datatype for datatypes in DATATYPES.values() for datatype in datatypes}),
-    },
-}
-_DATA = {
-    "data": _array({}) | {"description": "absent where the tensor travels as raw bytes"},
-    "parameters": _PARAMETERS,
-}
-_SCHEMAS: Schema = {
-    "Refusal": _object(
-        {
-            "error": _text("what is wrong, without values"),
-            "field": {
-                "type": ["string", "null"],
-                "description": "where, such as instances[3].hour",
-            },
-            "rule": _text("a short code of the rule that was broken"),
-        }
-    ),
-    "Prediction": _object(_PREDICTION),
-    "Explanation": _object(
-        {
-            "bundle": _PREDICTION["bundle"],
-            "arm": _PREDICTION["arm"],
-            "probability": {
-                "type": "number",
-                "minimum": 0,
-                "maximum": 1,
-                "description": "what a prediction of this row would say",
-            },
-            "margin": _number(
-                "base_value and all contributions added up, in unit, before calibration"
-            ),
-            "unit": {
-                "type": "string",
-                "enum": ["log odds", "probability"],
-                "description": "of margin, base_value and contributions; probability for a forest",
-            },
-            "base_value": _number("margin that the model gives on average over its training rows"),
-            "contributions": _array(
-                _object(
-                    {
-                        "feature": {"type": "string"},
-                        "value": {
-                            "type": ["number", "string", "null"],
-                            "description": "as the model sees it; null for missing or never seen in training",
-                        },
-                        "contribution": _number(
-                            "how much this value moved the margin (SHAP value)"
-                        ),
-                    }
-                )
-            )
-            | {"description": "every feature, the largest contribution first"},
-            "ood": _PREDICTION["ood"],
-            "online_as_of": _PREDICTION["online_as_of"],
-        }
-    ),
-    "Inference": _object(
-        {"inputs": _array(_object(_TENSOR, _DATA, closed=True), minItems=1)},
-        {
-            "id": _text("repeated in the answer") | {"maxLength": 200},
-            "parameters": _PARAMETERS,
-            "outputs": _array(
-                _object(
-                    {"name": {"type": "string", "enum": list(OUTPUTS)}},
-                    {"parameters": _PARAMETERS},
-                    closed=True,
-                )
-            ),
-        },
-        closed=True,
-    )
-    | {
-        "description": "One tensor of shape [n] or [n, 1] for every column of the request. With the header Inference-Header-Content-Length raw bytes follow the JSON."
-    },
-    "Inferred": _object(
-        {
-            "model_name": {"type": "string"},
-            "model_version": _text("digest of the bundle that answered"),
-            "outputs": _array(_object(_TENSOR, _DATA)),
-        },
-        {"id": _text("the request's own")},
-    ),
-}

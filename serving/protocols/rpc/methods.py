@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+import msgspec
 from google.protobuf.message import Message
 
 from serving.callers.calls import Call
@@ -94,5 +95,8 @@ class Methods:
     ) -> pb.RepositoryIndexResponse:
         call.caller.permit("metadata")
         index = models.index(self._service, call.caller, ready=request.ready)
-        named = [pb.RepositoryIndexResponse.ModelIndex(**model) for model in index]
+        named = [
+            pb.RepositoryIndexResponse.ModelIndex(**msgspec.structs.asdict(model))
+            for model in index
+        ]
         return pb.RepositoryIndexResponse(models=named)
