@@ -253,23 +253,6 @@ class Ledger(dg.ConfigurableResource):
             ).fetchone()
             return _entry(row, verifier) if row else None
 
-    def served_at(self, pipeline: str, moment: datetime) -> str | None:
-        """Digest of the bundle that the endpoint was confirmed to serve at a wall-clock moment
-        (with an offset); None before the first confirmation. The entry's payload tells the split.
-        """
-        entry = self.traffic_at(pipeline, moment)
-        return entry.bundle if entry else None
-
-    def traffic_at(self, pipeline: str, moment: datetime) -> Entry | None:
-        """The confirmation that held at a moment. Raises ValueError for one without an offset."""
-        if moment.tzinfo is None:
-            raise ValueError(
-                f"moment={moment.isoformat()} has no offset from UTC; give one, such as "
-                f"{moment.isoformat()}+00:00"
-            )
-        held = [entry for entry in self.entries(pipeline, "traffic") if entry.moment <= moment]
-        return held[-1] if held else None
-
     def head(self) -> Head:
         """The signed head of the ledger as it stands (serial 0 while it is empty)."""
         with self._reading(self.signer.verifier()) as connection:

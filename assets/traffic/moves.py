@@ -45,7 +45,13 @@ def confirmation(entries: Sequence[LedgerEntry], serial: int) -> Confirmation | 
 
 
 def confirmed_at(entries: Sequence[LedgerEntry], moment: datetime) -> Confirmation | None:
-    """The confirmation that held at a moment, which must have an offset from UTC."""
+    """The confirmation that held at a moment. Raises ValueError for one without an offset."""
+    if moment.tzinfo is None:
+        raise ValueError(
+            f"moment={moment.isoformat()} has no offset from UTC; give one, such as "
+            f"{moment.isoformat()}+00:00"
+        )
+
     for entry in reversed(entries):
         if isinstance(entry, Confirmation) and entry.moment <= moment:
             return entry

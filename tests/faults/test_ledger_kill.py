@@ -22,7 +22,10 @@ from resources.ledger import Ledger
 
 ledger = Ledger(path=sys.argv[1], signer=Keys(path=sys.argv[2]))
 while True:
-    print(ledger.append("flights", "traffic", bundle="1" * 64, day=date(2013, 4, 1), actor="worker").serial, flush=True)
+    entry = ledger.append(
+        "flights", "traffic", bundle="1" * 64, day=date(2013, 4, 1), actor="worker"
+    )
+    print(entry.serial, flush=True)
 """
 
 
@@ -33,9 +36,14 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
     acknowledged = 0
     for _ in range(4):
         workers = [
-            subprocess.Popen([sys.executable, "-c", APPENDS, path, keys], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+            subprocess.Popen(
+                [sys.executable, "-c", APPENDS, path, keys],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            )
             for _ in range(2)
-        ]  # fmt: skip
+        ]
         assert all(worker.stdout and worker.stdout.readline() for worker in workers)
         time.sleep(moments.uniform(0.0, 0.3))
         for worker in workers:

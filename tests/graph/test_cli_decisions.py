@@ -1,4 +1,4 @@
-"""Decisions by people, at the command line, over real bundles: what a command says, what the sensors make of it, what then serves."""
+"""Decisions by people at the command line: what a command says, and what then serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment in the graph: it has traffic, is looked at on a day's labels, and stops by its own rule."""
+"""An experiment in the graph: it has traffic, is judged on labels, and stops by its own rule."""
 
 from __future__ import annotations
 

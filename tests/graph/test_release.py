@@ -1,4 +1,4 @@
-"""What is served follows the ledger, and the ledger follows evidence: nothing else changes traffic."""
+"""What is served follows the ledger, and the ledger follows evidence. Nothing else moves traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rollouts in the graph: a retrained bundle goes through shadow and canary on live requests, and a bad one goes back by itself."""
+"""Rollouts in the graph: a retrained bundle takes over step by step, a bad one goes back by itself."""
 
 from __future__ import annotations
 
@@ -258,7 +258,10 @@ def refuse(
         assert found is not None
         if found.serial != move.serial:
             return found
-        why = f"desired.json: bundle {move.bundle} ends the process that loads it (signal 11), so no worker loads it"
+        why = (
+            f"desired.json: bundle {move.bundle} ends the process that loads it (signal 11), so no "
+            "worker loads it"
+        )
         return Actual(
             pipeline=pipeline,
             ready=True,

@@ -7,7 +7,7 @@ import multiprocessing
 import sqlite3
 import stat
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -70,18 +70,6 @@ def test_released_follows_releases_and_rollbacks(ledger: Ledger) -> None:
     add(ledger, "rollback", ONE)
     assert ledger.released("flights") == ONE
     assert ledger.released("other") is None
-
-
-def test_served_at_is_what_the_endpoint_confirmed(ledger: Ledger) -> None:
-    add(ledger, "release", ONE)
-    first = add(ledger, "traffic", ONE)
-    add(ledger, "release", TWO)
-    second = add(ledger, "traffic", TWO)
-    assert ledger.served_at("flights", first.moment - timedelta(microseconds=1)) is None
-    assert ledger.served_at("flights", second.moment - timedelta(microseconds=1)) == ONE
-    assert ledger.served_at("flights", datetime.now(UTC)) == TWO
-    with pytest.raises(ValueError, match="has no offset"):
-        ledger.served_at("flights", datetime(2013, 1, 1))  # noqa: DTZ001
 
 
 def test_a_guard_makes_an_entry_once(ledger: Ledger) -> None:

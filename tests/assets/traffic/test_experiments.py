@@ -1,4 +1,4 @@
-"""Experiments: started and stopped by ledger entries, and their stop rule is wrong no more often than declared, however often it looks."""
+"""Experiments: ledger entries start and stop them; their rule errs no more often than declared."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def until(days: list[Divided]) -> Divided:
 def looks(
     worse: tuple[float, float, float], seed: int, count: int = 20, rows: int = 150
 ) -> tuple[str | None, int, dict[str, str]]:
-    """Look every day as the graph does, until the rule says stop: why, after how many days, and what was found."""
+    """Look every day until the rule says stop: why, after how many days, and what was found."""
     days: list[Divided] = []
     found: dict[str, str] = {}
     for number in range(count):

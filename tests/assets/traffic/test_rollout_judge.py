@@ -157,7 +157,10 @@ def test_without_labels_the_step_rests_on_its_bake_time_and_says_so() -> None:
 
 
 def test_predictions_alike_allows_for_chance_in_small_samples() -> None:
-    """Two samples of one distribution, the smaller one of 50: hardly any of 200 pairs is called different, even with no shift allowed at all."""
+    """Two samples of one distribution, the smaller one of 50, with no shift allowed at all.
+
+    Hardly any of 200 pairs is called different.
+    """
     policy = ReleasePolicy(prediction_shift=1e-9)
     different = [
         decide(replace(CANARY, step=divided(500, 0.1, seed=seed)), "canary", 0.1, policy)[1][

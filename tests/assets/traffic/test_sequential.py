@@ -1,4 +1,4 @@
-"""Statistics that may be looked at every day: their error probability holds over all looks, and they find what is there."""
+"""Statistics that may be looked at daily: they err as declared over all looks, and find what is there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALPHA = 0.05
 
 
 def differences(random: np.random.Generator, n: int, worse_by: float = 0.0) -> np.ndarray:
-    """Paired differences in log loss of two models that are off the truth in ways of their own, the second one by more."""
+    """Paired differences in log loss of two models, the second one further off the truth."""
     truth = random.beta(2, 5, n)
     y = random.random(n) < truth
     first, second = (np.clip(truth + random.normal(0, 0.08, n), 0.01, 0.99) for _ in range(2))
@@ -26,7 +26,7 @@ def differences(random: np.random.Generator, n: int, worse_by: float = 0.0) -> n
 
 
 def test_an_a_a_comparison_that_is_looked_at_every_day_keeps_its_false_alarm_rate() -> None:
-    """An ordinary interval that is looked at as often is wrong several times as often: that is what peeking costs."""
+    """An ordinary interval, looked at as often, errs several times as often: peeking costs that."""
     runs, looks, day = 400, 40, 50
     alarms = peeked = 0
     for run in range(runs):
@@ -57,7 +57,7 @@ def test_nothing_is_said_of_less_than_two_observations(n: int) -> None:
 
 
 def test_effects_of_a_randomised_split_are_the_difference_of_both_arms_on_average() -> None:
-    """And the common mood of a day, which moves the loss of everybody by far more than the arm does, is taken out."""
+    """The mood of a day moves everybody's loss by more than the arm does; it is taken out."""
     random = np.random.default_rng(3)
     estimates, alarms = [], 0
     for _ in range(200):

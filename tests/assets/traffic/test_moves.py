@@ -1,13 +1,15 @@
-"""Which bundles stay installed: whatever a roll-back may need next, and not all of history."""
+"""What moves and confirmations say: what served when, and which bundles stay installed."""
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from assets.traffic import decisions
 from assets.traffic.entries import entries
-from assets.traffic.moves import STEPS_BACK, kept, served_before
+from assets.traffic.moves import STEPS_BACK, confirmed_at, kept, served_before
 from assets.traffic.standing import Proposal
 from bundle.desired import Actual, ArmState
 from resources.keys import Keys
@@ -19,6 +21,22 @@ DAY = date(2024, 1, 10)
 
 def digest(number: int) -> str:
     return f"{number:064x}"
+
+
+def test_what_served_at_a_moment_is_what_the_endpoint_confirmed(tmp_path: Path) -> None:
+    ledger = Ledger(path=str(tmp_path / "ledger.db"), signer=Keys(path=str(tmp_path / "keys")))
+    confirmations = []
+    for number in (1, 2):
+        released(ledger, "toy", digest(number), DAY)
+        confirmations.append(confirmed(ledger, "toy"))
+    first, second = confirmations
+    known = entries(ledger, "toy")
+    just_before = timedelta(microseconds=1)
+    assert confirmed_at(known, first.moment - just_before) is None
+    assert confirmed_at(known, second.moment - just_before) == first
+    assert confirmed_at(known, datetime.now(UTC)) == second
+    with pytest.raises(ValueError, match="has no offset"):
+        confirmed_at(known, datetime(2013, 1, 1))  # noqa: DTZ001
 
 
 def test_what_serves_and_what_a_roll_back_goes_to_stays(tmp_path: Path) -> None:
