@@ -1,11 +1,13 @@
-"""Rolling aggregates, point in time: facts become small cells once, cells are summed for each daily refresh.
+"""Rolling aggregates, point in time.
 
-A cell holds the facts of one group of keys and one event day that are visible to the same refreshes: version v of a
-fact is seen from the first refresh after it was known until the one before its successor was known. So a correction
-moves a fact from one cell to another and rewrites nothing.
+Facts become small cells once, and cells are summed for each daily refresh. A cell holds the facts
+of one group of keys and one event day that are visible to the same refreshes: version v of a fact
+is seen from the first refresh after it was known until the one before its successor was known. So a
+correction moves a fact from one cell to another and rewrites nothing.
 
-Sums are those of integers (numbers as multiples of 2^-60, squares in two parts), so they are exact, and equal whatever
-the order and grouping of rows: a day computed alone gives the bytes that the whole year gives.
+Sums are those of integers (numbers as multiples of 2^-60, squares in two parts), so they are exact,
+and equal whatever the order and grouping of rows: a day computed alone gives the bytes that the
+whole year gives.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ CHUNK_ROWS = 5_000_000
 
 @dataclass(frozen=True)
 class Facts:
-    """What is aggregated of one source: `values` (name -> tree) with the functions that each needs, grouped by `keys`."""
+    """What is aggregated of one source:
+
+    `values` (name -> tree) with the functions that each needs, grouped by `keys`.
+    """
 
     source: str
     aggregates: tuple[Rolling, ...]
@@ -76,7 +81,7 @@ def facts(program: FeatureProgram) -> tuple[Facts, ...]:
 
 
 def cells(pipeline: Tabular, what: Facts, read: Reader, first: date, last: date) -> pl.DataFrame:
-    """Cells of all facts that the refreshes of days `first` to `last` see, in chunks of event days."""
+    """Cells of all facts that the refreshes of `first` to `last` see, in chunks of event days."""
     import polars as pl
 
     earliest, latest = first - what.window * DAY, last - DAY
@@ -154,7 +159,7 @@ def _chunks(
 def _chunk_cells(
     pipeline: Tabular, what: Facts, read: Reader, first: date, last: date, newest: date
 ) -> pl.DataFrame:
-    """Cells of the facts of event days `first` to `last`, as refreshes up to day `newest` see them."""
+    """Cells of the facts of days `first` to `last`, as refreshes up to day `newest` see them."""
     import polars as pl
 
     source = pipeline.source(what.source)
@@ -193,7 +198,8 @@ def _chunk_cells(
         )
         .filter(pl.col(EVENT_DAY).is_between(first, last))
         .with_columns(
-            # Equal cells for all that is seen from the first day on and to the end: fewer cells, the same sums.
+            # Equal cells for all that is seen from the first day on and to the end: fewer cells,
+            # the same sums.
             pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY).alias(SEEN_FROM),
             pl.min_horizontal(SEEN_UNTIL, pl.col(EVENT_DAY) + (what.window + 1) * DAY).alias(
                 SEEN_UNTIL
@@ -236,8 +242,11 @@ def _with_request(
     last: date,
     columns: Sequence[str],
 ) -> pl.DataFrame:
-    """Facts with columns of the request that they belong to, as it was when predicted: by entity, on the fact's event day
-    or the day before (what departs in the evening arrives the next day). Null where there is none."""
+    """Facts with columns of the request that they belong to, as it was when predicted.
+
+    By entity, on the fact's event day or the day before (what departs in the evening arrives the
+    next day). Null where there is none.
+    """
     import polars as pl
 
     entity = pipeline.entity
@@ -249,8 +258,8 @@ def _with_request(
     )
     belongs = (pl.col(EVENT_DAY) - pl.col("_request_day")).dt.total_days().is_between(0, 1)
     if not requests.get_column("_hash").is_duplicated().any():
-        # Joining by hash takes half the time of joining by text, and is exact: no two requests share a hash, so a fact whose
-        # text differs from that of its match has no request at all.
+        # Joining by hash takes half the time of joining by text, and is exact: no two requests
+        # share a hash, so a fact whose text differs from that of its match has no request at all.
         found = rows.with_columns(pl.col(entity).hash().alias("_hash")).join(
             requests, on="_hash", how="left", suffix="_sent"
         )
@@ -274,8 +283,10 @@ def _with_request(
 
 
 def _with_successors(known: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Rows with `_successor`, when the next version of the same fact was known (null: never). Of versions known at the same
-    moment one is left."""
+    """Rows with `_successor`: when the next version of the same fact was known. Null: never.
+
+    Of versions known at the same moment one is left.
+    """
     import polars as pl
 
     successors = pl.Series("_successor", [None], dtype=pl.Datetime("us", "UTC")).new_from_index(
@@ -360,7 +371,10 @@ def _windowed(value: str, days: int, functions: set[str]) -> Iterator[pl.Expr]:
 
 
 def _result(node: Rolling) -> pl.Expr:
-    """The aggregate from its parts. Deviation: (sum of squares - n mean^2) / (n - 1), zero below the rounding of the squares."""
+    """The aggregate from its parts.
+
+    Deviation: (sum of squares - n mean^2) / (n - 1), zero below the rounding of the squares.
+    """
     import polars as pl
 
     def part(name: str) -> pl.Expr:

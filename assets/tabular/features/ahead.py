@@ -11,14 +11,18 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Polars releases the interpreter's lock, but few of its operations use two cores all the time: two at once do.
+# Polars releases the interpreter's lock, but few of its operations use two cores all the time: two
+# at once do.
 WORKERS = 2
 
 
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS
 ) -> Iterator[Result]:
-    """Results in the order of the items, at most `workers` of them under way or waiting. The first error ends it."""
+    """Results in the order of the items, at most `workers` of them under way or waiting.
+
+    The first error ends it.
+    """
     waiting = iter(items)
     first = list(islice(waiting, 2))
     if len(first) < 2:

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 # A feature that is missing in more rows than this hardly tells a model anything.
 NULL_SHARE = 0.5
-# One value on a single day is natural (the weekday, a global rate); over this many days it is a fault.
+# One value on a single day is natural (the weekday, a global rate); over this many days it is a
+# fault.
 CONSTANT_DAYS = 28
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """One feature over all rows: how many are null or not finite, and its least and greatest value (text for categories)."""
+    """One feature over all rows.
+
+    How many are null or not finite, and its least and greatest value (text for categories).
+    """
 
     name: str
     nulls: int = 0
@@ -63,7 +67,10 @@ class Figures:
             self.features[found.name] = before.joined(found) if before else found
 
     def faults(self, young: Iterable[str] = ()) -> list[str]:
-        """What is odd, in words. Features in `young` have no full history yet: their nulls are natural."""
+        """What is odd, in words.
+
+        Features in `young` have no full history yet: their nulls are natural.
+        """
         spared, found = set(young), []
         if not self.total:
             return ["no row at all"]
@@ -73,7 +80,8 @@ class Figures:
                 found.append(f"{bounds.name}: {bounds.non_finite} values are not finite")
             if share > NULL_SHARE and bounds.name not in spared:
                 found.append(
-                    f"{bounds.name}: null in {share:.0%} of {self.total:,} rows (limit {NULL_SHARE:.0%})"
+                    f"{bounds.name}: null in {share:.0%} of {self.total:,} rows (limit "
+                    f"{NULL_SHARE:.0%})"
                 )
             elif (
                 bounds.low == bounds.high and bounds.nulls == 0 and len(self.rows) >= CONSTANT_DAYS
@@ -85,7 +93,8 @@ class Figures:
         """The features as a table."""
         lines = ["| feature | null | least | greatest |", "|---|---|---|---|"]
         lines += [
-            f"| {bounds.name} | {bounds.nulls / max(self.total, 1):.1%} | {_shown(bounds.low)} | {_shown(bounds.high)} |"
+            f"| {bounds.name} | {bounds.nulls / max(self.total, 1):.1%} | {_shown(bounds.low)} | "
+            f"{_shown(bounds.high)} |"
             for bounds in self.features.values()
         ]
         return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""From a declaration to its feature program: every join and aggregate resolved to the lookup that finds it."""
+"""From a declaration to its feature program.
+
+Every join and aggregate resolved to the lookup that finds it.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,16 @@ from bundle.features.program import (  # fmt: skip
 from declare.source import EVENT_TIME
 from declare.tabular import Tabular
 
-# How long a row of a daily source counts for a join without `within`: a feature must not have to read all history.
+# How long a row of a daily source counts for a join without `within`: a feature must not have to
+# read all history.
 JOIN_HORIZON = timedelta(days=35)
 
 
 def program(pipeline: Tabular) -> FeatureProgram:
     """The feature program of a pipeline, without vocabularies.
 
-    Raises ValueError, naming the feature and the part, where an expression mixes types (text + number).
+    Raises ValueError, naming the feature and the part, where an expression mixes types (text +
+    number).
     """
     return _programs(_Identity(pipeline))
 
@@ -50,7 +55,8 @@ def check_label(pipeline: Tabular) -> None:
         raise ValueError(f"label {pipeline.label.name!r}: {error}") from error
     if found != "boolean":
         raise ValueError(
-            f"label {pipeline.label.name!r}: {show(pipeline.label.condition)} is no condition; write one, such as col('x') >= 1"
+            f"label {pipeline.label.name!r}: {show(pipeline.label.condition)} is no condition; "
+            "write one, such as col('x') >= 1"
         )
 
 
@@ -63,7 +69,10 @@ def columns(pipeline: Tabular, source: str) -> dict[str, Type]:
 
 
 def fact_columns(pipeline: Tabular, source: str) -> dict[str, Type]:
-    """Types of the columns of a source's facts: its own, and the request's where the entity leads to them."""
+    """Types of the columns of a source's facts.
+
+    Its own, and the request's where the entity leads to them.
+    """
     own = columns(pipeline, source)
     if pipeline.entity not in own:
         return own
@@ -74,7 +83,10 @@ def fact_columns(pipeline: Tabular, source: str) -> dict[str, Type]:
 
 
 class _Identity:
-    """A pipeline as a cache key: declarations are frozen, but hold dictionaries and have no hash."""
+    """A pipeline as a cache key.
+
+    Declarations are frozen, but hold dictionaries and have no hash.
+    """
 
     def __init__(self, pipeline: Tabular) -> None:
         self.pipeline = pipeline
@@ -116,7 +128,7 @@ def _programs(identity: _Identity) -> FeatureProgram:
 
 
 def _resolve(pipeline: Tabular, node: Node, lookups: dict[str, Lookup]) -> Node:
-    """The tree with its joins and aggregates spelled out, and what they look up added to `lookups`."""
+    """The tree with joins and aggregates spelled out; adds what they look up to `lookups`."""
     if isinstance(node, Join):
         return _resolve_join(pipeline, node, lookups)
     if isinstance(node, Rolling):
@@ -140,7 +152,8 @@ def _resolve_join(pipeline: Tabular, node: Join, lookups: dict[str, Lookup]) -> 
         )
         if kinds[0] != kinds[1]:
             raise ValueError(
-                f"join({node.source!r}) compares its {theirs!r} (a {kinds[0]}) with the request's {ours!r} (a {kinds[1]}); name columns of one type"
+                f"join({node.source!r}) compares its {theirs!r} (a {kinds[0]}) with the request's "
+                f"{ours!r} (a {kinds[1]}); name columns of one type"
             )
     keys = tuple(name for name, _ in pairs)
     template = Lookup(
@@ -166,7 +179,8 @@ def _resolve_aggregate(pipeline: Tabular, node: Rolling, lookups: dict[str, Look
     what = f"{node.function}({show(node.value)})"
     if node.function == "rate" and found != "boolean":
         raise ValueError(
-            f"{what} is no share: it needs a condition, such as col('x') >= 1; use mean() for a number"
+            f"{what} is no share: it needs a condition, such as col('x') >= 1; use mean() for a "
+            "number"
         )
     if node.function not in ("rate", "count") and found not in ("number", "boolean"):
         raise ValueError(f"{what} needs a number, not {found}")
@@ -174,11 +188,13 @@ def _resolve_aggregate(pipeline: Tabular, node: Rolling, lookups: dict[str, Look
     for name in node.by:
         if pipeline.request_columns[name].kind == "float":
             raise ValueError(
-                f"{what} is grouped by {name!r}, a float; equality of floats is no key, use text or an integer"
+                f"{what} is grouped by {name!r}, a float; equality of floats is no key, use text "
+                "or an integer"
             )
         if types[name] != TYPE_OF_KIND[pipeline.request_columns[name].kind]:
             raise ValueError(
-                f"{what} is grouped by {name!r}, which is a {types[name]} in {source!r} and another type in the request"
+                f"{what} is grouped by {name!r}, which is a {types[name]} in {source!r} and "
+                "another type in the request"
             )
     table = aggregate_table(source, node.by)
     _add(

@@ -1,4 +1,7 @@
-"""What features are made of: which sources, which of their columns, and how many days of deliveries."""
+"""What features are made of.
+
+Which sources, which of their columns, and how many days of deliveries.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ from declare.tabular import Tabular
 
 
 def delivery_days(pipeline: Tabular) -> dict[str, int | None]:
-    """For each source that features are made of, how many days of deliveries before a partition's own day it reads; None
-    for a source that lands once and is read whole."""
+    """How many days of deliveries before its own a partition reads, for each source of features.
+
+    None for a source that lands once and is read whole.
+    """
     made = program(pipeline)
     early, lead = EARLY // DAY, math.ceil(pipeline.lead / DAY)
     days = {pipeline.request: early}

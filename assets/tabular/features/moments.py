@@ -63,7 +63,10 @@ def newest_refreshes(pipeline: Tabular, moments: pl.Series) -> pl.Series:
 
 
 def first_refreshes(pipeline: Tabular, known_at: pl.Series) -> pl.Series:
-    """Day of the first refresh that sees what is known at each moment: the smallest D with refresh(D) >= known_at."""
+    """Day of the first refresh that sees what is known at each moment.
+
+    The smallest D with refresh(D) >= known_at.
+    """
     return _searched(pipeline, known_at, "left", 0)
 
 
@@ -92,10 +95,10 @@ def _searched(
 
 
 def stamped(pipeline: Tabular, rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Raw rows with their times in UTC microseconds, and `known_at` no earlier than the day of their delivery.
+    """Raw rows with times in UTC microseconds, and `known_at` no earlier than their delivery day.
 
-    A delivery cannot tell what was known before it came; without this, one that dates itself back would change
-    partitions that were computed already. Columns: those of `rows` less `date`.
+    A delivery cannot tell what was known before it came; without this, one that dates itself back
+    would change partitions that were computed already. Columns: those of `rows` less `date`.
     """
     import polars as pl
 
@@ -103,7 +106,8 @@ def stamped(pipeline: Tabular, rows: pl.LazyFrame) -> pl.LazyFrame:
     names = rows.collect_schema().names()
     known = pl.col(KNOWN_AT).cast(utc)
     if DATE in names:
-        # A day begins at midnight, at the earlier one where there are two, at 01:00 where there is none.
+        # A day begins at midnight, at the earlier one where there are two, at 01:00 where there is
+        # none.
         begins = pl.coalesce(
             (pl.col(DATE).cast(pl.Datetime("us")) + later).dt.replace_time_zone(
                 pipeline.timezone, ambiguous="earliest", non_existent="null"

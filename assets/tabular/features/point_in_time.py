@@ -1,12 +1,14 @@
 """Features, online snapshots and labels as they could be known at their moment.
 
-Partition D of the features holds the requests whose event falls on local day D, each predicted `lead` before its event
-from what was known then. What arrives later changes no row: a partition reads deliveries up to D alone, a version of a
-row counts from its `known_at` on, and nothing is known before the day of its delivery. A day computed alone equals
-the same day computed with a year, bit by bit, in whatever order rows lie in the lake.
+Partition D of the features holds the requests whose event falls on local day D, each predicted
+`lead` before its event from what was known then. What arrives later changes no row: a partition
+reads deliveries up to D alone, a version of a row counts from its `known_at` on, and nothing is
+known before the day of its delivery. A day computed alone equals the same day computed with a year,
+bit by bit, in whatever order rows lie in the lake.
 
-`read(source, first, last)` gives raw rows by day of delivery (`assets.data.raw.reader`). A day reads the deliveries of its
-longest window and of its joins' horizons, so it costs the same however long the history is.
+`read(source, first, last)` gives raw rows by day of delivery (`assets.data.raw.reader`). A day
+reads the deliveries of its longest window and of its joins' horizons, so it costs the same however
+long the history is.
 """
 
 from __future__ import annotations
@@ -41,11 +43,13 @@ if TYPE_CHECKING:
     import polars as pl
 
 INPUTS_KNOWN_AT = "inputs_known_at"
-# Cells that this process computed last for a single day, by pipeline and source, with what they were computed from.
+# Cells that this process computed last for a single day, by pipeline and source, with what they
+# were computed from.
 _newest_cells: dict[tuple[str, str], tuple[Tabular, object, pl.DataFrame]] = {}
 # Rows of requests that are computed at once.
 BLOCK_ROWS = 300_000
-# Rows of "latest" tables that a snapshot keeps: those known in the last days before its own, and one older per key.
+# Rows of "latest" tables that a snapshot keeps: those known in the last days before its own, and
+# one older per key.
 SNAPSHOT_DAYS = 2
 
 
@@ -65,9 +69,10 @@ def features(pipeline: Tabular, days: Sequence[date], read: Reader) -> pl.DataFr
 def feature_blocks(
     pipeline: Tabular, days: Sequence[date], read: Reader, rows: int = BLOCK_ROWS
 ) -> Iterator[tuple[tuple[date, ...], pl.DataFrame]]:
-    """The feature table in blocks of days of about `rows` rows, in order: memory does not grow with the number of days.
+    """The feature table in blocks of days of about `rows` rows, in order.
 
-    Facts are aggregated to cells once for all days. Raises ValueError for no days.
+    Memory does not grow with the number of days. Facts are aggregated to cells once for all days.
+    Raises ValueError for no days.
     """
     if not days:
         raise ValueError(
@@ -87,8 +92,11 @@ def feature_blocks(
 
 
 def snapshot(pipeline: Tabular, day: date, read: Reader) -> Snapshot:
-    """What the endpoint looks up from the deliveries up to a day: the rows and aggregates that requests of that day, and
-    of the days after it until the next snapshot, need."""
+    """What the endpoint looks up from the deliveries up to a day.
+
+    The rows and aggregates that requests of that day, and of the days after it until the next
+    snapshot, need.
+    """
     made = program(pipeline)
     first, last = _refreshes(pipeline, day, day)
     summed = _cells(pipeline, made, read, day, day)
@@ -108,9 +116,9 @@ def snapshot(pipeline: Tabular, day: date, read: Reader) -> Snapshot:
 def labels(pipeline: Tabular, read: Reader, first: date, last: date, as_of: date) -> pl.DataFrame:
     """Mature labels of events on local days `first` to `last`, as known at the refresh of `as_of`.
 
-    A label is mature once `matures_after` has passed since its event. Columns: entity, `event_time`,
-    `known_at` and the label (Int8; null where the condition is null: unlabelled), one row per entity
-    in its newest version known then, ordered by event time and entity.
+    A label is mature once `matures_after` has passed since its event. Columns: entity,
+    `event_time`, `known_at` and the label (Int8; null where the condition is null: unlabelled), one
+    row per entity in its newest version known then, ordered by event time and entity.
     """
     import polars as pl
 
@@ -119,7 +127,8 @@ def labels(pipeline: Tabular, read: Reader, first: date, last: date, as_of: date
     value = compile_values(
         {label.name: as_node(label.condition)}, columns(pipeline, source.name), pipeline.timezone
     )
-    # Versions are told apart by all columns, not only by the label, so that ties end the same way everywhere.
+    # Versions are told apart by all columns, not only by the label, so that ties end the same way
+    # everywhere.
     known = (
         stamped(pipeline, read(source.name, first - EARLY, local_day(pipeline, moment)))
         .select(*source.columns, EVENT_TIME, KNOWN_AT)
@@ -161,7 +170,7 @@ def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:
 
 
 def _refreshes(pipeline: Tabular, first: date, last: date) -> tuple[date, date]:
-    """First and last day whose refresh is the newest one for predictions of events on days `first` to `last`."""
+    """First and last day whose refresh is the newest for events on days `first` to `last`."""
     return (
         newest_refresh(pipeline, start(pipeline, first) - pipeline.lead),
         newest_refresh(pipeline, start(pipeline, last + DAY) - timedelta(microseconds=1)),
@@ -186,7 +195,8 @@ def _cells(
 def _cells_of_a_day(
     pipeline: Tabular, what: Facts, read: RawRows, first: date, last: date
 ) -> pl.DataFrame:
-    # Their states are asked first: rows that come meanwhile are kept under a state that is never asked for again.
+    # Their states are asked first: rows that come meanwhile are kept under a state that is never
+    # asked for again.
     of = (read.state(what.source), read.state(pipeline.request), first, last)
     kept = _newest_cells.get((pipeline.name, what.source))
     # The same declaration, not an equal one: comparing expressions makes an expression.
@@ -255,7 +265,8 @@ def _block(
             inputs.append(pl.col(newest))
     computed = compile_batch(made)
     kept = [name for name in request if name not in {*made.names, pipeline.entity}]
-    # Not lazily: to optimise that many expressions takes longer than to compute them, for a day forty times as long.
+    # Not lazily: to optimise that many expressions takes longer than to compute them, for a day
+    # forty times as long.
     return wide.select(
         pipeline.entity,
         EVENT_TIME,
@@ -270,7 +281,7 @@ def _block(
 def _known_between(
     pipeline: Tabular, lookup: Lookup, first: date, last: date
 ) -> tuple[datetime, datetime]:
-    """When rows were known that a lookup may find for predictions of events on days `first` to `last`."""
+    """When rows were known that a lookup may find for events on days `first` to `last`."""
     earliest = start(pipeline, first) - pipeline.lead
     return earliest - timedelta(seconds=lookup.within or 0), start(
         pipeline, last + DAY
@@ -284,8 +295,11 @@ def _latest_rows(
     earliest: datetime,
     latest: datetime,
 ) -> pl.DataFrame:
-    """Rows of a source for lookups of one table: its key columns, KNOWN_AT and the values (numbers Float64, finite or null),
-    one row per key and moment, in order of KNOWN_AT. Rows with a null key are left out: null equals nothing."""
+    """Rows of a source for lookups of one table.
+
+    Its key columns, KNOWN_AT and the values (numbers Float64, finite or null), one row per key and
+    moment, in order of KNOWN_AT. Rows with a null key are left out: null equals nothing.
+    """
     import polars as pl
 
     source, keys = pipeline.source(lookups[0].source), lookups[0].columns
@@ -314,7 +328,7 @@ def _latest_rows(
 
 
 def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) -> pl.DataFrame:
-    """The wide frame (ordered by PREDICTED_AT) with the newest row known then, and in `known` when it was known."""
+    """The wide frame (ordered by PREDICTED_AT) with the newest row known then; `known` is when."""
     right = rows.select(
         **{f"_key_{index}": column for index, column in enumerate(lookup.columns)},
         **{known: KNOWN_AT},
@@ -322,9 +336,16 @@ def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) 
     )
     by = [f"_key_{index}" for index in range(len(lookup.columns))]
     return wide.join_asof(
-        right, left_on=PREDICTED_AT, right_on=known, by_left=list(lookup.keys), by_right=by, strategy="backward",
-        tolerance=None if lookup.within is None else timedelta(seconds=lookup.within), coalesce=False, check_sortedness=False,
-    ).drop(by, strict=False)  # fmt: skip
+        right,
+        left_on=PREDICTED_AT,
+        right_on=known,
+        by_left=list(lookup.keys),
+        by_right=by,
+        strategy="backward",
+        tolerance=None if lookup.within is None else timedelta(seconds=lookup.within),
+        coalesce=False,
+        check_sortedness=False,
+    ).drop(by, strict=False)
 
 
 def _aggregate_table(

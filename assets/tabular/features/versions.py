@@ -13,10 +13,12 @@ from declare.tabular import Tabular
 if TYPE_CHECKING:
     import polars as pl
 
-# Raw rows of a source by day of delivery: read(source, first, last), both ends included, None for open.
+# Raw rows of a source by day of delivery: read(source, first, last), both ends included, None for
+# open.
 Reader = Callable[[str, "date | None", "date | None"], "pl.LazyFrame"]
 
-# A row is delivered no earlier than this before the day of its event: a schedule lands the day before. One day of reserve.
+# A row is delivered no earlier than this before the day of its event: a schedule lands the day
+# before. One day of reserve.
 EARLY = timedelta(days=2)
 
 PREDICTED_AT = "_predicted_at"
@@ -25,7 +27,8 @@ PREDICTED_AT = "_predicted_at"
 def duplicated(rows: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
     """Which rows share their keys with another row.
 
-    Hashes first: comparing texts takes several times as long, and only rows that share a hash can share their keys.
+    Hashes first: comparing texts takes several times as long, and only rows that share a hash can
+    share their keys.
     """
     import polars as pl
 
@@ -43,8 +46,12 @@ def duplicated(rows: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
 
 
 def newest_known(rows: pl.DataFrame, keys: Sequence[str], *, index: str = "") -> pl.DataFrame:
-    """One row per key: the one known last; of rows known at the same moment the later event, then the greater values,
-    so that the order in which rows come decides nothing (nor does a column `index` that numbers them)."""
+    """One row per key.
+
+    The one known last; of rows known at the same moment the later event, then the greater values,
+    so that the order in which rows come decides nothing (nor does a column `index` that numbers
+    them).
+    """
     import polars as pl
 
     several = duplicated(rows, keys)
@@ -65,10 +72,11 @@ def newest_known(rows: pl.DataFrame, keys: Sequence[str], *, index: str = "") ->
 def request_rows(
     pipeline: Tabular, read: Reader, first: date, last: date, columns: Sequence[str]
 ) -> pl.DataFrame:
-    """Requests of events on local days `first` to `last`, each in the version known when its prediction is made.
+    """Requests of events on local days `first` to `last`, each as its prediction knew it.
 
-    Columns: entity, EVENT_TIME, KNOWN_AT, PREDICTED_AT and `columns`. A row known only after that moment is no request,
-    nor is one that was replaced before it (an event moved to another day, say). An entity has one row a day.
+    Columns: entity, EVENT_TIME, KNOWN_AT, PREDICTED_AT and `columns`. A row known only after that
+    moment is no request, nor is one that was replaced before it (an event moved to another day,
+    say). An entity has one row a day.
     """
     import polars as pl
 
@@ -94,9 +102,10 @@ def request_rows(
 
 
 def late_requests(pipeline: Tabular, read: Reader, first: date, last: date) -> dict[date, int]:
-    """How many requests came too late to be predicted, by the day `first` to `last` of their first delivery; days without any are left out.
+    """How many requests came too late to be predicted, by the day of their first delivery.
 
-    They have no feature row. A late correction of an event that was announced in time is none of them.
+    Days `first` to `last` that have some. They have no feature row. A late correction of an event
+    that was announced in time is none of them.
     """
     import polars as pl
 

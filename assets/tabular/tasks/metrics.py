@@ -1,7 +1,8 @@
 """Metrics of probabilities for a binary label: vectorised, weighted, equal to scikit-learn's.
 
-`y` is 0 or 1, `p` the predicted probability of 1, `w` optional non-negative row weights, all of shape (n,). What cannot
-be computed (no rows, only one class for a ranking) is NaN, never an invented number.
+`y` is 0 or 1, `p` the predicted probability of 1, `w` optional non-negative row weights, all of
+shape (n,). What cannot be computed (no rows, only one class for a ranking) is NaN, never an
+invented number.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _EPSILON = float(
 
 
 class Curve(NamedTuple):
-    """A calibration curve: per bin the rows (or their weight), mean prediction and observed rate, each of shape (bins,)."""
+    """A calibration curve.
+
+    Per bin the rows (or their weight), mean prediction and observed rate, each of shape (bins,).
+    """
 
     n: Array
     predicted: Array
@@ -32,18 +36,20 @@ class Curve(NamedTuple):
 
 
 class Ranked:
-    """Labels and predictions sorted once by prediction; computes all metrics for any row weights without sorting again.
+    """Labels and predictions, sorted once: metrics for any row weights need no further sorting.
 
-    Ties are kept together: ranking metrics see one threshold for equal predictions, and calibration bins never split them.
-    Calibration bins hold equally many rows of the unweighted sample (less biased than bins of equal width when
-    predictions crowd together: Nixon et al., Measuring Calibration in Deep Learning, 2019). Not for several threads at once.
+    Ties are kept together: ranking metrics see one threshold for equal predictions, and calibration
+    bins never split them. Calibration bins hold equally many rows of the unweighted sample (less
+    biased than bins of equal width when predictions crowd together: Nixon et al., Measuring
+    Calibration in Deep Learning, 2019). Not for several threads at once.
     """
 
     def __init__(self, y: Array, p: Array, bins: int = BINS) -> None:
         y, p = np.asarray(y, dtype=np.float64), np.asarray(p, dtype=np.float64)
         if y.shape != p.shape or y.ndim != 1:
             raise ValueError(
-                f"labels have shape {y.shape} and predictions {p.shape}; give one prediction for each label"
+                f"labels have shape {y.shape} and predictions {p.shape}; give one prediction for "
+                "each label"
             )
         if not np.isfinite(p).all() or (len(p) and (p.min() < 0 or p.max() > 1)):
             raise ValueError("predictions must be finite and lie in [0, 1]; give probabilities")
@@ -82,13 +88,15 @@ class Ranked:
             return self._scratch[0]
         if len(w) != self.n:
             raise ValueError(f"{len(w)} weights for {self.n} rows; give one for each row")
-        # "clip" never applies to an order of n rows; it lets NumPy write into the memory given without a copy of its own.
+        # "clip" never applies to an order of n rows; it lets NumPy write into the memory given
+        # without a copy of its own.
         np.take(np.asarray(w, dtype=np.float64), self.order, out=self._scratch[0], mode="clip")
         return self._scratch[0]
 
     def _ranking(self, weights: Array, positive: Array) -> tuple[float, float]:
-        # Everything by threshold, lowest first: weight that the threshold holds, of both classes, positive and negative.
-        # Thousands of resamples run through here, so every step writes into memory that is there already.
+        # Everything by threshold, lowest first: weight that the threshold holds, of both classes,
+        # positive and negative. Thousands of resamples run through here, so every step writes into
+        # memory that is there already.
         _, _, held, gained, lost, hits, above = (
             buffer[: len(self._ties)] for buffer in self._scratch
         )
@@ -133,12 +141,16 @@ class Ranked:
 
 
 def _dot(a: Array, b: Array) -> float:
-    # Not `a @ b`: the BLAS behind it starts threads for vectors of this length, which costs more than it saves.
+    # Not `a @ b`: the BLAS behind it starts threads for vectors of this length, which costs more
+    # than it saves.
     return float(np.einsum("i,i->", a, b))
 
 
 def bin_edges(p: Array, bins: int) -> Array:
-    """Lower edges of bins that hold equally many predictions; bins made empty by ties vanish. Shape (at most bins,)."""
+    """Lower edges of bins that hold equally many predictions.
+
+    Bins made empty by ties vanish. Shape (at most bins,).
+    """
     if not len(p):
         return np.zeros(0)
     return np.unique(np.quantile(p, np.arange(bins) / bins, method="higher"))
@@ -157,7 +169,10 @@ def row_brier(y: Array, p: Array) -> Array:
 
 
 def row_metric(name: str, y: Array, p: Array) -> Array:
-    """The rows' contributions to a row-wise metric, shape (n,). Raises ValueError for a metric that is no mean over rows."""
+    """The rows' contributions to a row-wise metric, shape (n,).
+
+    Raises ValueError for a metric that is no mean over rows.
+    """
     if name not in ROW_WISE:
         raise ValueError(
             f"{name!r} is no mean over rows; row-wise metrics are {', '.join(sorted(ROW_WISE))}"
@@ -181,17 +196,26 @@ def brier(y: Array, p: Array, w: Array | None = None) -> float:
 
 
 def roc_auc(y: Array, p: Array, w: Array | None = None) -> float:
-    """Probability that a positive ranks above a negative, ties counting half; NaN with one class only."""
+    """Probability that a positive ranks above a negative, ties counting half.
+
+    NaN with one class only.
+    """
     return metrics(y, p, w)["roc_auc"]
 
 
 def pr_auc(y: Array, p: Array, w: Array | None = None) -> float:
-    """Average precision: precision at each threshold, weighted by the recall gained there; NaN without positives."""
+    """Average precision.
+
+    Precision at each threshold, weighted by the recall gained there; NaN without positives.
+    """
     return metrics(y, p, w)["pr_auc"]
 
 
 def calibration_error(y: Array, p: Array, w: Array | None = None, bins: int = BINS) -> float:
-    """Expected calibration error: mean over bins of equal size of |mean prediction - observed rate|, weighted by rows."""
+    """Expected calibration error.
+
+    Mean over bins of equal size of |mean prediction - observed rate|, weighted by rows.
+    """
     return metrics(y, p, w, bins)["calibration_error"]
 
 
@@ -221,7 +245,10 @@ def _counts_above(y: Array, p: Array) -> tuple[Array, Array]:
 
 
 def wilson(successes: Array, n: Array, z: float = 1.959964) -> tuple[Array, Array]:
-    """95 % score interval of a proportion (Wilson 1927), lower and upper ends of the shape of `n`; NaN where `successes` is."""
+    """95 % score interval of a proportion (Wilson 1927): lower and upper ends of the shape of `n`.
+
+    NaN where `successes` is.
+    """
     n = np.maximum(np.asarray(n, dtype=np.float64), 1e-12)
     share = np.asarray(successes, dtype=np.float64) / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)

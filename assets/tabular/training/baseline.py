@@ -1,4 +1,7 @@
-"""The baseline: a logistic regression fitted by scikit-learn, kept as plain numbers and predicted by NumPy alone."""
+"""The baseline.
+
+A logistic regression fitted by scikit-learn, kept as plain numbers and predicted by NumPy alone.
+"""
 
 from __future__ import annotations
 
@@ -81,13 +84,20 @@ def fit(
     categorical: tuple[bool, ...],
     regularisation: float = 1.0,
 ) -> tuple[Baseline, Any]:
-    """Fit the baseline on rows of shape (n, k) and labels of shape (n,). Returns it with the scikit-learn pipeline it was read from."""
+    """Fit the baseline on rows of shape (n, k) and labels of shape (n,).
+
+    Returns it with the scikit-learn pipeline it was read from.
+    """
     pipeline, converged = logistic_regression(matrix, y, categorical, regularisation)
     found = linear(pipeline)
     baseline = Baseline(
-        features=features, terms=found.terms, intercept=found.intercept, regularisation=regularisation,
-        iterations=int(pipeline.named_steps["regression"].n_iter_[0]), converged=converged,
-    )  # fmt: skip
+        features=features,
+        terms=found.terms,
+        intercept=found.intercept,
+        regularisation=regularisation,
+        iterations=int(pipeline.named_steps["regression"].n_iter_[0]),
+        converged=converged,
+    )
     return baseline, pipeline
 
 
@@ -112,9 +122,13 @@ def train(
         for part in PARTS
     }
     facts = BaselineFacts(
-        pipeline=rows.manifest.pipeline, as_of=rows.manifest.as_of.isoformat(), training_set=training_set,
-        program_digest=declared.digest, rows=rows.manifest.rows, metrics=judged,
-    )  # fmt: skip
+        pipeline=rows.manifest.pipeline,
+        as_of=rows.manifest.as_of.isoformat(),
+        training_set=training_set,
+        program_digest=declared.digest,
+        rows=rows.manifest.rows,
+        metrics=judged,
+    )
     return FittedBaseline(
         {FILE: baseline.encode(), PROGRAM: program.encode(), FACTS: facts.encode()}, facts, baseline
     )

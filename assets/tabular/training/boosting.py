@@ -40,9 +40,12 @@ def fit(
     judged = data(matrices["validation"], labels["validation"], program, reference=train)
     booster, curves = boost(parameters, train, model.rounds, judged, model.early_stopping)
     return Fitted(
-        BoostedTrees.from_booster(booster, program.names, threads=threads()), parameters, booster.num_boosted_rounds(), curves,
+        BoostedTrees.from_booster(booster, program.names, threads=threads()),
+        parameters,
+        booster.num_boosted_rounds(),
+        curves,
         gain(booster, program.names),
-    )  # fmt: skip
+    )
 
 
 def boosted_trees(pipeline: Tabular) -> XGBoost:
@@ -59,14 +62,21 @@ def base_parameters(pipeline: Tabular) -> dict[str, float | int | str]:
     model = boosted_trees(pipeline)
     signs = [direction(pipeline, feature) for feature in pipeline.features]
     return {
-        "objective": model.objective, "tree_method": "hist", "eval_metric": "logloss", "seed": model.seed,
-        "learning_rate": model.learning_rate, "max_depth": model.max_depth,
+        "objective": model.objective,
+        "tree_method": "hist",
+        "eval_metric": "logloss",
+        "seed": model.seed,
+        "learning_rate": model.learning_rate,
+        "max_depth": model.max_depth,
         "monotone_constraints": f"({','.join(str(sign) for sign in signs)})",
-    }  # fmt: skip
+    }
 
 
 def data(matrix: Matrix, y: Array, program: FeatureProgram, reference: Any = None) -> Any:
-    """An XGBoost matrix of rows in canonical order; categories are integer codes, missing values NaN."""
+    """An XGBoost matrix of rows in canonical order.
+
+    Categories are integer codes, missing values NaN.
+    """
     import xgboost
 
     types = ["c" if categorical else "q" for categorical in program.categorical]
@@ -88,9 +98,10 @@ def boost(
     validation: Any = None,
     early_stopping: int | None = None,
 ) -> tuple[xgboost.Booster, dict[str, list[float]]]:
-    """Train a booster; with validation rows it stops `early_stopping` rounds after its best one and keeps the best alone.
+    """Train a booster. With validation rows it stops, and keeps its best round alone.
 
-    Returns the booster and the log loss of each round for `train` and `validation`.
+    It stops `early_stopping` rounds after the best one. Returns the booster and the log loss of
+    each round for `train` and `validation`.
     """
     import xgboost
 
@@ -99,9 +110,14 @@ def boost(
     )
     history: dict[str, dict[str, list[float]]] = {}
     booster = xgboost.train(
-        {**parameters, "nthread": threads()}, train, rounds, evals=watched, evals_result=history,
-        early_stopping_rounds=early_stopping if validation is not None else None, verbose_eval=False,
-    )  # fmt: skip
+        {**parameters, "nthread": threads()},
+        train,
+        rounds,
+        evals=watched,
+        evals_result=history,
+        early_stopping_rounds=early_stopping if validation is not None else None,
+        verbose_eval=False,
+    )
     if validation is not None and early_stopping is not None:
         booster = booster[: booster.best_iteration + 1]
     return booster, {name: curves["logloss"] for name, curves in history.items()}
@@ -114,7 +130,10 @@ def margins(booster: xgboost.Booster, rows: Any) -> Array:
 
 
 def gain(booster: xgboost.Booster, names: tuple[str, ...]) -> dict[str, float]:
-    """Share of the loss reduction that each feature brought; they add up to 1, and features never used have 0."""
+    """Share of the loss reduction that each feature brought.
+
+    They add up to 1, and features never used have 0.
+    """
     found = booster.get_score(importance_type="total_gain")
     total = sum(float(value) for value in found.values()) or 1.0
     return {name: float(found.get(name, 0.0)) / total for name in names}

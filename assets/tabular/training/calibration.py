@@ -1,7 +1,8 @@
 """Platt calibration: a straight line over the model's margin.
 
-Source: J. Platt, Probabilistic Outputs for Support Vector Machines, 1999; fitted by Newton's method as in Lin, Lin and
-Weng, A Note on Platt's Probabilistic Outputs, 2007 (without target smoothing: there are thousands of rows, not dozens).
+Source: J. Platt, Probabilistic Outputs for Support Vector Machines, 1999; fitted by Newton's method
+as in Lin, Lin and Weng, A Note on Platt's Probabilistic Outputs, 2007 (without target smoothing:
+there are thousands of rows, not dozens).
 """
 
 from __future__ import annotations
@@ -50,16 +51,18 @@ def platt(margin: Array, y: Array, steps: int = 50) -> tuple[float, float]:
         if float(np.abs(length * step).max()) < 1e-10:
             break
     slope, intercept = float(line[0] / scale), float(line[1] - line[0] * centre / scale)
-    # Digits beyond these depend on how a processor sums, and would make equal models look different.
+    # Digits beyond these depend on how a processor sums, and would make equal models look
+    # different.
     return float(f"{slope:.10g}"), float(f"{intercept:.10g}")
 
 
 def worthwhile(margin: Array, y: Array) -> tuple[float, float] | None:
     """The calibration of rows in time order if it improves their log loss, else None.
 
-    Whether it helps is judged honestly: a line fitted on the earlier half must lower the log loss of the later half, and the
-    other way round, so that a few odd days do not bend the model. The line returned is then fitted on all rows. A
-    falling line (a <= 0) would turn the ranking around and never counts.
+    Whether it helps is judged honestly: a line fitted on the earlier half must lower the log loss
+    of the later half, and the other way round, so that a few odd days do not bend the model. The
+    line returned is then fitted on all rows. A falling line (a <= 0) would turn the ranking around
+    and never counts.
     """
     halves = (slice(0, len(y) // 2), slice(len(y) // 2, None))
     if len(y) < 4 or not all(0 < float(y[half].mean()) < 1 for half in halves):

@@ -39,8 +39,11 @@ PACKAGES = ("numpy", "polars", "scikit-learn", "skops", "xgboost")
 
 
 class CandidateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a candidate is, how it was made and how good it was on each part. Nothing in it depends on the clock or on
-    where its training was tracked, so that equal inputs give an equal digest."""
+    """What a candidate is, how it was made and how good it was on each part.
+
+    Nothing in it depends on the clock or on where its training was tracked, so that equal inputs
+    give an equal digest.
+    """
 
     format: int = 1
     pipeline: str
@@ -67,7 +70,10 @@ class CandidateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained candidate: its files, its facts, and what people look at (loss per round, gain per feature)."""
+    """A trained candidate.
+
+    Its files, its facts, and what people look at (loss per round, gain per feature).
+    """
 
     files: dict[str, bytes]
     facts: CandidateFacts
@@ -77,13 +83,19 @@ class Trained:
 
 
 def environment() -> dict[str, str]:
-    """What byte-for-byte equality depends on beside the data: interpreter, architecture, packages."""
+    """What byte-for-byte equality depends on beside the data.
+
+    Interpreter, architecture, packages.
+    """
     facts = {"python": platform.python_version(), "architecture": platform.machine()}
     return facts | {package: version(package) for package in PACKAGES}
 
 
 def rounded(values: Mapping[str, float], digits: int = 9) -> dict[str, float | None]:
-    """Metrics as stored: NaN (could not be computed) is null, and digits that depend on the order of summing are dropped."""
+    """Metrics as stored.
+
+    NaN (could not be computed) is null, and digits that depend on the order of summing are dropped.
+    """
     return {
         name: round(value, digits) if np.isfinite(value) else None for name, value in values.items()
     }
@@ -99,8 +111,9 @@ def train(
 ) -> Trained:
     """Train the candidate of a training set, trees of XGBoost with the parameters of a study.
 
-    Validation rows say how many rounds are enough, where there are rounds, and whether calibration helps; test rows only judge the result. Rows
-    in canonical order, a fixed seed and integer codes give equal bytes in every process of one architecture.
+    Validation rows say how many rounds are enough, where there are rounds, and whether calibration
+    helps; test rows only judge the result. Rows in canonical order, a fixed seed and integer codes
+    give equal bytes in every process of one architecture.
     """
     from assets.tabular.tasks.metrics import metrics
     from assets.tabular.training import boosting, estimators
@@ -123,17 +136,31 @@ def train(
     if line:
         model.calibration = Calibration(*line)
     facts = CandidateFacts(
-        pipeline=pipeline.name, as_of=rows.manifest.as_of.isoformat(), training_set=training_set, study=study,
-        program_digest=declared.digest, label=pipeline.label.name, features=program.names, parameters=fitted.parameters,
-        rounds=fitted.rounds, calibration=line, rows=rows.manifest.rows,
-        metrics={part: rounded(metrics(labels[part], model.predict(matrices[part]))) for part in PARTS}, environment=environment(),
-    )  # fmt: skip
+        pipeline=pipeline.name,
+        as_of=rows.manifest.as_of.isoformat(),
+        training_set=training_set,
+        study=study,
+        program_digest=declared.digest,
+        label=pipeline.label.name,
+        features=program.names,
+        parameters=fitted.parameters,
+        rounds=fitted.rounds,
+        calibration=line,
+        rows=rows.manifest.rows,
+        metrics={
+            part: rounded(metrics(labels[part], model.predict(matrices[part]))) for part in PARTS
+        },
+        environment=environment(),
+    )
     files = {**model.to_files(), PROGRAM: program.encode(), FACTS: facts.encode()}
     return Trained(files, facts, model, fitted.curves, fitted.gain)
 
 
 def numbers(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Metrics as single numbers, which Dagster plots over time. Those of the test days come first."""
+    """Metrics as single numbers, which Dagster plots over time.
+
+    Those of the test days come first.
+    """
     found: dict[str, float] = {}
     for part in reversed(PARTS):
         for name, value in metrics.get(part, {}).items():

@@ -1,4 +1,7 @@
-"""How many CPUs this process may really use: more threads than that are several times slower, not faster."""
+"""How many CPUs this process may really use.
+
+More threads than that are several times slower, not faster.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,11 @@ def quota(root: Path = CGROUP) -> float | None:
 
 
 def threads(root: Path = CGROUP) -> int:
-    """The real CPU quota as a number of threads: the `EVERGREEN_THREADS` setting, or the CPUs this process may run on,
-    no more than its control group grants. At least 1."""
+    """The real CPU quota as a number of threads.
+
+    The `EVERGREEN_THREADS` setting, or the CPUs this process may run on, no more than its control
+    group grants. At least 1.
+    """
     from resources.settings import settings
 
     if settings().threads is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def direction(pipeline: Tabular, feature: Feature) -> int:
-    """1 for a feature that may only raise the prediction, -1 for one that may only lower it, 0 for all others."""
+    """1 where a feature may only raise the prediction, -1 where it may only lower it, else 0."""
     model = pipeline.model
     if not isinstance(model, Directed):
         return 0

@@ -1,4 +1,7 @@
-"""scikit-learn's models: logistic regression, random forests, and histogram-based gradient boosting."""
+"""scikit-learn's models.
+
+Logistic regression, random forests, and histogram-based gradient boosting.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,22 @@ Matrix = NDArray[np.float32]
 Array = NDArray[np.float64]
 
 ITERATIONS = 100
-# scikit-learn's histograms have 255 bins, so that many categories can be told apart; 0 is the code of all that are not in the vocabulary.
+# scikit-learn's histograms have 255 bins, so that many categories can be told apart; 0 is the code
+# of all that are not in the vocabulary.
 CATEGORIES = 254
 
 
 def fit(
-    pipeline: Tabular, model: LogisticRegression | RandomForest | HistGradientBoosting, program: FeatureProgram, matrices: Matrices, labels: Labels
-) -> Fitted:  # fmt: skip
-    """Train on the training rows; the validation rows say when gradient boosting has had enough rounds."""
+    pipeline: Tabular,
+    model: LogisticRegression | RandomForest | HistGradientBoosting,
+    program: FeatureProgram,
+    matrices: Matrices,
+    labels: Labels,
+) -> Fitted:
+    """Train on the training rows.
+
+    The validation rows say when gradient boosting has had enough rounds.
+    """
     from bundle.models.scikit_learn import EstimatorModel
 
     matrix, y = matrices["train"], labels["train"]
@@ -66,7 +77,9 @@ def fit(
 def logistic_regression(
     matrix: Matrix, y: Array, categorical: Sequence[bool], regularisation: float
 ) -> tuple[Any, bool]:
-    """Medians and missing-value indicators, standardised numbers, one-hot categories, and a regression over them; whether it converged.
+    """A regression over standardised numbers and one-hot categories, and whether it converged.
+
+    Missing numbers are medians, and each has an indicator of its own.
 
     `regularisation` is the inverse strength of the L2 penalty (`C`).
     """
@@ -95,7 +108,8 @@ def logistic_regression(
         ],
         sparse_threshold=1.0,
     )
-    # Newton steps: a handful of them does what takes lbfgs a hundred, as there are far more rows than columns.
+    # Newton steps: a handful of them does what takes lbfgs a hundred, as there are far more rows
+    # than columns.
     regression = Regression(C=regularisation, solver="newton-cholesky", max_iter=ITERATIONS)
     pipeline = Pipeline([("columns", columns), ("regression", regression)])
     with warnings.catch_warnings(record=True) as caught:
@@ -109,9 +123,13 @@ def random_forest(model: RandomForest, matrix: Matrix, y: Array) -> Any:
     from sklearn.ensemble import RandomForestClassifier
 
     forest = RandomForestClassifier(
-        n_estimators=model.trees, max_depth=model.max_depth, min_samples_leaf=model.min_samples_leaf, max_features=model.max_features,
-        n_jobs=threads(), random_state=model.seed,
-    )  # fmt: skip
+        n_estimators=model.trees,
+        max_depth=model.max_depth,
+        min_samples_leaf=model.min_samples_leaf,
+        max_features=model.max_features,
+        n_jobs=threads(),
+        random_state=model.seed,
+    )
     forest.fit(matrix, y)
     # By how many threads it was trained is no part of a model.
     return forest.set_params(n_jobs=None)
@@ -124,19 +142,27 @@ def hist_gradient_boosting(
     matrices: Matrices,
     labels: Labels,
 ) -> tuple[Any, dict[str, list[float]]]:
-    """Gradient boosting up to the round that was best on the validation rows, and the log loss of each round.
+    """Gradient boosting up to its best round on the validation rows, and the loss of each round.
 
-    `signs`: 1 for features that may only raise the prediction, -1 for those that may only lower it, 0 for all others.
+    `signs`: 1 for features that may only raise the prediction, -1 for those that may only lower it,
+    0 for all others.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
     boosting = HistGradientBoostingClassifier(
-        learning_rate=model.learning_rate, max_iter=model.rounds, max_leaf_nodes=model.max_leaf_nodes, min_samples_leaf=model.min_samples_leaf,
-        l2_regularization=model.regularisation, categorical_features=list(categorical) if any(categorical) else None,
-        monotonic_cst=list(signs) if any(signs) else None, early_stopping=True, n_iter_no_change=model.early_stopping, tol=0.0,
+        learning_rate=model.learning_rate,
+        max_iter=model.rounds,
+        max_leaf_nodes=model.max_leaf_nodes,
+        min_samples_leaf=model.min_samples_leaf,
+        l2_regularization=model.regularisation,
+        categorical_features=list(categorical) if any(categorical) else None,
+        monotonic_cst=list(signs) if any(signs) else None,
+        early_stopping=True,
+        n_iter_no_change=model.early_stopping,
+        tol=0.0,
         random_state=model.seed,
-    )  # fmt: skip
+    )
     # More threads add in another order, and the model would have other bytes.
     with threadpool_limits(limits=1, user_api="openmp"):
         boosting.fit(
@@ -157,7 +183,10 @@ def hist_gradient_boosting(
 
 
 def categories(program: FeatureProgram) -> list[bool]:
-    """Which features gradient boosting takes as categories; those with more of them than it can tell apart are ordered numbers to it."""
+    """Which features gradient boosting takes as categories.
+
+    Those with more of them than it can tell apart are ordered numbers to it.
+    """
     return [
         is_category and len(program.vocabularies[name]) <= CATEGORIES
         for name, is_category in zip(program.names, program.categorical, strict=True)
@@ -165,7 +194,11 @@ def categories(program: FeatureProgram) -> list[bool]:
 
 
 def shares(model: EstimatorModel, matrix: Matrix) -> dict[str, float]:
-    """The share of each feature: in the gain of all splits of an ensemble, or in the spread of a linear model's terms over rows (n, k)."""
+    """The share of each feature.
+
+    In the gain of all splits of an ensemble, or in the spread of a linear model's terms over rows
+    (n, k).
+    """
     from assets.tabular.training.boosting import gain
 
     if model.linear is None:

@@ -17,8 +17,11 @@ Labels = Mapping[Part, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model with the parameters it was trained with, its rounds (trees, or iterations of a linear model), and what people look at: log
-    loss per round of `train` and `validation`, and the share of each feature in what was learned, adding up to 1."""
+    """A model with the parameters that it was trained with, and what people look at.
+
+    `rounds` are trees, or iterations of a linear model. `curves` is the log loss of each round of
+    `train` and `validation`, `gain` the share of each feature in what was learned, 1 in all.
+    """
 
     model: Model
     parameters: dict[str, float | int | str]

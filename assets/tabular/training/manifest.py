@@ -1,4 +1,7 @@
-"""The training set: a manifest that names rows by day and content digest, and the rows rebuilt from it."""
+"""The training set.
+
+A manifest that names rows by day and content digest, and the rows rebuilt from it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ LABEL_KNOWN_AT = "label_known_at"
 
 
 class DayRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The labelled rows of one day: how many, how many of them positive, and the digest of their content."""
+    """The labelled rows of one day.
+
+    How many, how many of them positive, and the digest of their content.
+    """
 
     rows: int
     positives: int
@@ -37,10 +43,10 @@ class DayRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a model was trained on: not a copy of rows, but everything that rebuilds exactly those rows.
+    """What a model was trained on: no copy of rows, but all that rebuilds exactly those rows.
 
-    `as_of` stands for the moment `refresh` after its midnight: events before that day count, in the version known then.
-    Lineage names the lake tables that the rows come from.
+    `as_of` stands for the moment `refresh` after its midnight: events before that day count, in the
+    version known then. Lineage names the lake tables that the rows come from.
     """
 
     format: int = 1
@@ -63,7 +69,7 @@ class TrainingManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     @classmethod
     def decode(cls, content: bytes) -> TrainingManifest:
-        """Raises msgspec.ValidationError (a ValueError) for anything but a manifest of this format."""
+        """Raises msgspec.ValidationError, a ValueError, for all but a manifest of this format."""
         manifest = msgspec.json.decode(content, type=cls)
         if manifest.format != 1:
             raise ValueError(
@@ -78,7 +84,10 @@ class TrainingManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """The rows of a training set in canonical order (event time, then entity): features, request columns and the label."""
+    """The rows of a training set in canonical order (event time, then entity).
+
+    Features, request columns and the label.
+    """
 
     manifest: TrainingManifest
     frame: pl.DataFrame
@@ -116,14 +125,18 @@ class TrainingRows:
 
 
 def window(pipeline: Tabular, as_of: date, stored: list[date]) -> tuple[date, date]:
-    """First and last day with features that a training run as of a day may use. Raises ValueError where there is none."""
+    """First and last day with features that a training run as of a day may use.
+
+    Raises ValueError where there is none.
+    """
     history = pipeline.split.history_days
     earliest = as_of - DAY * history if history else date.min
     days = [day for day in stored if earliest <= day < as_of]
     if not days:
         known = f"{stored[0]} to {stored[-1]}" if stored else "no day at all"
         raise ValueError(
-            f"training as of {as_of} needs features of earlier days, but the lake has {known}; materialize {asset_path(pipeline.name, FEATURES)} first"
+            f"training as of {as_of} needs features of earlier days, but the lake has {known}; "
+            f"materialize {asset_path(pipeline.name, FEATURES)} first"
         )
     return days[0], days[-1]
 
@@ -131,10 +144,11 @@ def window(pipeline: Tabular, as_of: date, stored: list[date]) -> tuple[date, da
 def labelled_rows(
     pipeline: Tabular, lake: Lake, first: date, last: date, as_of: date
 ) -> pl.DataFrame:
-    """Feature rows of the days `first` to `last` with the label known at `as_of`, in canonical order.
+    """Feature rows of days `first` to `last` with the label known at `as_of`, canonically ordered.
 
-    Columns: those of the feature table, the label (0 or 1) and `label_known_at`. Rows without a mature label are left out. An event
-    that was moved to another day after its prediction was predicted again: it happened once, and counts as it was predicted last.
+    Columns: those of the feature table, the label (0 or 1) and `label_known_at`. Rows without a
+    mature label are left out. An event that was moved to another day after its prediction was
+    predicted again: it happened once, and counts as it was predicted last.
     """
     from assets.tabular.features.point_in_time import labels
     from assets.tabular.features.versions import newest_known
@@ -175,7 +189,8 @@ def assemble(pipeline: Tabular, lake: Lake, as_of: date | None = None) -> Traini
     if as_of is None:
         if not stored:
             raise ValueError(
-                f"the lake has no {asset_path(pipeline.name, FEATURES)}; materialize the features first"
+                f"the lake has no {asset_path(pipeline.name, FEATURES)}; materialize the features "
+                "first"
             )
         as_of = stored[-1]
     first, last = window(pipeline, as_of, stored)
@@ -183,11 +198,22 @@ def assemble(pipeline: Tabular, lake: Lake, as_of: date | None = None) -> Traini
     parts = split(frame.get_column(DATE).unique().to_list(), pipeline.split)
     declared = program(pipeline)
     manifest = TrainingManifest(
-        pipeline=pipeline.name, as_of=as_of, moment=refresh(pipeline, as_of), entity=pipeline.entity, label=pipeline.label.name,
-        features=tuple(declared.names), program_digest=declared.digest, split=parts, days=day_digests(frame, pipeline.label.name),
-        rows={}, base_rate={},
-        lineage=(asset_path(pipeline.name, FEATURES), raw_table(pipeline.name, pipeline.label.source)),
-    )  # fmt: skip
+        pipeline=pipeline.name,
+        as_of=as_of,
+        moment=refresh(pipeline, as_of),
+        entity=pipeline.entity,
+        label=pipeline.label.name,
+        features=tuple(declared.names),
+        program_digest=declared.digest,
+        split=parts,
+        days=day_digests(frame, pipeline.label.name),
+        rows={},
+        base_rate={},
+        lineage=(
+            asset_path(pipeline.name, FEATURES),
+            raw_table(pipeline.name, pipeline.label.source),
+        ),
+    )
     rows = TrainingRows(manifest, frame)
     counted = {part: rows.labels(part) for part in PARTS}
     rates = {part: float(y.mean()) if len(y) else 0.0 for part, y in counted.items()}
@@ -199,12 +225,16 @@ def assemble(pipeline: Tabular, lake: Lake, as_of: date | None = None) -> Traini
     return rows
 
 
-# The rows of the last training set, by what they were read from: study, baseline, candidate and bundle of one run read the same ones.
+# The rows of the last training set, by what they were read from: study, baseline, candidate and
+# bundle of one run read the same ones.
 _loaded: tuple[object, TrainingRows] | None = None
 
 
 def _versions(pipeline: Tabular, lake: Lake) -> tuple[int, ...]:
-    """Versions of the lake tables that the rows of a training set are read from; -1 for one that is not there."""
+    """Versions of the lake tables that the rows of a training set are read from.
+
+    -1 for one that is not there.
+    """
     tables = (
         asset_path(pipeline.name, FEATURES),
         *(raw_table(pipeline.name, source.name) for source in pipeline.sources),
@@ -241,8 +271,10 @@ def verify(manifest: TrainingManifest, found: Mapping[str, DayRows]) -> None:
         told = f"{expected.rows} rows, {expected.digest[:12]}" if expected else "no rows"
         saw = f"{seen.rows} rows, {seen.digest[:12]}" if seen else "no rows"
         raise ValueError(
-            f"{len(changed)} of {len(manifest.days)} days changed since the training set of {manifest.pipeline} as of {manifest.as_of} was made; "
-            f"the first is {day} (recorded {told}; now {saw}). Materialize {asset_path(manifest.pipeline, TRAINING_SET)} again, or restore the day in the lake"
+            f"{len(changed)} of {len(manifest.days)} days changed since the training set of "
+            f"{manifest.pipeline} as of {manifest.as_of} was made; "
+            f"the first is {day} (recorded {told}; now {saw}). Materialize "
+            f"{asset_path(manifest.pipeline, TRAINING_SET)} again, or restore the day in the lake"
         )
 
 
@@ -255,7 +287,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def label_maturity(rows: TrainingRows, matures_after: timedelta) -> Finding:
-    """Every label was known and mature at the moment of training, and no event lies on or after its day."""
+    """Every label was known and mature when training began, and every event lies before its day."""
     import polars as pl
 
     manifest = rows.manifest
@@ -267,7 +299,8 @@ def label_maturity(rows: TrainingRows, matures_after: timedelta) -> Finding:
         passed=not late and not young and not future,
         description=(
             f"{late} of {rows.frame.height} labels became known after "
-            f"{manifest.moment:%Y-%m-%d %H:%M} UTC, {young} were younger than {matures_after} then, "
+            f"{manifest.moment:%Y-%m-%d %H:%M} UTC, {young} were younger than {matures_after} "
+            "then, "
             f"{future} rows are of {manifest.as_of} or later; newest label {newest} UTC"
         ),
         numbers={
@@ -292,7 +325,7 @@ def minimum_rows(rows: TrainingRows, least: int) -> Finding:
 
 
 def numeric_stability(rows: TrainingRows) -> Finding:
-    """Labels of both classes to train and to stop on, finite numbers, and at least one feature that varies."""
+    """Both classes to train and to stop on, finite numbers, at least one feature that varies."""
     import polars as pl
     import polars.selectors as cs
 

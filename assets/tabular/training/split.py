@@ -29,7 +29,10 @@ class Days(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which days train, which tune and calibrate, which test: one after the other, without a gap."""
+    """Which days train, which tune and calibrate, which test.
+
+    One after the other, without a gap.
+    """
 
     train: Days
     validation: Days
@@ -44,14 +47,15 @@ class Parts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def split(days: Sequence[date], options: Split) -> Parts:
-    """Split the window from the first to the last of `days` (those that have labelled rows) from its end backwards.
+    """Split the window from the first to the last of `days` from its end backwards.
 
-    Raises ValueError where nothing is left to train on.
+    `days` are those that have labelled rows. Raises ValueError where nothing is left to train on.
     """
     needed = options.test_days + options.validation_days + 1
     if not days:
         raise ValueError(
-            "no day of the training window has labelled rows; land and materialize more days, or train as of a later day"
+            "no day of the training window has labelled rows; land and materialize more days, or "
+            "train as of a later day"
         )
     first, last = min(days), max(days)
     test = Days(last - DAY * (options.test_days - 1), last)
@@ -59,16 +63,21 @@ def split(days: Sequence[date], options: Split) -> Parts:
     train = Days(first, validation.first - DAY)
     if train.last < train.first:
         raise ValueError(
-            f"the labelled days {first} to {last} are {(last - first).days + 1}, but the split needs at least {needed} "
-            f"(test_days={options.test_days}, validation_days={options.validation_days}, and one to train on); "
+            f"the labelled days {first} to {last} are {(last - first).days + 1}, but the split "
+            f"needs at least {needed} "
+            f"(test_days={options.test_days}, validation_days={options.validation_days}, and one "
+            "to train on); "
             "materialize more days, or declare a shorter split"
         )
     return Parts(train, validation, test)
 
 
 def folds(days: Sequence[date], number: int = 2, share: float = 0.2) -> list[tuple[Days, Days]]:
-    """Time-ordered folds inside a training window: each trains on everything before its validation days, and those move
-    forward by `share` of the window. Fewer folds where there are too few days; none below two days."""
+    """Time-ordered folds inside a training window.
+
+    Each trains on everything before its validation days, and those move forward by `share` of the
+    window. Fewer folds where there are too few days; none below two days.
+    """
     ordered = sorted(days)
     step = max(1, int(len(ordered) * share))
     found = []

@@ -1,7 +1,7 @@
-"""The tuning study: which parameters of the trees are best, by a seeded Optuna study over time-ordered folds.
+"""The tuning study: a seeded Optuna study of the trees' parameters, over time-ordered folds.
 
-Every trial's sampler is seeded by the trial's number and sees the finished trials before it, so that a study that was
-killed and goes on ends with the same trials as one that ran through.
+Every trial's sampler is seeded by the trial's number and sees the finished trials before it, so
+that a study that was killed and goes on ends with the same trials as one that ran through.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 FILE, POINTER = "study.json", "study"
 FOLDS = 3
 FOLD_SHARE = 0.15
-# Trials learn faster than the candidate and stop earlier: what is sought is the shape of the trees, not the last digit.
+# Trials learn faster than the candidate and stop earlier: what is sought is the shape of the trees,
+# not the last digit.
 ROUNDS = 40
 FASTER = 2.0
 FASTEST = 0.3
@@ -58,8 +59,8 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return min(max(value, self.low), self.high)
 
 
-# Towards strong regularisation: rows of one day share much, so there is less independent evidence than rows. The learning
-# rate stays as declared: early stopping finds the rounds that go with it.
+# Towards strong regularisation: rows of one day share much, so there is less independent evidence
+# than rows. The learning rate stays as declared: early stopping finds the rounds that go with it.
 SPACE: dict[str, Range] = {
     "max_depth": Range(3, 8, whole=True),
     "min_child_weight": Range(3, 300, log=True),
@@ -113,7 +114,10 @@ Progress = Callable[[Sequence[Trial]], None]
 
 
 def space_digest(pipeline: Tabular) -> str:
-    """Names everything but data and features that a study depends on: search space and the model's declaration."""
+    """Names everything but data and features that a study depends on.
+
+    Search space and the model's declaration.
+    """
     model = boosted_trees(pipeline)
     declared = [
         base_parameters(pipeline),
@@ -129,19 +133,25 @@ def space_digest(pipeline: Tabular) -> str:
 
 
 def first_parameters(pipeline: Tabular, rows: int) -> dict[str, float | int]:
-    """The parameters of the first trial, and those used without a study: the declared depth and, for that many training
-    rows, cautious values. A study recommends nothing that is worse than them on its folds."""
+    """The parameters of the first trial, and those used without a study.
+
+    The declared depth and, for that many training rows, cautious values. A study recommends nothing
+    that is worse than them on its folds.
+    """
     return {
-        "max_depth": int(SPACE["max_depth"].clip(boosted_trees(pipeline).max_depth)), "min_child_weight": SPACE["min_child_weight"].clip(min(rows / 500, 100)),
-        "subsample": 0.7, "colsample_bytree": 0.5, "reg_lambda": 10.0,
-    }  # fmt: skip
+        "max_depth": int(SPACE["max_depth"].clip(boosted_trees(pipeline).max_depth)),
+        "min_child_weight": SPACE["min_child_weight"].clip(min(rows / 500, 100)),
+        "subsample": 0.7,
+        "colsample_bytree": 0.5,
+        "reg_lambda": 10.0,
+    }
 
 
 def reusable(study: Study, pipeline: Tabular, manifest: TrainingManifest) -> str | None:
     """Why a study cannot be used for a training set, None when it can.
 
-    It must be of the same features and space, and younger than the declared age in data time; a study of a later day
-    knows the future and is never used.
+    It must be of the same features and space, and younger than the declared age in data time; a
+    study of a later day knows the future and is never used.
     """
     age, limit = manifest.as_of - study.as_of, boosted_trees(pipeline).study_age_days
     if study.program_digest != manifest.program_digest:
@@ -156,7 +166,10 @@ def reusable(study: Study, pipeline: Tabular, manifest: TrainingManifest) -> str
 
 
 def progress_key(pipeline: Tabular, training_set: str) -> str:
-    """Names a study before it is finished: equal inputs go on with the same trials, anything else starts anew."""
+    """Names a study before it is finished.
+
+    Equal inputs go on with the same trials, anything else starts anew.
+    """
     parts = [training_set, space_digest(pipeline), environment()]
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
@@ -165,8 +178,11 @@ def run(
     pipeline: Tabular, rows: TrainingRows, training_set: str, declared: FeatureProgram,
     finished: Sequence[Trial] = (), progress: Progress = lambda _: None,
 ) -> Study:  # fmt: skip
-    """Run a study on the training days alone, going on after the trials that are `finished`; `progress` is told the
-    trials after each one. At most `tuning_rows` rows, evenly spread over time, take part."""
+    """Run a study on the training days alone, going on after the trials that are `finished`.
+
+    `progress` is told the trials after each one. At most `tuning_rows` rows take part, evenly
+    spread over time.
+    """
     trials = list(finished)
     first = first_parameters(pipeline, rows.manifest.rows["train"])
     ranges = tuple(_folds(rows)) if boosted_trees(pipeline).trials else ()
@@ -181,16 +197,28 @@ def run(
         trials.append(Trial(len(trials), parameters, float(np.mean(losses)), losses))
         progress(trials)
     return Study(
-        pipeline=pipeline.name, as_of=rows.manifest.as_of, training_set=training_set, program_digest=declared.digest,
-        space_digest=space_digest(pipeline), seed=boosted_trees(pipeline).seed, rows=min(rows.manifest.rows["train"], boosted_trees(pipeline).tuning_rows),
-        rounds=ROUNDS, folds=ranges, trials=tuple(trials), first=first, best=best(trials),
+        pipeline=pipeline.name,
+        as_of=rows.manifest.as_of,
+        training_set=training_set,
+        program_digest=declared.digest,
+        space_digest=space_digest(pipeline),
+        seed=boosted_trees(pipeline).seed,
+        rows=min(rows.manifest.rows["train"], boosted_trees(pipeline).tuning_rows),
+        rounds=ROUNDS,
+        folds=ranges,
+        trials=tuple(trials),
+        first=first,
+        best=best(trials),
         environment=environment(),
-    )  # fmt: skip
+    )
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """The trial of the least mean loss among those that beat the first one on every fold, else the first one: what wins on
-    average alone has often only learned one week by heart. None where there are no trials."""
+    """The trial of the least mean loss among those that beat the first one on every fold.
+
+    The first one where none does: what wins on average alone has often only learned one week by
+    heart. None where there are no trials.
+    """
     if not trials:
         return None
     first = trials[0]
@@ -213,7 +241,10 @@ def suggest(
 
 
 def replay(pipeline: Tabular, trials: Sequence[Trial]) -> Any:
-    """An Optuna study that holds the finished trials; its sampler draws as the next trial's number says."""
+    """An Optuna study that holds the finished trials.
+
+    Its sampler draws as the next trial's number says.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -221,9 +252,14 @@ def replay(pipeline: Tabular, trials: Sequence[Trial]) -> Any:
         seed=boosted_trees(pipeline).seed + len(trials), n_startup_trials=6
     )
     study = optuna.create_study(direction="minimize", sampler=sampler, study_name=pipeline.name)
-    study.add_trials([
-        optuna.trial.create_trial(params=dict(trial.parameters), distributions=distributions(), value=trial.value) for trial in trials
-    ])  # fmt: skip
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                params=dict(trial.parameters), distributions=distributions(), value=trial.value
+            )
+            for trial in trials
+        ]
+    )
     return study
 
 
@@ -242,7 +278,8 @@ def _folds(rows: TrainingRows) -> list[tuple[Days, Days]]:
     found = folds(days, FOLDS, FOLD_SHARE)
     if not found:
         raise ValueError(
-            f"tuning needs at least two days to train on; the training set as of {rows.manifest.as_of} has {len(days)}. Declare trials=0 or a shorter split"
+            "tuning needs at least two days to train on; the training set as of "
+            f"{rows.manifest.as_of} has {len(days)}. Declare trials=0 or a shorter split"
         )
     return found
 
@@ -287,7 +324,10 @@ def _loss(
 
 
 def importances(pipeline: Tabular, study: Study) -> dict[str, float]:
-    """How much each parameter mattered (Watanabe et al., PED-ANOVA, 2023); empty for studies too small to tell."""
+    """How much each parameter mattered (Watanabe et al., PED-ANOVA, 2023).
+
+    Empty for studies too small to tell.
+    """
     if len(study.trials) < 8 or len({trial.value for trial in study.trials}) < 4:
         return {}
     import optuna
