@@ -26,7 +26,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bundle.records import log
+from bundle.records import reader
 from tests.support.endpoint import DAY, NAME, TREE, Place, request
 
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -74,7 +74,7 @@ def main() -> None:
                 * os.sysconf("SC_PAGE_SIZE")
                 / 1e6
             )
-        logged = len(log.read(place.predictions, DAY).records)
+        logged = len(reader.read(place.predictions, DAY).records)
     # Requests under way at the end are answered and logged, but no client counts them.
     missing = max(0, endpoint.answered - logged)
     result = {

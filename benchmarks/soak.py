@@ -45,7 +45,7 @@ from assets.traffic.entries import Confirmation, LedgerEntry, entries as read
 from assets.traffic.moves import MOVES, desired_state, released as released_now
 from assets.traffic.standing import Proposal
 from assets.traffic.steps import Grounds
-from bundle.records import log
+from bundle.records import reader, segments
 from declare.release import ReleasePolicy
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
@@ -490,9 +490,9 @@ def compare_log(folder: Path, answers: Sequence[Acknowledged], failures: int) ->
     bundles = {answer.id: answer.bundle for answer in answers}
     seen: Counter[str] = Counter()
     different, altered, records = 0, 0, 0
-    segments = log.segments(folder)
-    for path in segments:
-        reading = log.contents(path)
+    paths = segments.segments(folder)
+    for path in paths:
+        reading = reader.contents(path)
         altered += sum(not damage.torn for damage in reading.damage)
         records += len(reading.records)
         seen.update(record.id for record in reading.records)
@@ -517,7 +517,7 @@ def compare_log(folder: Path, answers: Sequence[Acknowledged], failures: int) ->
         missing,
         twice,
         different,
-        len(segments),
+        len(paths),
         [words for words, holds in said.items() if holds],
     )
 

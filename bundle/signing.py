@@ -1,7 +1,8 @@
-"""Ed25519 signatures (RFC 8032) over manifests and desired states.
+"""Ed25519 signatures (RFC 8032) over manifests, desired states and online snapshots.
 
-What is signed begins with words of its own kind (`MANIFEST`, `DESIRED`), so that a signature over one kind of document is
-never valid for another. Signing is deterministic: equal content and key give equal bytes.
+What is signed begins with words of its own kind (`MANIFEST`, `DESIRED`, `ONLINE`), so that a
+signature over one kind of document is never valid for another. Signing is deterministic: equal
+content and key give equal bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
-MANIFEST, DESIRED = b"evergreen bundle manifest 1\n", b"evergreen desired state 1\n"
+MANIFEST = b"evergreen bundle manifest 1\n"
+DESIRED = b"evergreen desired state 1\n"
+ONLINE = b"evergreen online snapshot 1\n"
 SIGNATURE_BYTES = 64
 
 

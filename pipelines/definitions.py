@@ -101,7 +101,7 @@ def platform_resources(settings: Settings) -> dict[str, object]:
         "tracking": Tracking(uri=settings.mlflow_uri, url=settings.mlflow_url),
         "keys": keys,
         "ledger": Ledger(path=str(settings.ledger_path), signer=keys),
-        "online": OnlineStore(path=str(settings.endpoint_path)),
+        "online": OnlineStore(path=str(settings.endpoint_path), signer=keys),
         "endpoint": endpoint_target(settings),
         "notifier": Notifier(
             webhook=_secret(settings.webhook),

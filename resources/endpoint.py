@@ -68,12 +68,12 @@ class EndpointTarget(Protocol):
 
     def predictions(self, pipeline: str) -> list[Path]:
         """Folders of the prediction logs, one of each replica that ever served
-        (`bundle.records.log.read`).
+        (`bundle.records.reader.read`).
         """
 
     def trials(self, pipeline: str) -> list[Path]:
         """Folders of what bundles on trial made of requests, likewise
-        (`bundle.records.log.read_trials`).
+        (`bundle.records.reader.read_trials`).
         """
 
     def samples(self) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from bundle.files import write_atomically
+from resources.keys import Keys
 
 if TYPE_CHECKING:
     from bundle.features.online import Snapshot
@@ -16,9 +17,13 @@ FILE = "online.msgpack"
 
 
 class OnlineStore(dg.ConfigurableResource[None]):
-    """Snapshots on the endpoint's disk: `<path>/<pipeline>/online.msgpack`, replaced atomically."""
+    """Signed snapshots on the endpoint's disk: `<path>/<pipeline>/online.msgpack`.
+
+    `signer` is the platform's key: an endpoint uses no snapshot that it did not sign.
+    """
 
     path: str
+    signer: Keys
 
     def place(self, pipeline: str) -> Path:
         return Path(self.path) / pipeline / FILE
@@ -26,11 +31,12 @@ class OnlineStore(dg.ConfigurableResource[None]):
     def publish(self, snapshot: Snapshot) -> Path:
         """Make a snapshot the newest one of its pipeline; readers see the old or the new.
 
-        Publishing it again changes nothing.
-
-        Raises OSError (disk full, say) with the old snapshot intact.
+        Publishing it again changes nothing, except that it repairs a damaged file. Raises OSError
+        (disk full, say) with the old snapshot intact.
         """
-        place, content = self.place(snapshot.pipeline), snapshot.encode()
+        from bundle.online_file import sealed
+
+        place, content = self.place(snapshot.pipeline), sealed(snapshot, self.signer.sign)
         if not (place.exists() and place.read_bytes() == content):
             write_atomically(place, content)
         return place
@@ -38,11 +44,12 @@ class OnlineStore(dg.ConfigurableResource[None]):
     def newest(self, pipeline: str) -> Snapshot | None:
         """The published snapshot, None where there is none yet.
 
-        Raises ValueError for a file that is no snapshot.
+        Raises ValueError for a file that is not a snapshot of this pipeline signed by the platform.
         """
-        from bundle.features.online import Snapshot
+        from bundle.online_file import unseal
 
         try:
-            return Snapshot.decode(self.place(pipeline).read_bytes())
+            content = self.place(pipeline).read_bytes()
         except FileNotFoundError:
             return None
+        return unseal(content, self.signer.public_pem(), pipeline)

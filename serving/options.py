@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bundle.records.log import RESERVE_BYTES, SEGMENT_BYTES, SEGMENT_SECONDS, SYNC_SECONDS
+from bundle.records.writer import RESERVE_BYTES, SEGMENT_BYTES, SEGMENT_SECONDS, SYNC_SECONDS
 
 ALGORITHMS = (
     "RS256",

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bundle.features.program import EVENT_TIME
 from bundle.manifest import BundleError
-from bundle.records.log import Record, Writer
+from bundle.records.record import Record
+from bundle.records.writer import Writer
 from serving.callers.access import Access, Caller
 from serving.callers.calls import Call
 from serving.callers.limits import RateLimits
@@ -137,11 +138,12 @@ class Service:
 
     async def predict_row(self, served: Served, view: View, row: Row, call: Call) -> Record:
         """Predict and log one row. Raises Refusal, and OSError where the log cannot be written."""
+        failures = served.log.failures
         turn = self._turns.ask(served, view, row, call)
         await turn
         record = turn.result()
         if served.log.commits_each:
-            await _flushed(served.log)
+            await _flushed(served.log, failures)
         self._count_row(served, record, call)
         return record
 
@@ -154,10 +156,11 @@ class Service:
         def computed() -> Answers:
             call.in_time()
             if not isinstance(asked, list) and count >= MANY_ROWS:
-                return predict_columns(served, view, asked, call.start)
+                return predict_columns(served, view, asked, call)
             rows = asked if isinstance(asked, list) else rows_of(asked)
             return Answers.of(predict_rows(served, view, rows, itertools.repeat(call), self._ids))
 
+        failures = served.log.failures
         try:
             served.check_room()
             answers = computed() if count < LARGE_BATCH else await asyncio.to_thread(computed)
@@ -165,7 +168,7 @@ class Service:
             self.metrics.add("shed_total", (refusal.rule,))
             raise
         if served.log.commits_each:
-            await _flushed(served.log)
+            await _flushed(served.log, failures)
         self._count(served, answers, call)
         return answers
 
@@ -301,6 +304,7 @@ def _pipeline_gauges(name: str, served: Served) -> Iterator[Value]:
     yield "serves_desired", (name,), float(newest)
     yield "desired_refused", (name,), float(actual.error is not None)
 
+    yield "online_features_current", (name,), float(actual.snapshot_error is None)
     if served.online_published is not None:
         yield "online_features_age_seconds", (name,), time.time() - served.online_published
     if view is not None:
@@ -327,8 +331,11 @@ async def off_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:
     return work(*arguments) if size < LARGE_BODY else await asyncio.to_thread(work, *arguments)
 
 
-async def _flushed(log: Writer) -> None:
-    """Wait until what was logged is on the disk, together with all who wait for the same. Raises OSError."""
+async def _flushed(log: Writer, failures: int) -> None:
+    """Wait until what was logged is on the disk, together with all who wait for the same.
+
+    `failures` is the log's count before anything was logged. Raises OSError.
+    """
     loop = asyncio.get_running_loop()
     flushed: asyncio.Future[None] = loop.create_future()
 
@@ -340,7 +347,7 @@ async def _flushed(log: Writer) -> None:
         else:
             flushed.set_exception(error)
 
-    log.commit(lambda error: _call_in(loop, tell, error))
+    log.commit(lambda error: _call_in(loop, tell, error), failures)
     await flushed
 
 

@@ -37,7 +37,7 @@ from benchmarks.serving.servers import (
 )
 from benchmarks.serving.task import NAME, ROWS, Task, prepared
 from bundle.files import write_atomically
-from bundle.records import log
+from bundle.records import reader, segments
 
 CACHE = Path(".evergreen") / "bench-serving"
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -224,7 +224,8 @@ def in_log(state: Path, answered: int) -> dict[str, int]:
     """How many rows were answered, and how many of these the prediction log lacks. It may have more: what was under way when
     a client stopped."""
     logged = sum(
-        len(log.contents(segment).records) for segment in log.segments(state / NAME / "predictions")
+        len(reader.contents(segment).records)
+        for segment in segments.segments(state / NAME / "predictions")
     )
     return {"answered": answered, "missing": max(0, answered - logged)}
 

@@ -21,10 +21,11 @@ import msgspec
 
 from benchmarks.serving.__main__ import CACHE
 from benchmarks.serving.task import NAME, prepared
-from bundle.features.online import Snapshot
 from bundle.features.program import EVENT_TIME
 from bundle.manifest import load
-from bundle.records.log import Record, Writer
+from bundle.online_file import unseal
+from bundle.records.record import Record
+from bundle.records.writer import Writer
 from serving.contract.contract import Contract
 from serving.options import Options
 
@@ -35,7 +36,8 @@ def main() -> int:
     task = prepared(CACHE.absolute() / "task")
     desired = next((task.root / "bundles").glob("[0-9a-f]*"))
     bundle = load(desired, task.public_key.read_bytes())
-    online = Snapshot.decode((task.root / NAME / "online.msgpack").read_bytes())
+    content = (task.root / NAME / "online.msgpack").read_bytes()
+    online = unseal(content, task.public_key.read_bytes(), NAME)
     contract = Contract(bundle.manifest, Options.row_limit, Options.text_limit)
     bodies = [json.dumps(request).encode() for request in task.requests[:CALLS]]
     rows = [contract.decode(body)[0][0] for body in bodies]

@@ -36,6 +36,7 @@ from bundle.files import write_atomically
 from bundle.manifest import RequestField, bundle_files, environment, golden_rows
 from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.bounds import learn
+from bundle.online_file import sealed
 from resources.endpoint import LocalEndpoint
 
 NAME = "departures"
@@ -250,7 +251,10 @@ def _make(
     root, digest = folder / "endpoint", folder_digest(files)
     endpoint = LocalEndpoint(path=str(root), url="http://127.0.0.1:1")
     endpoint.install(digest, files)
-    write_atomically(root / NAME / "online.msgpack", online.encode())
+    write_atomically(
+        root / NAME / "online.msgpack",
+        sealed(online, lambda content: signing.sign(private, content)),
+    )
     desired = Desired(
         pipeline=NAME,
         serial=1,

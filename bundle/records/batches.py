@@ -1,5 +1,7 @@
-"""Predictions of one request by one arm as one entry of the prediction log: what they have in common as JSON, and the bytes of their
-columns one behind the other. That is written and compressed many times faster than a line for each row; readers get the same records.
+"""Predictions of one request by one arm as one entry of the log.
+
+What they have in common is JSON, the bytes of their columns lie one behind the other. That is
+written and compressed many times faster than a line for each row; readers get the same records.
 """
 
 from __future__ import annotations
@@ -14,12 +16,11 @@ import msgspec
 from bundle.features.columns import Column, Texts
 from bundle.features.moments import EPOCH
 from bundle.features.program import Kind
+from bundle.records.record import ANYONE, Stored
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from bundle.records.log import Stored
 
 EPOCH_DAY = EPOCH.date()
 _REQUEST, _CODES, _NULL = "request ", "codes ", "null "
@@ -29,13 +30,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What the predictions of a batch have in common, and how many `bytes` of columns, of which checksum, follow.
+    """What the predictions of a batch have in common, and what columns follow.
 
-    `days` counts them by event day (first in the line: readers tell it by that from a record). A prediction's id is `prefix` and its
-    number as 12 hexadecimal digits. `layout` says of each column in turn its name, what its bytes are (NumPy's name of a type, or
-    "json" for texts), and how many. `request` are the logged columns of the request, `kinds` theirs and those of entity and event
-    time, `width` is the number of values of the model's row, of which the columns of `kept` lie in "rows", one behind the other, and
-    those of `copied` are columns of the request; `ood` holds each set of features that lies outside in some row.
+    `bytes` of columns follow, with checksum `crc`. `days` counts the predictions by event day
+    (first in the line: readers tell a head from a record by it). A prediction's id is `prefix` and
+    its number as 12 hexadecimal digits. `layout` says of each column in turn its name, what its
+    bytes are (NumPy's name of a type, or "json" for texts), and how many. `request` are the logged
+    columns of the request, `kinds` theirs and those of entity and event time. `width` is the number
+    of values of the model's row: the columns of `kept` lie in "rows", one behind the other, those
+    of `copied` are columns of the request. `ood` holds each set of features that lies outside in
+    some row.
     """
 
     days: dict[str, int]
@@ -46,6 +50,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: str
     bundle: str
     arm: str
+    caller: str = ANYONE
     entity: str
     event_time: str
     kinds: dict[str, Kind]
@@ -60,11 +65,13 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(NamedTuple):
-    """Predictions to be logged together; the fields are those of `prediction_log.Record`, with columns of n rows.
+    """Predictions to be logged together; the fields are those of `Record`, with columns of n rows.
 
-    `numbers` are those of the ids, `days` the events' local days since 1970, `columns` those of the request, of which `entity`,
-    `event_time` and those in `request` are logged. `matrix` is (n, k), NaN for missing; `withheld` tells which of its columns are
-    not logged, `same` which are columns of the request as they are (numbers without nulls), which need not be stored twice. `ood` are the features outside, of each row that has any by its place.
+    `numbers` are those of the ids, `days` the events' local days since 1970. `columns` are those of
+    the request, of which `entity`, `event_time` and those in `request` are logged. `matrix` is
+    (n, k), NaN for missing. `withheld` says which of its columns are not logged, `same` which are
+    columns of the request as they are (numbers without nulls): they need not be stored twice. `ood`
+    are the features outside, of each row that has any by its place.
     """
 
     prefix: str
@@ -73,6 +80,7 @@ class Batch(NamedTuple):
     pipeline: str
     bundle: str
     arm: str
+    caller: str
     entity: str
     event_time: str
     days: NDArray[np.int64]
@@ -88,61 +96,64 @@ class Batch(NamedTuple):
 
     def packed(self) -> tuple[Head, bytes]:
         """The entry: its head, and the bytes of its columns."""
-        import numpy as np
-
         days, places, counts = _counted(self.days)
-        parts: list[tuple[str, str, bytes]] = []
-
-        def add(name: str, values: NDArray[Any]) -> None:
-            parts.append((name, values.dtype.str, values.tobytes()))
-
-        add("number", _narrow(self.numbers))
-        add("output", self.outputs)
+        parts: list[_Part] = [
+            _array("number", _narrow(self.numbers)),
+            _array("output", self.outputs),
+        ]
         if len(days) > 1:
-            add("day", _narrow(places))
-        held = dict.fromkeys((self.entity, self.event_time, *self.request))
-        for name in held:
-            column = self.columns[name]
-            if isinstance(column.values, Texts):
-                words: Sequence[str | None] = column.values.values
-                if column.values.is_coded:
-                    codes, words = column.values.coded
-                    add(_CODES + name, codes.astype(np.int8 if len(words) < 1 << 7 else np.int32))
-                parts.append((_REQUEST + name, _JSON, _encode(words)))
-                continue
-            add(
-                _REQUEST + name,
-                _narrow(column.values)
-                if column.kind == "integer" and column.null is None
-                else column.values,
-            )
-            if column.null is not None:
-                add(_NULL + name, column.null)
+            parts.append(_array("day", _narrow(places)))
+
+        logged = dict.fromkeys((self.entity, self.event_time, *self.request))
+        for name in logged:
+            parts += _column_parts(name, self.columns[name])
+
         # Values of one feature side by side compress best.
         rows = self.matrix.T
         copied = self._copied(rows)
         kept = [
-            index
-            for index, withheld in enumerate(self.withheld)
-            if not withheld and index not in copied
+            place
+            for place, withheld in enumerate(self.withheld)
+            if not withheld and place not in copied
         ]
-        add("rows", rows[kept])
-        outside = {
-            features: place + 1 for place, features in enumerate(dict.fromkeys(self.ood.values()))
-        }
-        if outside:
-            which = np.zeros(len(self.outputs), dtype=np.int64)
-            which[list(self.ood)] = [outside[features] for features in self.ood.values()]
-            add("ood", _narrow(which))
+        parts.append(_array("rows", rows[kept]))
+
+        sets = list(dict.fromkeys(self.ood.values()))
+        if sets:
+            parts.append(_array("ood", _narrow(self._sets_outside(sets))))
+
         content = b"".join([part for _, _, part in parts])
         head = Head(
-            days={day_text(day): count for day, count in zip(days, counts, strict=True)},
-            bytes=len(content), crc=crc32(content), prefix=self.prefix, at=self.at, pipeline=self.pipeline, bundle=self.bundle, arm=self.arm,
-            entity=self.entity, event_time=self.event_time, kinds={name: self.columns[name].kind for name in held}, request=tuple(self.request),
-            layout=tuple((name, kind, len(part)) for name, kind, part in parts), width=len(rows), kept=tuple(kept), copied=copied,
-            online_as_of=self.online_as_of, latency_us=self.latency_us, ood=tuple(outside),
-        )  # fmt: skip
+            days=dict(zip(map(day_text, days), counts, strict=True)),
+            bytes=len(content),
+            crc=crc32(content),
+            prefix=self.prefix,
+            at=self.at,
+            pipeline=self.pipeline,
+            bundle=self.bundle,
+            arm=self.arm,
+            caller=self.caller,
+            entity=self.entity,
+            event_time=self.event_time,
+            kinds={name: self.columns[name].kind for name in logged},
+            request=tuple(self.request),
+            layout=tuple((name, kind, len(part)) for name, kind, part in parts),
+            width=len(rows),
+            kept=tuple(kept),
+            copied=copied,
+            online_as_of=self.online_as_of,
+            latency_us=self.latency_us,
+            ood=tuple(sets),
+        )
         return head, content
+
+    def _sets_outside(self, sets: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+        """Which of the sets of features lies outside in each row, from 1; 0 for none."""
+        import numpy as np
+
+        which = np.zeros(len(self.outputs), dtype=np.int64)
+        which[list(self.ood)] = [sets.index(features) + 1 for features in self.ood.values()]
+        return which
 
     def _copied(self, rows: NDArray[np.float32]) -> dict[int, str]:
         """Features that are to be read from the logged columns of the request, by their places."""
@@ -153,11 +164,12 @@ class Batch(NamedTuple):
             for place, name in self.same.items()
             if name in self.request and self.columns[name].null is None
         }
-        found = np.empty((len(maybe), rows.shape[1]), dtype=np.float32)
+        values = np.empty((len(maybe), rows.shape[1]), dtype=np.float32)
         with np.errstate(over="ignore"):
             for index, name in enumerate(maybe.values()):
-                found[index] = self.columns[name].array
-        equal = (found == rows[list(maybe)]).all(axis=1)
+                values[index] = self.columns[name].array
+
+        equal = (values == rows[list(maybe)]).all(axis=1)
         return {
             place: name
             for (place, name), same in zip(maybe.items(), equal.tolist(), strict=True)
@@ -165,81 +177,118 @@ class Batch(NamedTuple):
         }
 
 
-def unpacked(head: Head, content: bytes) -> list[Stored]:
-    """The records of an entry, in the order of the request."""
+_Part = tuple[str, str, bytes]
+"""Name of a column of an entry, what its bytes are, and the bytes."""
+
+
+def _array(name: str, values: NDArray[Any]) -> _Part:
+    return name, values.dtype.str, values.tobytes()
+
+
+def _column_parts(name: str, column: Column) -> list[_Part]:
+    """A column of the request, and where it is null."""
     import numpy as np
 
-    from bundle.records.log import Stored
+    if isinstance(column.values, Texts):
+        if not column.values.is_coded:
+            return [(_REQUEST + name, _JSON, _encode(column.values.values))]
+        codes, words = column.values.coded
+        narrow = codes.astype(np.int8 if len(words) < 1 << 7 else np.int32)
+        return [_array(_CODES + name, narrow), (_REQUEST + name, _JSON, _encode(words))]
 
-    found, start = dict[str, Any](), 0
-    for name, kind, size in head.layout:
-        part = content[start : start + size]
-        found[name] = msgspec.json.decode(part) if kind == _JSON else np.frombuffer(part, kind)
-        start += size
-    count = len(found["number"])
+    if column.null is None:
+        integers = column.kind == "integer"
+        return [_array(_REQUEST + name, _narrow(column.values) if integers else column.values)]
+    return [_array(_REQUEST + name, column.values), _array(_NULL + name, column.null)]
+
+
+def unpacked(head: Head, content: bytes) -> list[Stored]:
+    """The records of an entry, in the order of the request."""
+    parts = _parts(head, content)
+    count = len(parts["number"])
+
     texts = list(head.days)
-    days = [texts[place] for place in found["day"].tolist()] if "day" in found else texts * count
+    days = [texts[place] for place in parts["day"].tolist()] if "day" in parts else texts * count
     sets = ((), *head.ood)
-    outside = [sets[place] for place in found["ood"].tolist()] if "ood" in found else [()] * count
-    columns: dict[str, list[Any]] = {}
+    outside = [sets[place] for place in parts["ood"].tolist()] if "ood" in parts else [()] * count
+
+    moments = _plain(head.event_time, "datetime", parts)
+    columns = {name: _plain(name, kind, parts) for name, kind in head.kinds.items()}
     for name, kind in head.kinds.items():
-        values = found[_REQUEST + name]
-        if kind == "string":
-            if _CODES + name in found:
-                # The last of these is what -1 means.
-                words = [*values, None]
-                values = [words[code] for code in found[_CODES + name].tolist()]
-            columns[name] = values
-            continue
-        plain: list[Any] = values.tolist()
         if kind == "datetime":
-            plain = [EPOCH + timedelta(microseconds=value) for value in plain]
-        if name == head.event_time:
-            moments = plain
-        if kind == "datetime":
-            plain = [msgspec.to_builtins(moment) for moment in plain]
-        null = found.get(_NULL + name)
-        columns[name] = (
-            plain
-            if null is None
-            else [
-                None if missing else value
-                for value, missing in zip(plain, null.tolist(), strict=True)
-            ]
-        )
-    features: list[NDArray[np.float32] | None] = [None] * head.width
-    for index, values in zip(head.kept, found["rows"].reshape(len(head.kept), count), strict=True):
-        features[index] = values
-    for index, name in head.copied.items():
-        features[index] = found[_REQUEST + name].astype(np.float32) + np.float32(0)
-    nothing = [None] * count
-    used = [
-        nothing
-        if values is None
-        else [None if value != value else value for value in values.tolist()]
-        for values in features
-    ]
-    rows = list(zip(*used, strict=True)) if used else [()] * count
-    requests = (
-        list(zip(*(columns[name] for name in head.request), strict=True))
-        if head.request
-        else [()] * count
-    )
-    numbers, outputs, entities = (
-        found["number"].tolist(),
-        found["output"].tolist(),
-        columns[head.entity],
-    )
+            columns[name] = [msgspec.to_builtins(value) for value in columns[name]]
+
+    requests = _side_by_side([columns[name] for name in head.request], count)
+    rows = _side_by_side(_features(head, parts, count), count)
     return [
         Stored(
-            day=day, id=f"{head.prefix}{number:012x}", at=head.at, event_time=moment, pipeline=head.pipeline, bundle=head.bundle, arm=head.arm,
-            entity=entity, request=dict(zip(head.request, request, strict=True)), row=row, output=output, online_as_of=head.online_as_of,
-            latency_us=head.latency_us, ood=ood,
+            day=days[place],
+            id=f"{head.prefix}{number:012x}",
+            at=head.at,
+            event_time=moments[place],
+            pipeline=head.pipeline,
+            bundle=head.bundle,
+            arm=head.arm,
+            caller=head.caller,
+            entity=columns[head.entity][place],
+            request=dict(zip(head.request, requests[place], strict=True)),
+            row=rows[place],
+            output=output,
+            online_as_of=head.online_as_of,
+            latency_us=head.latency_us,
+            ood=outside[place],
         )
-        for day, number, moment, entity, request, row, output, ood in zip(
-            days, numbers, moments, entities, requests, rows, outputs, outside, strict=True
+        for place, (number, output) in enumerate(
+            zip(parts["number"].tolist(), parts["output"].tolist(), strict=True)
         )
-    ]  # fmt: skip
+    ]
+
+
+def _parts(head: Head, content: bytes) -> dict[str, Any]:
+    """The columns of an entry by name: arrays, or lists of texts."""
+    import numpy as np
+
+    parts: dict[str, Any] = {}
+    start = 0
+    for name, kind, size in head.layout:
+        part = content[start : start + size]
+        parts[name] = msgspec.json.decode(part) if kind == _JSON else np.frombuffer(part, kind)
+        start += size
+    return parts
+
+
+def _plain(name: str, kind: Kind, parts: Mapping[str, Any]) -> list[Any]:
+    """Plain Python values of a column of the request."""
+    values = parts[_REQUEST + name]
+    if kind == "string":
+        if _CODES + name not in parts:
+            return list(values)
+        # The last of these is what -1 means.
+        words = [*values, None]
+        return [words[code] for code in parts[_CODES + name].tolist()]
+
+    null = parts.get(_NULL + name)
+    return Column(kind, values, null).plain()
+
+
+def _features(head: Head, parts: Mapping[str, Any], count: int) -> list[list[float | None]]:
+    """Values of each feature, null for missing and for what was withheld."""
+    import numpy as np
+
+    features: list[list[float | None]] = [[None] * count] * head.width
+    kept = zip(head.kept, parts["rows"].reshape(len(head.kept), count), strict=True)
+    copied = (
+        (place, parts[_REQUEST + name].astype(np.float32) + np.float32(0))
+        for place, name in head.copied.items()
+    )
+    for place, values in (*kept, *copied):
+        features[place] = [None if value != value else value for value in values.tolist()]
+    return features
+
+
+def _side_by_side(columns: Sequence[Sequence[Any]], count: int) -> list[tuple[Any, ...]]:
+    """The rows of columns."""
+    return list(zip(*columns, strict=True)) if columns else [()] * count
 
 
 def day_text(day: int) -> str:
@@ -248,13 +297,13 @@ def day_text(day: int) -> str:
 
 
 def _counted(days: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64], list[int]]:
-    """Different days in order, the place of each row's day among them, and how many rows each has."""
+    """Different days in order, the place of each row's day among them, and their rows."""
     import numpy as np
 
     if (days == days[0]).all():
         return [int(days[0])], np.zeros(len(days), dtype=np.int64), [len(days)]
-    found, places, counts = np.unique(days, return_inverse=True, return_counts=True)
-    return found.tolist(), places, counts.tolist()
+    different, places, counts = np.unique(days, return_inverse=True, return_counts=True)
+    return different.tolist(), places, counts.tolist()
 
 
 def _narrow(values: NDArray[np.int64]) -> NDArray[Any]:

@@ -199,7 +199,12 @@ class Platform:
 
     def __init__(self, settings: Settings, pipeline: str) -> None:
         self.pipeline = pipeline
-        self._snapshot = settings.endpoint_path / pipeline / "online.msgpack"
+        # Dagster comes with them; a replay that is only described does without.
+        from resources.keys import Keys
+        from resources.online_store import OnlineStore
+
+        keys = Keys(path=str(settings.keys_path))
+        self._store = OnlineStore(path=str(settings.endpoint_path), signer=keys)
         self._url = f"{settings.endpoint_admin_url}/v2/models/{pipeline}/actual"
         self._key = settings.endpoint_key_path
 
@@ -237,12 +242,8 @@ class Platform:
 
     def _published(self) -> date | None:
         """Day of the newest published snapshot."""
-        from bundle.features.online import Snapshot
-
-        try:
-            return Snapshot.decode(self._snapshot.read_bytes()).as_of
-        except FileNotFoundError:
-            return None
+        snapshot = self._store.newest(self.pipeline)
+        return None if snapshot is None else snapshot.as_of
 
     def _actual(self) -> tuple[bool, date | None]:
         """Whether a bundle is served, and the day of the online snapshot in use."""

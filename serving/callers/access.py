@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bundle import api_keys
 from bundle.files import stamp
+from bundle.records import record
 from serving.callers.tokens import TokenError, Tokens
 from serving.contract.refusal import Refusal
 from serving.options import Options
@@ -30,7 +31,11 @@ CACHED_TOKENS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`account` names who is limited; no `pipelines` means all; `until` is Unix time; `label` names the caller in metrics."""
+    """Who asks: the id of a key, or the subject of a token.
+
+    `account` names the caller in the prediction log and in rate limits, `label` in metrics. No
+    `pipelines` means all; `until` is Unix time.
+    """
 
     account: str
     scopes: frozenset[str]
@@ -50,7 +55,7 @@ class Caller:
             raise Refusal(403, "pipeline", "This key is not for this pipeline.")
 
 
-ANYONE = Caller("", frozenset(api_keys.SCOPES))
+ANYONE = Caller(record.ANYONE, frozenset(api_keys.SCOPES))
 
 
 class Access:

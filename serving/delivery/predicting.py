@@ -23,7 +23,7 @@ import numpy as np
 from bundle.features.moments import local_days
 from bundle.features.program import EVENT_TIME
 from bundle.records.batches import Batch, day_text
-from bundle.records.log import Record
+from bundle.records.record import Record
 from serving.callers.calls import Call
 from serving.contract.contract import Columns, Row, rows_of
 from serving.delivery.arms import Failure, Part, divided, divided_columns, is_probability
@@ -146,6 +146,7 @@ def predict_rows(
                 pipeline=pipeline,
                 bundle=bundle.digest,
                 arm=arm.name,
+                caller=call.caller.account,
                 entity=row[entity],
                 request=request,
                 row=used,
@@ -163,16 +164,15 @@ def predict_rows(
     return records
 
 
-def predict_columns(served: Served, view: View, columns: Columns, start: float) -> Answers:
-    """Answers of many rows; when this returns, they are in the log. `start` is the monotonic time
-    at which the request came.
+def predict_columns(served: Served, view: View, columns: Columns, call: Call) -> Answers:
+    """Answers of many rows; when this returns, they are in the log.
 
     Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be
     written."""
     count = len(columns[EVENT_TIME])
     parts, failures = divided_columns(view, columns, count)
     now = datetime.now(UTC)
-    latency_us = int((time.monotonic() - start) * 1e6)
+    latency_us = int((time.monotonic() - call.start) * 1e6)
     prefix, taken = _prefix(), np.arange(1, count + 1)
     days = local_days(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone))
     batches = [
@@ -183,6 +183,7 @@ def predict_columns(served: Served, view: View, columns: Columns, start: float) 
             pipeline=served.name,
             bundle=part.arm.bundle.digest,
             arm=part.arm.name,
+            caller=call.caller.account,
             entity=view.manifest.entity,
             event_time=EVENT_TIME,
             days=part.of(days),
@@ -201,7 +202,9 @@ def predict_columns(served: Served, view: View, columns: Columns, start: float) 
     served.log.append_batches(batches)
     answers = _answers(parts, batches, prefix, taken, view)
     if view.shadows or failures:
-        _try_out(served, view, columns, answers, days, now, latency_us, failures)
+        _try_out(
+            served, view, columns, answers, days, now, call.caller.account, latency_us, failures
+        )
     return answers
 
 
@@ -246,6 +249,7 @@ def _try_out(
     answers: Answers,
     days: NDArray[np.int64],
     now: datetime,
+    caller: str,
     latency_us: int,
     failures: Sequence[Failure],
 ) -> None:
@@ -271,6 +275,7 @@ def _try_out(
                 pipeline=served.name,
                 bundle=answers.bundles[place],
                 arm=answers.arms[place],
+                caller=caller,
                 entity=row[view.manifest.entity],
                 request={},
                 row=(),

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from bundle.records.log import Record, Trial, Writer
+from bundle.records.record import Record, Trial
+from bundle.records.writer import Writer
 from serving.contract.contract import Row
 from serving.delivery.arms import NO_PROBABILITY, Failure, is_probability, microseconds
 from serving.delivery.view import Arm, View

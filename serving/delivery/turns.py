@@ -16,7 +16,7 @@ from serving.delivery.predicting import Numbering, predict_rows
 from serving.turn import Turn
 
 if TYPE_CHECKING:
-    from bundle.records.log import Record
+    from bundle.records.record import Record
     from serving.callers.calls import Call
     from serving.contract.contract import Row
     from serving.delivery.following.state import Served

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from bundle.records.log import Record
+from bundle.records.record import Record
 
 
 class Prediction(msgspec.Struct, frozen=True):

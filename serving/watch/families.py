@@ -64,6 +64,11 @@ FAMILIES: dict[str, Family] = {
     "platform_alarm": Family(
         "gauge", "1 while the platform says that it changes nothing, as with an altered ledger."
     ),
+    "online_features_current": Family(
+        "gauge",
+        "1 where the newest online snapshot is in use, 0 where it is missing or was refused.",
+        ("pipeline",),
+    ),
     "trials_total": Family(
         "counter",
         "Rows computed by bundles on trial: scored beside the answer, failed, or dropped.",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from bundle.records import log
+from bundle.records import reader
 from tests.browser.ui import browser_page
 from tests.support.endpoint import CONTRACT, DAY, NAME, Place, program
 
@@ -47,7 +47,7 @@ def test_the_page_sends_a_prediction_explains_the_answer_and_shows_refusals(tmp_
         expect(answer).to_contain_text("Log odds before calibration")
         for feature in program().names:
             expect(answer.get_by_text(feature, exact=True).first).to_be_visible()
-        records = log.read(place.predictions, DAY).records
+        records = reader.read(place.predictions, DAY).records
         assert len(records) == 1
         expect(answer).to_contain_text(records[0].id)
         expect(answer).to_contain_text(f"{100 * records[0].output:.1f} %")

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from bundle.models.model import TOLERANCE
-from bundle.records import log
+from bundle.records import reader
 from cli.demo.driver import Driver
 from pipelines.definitions import build_definitions, platform_resources
 from resources.keys import Keys
@@ -249,7 +249,7 @@ def test_an_endpoint_killed_in_a_swap_comes_back_with_the_new_bundle(
         assert golden["difference"] <= TOLERANCE
         answers = predicted(server)
     assert {answer["bundle"] for answer in answers} == {new}
-    reading = log.read(place.predictions, TOY_DAY)
+    reading = reader.read(place.predictions, TOY_DAY)
     logged = [record.id for record in reading.records]
     assert len(logged) == len(set(logged))
     assert {answer["id"] for answer in acknowledged + answers} <= set(logged)

@@ -22,8 +22,9 @@ from assets.tabular.monitoring.drift.evidently_page import Judged, Page
 from assets.traffic.decisions import request_retraining
 from assets.traffic.entries import Rollback, entries, record
 from assets.traffic.moves import candidate_of
-from bundle.records.log import Record, Writer
+from bundle.records.record import Record
 from bundle.records.service import Sample, Traffic, append
+from bundle.records.writer import Writer
 from declare.monitors import Monitors
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint

@@ -675,11 +675,11 @@ def test_before_the_first_release_nothing_is_to_be_served(world: World) -> None:
 def test_a_real_server_follows_the_ledger(world: World) -> None:
     from assets.data import raw
     from assets.tabular.features.point_in_time import snapshot
-    from resources.files import write_atomically
+    from resources.online_store import OnlineStore
 
     place = Place(Path(world.endpoint.path), b"", world.keys.public_path)
-    online = snapshot(tiny, world.day, raw.reader(world.lake, NAME)).encode()
-    write_atomically(f"{world.endpoint.path}/{NAME}/online.msgpack", online)
+    online = snapshot(tiny, world.day, raw.reader(world.lake, NAME))
+    OnlineStore(path=world.endpoint.path, signer=world.keys).publish(online)
     with place.server(ready=False) as server:
         world.endpoint = LocalEndpoint(path=world.endpoint.path, url=server.url)
         world.propose(0)

@@ -26,7 +26,8 @@ from assets.traffic.entries import (
 )
 from assets.traffic.judging.daily import ROLLOUT
 from bundle.desired import Actual, RefusedBundle
-from bundle.records.log import Trial, Writer
+from bundle.records.record import Trial
+from bundle.records.writer import Writer
 from cli.demo.diary import served
 from cli.main import app
 from declare.release import ReleasePolicy

@@ -35,7 +35,7 @@ from hypothesis import given, settings, strategies as st
 
 from bundle import api_keys
 from bundle.api_keys import SCOPES, KeyFile
-from bundle.records import log
+from bundle.records import reader
 from cli.demo import requests
 from serving.callers.limits import RateLimits
 from serving.routes import ADMIN_ROUTES, OPEN, ROUTES
@@ -595,12 +595,12 @@ def test_what_comes_too_late_is_neither_predicted_nor_logged(
     guarded: tuple[Place, Running, dict[str, str]],
 ) -> None:
     place, server, keys = guarded
-    before = len(log.read(place.predictions, DAY).records)
+    before = len(reader.read(place.predictions, DAY).records)
     headers = bearer(keys["all"])
     for rows in (request(1), {"instances": [request(number) for number in range(200)]}):
         late = server.client.post(URL, json=rows, headers={**headers, "x-request-timeout-ms": "0"})
         assert (late.status_code, late.json()["rule"]) == (504, "deadline")
-    assert len(log.read(place.predictions, DAY).records) == before
+    assert len(reader.read(place.predictions, DAY).records) == before
     assert (
         server.client.post(
             URL, json=request(1), headers={**headers, "x-request-timeout-ms": "5000"}

@@ -9,7 +9,7 @@ import pytest
 
 from bundle.manifest import golden_rows
 from bundle.models.model import FILES, TOLERANCE
-from bundle.records import log
+from bundle.records import reader
 from tests.support.endpoint import DAY, NAME, Place, program, request, snapshot
 from tests.support.estimators import KINDS, Kind, estimator_model
 
@@ -50,7 +50,7 @@ def test_an_estimator_answers_exactly_beside_a_champion_of_trees(
             f"/explain/{NAME}", json={"instances": asked[:50]}
         ).json()["explanations"]
         described = server.client.get(f"/v2/models/{NAME}").json()
-    records = {record.id: record for record in log.read(place.predictions, DAY).records}
+    records = {record.id: record for record in reader.read(place.predictions, DAY).records}
     answers = [answer for answer in (*single, *batch, *alone) if answer["bundle"] == candidate]
     assert len(answers) > 300
     matrix = np.array(

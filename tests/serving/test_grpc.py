@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from bundle.records import log
+from bundle.records import reader
 from tests.serving.test_access import bearer, certified, keyed
 from tests.serving.test_watching import until
 from tests.support.endpoint import CONTRACT, DAY, NAME, TREE, Place, Running, request
@@ -189,7 +189,7 @@ def test_tritons_client_gets_the_plain_answers_and_they_are_logged(
         target.digest,
     )
     assert answer.as_numpy("prediction").tolist() == plain(target, REQUESTS)
-    stored = {record.id: record for record in log.read(target.place.predictions, DAY).records}
+    stored = {record.id: record for record in reader.read(target.place.predictions, DAY).records}
     ids = [found.decode() for found in answer.as_numpy("prediction_id").tolist()]
     assert [stored[found].entity for found in ids] == [row["order_id"] for row in REQUESTS]
     only = client.infer(

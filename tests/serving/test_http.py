@@ -12,7 +12,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from bundle.records import log
+from bundle.records import reader
 from tests.serving.conftest import Shared
 from tests.support.endpoint import DAY, NAME, request
 
@@ -122,7 +122,7 @@ def test_requests_of_one_moment_have_each_its_own_answer(shared: Shared) -> None
     }
     for connection in connections:
         connection.close()
-    logged = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
+    logged = {record.id: record for record in reader.read(shared.place.predictions, DAY).records}
     for number, answer in told.items():
         alone = shared.server.client.post(URL, json=request(number)).json()
         assert answer["prediction"] == pytest.approx(alone["prediction"], abs=1e-6)

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bundle.records import log
+from bundle.records import reader, segments
 from tests.serving.test_safety import URL, Load, logged
 from tests.support.endpoint import DAY, Place, Running, program, request
 
@@ -121,7 +121,7 @@ def test_closed_segments_are_compressed_beside_the_requests(tmp_path: Path) -> N
         assert server.stop() == 0
     assert list(place.predictions.glob("*.log")) == []
     ids = [row["id"] for answer in answers for row in answer.json()["predictions"]]
-    assert [record.id for record in log.read(place.predictions, DAY).records] == ids
+    assert [record.id for record in reader.read(place.predictions, DAY).records] == ids
 
 
 def test_what_a_pipeline_keeps_out_of_its_log_is_in_no_file(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_what_a_pipeline_keeps_out_of_its_log_is_in_no_file(tmp_path: Path) -> N
         place.wait(digest)
         answer = server.client.post(URL, json={**request(3), "amount": secret})
         assert answer.status_code == 200
-        [path] = log.segments(place.predictions)
+        [path] = segments.segments(place.predictions)
         assert b"123.45" not in path.read_bytes()
-        record = log.read(place.predictions, DAY).records[0]
+        record = reader.read(place.predictions, DAY).records[0]
         named = dict(zip(discreet.names, record.row, strict=True))
         assert "amount" not in record.request
         assert (named["amount"], named["amount_per_item"]) == (None, None)

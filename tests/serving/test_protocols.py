@@ -13,7 +13,7 @@ import polars as pl
 from openapi_schema_validator import OAS31Validator
 
 from bundle.features.polars import compile_batch
-from bundle.records import log, service
+from bundle.records import reader, service
 from tests.serving.conftest import Shared
 from tests.support.endpoint import CONTRACT, DAY, NAME, SHOPS, model, program, request, snapshot
 
@@ -65,7 +65,7 @@ def test_one_row_and_batches_give_the_probability_of_the_batch_features(shared: 
 def test_features_used_are_the_batch_features_row_by_row(shared: Shared) -> None:
     requests = [request(number) for number in range(1000, 1100)]
     answers = shared.server.client.post(URL, json={"instances": requests}).json()["predictions"]
-    stored = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
+    stored = {record.id: record for record in reader.read(shared.place.predictions, DAY).records}
     used = np.array(
         [[np.nan if v is None else v for v in stored[answer["id"]].row] for answer in answers],
         dtype=np.float32,
@@ -228,7 +228,7 @@ def test_unknown_shop_and_missing_rows_are_served(shared: Shared) -> None:
     assert answer.status_code == 200
     record = next(
         found
-        for found in log.read(shared.place.predictions, DAY).records
+        for found in reader.read(shared.place.predictions, DAY).records
         if found.id == answer.json()["id"]
     )
     by_name = dict(zip(program().names, record.row, strict=True))

@@ -19,7 +19,7 @@ import pytest
 from bundle import signing
 from bundle.desired import Actual, Desired
 from bundle.digests import folder_digest
-from bundle.records import log
+from bundle.records import reader, segments
 from resources.endpoint import ReplicatedEndpoint
 from tests.support.endpoint import DAY, NAME, TREE, Place, files, request
 from tests.support.ports import free_ports
@@ -115,7 +115,7 @@ def test_every_replica_follows_and_no_log_is_lost(
         assert target.golden(NAME) is None
         folders = target.predictions(NAME)
         assert len(folders) == 2
-        logged = [record.id for folder in folders for record in log.read(folder, DAY).records]
+        logged = [record.id for folder in folders for record in reader.read(folder, DAY).records]
         assert ids <= set(logged)
         assert len(set(logged)) == len(logged)
         assert len(target.samples()) <= 2
@@ -125,10 +125,12 @@ def test_every_replica_follows_and_no_log_is_lost(
         assert wait(target, third).bundles == (third,)
         assert answers(ADDRESSES[1], port, 1)["bundle"] == third
         end = time.monotonic() + 20
-        while list(folders[1].glob("*.log")) not in ([], [log.segments(folders[1])[-1]]):
+        while list(folders[1].glob("*.log")) not in ([], [segments.segments(folders[1])[-1]]):
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert ids <= {record.id for folder in folders for record in log.read(folder, DAY).records}
+        assert ids <= {
+            record.id for folder in folders for record in reader.read(folder, DAY).records
+        }
     assert sorted(path.name for path in place.root.iterdir()) == ["bundles", "replicas", NAME]
     assert sorted(path.name for path in (place.root / NAME).iterdir()) == [
         "desired.json",

@@ -24,7 +24,8 @@ from bundle import signing
 from bundle.desired import arm_name
 from bundle.files import write_atomically
 from bundle.manifest import Bundle
-from bundle.records import log, service
+from bundle.records import reader, segments, service
+from bundle.records.record import Stored
 from serving.delivery.following import loading
 from serving.delivery.following.reports import enlist
 from serving.delivery.following.state import Served
@@ -76,8 +77,8 @@ def served_by(place: Place, options: Options, worker: str) -> Served:
     return Served(NAME, options, place.public_key_path.read_bytes(), worker)
 
 
-def logged(place: Place) -> dict[str, log.Stored]:
-    reading = log.read(place.predictions, DAY)
+def logged(place: Place) -> dict[str, Stored]:
+    reading = reader.read(place.predictions, DAY)
     assert all(found.torn for found in reading.damage)
     records = {record.id: record for record in reading.records}
     assert len(records) == len(reading.records), "a prediction is in the log twice"
@@ -291,12 +292,12 @@ def test_a_kill_loses_no_acknowledged_prediction(tmp_path: Path, workers: int) -
     assert acknowledged <= set(logged(place))
     # Workers notice that their supervisor died, and stop.
     assert psutil.wait_procs(children, timeout=30)[1] == []
-    assert log.seal_abandoned(place.predictions) >= 0
-    reading = log.read(place.predictions, DAY)
+    assert segments.seal_abandoned(place.predictions) >= 0
+    reading = reader.read(place.predictions, DAY)
     assert reading.segments > 2
     # Closed segments tell by their index that they hold nothing of another day.
-    assert log.read(place.predictions, DAY + timedelta(days=1)).segments == 0
-    assert log.days(place.predictions) == {DAY: len(reading.records)}
+    assert reader.read(place.predictions, DAY + timedelta(days=1)).segments == 0
+    assert reader.days(place.predictions) == {DAY: len(reading.records)}
 
 
 def test_a_full_disk_is_answered_with_503_and_recovers(tmp_path: Path) -> None:

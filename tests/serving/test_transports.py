@@ -20,7 +20,7 @@ from bundle.features.online import AggregateTable, Refresh, Snapshot
 from bundle.features.program import Lookup, aggregate_name, aggregate_table
 from bundle.manifest import golden_rows
 from bundle.models.model import TOLERANCE
-from bundle.records import log
+from bundle.records import reader
 from tests.serving.conftest import Shared
 from tests.support.endpoint import (
     CONTRACT,
@@ -121,7 +121,7 @@ def test_tritons_http_client_gets_the_plain_answers(
         found.decode() if isinstance(found, bytes) else found
         for found in answer.as_numpy("prediction_id").tolist()
     ]
-    stored = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
+    stored = {record.id: record for record in reader.read(shared.place.predictions, DAY).records}
     assert [stored[found].entity for found in ids] == [found["order_id"] for found in REQUESTS]
     assert [found.decode() for found in answer.as_numpy("ood").tolist()] == [
         ",".join(stored[found].ood) for found in ids
@@ -352,7 +352,7 @@ def test_rows_outside_the_training_range_are_answered_logged_and_counted_as_such
     assert one["ood"] == ["amount_per_item"]
     assert [found["ood"] for found in many] == [[]] * 69 + [["amount_per_item"]]
     assert counted() == before + 2
-    stored = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
+    stored = {record.id: record for record in reader.read(shared.place.predictions, DAY).records}
     assert [stored[found["id"]].ood for found in (one, many[0], many[-1])] == [
         ("amount_per_item",),
         (),
@@ -362,13 +362,13 @@ def test_rows_outside_the_training_range_are_answered_logged_and_counted_as_such
 
 def test_explanations_add_up_to_the_margin_of_the_prediction(shared: Shared) -> None:
     client = shared.server.client
-    before = len(log.read(shared.place.predictions, DAY).records)
+    before = len(reader.read(shared.place.predictions, DAY).records)
     answer = client.post(f"/explain/{NAME}", json={"instances": REQUESTS})
     assert answer.status_code == 200, answer.text
     explanations = answer.json()["explanations"]
-    assert len(log.read(shared.place.predictions, DAY).records) == before
+    assert len(reader.read(shared.place.predictions, DAY).records) == before
     predictions = client.post(URL, json={"instances": REQUESTS}).json()["predictions"]
-    stored = {record.id: record for record in log.read(shared.place.predictions, DAY).records}
+    stored = {record.id: record for record in reader.read(shared.place.predictions, DAY).records}
     rows = np.array(
         [[np.nan if v is None else v for v in stored[found["id"]].row] for found in predictions],
         dtype=np.float32,

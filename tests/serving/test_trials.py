@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bundle.manifest import load
-from bundle.records import log
-from bundle.records.log import Writer
+from bundle.records import reader
+from bundle.records.record import Trial
+from bundle.records.writer import Writer
 from serving.callers.calls import Call
 from serving.delivery.failures import FailureLog
 from serving.delivery.following.state import Served
@@ -36,9 +37,9 @@ def ask(server: Running, numbers: range) -> list[dict[str, object]]:
     return [answer.json() for answer in answers]
 
 
-def trials(place: Place, enough: Callable[[list[log.Trial]], bool]) -> list[log.Trial]:
+def trials(place: Place, enough: Callable[[list[Trial]], bool]) -> list[Trial]:
     end = time.monotonic() + 20
-    while not enough(found := log.read_trials([place.trials], DAY)):
+    while not enough(found := reader.read_trials([place.trials], DAY)):
         assert time.monotonic() < end, f"{len(found)} trials"
         time.sleep(0.05)
     return found
@@ -58,7 +59,7 @@ def test_a_shadow_scores_every_answer_and_answers_nothing(tmp_path: Path) -> Non
     assert {(trial.bundle, trial.arm, trial.failure) for trial in found.values()} == {
         (candidate, "shadow", None)
     }
-    logged = log.read(place.predictions, DAY).records
+    logged = reader.read(place.predictions, DAY).records
     assert {record.id for record in logged} == set(found) == {answer["id"] for answer in answers}, (
         "answers alone are in the prediction log"
     )
@@ -81,7 +82,7 @@ def test_a_shadow_that_cannot_keep_up_misses_rows_and_delays_nobody(tmp_path: Pa
                 URL, json={"instances": [request(number) for number in range(300)]}
             )
             assert answer.status_code == 200
-        scored = len(log.read_trials([place.trials], DAY))
+        scored = len(reader.read_trials([place.trials], DAY))
         assert scored < 1_500, "1,500 rows of 20 ms each were answered long before they were scored"
         metrics = server.admin.get("/metrics").text
         dropped = next(
@@ -91,7 +92,7 @@ def test_a_shadow_that_cannot_keep_up_misses_rows_and_delays_nobody(tmp_path: Pa
         )
         assert dropped >= 400
         server.kill()
-    assert len(log.read(place.predictions, DAY).records) == 1_500
+    assert len(reader.read(place.predictions, DAY).records) == 1_500
 
 
 @pytest.mark.parametrize(("fault", "why"), [("nan", "no probability"), ("raise", "RuntimeError")])
@@ -230,7 +231,7 @@ def test_many_rows_are_divided_between_the_arms_as_single_ones_are(
             failed = trials(place, lambda found: len(found) >= 2 * theirs)
             assert len(failed) == 2 * theirs
             assert {trial.id for trial in failed[:theirs]} < {found["id"] for found in answers}
-    logged = {record.id: record for record in log.read(place.predictions, DAY).records}
+    logged = {record.id: record for record in reader.read(place.predictions, DAY).records}
     assert len(logged) == 240
     for sent, found in zip(rows, answers, strict=True):
         record = logged[found["id"]]

@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -43,6 +43,7 @@ from bundle.manifest import RequestField, bundle_files, golden_rows
 from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.bounds import learn
 from bundle.models.model import Calibration, Model
+from bundle.online_file import sealed
 from resources.endpoint import LocalEndpoint
 from tests.support.ports import free_ports
 
@@ -245,7 +246,10 @@ class Place:
         return digest
 
     def publish(self, online: Snapshot | None = None) -> None:
-        write_atomically(self.root / NAME / "online.msgpack", (online or snapshot()).encode())
+        content = sealed(
+            online or snapshot(), lambda content: signing.sign(self.private_key, content)
+        )
+        write_atomically(self.root / NAME / "online.msgpack", content)
 
     def desire(
         self,
@@ -299,12 +303,18 @@ class Place:
 
     def wait_for_error(self, words: str, timeout: float = 15) -> Actual:
         """Wait until the endpoint reports an error that contains these words."""
+        return self.wait_until(
+            lambda actual: words in f"{actual.error} {actual.snapshot_error}", timeout
+        )
+
+    def wait_until(self, holds: Callable[[Actual], bool], timeout: float = 15) -> Actual:
+        """Wait until a condition holds for what the endpoint reports."""
         end = time.monotonic() + timeout
         while True:
             actual = self.endpoint.actual(NAME)
-            if actual is not None and words in f"{actual.error} {actual.snapshot_error}":
+            if actual is not None and holds(actual):
                 return actual
-            assert time.monotonic() < end, f"no error with {words!r}, but {actual}"
+            assert time.monotonic() < end, f"waited in vain; the endpoint reports {actual}"
             time.sleep(0.05)
 
     def wait_for_workers(self, count: int, timeout: float = 30) -> None:

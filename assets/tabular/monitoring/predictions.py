@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from bundle.features.program import FeatureProgram
-    from bundle.records.log import Stored
+    from bundle.records.record import Stored
     from declare.tabular import Tabular
     from resources.artifacts import Artifacts
     from resources.lake import Lake
@@ -45,7 +45,7 @@ def columns(pipeline: Tabular) -> dict[str, Any]:
         "datetime": moment,
     }
     fixed = {
-        "prediction_id": pl.String, EVENT_TIME: moment, KNOWN_AT: moment, "wall_time": moment, "bundle": pl.String, "arm": pl.String,
+        "prediction_id": pl.String, EVENT_TIME: moment, KNOWN_AT: moment, "wall_time": moment, "bundle": pl.String, "arm": pl.String, "caller": pl.String,
         "output": pl.Float64, "latency_ms": pl.Float64, "online_as_of": pl.String, "ood": pl.String, DATE: pl.Date,
     }  # fmt: skip
     return {
@@ -136,6 +136,7 @@ def _frame(pipeline: Tabular, records: Sequence[Stored], program: FeatureProgram
         "wall_time": [record.at for record in records],
         "bundle": [record.bundle for record in records],
         "arm": [record.arm for record in records],
+        "caller": [record.caller for record in records],
         "output": [record.output for record in records],
         "latency_ms": [record.latency_us / 1_000 for record in records],
         "online_as_of": [record.online_as_of for record in records],
@@ -236,7 +237,7 @@ def compact_days(
     from assets.data.digest import content_digest
     from bundle.features.program import FeatureProgram
     from bundle.manifest import PROGRAM
-    from bundle.records.log import read
+    from bundle.records.reader import read
 
     programs: dict[str, FeatureProgram] = {}
 
@@ -289,7 +290,8 @@ def prune(pipeline: Tabular, lake: Lake, logs: Sequence[Path], newest: date) -> 
     holds each of these predictions."""
     import polars as pl
 
-    from bundle.records.log import closed_before, contents, remove
+    from bundle.records.reader import contents
+    from bundle.records.segments import closed_before, remove
 
     removed = kept = 0
     for log in logs:

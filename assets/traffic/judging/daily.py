@@ -106,7 +106,7 @@ def prune_trials(pipeline: Pipeline, day: date, trials: Sequence[Path]) -> int:
 
     Returns the number of segments that went.
     """
-    from bundle.records.log import closed_before, remove
+    from bundle.records.segments import closed_before, remove
 
     removed = 0
     for folder in trials:

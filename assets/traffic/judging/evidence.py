@@ -255,7 +255,7 @@ def _trials(
     """The logged trials of a bundle since a moment: all of the shadow, failures of any stage."""
     import polars as pl
 
-    from bundle.records.log import read_trials
+    from bundle.records.reader import read_trials
 
     by_id = {
         each.id: each
@@ -290,7 +290,7 @@ def _trials(
 def _failures(trials: pl.DataFrame) -> Failures:
     import polars as pl
 
-    from bundle.records.log import NO_PROBABILITY
+    from bundle.records.record import NO_PROBABILITY
 
     failed = trials.filter(pl.col("failure").is_not_null())
     invalid = failed.filter(pl.col("failure") == NO_PROBABILITY).height

@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from bundle import online_file
 from bundle.desired import (
     NOT_PIPELINES,
     SHADOW,
@@ -33,7 +34,7 @@ from bundle.desired import (
 )
 from bundle.features.online import Snapshot
 from bundle.files import Stamp, stamp
-from bundle.records.log import Writer
+from bundle.records.writer import Writer
 from serving.contract.contract import Contract
 from serving.contract.refusal import unlogged
 from serving.delivery.failures import FailureLog
@@ -264,9 +265,7 @@ class Served:
     def _take_online(self) -> None:
         place = self.folder / "online.msgpack"
         try:
-            snapshot = Snapshot.decode(place.read_bytes())
-            if snapshot.pipeline != self.name:
-                raise ValueError(f"it is the snapshot of pipeline {snapshot.pipeline!r}")
+            snapshot = online_file.unseal(place.read_bytes(), self._key, self.name)
         except FileNotFoundError:
             self._online_error = f"{place} is missing; features that are looked up are null"
             return

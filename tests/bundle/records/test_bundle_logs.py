@@ -20,9 +20,10 @@ import zstandard
 from hypothesis import given, settings, strategies as st
 
 from bundle.features.columns import column
-from bundle.records import log, service
+from bundle.records import reader, segments, service
 from bundle.records.batches import Batch
-from bundle.records.log import Record, Stored, Writer
+from bundle.records.record import Record, Stored
+from bundle.records.writer import Writer
 
 DAY = date(2024, 1, 10)
 
@@ -53,7 +54,7 @@ def batch(first: int, days: tuple[int, ...] = (0, 0, 1, 0)) -> Batch:
         dtype=np.float32,
     )
     return Batch(
-        prefix="p", numbers=np.arange(first, first + 4), at=datetime(2024, 1, 10, 12, tzinfo=UTC), pipeline="toy", bundle="b" * 64, arm="champion",
+        prefix="p", numbers=np.arange(first, first + 4), at=datetime(2024, 1, 10, 12, tzinfo=UTC), pipeline="toy", bundle="b" * 64, arm="champion", caller="a1b2c3d4e5f6",
         entity="e", event_time="t", days=np.array(days) + (DAY - date(1970, 1, 1)).days,
         columns={name: column(kind, values) for name, (kind, values) in COLUMNS.items()}, request=[name for name in COLUMNS if name != "secret"],
         matrix=matrix, withheld=[False, True, False], same={0: "x", 2: "i"}, outputs=np.array([0.25, 0.5, 0.0, 1.0]), online_as_of=None, latency_us=10,
@@ -71,7 +72,7 @@ def one_by_one(found: Batch) -> list[Stored]:
     records = [
         Record(
             day=(date(1970, 1, 1) + timedelta(days=int(found.days[place]))).isoformat(), id=f"p{int(found.numbers[place]):012x}", at=found.at,
-            event_time=requests[place]["t"], pipeline="toy", bundle="b" * 64, arm="champion", entity=requests[place]["e"], request=requests[place],
+            event_time=requests[place]["t"], pipeline="toy", bundle="b" * 64, arm="champion", caller="a1b2c3d4e5f6", entity=requests[place]["e"], request=requests[place],
             row=rows[place], output=float(found.outputs[place]), online_as_of=None, latency_us=10, ood=found.ood.get(place, ()),
         )
         for place in range(4)
@@ -96,7 +97,7 @@ def test_records_come_back_as_written_and_days_are_kept_apart(tmp_path: Path) ->
         writer.append([record(number, DAY + timedelta(days=number // 20))])
     writer.append([record(100), record(101)])
     writer.close()
-    reading = log.read(tmp_path, DAY)
+    reading = reader.read(tmp_path, DAY)
     assert [found.id for found in reading.records] == [
         *(f"{n:06d}" for n in range(20)),
         "000100",
@@ -106,11 +107,15 @@ def test_records_come_back_as_written_and_days_are_kept_apart(tmp_path: Path) ->
     first = reading.records[0]
     assert first.row == (1.0, None, 3.5)
     assert first.request == {"x": 1.5, "t": "2024-01-10T12:00:00Z", "text": "a\nb\rc\u2028é"}
-    everything = log.read(tmp_path, DAY, DAY + timedelta(days=2))
+    everything = reader.read(tmp_path, DAY, DAY + timedelta(days=2))
     assert len(everything.records) == 62
-    assert reading.segments < everything.segments == len(log.segments(tmp_path))
-    assert log.days(tmp_path) == {DAY: 22, DAY + timedelta(days=1): 20, DAY + timedelta(days=2): 20}
-    assert log.read(tmp_path / "nowhere", DAY).records == []
+    assert reading.segments < everything.segments == len(segments.segments(tmp_path))
+    assert reader.days(tmp_path) == {
+        DAY: 22,
+        DAY + timedelta(days=1): 20,
+        DAY + timedelta(days=2): 20,
+    }
+    assert reader.read(tmp_path / "nowhere", DAY).records == []
 
 
 def test_a_batch_comes_back_as_the_same_records_that_lines_give(tmp_path: Path) -> None:
@@ -127,20 +132,20 @@ def test_a_batch_comes_back_as_the_same_records_that_lines_give(tmp_path: Path) 
     for closed in (False, True):
         if closed:
             writer.close()
-        reading = log.read(tmp_path, DAY, DAY + timedelta(days=2))
+        reading = reader.read(tmp_path, DAY, DAY + timedelta(days=2))
         assert reading.records[1:-1] == expected
         assert reading.damage == []
-        assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=1)).records] == [
+        assert [found.id for found in reader.read(tmp_path, DAY + timedelta(days=1)).records] == [
             f"p{n:012x}" for n in range(2, 40, 8)
         ]
-        assert log.days(tmp_path) == {
+        assert reader.days(tmp_path) == {
             DAY: 17,
             DAY + timedelta(days=1): 5,
             DAY + timedelta(days=2): 20,
         }
-    assert len(log.segments(tmp_path)) > 1
-    assert sum(len(log.contents(path).records) for path in log.segments(tmp_path)) == 42
-    assert b"hidden" not in b"".join(log._content(path) for path in log.segments(tmp_path))
+    assert len(segments.segments(tmp_path)) > 1
+    assert sum(len(reader.contents(path).records) for path in segments.segments(tmp_path)) == 42
+    assert b"hidden" not in b"".join(segments.lines(path) for path in segments.segments(tmp_path))
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,14 +158,14 @@ def test_a_torn_or_altered_batch_is_lost_alone(
     writer.append_batches([batch(0)])
     writer.append([record(1)])
     writer.append_batches([batch(4)])
-    [path] = log.segments(folder)
+    [path] = segments.segments(folder)
     content = path.read_bytes()
     path.write_bytes(content[: max(0, len(content) - cut)])
-    ends = [content.index(b"%08x" % zlib.crc32(log.line(record(1))[9:-1])), 0, len(content)]
-    ends[1] = ends[0] + len(log.line(record(1)))
+    ends = [content.index(b"%08x" % zlib.crc32(segments.line(record(1))[9:-1])), 0, len(content)]
+    ends[1] = ends[0] + len(segments.line(record(1)))
     kept = [[f"p{n:012x}" for n in range(4)], ["000001"], [f"p{n:012x}" for n in range(4, 8)]]
     whole = sum(end <= len(content) - cut for end in ends)
-    reading = log.read(folder, DAY, DAY + timedelta(days=1))
+    reading = reader.read(folder, DAY, DAY + timedelta(days=1))
     assert [found.id for found in reading.records] == [each for ids in kept[:whole] for each in ids]
     assert [found.torn for found in reading.damage] == [True] * (
         len(content) - cut > 0 and len(content) - cut not in ends
@@ -168,7 +173,7 @@ def test_a_torn_or_altered_batch_is_lost_alone(
     # A changed byte costs the entry that it is in, and nothing else is made of it.
     place = altered % len(content)
     path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
-    reading = log.read(folder, DAY, DAY + timedelta(days=1))
+    reading = reader.read(folder, DAY, DAY + timedelta(days=1))
     lost = next(number for number, end in enumerate(ends) if place < end)
     found = [each.id for each in reading.records]
     left = [each for number, ids in enumerate(kept) if number != lost for each in ids]
@@ -186,14 +191,14 @@ def test_a_segment_that_another_process_seals_before_it_is_locked_takes_no_recor
     def flock(file: int, how: int) -> None:
         if how == fcntl.LOCK_EX and early and early.pop():
             # A worker that starts looks for what killed ones left.
-            log.seal_abandoned(tmp_path)
+            segments.seal_abandoned(tmp_path)
         lock(file, how)
 
-    monkeypatch.setattr(log.fcntl, "flock", flock)
+    monkeypatch.setattr(segments.fcntl, "flock", flock)
     writer.append([record(1)])
     writer.close()
     assert not early
-    assert [found.id for found in log.read(tmp_path, DAY).records] == ["000001"]
+    assert [found.id for found in reader.read(tmp_path, DAY).records] == ["000001"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -202,10 +207,10 @@ def test_a_torn_tail_costs_the_last_record_alone(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     folder = tmp_path_factory.mktemp("log")
-    content = b"".join(log.line(record(number)) for number in range(5))
+    content = b"".join(segments.line(record(number)) for number in range(5))
     kept = content[: max(0, len(content) - cut)]
     (folder / "1-x-1.log").write_bytes(kept)
-    reading = log.read(folder, DAY)
+    reading = reader.read(folder, DAY)
     whole = kept.count(b"\n")
     assert [found.id for found in reading.records] == [f"{number:06d}" for number in range(whole)]
     assert [found.torn for found in reading.damage] == (
@@ -214,10 +219,10 @@ def test_a_torn_tail_costs_the_last_record_alone(
 
 
 def test_altered_lines_are_told_and_the_others_read(tmp_path: Path) -> None:
-    lines = [log.line(record(number)) for number in range(5)]
+    lines = [segments.line(record(number)) for number in range(5)]
     lines[2] = lines[2].replace(b'"output":0.25', b'"output":0.99')
     (tmp_path / "1-x-1.log").write_bytes(b"".join(lines))
-    reading = log.read(tmp_path, DAY)
+    reading = reader.read(tmp_path, DAY)
     assert [found.id for found in reading.records] == ["000000", "000001", "000003", "000004"]
     assert [(found.segment, found.torn) for found in reading.damage] == [("1-x-1.log", False)]
 
@@ -225,24 +230,26 @@ def test_altered_lines_are_told_and_the_others_read(tmp_path: Path) -> None:
 def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "1-x-1.log").write_bytes(log.line(record(1)) + b"0000")
+    (tmp_path / "1-x-1.log").write_bytes(segments.line(record(1)) + b"0000")
     writer = Writer(tmp_path)
     writer.append([record(2)])
     until(lambda: (tmp_path / "1-x-1.index").exists())
     assert (tmp_path / "1-x-1.log.zst").exists()
     assert not (tmp_path / "1-x-1.log").exists()
-    assert log.seal_abandoned(tmp_path) == 0
-    reading = log.read(tmp_path, DAY)
+    assert segments.seal_abandoned(tmp_path) == 0
+    reading = reader.read(tmp_path, DAY)
     assert [found.id for found in reading.records] == ["000001", "000002"]
     assert [found.torn for found in reading.damage] == [True]
     writer.close()
     # An index that does not fit its segment is not believed.
     (tmp_path / "1-x-1.log.zst").write_bytes(
-        zstandard.compress(log.line(record(3, DAY + timedelta(days=5))))
+        zstandard.compress(segments.line(record(3, DAY + timedelta(days=5))))
     )
-    assert [found.id for found in log.read(tmp_path, DAY + timedelta(days=5)).records] == ["000003"]
+    assert [found.id for found in reader.read(tmp_path, DAY + timedelta(days=5)).records] == [
+        "000003"
+    ]
     (tmp_path / "1-x-1.log.zst").write_bytes(b"altered")
-    reading = log.read(tmp_path, DAY)
+    reading = reader.read(tmp_path, DAY)
     assert [found.id for found in reading.records] == ["000002"]
     assert [(found.segment, found.torn) for found in reading.damage] == [("1-x-1.log.zst", False)]
 
@@ -251,7 +258,9 @@ def test_segments_of_killed_processes_are_sealed_and_those_being_written_are_not
 def test_compressing_may_be_killed_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
-    (tmp_path / "1-x-1.log").write_bytes(b"".join(log.line(record(number)) for number in range(5)))
+    (tmp_path / "1-x-1.log").write_bytes(
+        b"".join(segments.line(record(number)) for number in range(5))
+    )
     steps = iter(range(100))
     for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
         real = getattr(owner, name)
@@ -263,14 +272,14 @@ def test_compressing_may_be_killed_anywhere(
 
         monkeypatch.setattr(owner, name, step)
     with pytest.raises(Killed):
-        log.seal_abandoned(tmp_path)
+        segments.seal_abandoned(tmp_path)
     monkeypatch.undo()
     ids = [f"{number:06d}" for number in range(5)]
-    assert [found.id for found in log.read(tmp_path, DAY).records] == ids
-    log.seal_abandoned(tmp_path)
-    assert [found.id for found in log.read(tmp_path, DAY).records] == ids
+    assert [found.id for found in reader.read(tmp_path, DAY).records] == ids
+    segments.seal_abandoned(tmp_path)
+    assert [found.id for found in reader.read(tmp_path, DAY).records] == ids
     assert {path.name for path in tmp_path.glob("*1-x-1*")} == {"1-x-1.log.zst", "1-x-1.index"}
-    assert log.read(tmp_path, DAY + timedelta(days=1)).segments == 0
+    assert reader.read(tmp_path, DAY + timedelta(days=1)).segments == 0
 
 
 def test_old_segments_go_by_age_of_their_predictions(tmp_path: Path) -> None:
@@ -280,12 +289,12 @@ def test_old_segments_go_by_age_of_their_predictions(tmp_path: Path) -> None:
         writer.close()
     writer = Writer(tmp_path)
     writer.append([record(20)])
-    old = list(log.closed_before(tmp_path, DAY + timedelta(days=2)))
+    old = list(segments.closed_before(tmp_path, DAY + timedelta(days=2)))
     assert [(first, last) for _, first, last in old] == [(DAY, DAY), (DAY, DAY + timedelta(days=1))]
-    assert [found.id for found in log.contents(old[1][0]).records] == ["000001", "000011"]
+    assert [found.id for found in reader.contents(old[1][0]).records] == ["000001", "000011"]
     for path, _, _ in old:
-        log.remove(path)
-    assert {found.id for found in log.read(tmp_path, DAY, DAY + timedelta(days=9)).records} == {
+        segments.remove(path)
+    assert {found.id for found in reader.read(tmp_path, DAY, DAY + timedelta(days=9)).records} == {
         "000005",
         "000015",
         "000020",
@@ -300,8 +309,8 @@ def test_a_segment_is_closed_when_it_is_old_enough(tmp_path: Path) -> None:
     until(lambda: len(list(tmp_path.glob("*.index"))) == 1)
     writer.append([record(2)])
     writer.close()
-    assert [found.id for found in log.read(tmp_path, DAY).records] == ["000001", "000002"]
-    assert len(log.segments(tmp_path)) == 2
+    assert [found.id for found in reader.read(tmp_path, DAY).records] == ["000001", "000002"]
+    assert len(segments.segments(tmp_path)) == 2
 
 
 def test_a_commit_is_told_after_the_flush_and_shared(
@@ -323,7 +332,7 @@ def test_a_commit_is_told_after_the_flush_and_shared(
     size = 0
     for number in range(50):
         writer.append([record(number)])
-        size += len(log.line(record(number)))
+        size += len(segments.line(record(number)))
         writer.commit(
             lambda error, size=size: told.append(
                 (size, max(flushed)) if error is None else (size, -1)
@@ -339,6 +348,7 @@ def test_a_commit_is_told_after_the_flush_and_shared(
     until(lambda: told[-1] == (0, -1))
     assert "Input/output error" in str(writer.sync_error)
     monkeypatch.undo()
+    writer.append([record(100)])
     until(lambda: writer.sync_error is None)
     writer.close()
 
@@ -365,7 +375,7 @@ def test_what_could_not_be_written_wholly_is_taken_back(
     monkeypatch.undo()
     writer.append([record(2)])
     writer.close()
-    reading = log.read(tmp_path, DAY)
+    reading = reader.read(tmp_path, DAY)
     assert [found.id for found in reading.records] == ["000001", "000002"]
     assert len(reading.damage) == 1
 
@@ -387,7 +397,7 @@ def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     writer.close()
-    reading = log.read(tmp_path, DAY)
+    reading = reader.read(tmp_path, DAY)
     assert sorted(found.id for found in reading.records) == [f"{n:06d}" for n in range(1600)]
     assert reading.damage == []
 

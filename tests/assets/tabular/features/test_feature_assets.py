@@ -15,6 +15,7 @@ from assets.tabular.features import aggregates, assets as stage
 from assets.tabular.features.bounds import Figures, from_the_future
 from assets.tabular.features.moments import refresh
 from assets.tabular.features.point_in_time import features, snapshot
+from resources.keys import Keys
 from resources.lake import Lake
 from resources.online_store import OnlineStore
 from tests.support.orders import FIRST, LAST, frames, orders
@@ -31,7 +32,8 @@ def resources(tmp_path: Path) -> dict[str, Any]:
             lake.overwrite(f"orders/raw/{name}", frame)
         else:
             lake.write(f"orders/raw/{name}", frame, frame["date"].unique().sort().to_list())
-    return {"lake": lake, "online": OnlineStore(path=str(tmp_path / "endpoint"))}
+    keys = Keys(path=str(tmp_path / "keys"))
+    return {"lake": lake, "online": OnlineStore(path=str(tmp_path / "endpoint"), signer=keys)}
 
 
 def run(resources: dict[str, Any], first: date, last: date) -> dg.ExecuteInProcessResult:

@@ -22,7 +22,9 @@ from assets.tabular.monitoring.predictions import (
     prune,
 )
 from bundle.features.program import FeatureProgram
-from bundle.records.log import Record, Stored, Writer, line, segments
+from bundle.records.record import Record, Stored
+from bundle.records.segments import line, segments
+from bundle.records.writer import Writer
 from declare.log import LogPolicy
 from declare.tabular import Tabular
 from resources.lake import Lake
