@@ -1,8 +1,9 @@
 """API keys of an endpoint as they are stored: who may ask for what, and never the key itself.
 
-A key is `evergreen_<id>_<secret>`: the id names it in files, logs and metrics, the secret holds 256 random bits. Stored is the
-SHA-256 of the whole text. Slow password hashes protect secrets that can be guessed; 2^256 guesses cannot be made, so a slow hash
-would only cost the endpoint milliseconds a request.
+A key is `evergreen_<id>_<secret>`: the id names it in files, logs and metrics, the secret holds 256
+random bits. Stored is the SHA-256 of the whole text. Slow password hashes protect secrets that can
+be guessed; 2^256 guesses cannot be made, so a slow hash would only cost the endpoint milliseconds a
+request.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ FILE = "api_keys.json"
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`pipelines` that it may ask (none: all); `per_second` requests on average, `burst` at once (None: no limit). Moments are UTC."""
+    """One key and its rights.
+
+    It may ask `pipelines` (none: all), `per_second` requests on average (None: no limit), `burst`
+    at once. Moments are UTC.
+    """
 
     id: str
     digest: str
@@ -48,7 +53,10 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All keys that were ever made and not removed, oldest first. Once it holds one, every request needs a key."""
+    """All keys that were ever made and not removed, oldest first.
+
+    Once there is one, every request needs a key.
+    """
 
     keys: tuple[ApiKey, ...] = ()
 
@@ -67,13 +75,16 @@ def new(
     per_second: float | None = None,
     burst: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which is shown once. Raises ValueError for an unknown scope, a missing owner, or a limit that admits
-    nothing; a burst defaults to one second's worth."""
+    """A new key and its text, which is shown once. A burst defaults to one second's worth.
+
+    Raises ValueError for an unknown scope, a missing owner, or a limit that admits nothing.
+    """
     wanted = tuple(dict.fromkeys(scopes))
     unknown = [scope for scope in wanted if scope not in SCOPES]
     if unknown or not wanted:
         raise ValueError(
-            f"scopes {', '.join(unknown) or 'none'} are not possible; use one or more of {', '.join(SCOPES)}"
+            f"scopes {', '.join(unknown) or 'none'} are not possible; "
+            f"use one or more of {', '.join(SCOPES)}"
         )
     if not owner.strip():
         raise ValueError("a key needs an owner: whom to ask when it is misused")
@@ -83,7 +94,8 @@ def new(
         )
     if burst is not None and (per_second is None or not 1 <= burst <= 10**6):
         raise ValueError(
-            f"a burst of {burst} is not possible; give 1 to 1,000,000, and the requests a second that it belongs to"
+            f"a burst of {burst} is not possible; give 1 to 1,000,000, "
+            "and the requests a second that it belongs to"
         )
     if expires is not None and expires <= now:
         raise ValueError(
@@ -93,15 +105,25 @@ def new(
     text = f"evergreen_{identity}_{secrets.token_urlsafe(32)}"
     at_once = max(1, round(per_second)) if per_second is not None else 1
     key = ApiKey(
-        identity, digest(text), owner, wanted, now, tuple(pipelines), expires, None, per_second, at_once if burst is None else burst  # type: ignore[arg-type]
-    )  # fmt: skip
+        id=identity,
+        digest=digest(text),
+        owner=owner,
+        scopes=wanted,  # type: ignore[arg-type]
+        created=now,
+        pipelines=tuple(pipelines),
+        expires=expires,
+        per_second=per_second,
+        burst=at_once if burst is None else burst,
+    )
     return key, text
 
 
 def rotated(
     stored: KeyFile, identity: str, now: datetime, overlap: timedelta
 ) -> tuple[KeyFile, ApiKey, str]:
-    """The same rights under a new key, which lives as long as the old one was meant to; the old one works until `now + overlap`.
+    """The same rights under a new key, which lives as long as the old one was meant to.
+
+    The old one works until `now + overlap`.
 
     Raises LookupError for a key that is not there or not active.
     """
@@ -110,9 +132,14 @@ def rotated(
         raise LookupError(f"key {identity} is {old.state(now)}; add a new one instead")
     lifetime = old.expires - old.created if old.expires is not None else None
     made, text = new(
-        old.owner, old.scopes, now, pipelines=old.pipelines, expires=now + lifetime if lifetime else None,
-        per_second=old.per_second, burst=old.burst if old.per_second is not None else None,
-    )  # fmt: skip
+        old.owner,
+        old.scopes,
+        now,
+        pipelines=old.pipelines,
+        expires=now + lifetime if lifetime else None,
+        per_second=old.per_second,
+        burst=old.burst if old.per_second is not None else None,
+    )
     end = now + overlap if old.expires is None else min(old.expires, now + overlap)
     return (
         KeyFile((*replaced(stored, msgspec.structs.replace(old, expires=end)).keys, made)),
@@ -122,7 +149,7 @@ def rotated(
 
 
 def revoked(stored: KeyFile, identity: str, now: datetime) -> KeyFile:
-    """Without effect on a key that was revoked before. Raises LookupError for a key that is not there."""
+    """The keys with one revoked; a key that was revoked before stays so. Raises LookupError."""
     old = find(stored, identity)
     return stored if old.revoked else replaced(stored, msgspec.structs.replace(old, revoked=now))
 
@@ -140,7 +167,10 @@ def replaced(stored: KeyFile, changed: ApiKey) -> KeyFile:
 
 
 def read(place: Path) -> KeyFile:
-    """The stored keys; none where there is no file. Raises ValueError for a file that is not one of keys, and OSError."""
+    """The stored keys; none where there is no file.
+
+    Raises ValueError for a file that is not one of keys, and OSError.
+    """
     try:
         return msgspec.json.decode(place.read_bytes(), type=KeyFile)
     except FileNotFoundError:
@@ -152,8 +182,10 @@ def read(place: Path) -> KeyFile:
 
 
 def header(place: Path) -> dict[str, str]:
-    """How a request shows the key whose text lies in a file; nothing where there is no file. Raises OSError for one that this
-    user may not read."""
+    """How a request shows the key whose text lies in a file; nothing where there is no file.
+
+    Raises OSError for a file that this user may not read.
+    """
     try:
         return {"authorization": f"Bearer {place.read_text().strip()}"}
     except FileNotFoundError:

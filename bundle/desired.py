@@ -1,6 +1,7 @@
 """What an endpoint should serve, and what it reports serving.
 
-`Desired` is written and signed by the platform; `Actual` is written by the endpoint. Both are small JSON documents.
+`Desired` is written and signed by the platform; `Actual` is written by the endpoint. Both are small
+JSON documents.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which bundles of a pipeline answer which share of the traffic: `arms` are (bundle digest, share), champion first.
+    """Which bundles of a pipeline answer which share of the traffic.
 
-    `shadows` are bundles that are scored beside the answers and answer nothing themselves. Requests are divided by the value of
-    the request's column `key` (empty: the entity); `salt` divides anew, so that one split says nothing about the next one.
-    `serial` grows by every change and never goes back: an endpoint refuses a smaller one. `ledger_entry` names the entry
-    that caused it, `issued` the moment of that entry.
+    `arms` are (bundle digest, share), champion first; `shadows` are scored beside the answers and
+    answer nothing themselves. Requests are divided by the value of the request's column `key`
+    (empty: the entity); `salt` divides anew, so that one split says nothing about the next one.
+    `serial` grows by every change and never goes back: an endpoint refuses a smaller one.
+    `ledger_entry` names the entry that caused it, `issued` the moment of that entry.
     """
 
     pipeline: str
@@ -55,7 +57,7 @@ class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return signing.DESIRED + self.payload
 
     def arm(self, value: str) -> int:
-        """Index of the arm that answers for a value of the key: the same for every request with it, whatever worker gets it.
+        """Index of the arm that answers for a value of the key, the same in every worker.
 
         Growing the share of a challenger moves values to it alone; those that it already had stay.
         """
@@ -73,7 +75,7 @@ class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A signed document as it lies on disk: the exact text that was signed, and the signature (base64)."""
+    """A signed document on disk: the exact text that was signed, and the signature (base64)."""
 
     payload: str
     signature: str
@@ -138,7 +140,8 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
         if not self.ready:
             return f"nothing is served{f' ({self.error})' if self.error else ''}"
         if self.serial != desired.serial:
-            return f"serial {self.serial} is served, {desired.serial} is desired{f' ({self.error})' if self.error else ''}"
+            why = f" ({self.error})" if self.error else ""
+            return f"serial {self.serial} is served, {desired.serial} is desired{why}"
         if (served, self.shadows) != (desired.arms, desired.shadows):
             return f"serial {self.serial} is served with other arms than desired"
         if self.error is not None:
@@ -162,7 +165,10 @@ def signed(desired: Desired, sign: Callable[[bytes], bytes]) -> bytes:
 
 
 def unseal(content: bytes, public_key: bytes, pipeline: str) -> Desired:
-    """The desired state of a file, verified. Raises ValueError (SignatureError for a bad signature) saying what is wrong."""
+    """The desired state of a file, verified.
+
+    Raises ValueError (SignatureError for a bad signature) saying what is wrong.
+    """
     try:
         sealed = msgspec.json.decode(content, type=Sealed)
         signature = base64.b64decode(sealed.signature, validate=True)
@@ -200,7 +206,8 @@ def check(desired: Desired) -> None:
             raise ValueError(f"arm {digest[:80]!r} is no bundle digest (64 hexadecimal digits)")
         if digests.count(digest) > 1:
             raise ValueError(
-                f"bundle {digest} has {digests.count(digest)} arms; one arm a bundle, shadows included"
+                f"bundle {digest} has {digests.count(digest)} arms; one arm a bundle, "
+                "shadows included"
             )
     shares = [share for _, share in desired.arms]
     if any(not 0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:

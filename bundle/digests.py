@@ -26,7 +26,10 @@ def folder_digest(contents: Mapping[str, bytes]) -> str:
 
 
 def canonical_json(document: Any) -> bytes:
-    """JSON with sorted keys and no white space: equal documents give equal bytes. Raises ValueError for NaN and infinities."""
+    """JSON with sorted keys and no white space: equal documents give equal bytes.
+
+    Raises ValueError for NaN and infinities.
+    """
     return json.dumps(
         document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()

@@ -54,15 +54,16 @@ def sync_folder(folder: Path) -> None:
 def read_folder(folder: Path, limit: int) -> dict[str, bytes]:
     """All files of a flat folder by name.
 
-    Raises FileNotFoundError, and ValueError for anything but regular files with plain names (links, folders, devices,
-    names that lead elsewhere) and for more than `limit` bytes in all.
+    Raises FileNotFoundError, and ValueError for anything but regular files with plain names (links,
+    folders, devices, names that lead elsewhere) and for more than `limit` bytes in all.
     """
     contents: dict[str, bytes] = {}
     room = limit
     for name in sorted(path.name for path in folder.iterdir()):
         check_name(name)
         path = folder / name
-        # Opened without following a link and without waiting for a pipe; what was opened is what is checked and read.
+        # Opened without following a link and without waiting for a pipe. What was opened is what is
+        # checked and read.
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -85,5 +86,6 @@ def check_name(name: str) -> None:
     """Raises ValueError for a file name that is not plain."""
     if not FILE_NAME.fullmatch(name):
         raise ValueError(
-            f"file name {name!r} is not allowed; use up to 100 letters, digits, dots, dashes and underscores, no folders"
+            f"file name {name!r} is not allowed; use up to 100 letters, digits, dots, dashes "
+            "and underscores, no folders"
         )

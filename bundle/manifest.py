@@ -3,24 +3,27 @@
     manifest.json   what the bundle is, and the SHA-256 of every other file
     manifest.sig    Ed25519 signature over the manifest (base64)
     program.json    feature program with its vocabularies
-    model.ubj       XGBoost's trees, or else model.skops, an estimator of scikit-learn; model.json names and calibration
+    model.ubj       XGBoost's trees, or else model.skops, an estimator of scikit-learn;
+                    model.json names and calibration
     trees.table     the trees as the walker reads them (optional; the model says the same)
     golden.json     rows with the outputs expected of them
     golden.online   the online snapshot that the golden rows were computed with (optional)
-    bounds.json     the range of each feature in training: rows outside are answered as such (optional)
-    reference.json  what the drift monitors compare with: a summary of the training rows (optional; the endpoint ignores it)
+    bounds.json     the range of each feature in training: rows outside are answered as such
+                    (optional)
+    reference.json  what the drift monitors compare with: a summary of the training rows (optional;
+                    the endpoint ignores it)
 
-Equal inputs give equal bytes, hence an equal digest. Nothing of a bundle is used before all of it is verified.
+Equal inputs give equal bytes, hence an equal digest. Nothing of a bundle is used before all of it
+is verified. How the files are made stands in `bundle.assembly`.
 """
 
 from __future__ import annotations
 
 import base64
-import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,9 +32,10 @@ from bundle import signing
 from bundle.digests import folder_digest, sha256, sums
 from bundle.features.expression import Column as ColumnNode
 from bundle.features.online import Snapshot
-from bundle.features.program import EVENT_TIME, FeatureProgram, Kind
+from bundle.features.program import FeatureProgram, Kind
 from bundle.features.row import compile_row
 from bundle.files import check_name, read_folder
+from bundle.golden import GoldenResult, GoldenRow, golden_matrix
 from bundle.models.bounds import Bounds
 from bundle.models.loading import load_model
 from bundle.models.model import FACTS, FILES, TOLERANCE, Model
@@ -57,9 +61,6 @@ SUMS = "SHA256SUMS"  # written by stores beside a folder's files; tolerated when
 REQUIRED = frozenset({MANIFEST, SIGNATURE, PROGRAM, FACTS, GOLDEN})
 OPTIONAL = frozenset({*FILES.values(), trees.FILE, GOLDEN_ONLINE, REFERENCE, BOUNDS})
 SIZE_LIMIT = 1 << 30
-PACKAGES = ("msgspec", "numpy", "polars", "scikit-learn", "skops", "treelite", "xgboost")
-
-Scalar = bool | int | float | str | None
 
 
 class BundleError(ValueError):
@@ -87,7 +88,11 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a bundle is. `created_as_of` is a data day, never a wall clock; `evidence` maps names of reports to their digests."""
+    """What a bundle is.
+
+    `created_as_of` is a data day, never a wall clock; `evidence` maps names of reports to their
+    digests.
+    """
 
     pipeline: str
     created_as_of: str
@@ -109,26 +114,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     format: int = FORMAT
 
 
-class GoldenRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request, the model's row computed for it (null for missing), and the probability expected of it."""
-
-    request: dict[str, Scalar]
-    row: tuple[float | None, ...]
-    expected: float
-
-
-class GoldenResult(msgspec.Struct, frozen=True):
-    """`difference` is the greatest one between an output and what was expected; `row_ms` the mean time of one row."""
-
-    rows: int
-    difference: float
-    row_ms: float
-
-
 class Bundle:
-    """A verified bundle: manifest, feature program and model, ready to predict. `outside` names the features of a row that lie out
-    of the range of the training set, `outside_of_many` those of the rows of a matrix; a bundle without bounds names none. `same` are the
-    features that are columns of the request; `withholds` says that not all of a request may be logged."""
+    """A verified bundle: manifest, feature program and model, ready to predict.
+
+    `outside` names the features of a row that lie out of the range of the training set,
+    `outside_of_many` those of the rows of a matrix; a bundle without bounds names none. `same` are
+    the features that are columns of the request; `withholds` says that not all of a request may be
+    logged.
+    """
 
     def __init__(
         self,
@@ -170,6 +163,7 @@ class Bundle:
         rows = [self.row(request, online) for request in requests]
         if len(rows) <= self.model.one_by_one:
             return rows, [self.model.predict_row(row) for row in rows]
+
         import numpy as np
 
         outputs: list[float] = self.model.predict(np.array(rows, dtype=np.float32)).tolist()
@@ -178,7 +172,10 @@ class Bundle:
     def predict_columns(
         self, columns: Mapping[str, Column], online: Snapshot
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Model rows (n, k) and probabilities (n,) of many requests as columns, which `predict_rows` would give one by one."""
+        """Model rows (n, k) and probabilities (n,) of many requests as columns.
+
+        `predict_rows` would give the same one by one.
+        """
         matrix = self.rows(columns, online)
         return matrix, self.model.predict(matrix)
 
@@ -196,17 +193,15 @@ class Bundle:
         return [name for name in columns if name not in self._unlogged]
 
     def check_golden(self) -> GoldenResult:
-        """Predict the golden rows, from the request where the bundle holds their snapshot, and compare.
+        """Predict the golden rows and compare: from the request, where their snapshot is known.
 
         Raises BundleError for a row or an output that is not the expected one (within `TOLERANCE`).
         """
-        from time import perf_counter
-
         import numpy as np
 
-        expected_rows = self.golden_matrix()
-        expected = np.array([golden.expected for golden in self.golden])
+        expected_rows = golden_matrix(self.golden)
         self.model.check_engines(expected_rows)
+
         rows, outputs = [], []
         start = perf_counter()
         for golden, expected_row in zip(self.golden, expected_rows, strict=True):
@@ -218,30 +213,21 @@ class Bundle:
             rows.append(row)
             outputs.append(self.model.predict_row(row))
         row_ms = (perf_counter() - start) * 1000 / len(self.golden)
-        if not np.allclose(
-            np.array(rows, dtype=np.float32), expected_rows, rtol=1e-6, atol=1e-9, equal_nan=True
-        ):
+
+        matrix = np.array(rows, dtype=np.float32)
+        if not np.allclose(matrix, expected_rows, rtol=1e-6, atol=1e-9, equal_nan=True):
             raise BundleError(
                 f"bundle {self.digest}: the features of its golden rows are not the expected ones"
             )
+
+        expected = np.array([golden.expected for golden in self.golden])
         difference = float(np.max(np.abs(np.array(outputs) - expected)))
         if not difference <= TOLERANCE:
             raise BundleError(
-                f"bundle {self.digest}: its golden rows differ by {difference:.3g} from the expected outputs; the limit is {TOLERANCE:g}"
+                f"bundle {self.digest}: its golden rows differ by {difference:.3g} from the "
+                f"expected outputs; the limit is {TOLERANCE:g}"
             )
         return GoldenResult(len(self.golden), difference, row_ms)
-
-    def golden_matrix(self) -> NDArray[np.float32]:
-        """The model's rows of all golden rows, shape (n, k), NaN for missing."""
-        import numpy as np
-
-        return np.array(
-            [
-                [np.nan if value is None else value for value in golden.row]
-                for golden in self.golden
-            ],
-            dtype=np.float32,
-        )
 
     def _request(self, golden: GoldenRow) -> dict[str, Any]:
         times = {name for name, field in self.manifest.request.items() if field.kind == "datetime"}
@@ -253,114 +239,20 @@ class Bundle:
         }
 
 
-def environment() -> Environment:
-    """The environment of this process."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return Environment(platform.python_version(), platform.machine(), packages)
-
-
-def golden_rows(
-    program: FeatureProgram, model: Model, requests: Sequence[Mapping[str, Any]], online: Snapshot
-) -> list[GoldenRow]:
-    """Golden rows of some requests, computed by the very functions that the endpoint uses."""
-    import numpy as np
-
-    row_of = compile_row(program)
-    rows = []
-    for request in requests:
-        row = [float(value) for value in np.array(row_of(request, online), dtype=np.float32)]
-        plain = {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in request.items()
-        }
-        rows.append(
-            GoldenRow(
-                plain,
-                tuple(None if np.isnan(value) else value for value in row),
-                model.predict_row(row),
-            )
-        )
-    return rows
-
-
-def bundle_files(
-    *,
-    pipeline: str,
-    created_as_of: str,
-    program: FeatureProgram,
-    model: Model,
-    label: str,
-    risk: str,
-    request: Mapping[str, RequestField],
-    golden: Sequence[GoldenRow],
-    candidate: str,
-    training_set: str,
-    sign: Callable[[bytes], bytes],
-    golden_online: Snapshot | None = None,
-    reference: bytes | None = None,
-    bounds: Bounds | None = None,
-    table: bytes | None = None,
-    metrics: Mapping[str, float | None] | None = None,
-    evidence: Mapping[str, str] | None = None,
-    owner: str = "",
-    purpose: str = "",
-) -> dict[str, bytes]:
-    """All files of a bundle; `folder_digest` of them is its name. `sign` signs the manifest (such as `Keys.sign`).
-
-    `request` is the contract of every column that an application sends; `event_time` is added where it is missing.
-    Raises ValueError where the parts do not fit together.
-    """
-    if tuple(program.names) != model.names:
-        raise ValueError(
-            f"the model reads {', '.join(model.names)}, but the program computes {', '.join(program.names)}"
-        )
-    if not golden:
-        raise ValueError("a bundle needs at least one golden row")
-    contract = {**request}
-    contract.setdefault(EVENT_TIME, RequestField("datetime"))
-    files = {
-        PROGRAM: program.encode(),
-        **model.to_files(),
-        GOLDEN: msgspec.json.encode(tuple(golden), order="sorted"),
-    }
-    if golden_online is not None:
-        files[GOLDEN_ONLINE] = golden_online.encode()
-    if reference is not None:
-        files[REFERENCE] = reference
-    if bounds is not None:
-        files[BOUNDS] = bounds.encode()
-    if table is not None:
-        files[trees.FILE] = table
-    manifest = Manifest(
-        pipeline=pipeline, created_as_of=created_as_of, entity=program.entity, timezone=program.timezone, label=label, risk=risk,
-        owner=owner, purpose=purpose, request=contract, features=model.names, program_digest=program.digest, candidate=candidate,
-        training_set=training_set, metrics=dict(metrics or {}), evidence=dict(evidence or {}), environment=environment(),
-        files={name: sha256(content) for name, content in files.items()},
-    )  # fmt: skip
-    # Names of columns keep their order (people read them in it); the declaration fixes it, so bytes stay reproducible.
-    content = msgspec.json.encode(manifest)
-    files[MANIFEST] = content
-    files[SIGNATURE] = base64.b64encode(sign(signing.MANIFEST + content)) + b"\n"
-    return files
-
-
 def load(folder: Path | str, public_key: bytes, digest: str | None = None) -> Bundle:
     """The bundle of a folder, all of it verified.
 
-    `digest` is the name that it must have (None: any). Raises BundleError saying which file is missing, altered, added or
-    malformed, FileNotFoundError where there is no folder.
+    `digest` is the name that it must have (None: any). Raises BundleError saying which file is
+    missing, altered, added or malformed, FileNotFoundError where there is no folder.
     """
     return from_files(folder_files(folder), public_key, digest)
 
 
 def folder_files(folder: Path | str) -> dict[str, bytes]:
-    """The files of a bundle's folder, nothing of them verified. Raises BundleError for what no bundle has, FileNotFoundError where there
-    is no folder."""
+    """The files of a bundle's folder, nothing of them verified.
+
+    Raises BundleError for what no bundle has, FileNotFoundError where there is no folder.
+    """
     try:
         return read_folder(Path(folder), SIZE_LIMIT)
     except ValueError as error:
@@ -384,14 +276,17 @@ def from_files(files: Mapping[str, bytes], public_key: bytes, digest: str | None
     _fits(bundle)
     if trees.FILE in files:
         try:
-            model.adopt(files[trees.FILE], bundle.golden_matrix())
+            model.adopt(files[trees.FILE], golden_matrix(golden))
         except ValueError as error:
             raise BundleError(f"bundle {found}: {error}") from error
     return bundle
 
 
 def verify(files: Mapping[str, bytes], public_key: bytes, digest: str | None = None) -> Manifest:
-    """The manifest of a bundle's files after its signature and every digest were verified. Raises BundleError."""
+    """The manifest of a bundle's files after its signature and every digest were verified.
+
+    Raises BundleError.
+    """
     if MANIFEST not in files or SIGNATURE not in files:
         missing = MANIFEST if MANIFEST not in files else SIGNATURE
         raise BundleError(f"the bundle has no {missing}; build it again, or restore it")
@@ -405,35 +300,41 @@ def verify(files: Mapping[str, bytes], public_key: bytes, digest: str | None = N
     manifest = _manifest(files[MANIFEST])
     contents = {name: content for name, content in files.items() if name != SUMS}
     for name in sorted({*manifest.files, *contents}):
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise BundleError(str(error)) from error
-        if name in (MANIFEST, SIGNATURE):
-            if name in manifest.files:
-                raise BundleError(f"{MANIFEST} lists {name}, which cannot be listed in it")
-        elif name not in manifest.files:
-            raise BundleError(
-                f"file {name} is not in the manifest; a bundle holds what its manifest lists and nothing else"
-            )
-        elif name not in REQUIRED | OPTIONAL:
-            raise BundleError(
-                f"file {name} is of no use to this release; it was made by another one"
-            )
-        elif name not in contents:
-            raise BundleError(f"file {name} is missing; restore the bundle")
-        elif sha256(contents[name]) != manifest.files[name]:
-            raise BundleError(
-                f"file {name} was altered: its digest is not {manifest.files[name]}; restore the bundle"
-            )
+        _verify_file(name, manifest, contents)
+
     for name in sorted(REQUIRED - set(contents)):
         raise BundleError(f"file {name} is missing; restore the bundle")
     if SUMS in files and files[SUMS] != sums(contents):
         raise BundleError(f"{SUMS} does not fit the bundle's files; restore the bundle")
-    found = folder_digest(contents)
-    if digest is not None and found != digest:
-        raise BundleError(f"the folder holds bundle {found}, not {digest}; restore the bundle")
+
+    named = folder_digest(contents)
+    if digest is not None and named != digest:
+        raise BundleError(f"the folder holds bundle {named}, not {digest}; restore the bundle")
     return manifest
+
+
+def _verify_file(name: str, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+
+    if name in (MANIFEST, SIGNATURE):
+        if name in manifest.files:
+            raise BundleError(f"{MANIFEST} lists {name}, which cannot be listed in it")
+    elif name not in manifest.files:
+        raise BundleError(
+            f"file {name} is not in the manifest; a bundle holds what its manifest lists and "
+            "nothing else"
+        )
+    elif name not in REQUIRED | OPTIONAL:
+        raise BundleError(f"file {name} is of no use to this release; it was made by another one")
+    elif name not in contents:
+        raise BundleError(f"file {name} is missing; restore the bundle")
+    elif sha256(contents[name]) != manifest.files[name]:
+        raise BundleError(
+            f"file {name} was altered: its digest is not {manifest.files[name]}; restore the bundle"
+        )
 
 
 class _Format(msgspec.Struct):
@@ -450,7 +351,8 @@ def _manifest(content: bytes) -> Manifest:
             )
         if found != FORMAT:
             raise BundleError(
-                f"{MANIFEST} has format {found}; this release reads format {FORMAT}, so update it or release again"
+                f"{MANIFEST} has format {found}; this release reads format {FORMAT}, "
+                "so update it or release again"
             )
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -475,15 +377,18 @@ def _fits(bundle: Bundle) -> None:
             )
     if (held := {*FILES.values()} & set(manifest.files)) != {FILES[bundle.model.kind]}:
         raise BundleError(
-            f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, but its model is of {bundle.model.kind} alone"
+            f"bundle {bundle.digest}: it holds {' and '.join(sorted(held))}, "
+            f"but its model is of {bundle.model.kind} alone"
         )
     if unknown := sorted({*bundle.row.inputs, manifest.entity} - set(manifest.request)):
         raise BundleError(
-            f"bundle {bundle.digest}: features read {', '.join(unknown)}, which its request contract does not have"
+            f"bundle {bundle.digest}: features read {', '.join(unknown)}, "
+            "which its request contract does not have"
         )
     if not bundle.golden or any(
         len(golden.row) != len(manifest.features) for golden in bundle.golden
     ):
         raise BundleError(
-            f"bundle {bundle.digest}: {GOLDEN} has no rows, or rows that do not have {len(manifest.features)} features"
+            f"bundle {bundle.digest}: {GOLDEN} has no rows, or rows that do not have "
+            f"{len(manifest.features)} features"
         )

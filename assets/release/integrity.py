@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from assets.reporting.report import load_report
 from assets.traffic.entries import entries
 from assets.traffic.moves import released as released_now
-from bundle.manifest import BundleError, environment, from_files, verify
+from bundle.assembly import environment
+from bundle.manifest import BundleError, from_files, verify
 from bundle.models.model import TOLERANCE
 
 if TYPE_CHECKING:

@@ -18,8 +18,10 @@ from assets.tabular.monitoring.champion import candidate_reference
 from assets.tabular.training.candidate import FACTS, PROGRAM, CandidateFacts
 from assets.tabular.training.cpus import threads
 from assets.tabular.training.manifest import FILE, TrainingManifest, TrainingRows, load_rows
+from bundle.assembly import bundle_files
 from bundle.features.program import FeatureProgram
-from bundle.manifest import GoldenRow, RequestField, bundle_files, golden_rows
+from bundle.golden import GoldenRow, golden_rows
+from bundle.manifest import RequestField
 from bundle.models.bounds import learn
 from bundle.models.loading import load_model
 from bundle.models.model import Model

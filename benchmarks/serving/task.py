@@ -19,6 +19,7 @@ import numpy as np
 import xgboost
 
 from bundle import api_keys, signing
+from bundle.assembly import bundle_files, environment
 from bundle.desired import Desired
 from bundle.digests import folder_digest
 from bundle.features.expression import category, col, days, join, rate
@@ -33,7 +34,8 @@ from bundle.features.program import (
 )
 from bundle.features.row import compile_row
 from bundle.files import write_atomically
-from bundle.manifest import RequestField, bundle_files, environment, golden_rows
+from bundle.golden import golden_rows
+from bundle.manifest import RequestField
 from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.bounds import learn
 from bundle.online_file import sealed

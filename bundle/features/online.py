@@ -1,4 +1,7 @@
-"""The online snapshot: what the endpoint looks up for a request, published atomically by `online_features`."""
+"""The online snapshot: what the endpoint looks up for a request.
+
+How it is published stands in `bundle.online_file`.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,10 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Snapshot:
-    """Tables as of data day `as_of`; `created` is the data time of the newest refresh, never a wall clock.
+    """Tables as of data day `as_of`.
 
-    Equal data gives equal bytes. Times are UTC, keys and values plain Python (numbers are finite floats, or null).
+    `created` is the data time of the newest refresh, never a wall clock. Equal data gives equal
+    bytes. Times are UTC, keys and values plain Python (numbers are finite floats, or null).
     """
 
     def __init__(
@@ -88,14 +92,15 @@ class Snapshot:
 
     @staticmethod
     def decode(content: bytes) -> Snapshot:
-        """Read a snapshot back. Raises ValueError for anything that is no complete snapshot of this format."""
+        """Read a snapshot back. Raises ValueError for anything but a complete one."""
         try:
             document = msgspec.msgpack.decode(content, type=Document)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"not an online snapshot: {error}") from error
         if document.version != FORMAT:
             raise ValueError(
-                f"online snapshot of format {document.version}; this release reads format {FORMAT}, so publish it again"
+                f"online snapshot of format {document.version}; "
+                f"this release reads format {FORMAT}, so publish it again"
             )
         for name, table in document.tables.items():
             _check(name, table)
@@ -111,14 +116,17 @@ class Snapshot:
         return self.tables[table].values if table in self.tables else ()
 
     def finder(self, table: str) -> Finder:
-        """The lookup function of a table: (key, predicted at, within seconds) -> values, or None."""
+        """The lookup of a table: (key, predicted at, within seconds) -> values, or None."""
         return self._finders.get(table, _nothing)
 
     def lookup(
         self, table: str, key: Key, predicted_at: datetime, within: int | None = None
     ) -> dict[str, Any] | None:
-        """Values by name: the newest row of the key (or its aggregates at the newest refresh) known at `predicted_at`;
-        None where there is none or it is older than `within` seconds."""
+        """Values by name of the newest row of the key known at `predicted_at`.
+
+        From a table of aggregates: those at the newest refresh. None where there is no such row or
+        it is older than `within` seconds.
+        """
         found = self.finder(table)(key, predicted_at, within)
         return None if found is None else dict(zip(self.values(table), found, strict=True))
 
@@ -127,7 +135,10 @@ class Snapshot:
         return moment - self.created
 
     def stale(self, moment: datetime, limit: timedelta = timedelta(hours=36)) -> bool:
-        """Whether the snapshot was not refreshed for longer than `limit`: a daily refresh and half a day of grace."""
+        """Whether the snapshot was not refreshed for longer than `limit`.
+
+        That is a daily refresh and half a day of grace.
+        """
         return self.age(moment) > limit
 
 
@@ -171,16 +182,24 @@ def _finder(table: LatestTable | AggregateTable) -> Finder:
 def _check(name: str, table: LatestTable | AggregateTable) -> None:
     """Raises ValueError for a table whose rows do not have the shape that its names promise."""
     if isinstance(table, AggregateTable):
-        rows = [(key, values) for refresh in table.refreshes for key, values in refresh.rows]
-    else:
-        rows = [(key, values) for key, found in table.rows for values in found.values]
-        for key, found in table.rows:
-            if len(found.known_at) != len(found.values):
-                raise ValueError(
-                    f"online snapshot: table {name!r}, key {key!r}: {len(found.known_at)} times for {len(found.values)} rows"
-                )
-    for key, values in rows:
-        if len(key) != len(table.keys) or len(values) != len(table.values):
+        for refresh in table.refreshes:
+            for key, values in refresh.rows:
+                _check_row(name, table, key, values)
+        return
+
+    for key, of in table.rows:
+        if len(of.known_at) != len(of.values):
             raise ValueError(
-                f"online snapshot: table {name!r}, key {key!r}: {len(values)} values where {len(table.values)} are named"
+                f"online snapshot: table {name!r}, key {key!r}: {len(of.known_at)} times "
+                f"for {len(of.values)} rows"
             )
+        for values in of.values:
+            _check_row(name, table, key, values)
+
+
+def _check_row(name: str, table: LatestTable | AggregateTable, key: Key, values: Values) -> None:
+    if len(key) != len(table.keys) or len(values) != len(table.values):
+        raise ValueError(
+            f"online snapshot: table {name!r}, key {key!r}: {len(values)} values "
+            f"where {len(table.values)} are named"
+        )

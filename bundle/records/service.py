@@ -1,7 +1,7 @@
 """Samples of the endpoint's own health, by wall time: what the service monitor reads.
 
-Each worker appends one JSON line every few seconds to `<folder>/<wall day>-<worker>.jsonl`; counts are those since its
-sample before, so samples of several workers and moments add up.
+Each worker appends one JSON line every few seconds to `<folder>/<wall day>-<worker>.jsonl`. Counts
+are those since its sample before, so samples of several workers and moments add up.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-# Upper bounds of the latency buckets in seconds: 20 µs to about 90 s, each 15 % above the one before, so that a
-# percentile read from them is at most 15 % too high.
+# Upper bounds of the latency buckets in seconds: 20 µs to about 90 s, each 15 % above the one
+# before, so that a percentile read from them is at most 15 % too high.
 BOUNDS: tuple[float, ...] = tuple(2e-5 * 1.15**step for step in range(111))
 
 
@@ -23,8 +23,10 @@ RETENTION = timedelta(days=183)
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """Requests of one pipeline: by status, rows predicted, and how many took how long (bucket index -> count, successes
-    alone). `latency_max` is in seconds."""
+    """Requests of one pipeline: by status, rows predicted, and how many took how long.
+
+    `latency` (bucket index -> count) holds successes alone, `latency_max` is in seconds.
+    """
 
     statuses: dict[str, int]
     rows: int
@@ -44,8 +46,11 @@ class Traffic(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One worker over `seconds` up to `at` (UTC): CPU as a share of one core, resident memory in bytes. Requests that named
-    no pipeline are counted under the empty name."""
+    """One worker over `seconds` up to `at` (UTC).
+
+    `cpu` is a share of one core, `memory` the resident bytes. Requests that named no pipeline are
+    counted under the empty name.
+    """
 
     at: datetime
     seconds: float
@@ -63,7 +68,10 @@ def bucket(seconds: float) -> int:
 
 
 def percentile(latency: Mapping[str, int], share: float) -> float | None:
-    """The latency in seconds that `share` of the requests did not exceed (upper bound of its bucket); None without requests."""
+    """The latency in seconds that `share` of the requests did not exceed.
+
+    It is the upper bound of its bucket; None without requests.
+    """
     total = sum(latency.values())
     seen = 0
     for index, count in sorted((int(index), count) for index, count in latency.items()):
@@ -74,7 +82,10 @@ def percentile(latency: Mapping[str, int], share: float) -> float | None:
 
 
 def combined(samples: Iterable[Sample], pipeline: str) -> Traffic:
-    """All traffic of one pipeline in some samples. Statuses and buckets add up; bundle, serial and day are the newest."""
+    """All traffic of one pipeline in some samples.
+
+    Statuses and buckets add up; bundle, serial and day are the newest.
+    """
     statuses: Counter[str] = Counter()
     latency: Counter[str] = Counter()
     rows, slowest = 0, 0.0
@@ -110,7 +121,10 @@ def prune(folder: Path, now: datetime, retention: timedelta = RETENTION) -> int:
 
 
 def read(folder: Path | str, first: datetime, last: datetime) -> list[Sample]:
-    """Samples with first < at <= last (moments with an offset), in order of time. Lines that a kill cut off are left out."""
+    """Samples with first < at <= last (moments with an offset), in order of time.
+
+    Lines that a kill cut off are left out.
+    """
     samples = []
     for path in sorted(Path(folder).glob("*.jsonl")) if Path(folder).is_dir() else []:
         if not _utc_day(first) <= path.name[:10] <= _utc_day(last):

@@ -40,7 +40,7 @@ SYNC_SECONDS = 0.2
 RESERVE_BYTES = 32 << 20
 
 Done = Callable[[OSError | None], None]
-"""Called once what was appended is on the disk, or with what went wrong; from a thread of the log."""
+"""Called from a thread of the log: what was appended is on the disk, or what went wrong."""
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle.manifest import golden_rows
+from bundle.golden import golden_rows
 from bundle.models.model import FILES, TOLERANCE
 from bundle.records import reader
 from tests.support.endpoint import DAY, NAME, Place, program, request, snapshot

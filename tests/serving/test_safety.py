@@ -338,7 +338,7 @@ def test_a_used_port_says_so(tmp_path: Path) -> None:
 
 
 def _wrong_golden() -> object:
-    from bundle.manifest import GoldenRow, golden_rows
+    from bundle.golden import GoldenRow, golden_rows
     from tests.support.endpoint import model, program
 
     rows = golden_rows(program(), model(4), [request(n) for n in range(3)], snapshot())

@@ -18,7 +18,7 @@ import tritonclient.http as triton
 from bundle.features.expression import days, rate
 from bundle.features.online import AggregateTable, Refresh, Snapshot
 from bundle.features.program import Lookup, aggregate_name, aggregate_table
-from bundle.manifest import golden_rows
+from bundle.golden import golden_rows
 from bundle.models.model import TOLERANCE
 from bundle.records import reader
 from tests.serving.conftest import Shared

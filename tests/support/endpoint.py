@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 
 from bundle import signing
+from bundle.assembly import bundle_files
 from bundle.desired import Actual, Desired
 from bundle.digests import folder_digest
 from bundle.features.expression import category, col, days, join, rate
@@ -39,7 +40,8 @@ from bundle.features.program import (
     latest_table,
 )
 from bundle.files import write_atomically
-from bundle.manifest import RequestField, bundle_files, golden_rows
+from bundle.golden import golden_rows
+from bundle.manifest import RequestField
 from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.bounds import learn
 from bundle.models.model import Calibration, Model

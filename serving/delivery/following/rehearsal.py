@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+from bundle.golden import golden_matrix
 from bundle.manifest import Bundle, load
 from serving.lean import stay_lean
 
@@ -71,7 +72,7 @@ def try_out(bundle: Bundle) -> float:
     should pay for it. The mean time of a golden row in ms; raises BundleError where they are not as
     expected."""
     golden = bundle.check_golden()
-    bundle.model.measure(bundle.golden_matrix())
+    bundle.model.measure(golden_matrix(bundle.golden))
     return golden.row_ms
 
 

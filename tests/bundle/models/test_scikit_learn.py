@@ -19,7 +19,8 @@ from sklearn.svm import SVC
 
 from bundle import signing
 from bundle.digests import sha256
-from bundle.manifest import BundleError, from_files, golden_rows
+from bundle.golden import golden_rows
+from bundle.manifest import BundleError, from_files
 from bundle.models import skops_files
 from bundle.models.loading import load_model
 from bundle.models.model import FILES, TOLERANCE

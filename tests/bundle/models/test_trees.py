@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from bundle import signing
+from bundle.golden import golden_matrix
 from bundle.manifest import Bundle, BundleError, from_files
 from bundle.models import model as models
 from bundle.models.boosted_trees import BoostedTrees
@@ -204,7 +205,7 @@ def test_equal_trees_give_equal_bytes_wherever_the_table_is_written(tmp_path: Pa
 def test_a_bundle_answers_by_the_walker() -> None:
     bundle, rows = loaded(), matrix(300)
     assert (bundle.model.engine.name, bundle.model.engine.because) == ("walker", None)
-    bundle.model.measure(bundle.golden_matrix())
+    bundle.model.measure(golden_matrix(bundle.golden))
     assert bundle.model.engine.crossover >= 1
     expected = bundle.model.calibration.apply(bundle.model.margin_of_many(rows))
     assert np.allclose(bundle.model.predict(rows), expected, rtol=0, atol=ROUNDING)
