@@ -11,7 +11,7 @@ stamp=.venv/evergreen.stamp
 
 fail() { echo "setup: $*" >&2; exit 1; }
 
-# Without Python's headers there is no walker: treelite's interpreter answers, about 20 times slower.
+# Without Python's headers there is no walker: treelite's interpreter answers, 30 to 60 times slower.
 headers() {
     "$1" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null
 }
@@ -60,8 +60,8 @@ if [ -f "$(headers .venv/bin/python)" ]; then
         build_ext --inplace --build-temp .venv/build --build-lib .venv/build 2>&1) ||
         fail "the walker of trees could not be built: $log"
 else
-    echo "setup: $(headers .venv/bin/python) is missing, so treelite's interpreter will walk trees, about" \
-        "20 times slower. Install Python's headers (Debian: apt-get install python3.11-dev) and run" \
+    echo "setup: $(headers .venv/bin/python) is missing, so treelite's interpreter will walk trees, 30" \
+        "to 60 times slower. Install Python's headers (Debian: apt-get install python3.11-dev) and run" \
         "make setup again."
 fi
 
