@@ -26,11 +26,12 @@ from serving.callers.calls import Call
 from serving.callers.limits import RateLimits
 from serving.contract.contract import MANY_ROWS, Columns, Row, rows_of
 from serving.contract.refusal import Refusal
+from serving.delivery.answers import Answers, Numbering
 from serving.delivery.describe import describe
 from serving.delivery.explain import Explanation, explain
 from serving.delivery.following.alarm import AlarmWatch
 from serving.delivery.following.state import Served
-from serving.delivery.predicting import Answers, Numbering, predict_columns, predict_rows
+from serving.delivery.predicting import predict_columns, predict_rows
 from serving.delivery.turns import Turns
 from serving.delivery.view import View
 from serving.options import Options

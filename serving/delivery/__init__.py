@@ -1,1 +1,1 @@
-"""What is served: bundles as they are loaded, tried, swapped, and asked for predictions."""
+"""Predicting with what is served: arms, turns, trials, explanations. `following` keeps it new."""

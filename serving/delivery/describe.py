@@ -1,5 +1,4 @@
-"""What is served, for people and tools: where a bundle comes from, what it wants, and how good it
-was found to be."""
+"""What is served, for people and tools: where a bundle is from, what it reads, how good it is."""
 
 from __future__ import annotations
 
@@ -9,8 +8,10 @@ from serving.delivery.view import Arm, View
 
 
 def describe(view: View, example: bool) -> dict[str, Any]:
-    """Description of a pipeline's bundles, champion first; made to be encoded by msgspec. `example`
-    adds a golden row's request, which is real data: for the loopback port alone."""
+    """A pipeline's bundles, champion first, to be encoded by msgspec.
+
+    `example` adds a golden row's request. That is real data, for the loopback port alone.
+    """
     manifest = view.manifest
     return {
         "name": manifest.pipeline,
@@ -56,13 +57,12 @@ def _feature(arm: Arm, name: str, categorical: bool) -> dict[str, Any]:
     """Type and known values of a feature: the range outside of which a row counts as `ood`."""
     known = arm.bundle.bounds.features.get(name)
     found: dict[str, Any] = {"name": name, "type": "category" if categorical else "number"}
+
     if categorical:
         return found | {
             "values": arm.bundle.program.vocabularies[name],
             "unseen_is_ood": known is not None and known.low >= 1,
         }
-    return (
-        found
-        if known is None
-        else found | {"low": known.low, "high": known.high, "missing_is_ood": not known.missing}
-    )
+    if known is None:
+        return found
+    return found | {"low": known.low, "high": known.high, "missing_is_ood": not known.missing}

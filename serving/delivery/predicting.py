@@ -1,23 +1,18 @@
-"""Predicting and logging: few rows one by one, many as columns, each by the arm that its key falls
-to.
+"""Predicting and logging: few rows one by one, many as columns, each by the arm of its key.
 
-Many rows are logged as batches and answered without an object for each; both ways give the same
+Many rows are logged as batches and answered without an object for each. Both ways give the same
 answers and the same records.
 """
 
 from __future__ import annotations
 
 import itertools
-import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-import msgspec
 import numpy as np
 
 from bundle.features.moments import local_days
@@ -26,6 +21,7 @@ from bundle.records.batches import Batch, day_text
 from bundle.records.record import Record
 from serving.callers.calls import Call
 from serving.contract.contract import Columns, Row, rows_of
+from serving.delivery.answers import Answers, Numbering, new_prefix
 from serving.delivery.arms import Failure, Part, divided, divided_columns, is_probability
 
 if TYPE_CHECKING:
@@ -34,78 +30,6 @@ if TYPE_CHECKING:
     from serving.delivery.following.state import Served
     from serving.delivery.view import View
 
-_json = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the rows of a request are answered, in their order; `ood` are the features outside of
-    each row. An id is `prefix` and a number."""
-
-    prefix: str
-    numbers: NDArray[np.int64]
-    outputs: list[float]
-    bundles: list[str]
-    arms: list[str]
-    ood: Sequence[tuple[str, ...]]
-    online_as_of: str | None
-
-    def __len__(self) -> int:
-        return len(self.outputs)
-
-    @cached_property
-    def ids(self) -> list[str]:
-        # Half the time of formatting each.
-        digits, prefix = self.numbers.astype(">i8").tobytes().hex(), self.prefix
-        return [prefix + digits[end - 12 : end] for end in range(16, len(digits) + 1, 16)]
-
-    @staticmethod
-    def of(records: Sequence[Record]) -> Answers:
-        return Answers(
-            records[0].id[:-12],
-            np.array([int(record.id[-12:], 16) for record in records], dtype=np.int64),
-            [record.output for record in records],
-            [record.bundle for record in records],
-            [record.arm for record in records],
-            [record.ood for record in records],
-            records[0].online_as_of,
-        )
-
-    def json(self) -> bytes:
-        """`{"predictions": [...]}`, each with id, prediction, bundle, arm, online_as_of and ood."""
-        # What follows a prediction is the same for nearly all of them.
-        as_of, tails = _json(self.online_as_of), dict[tuple[str, str, tuple[str, ...]], bytes]()
-        for key in set(zip(self.bundles, self.arms, self.ood, strict=True)):
-            bundle, arm, ood = (_json(part) for part in key)
-            tails[key] = b',"bundle":%b,"arm":%b,"online_as_of":%b,"ood":%b}' % (
-                bundle,
-                arm,
-                as_of,
-                ood,
-            )
-        # Ids are hexadecimal; no number holds a comma.
-        outputs = _json(self.outputs)[1:-1].split(b",")
-        ids = ",".join(self.ids).encode().split(b",")
-        ends = map(tails.__getitem__, zip(self.bundles, self.arms, self.ood, strict=True))
-        parts = zip(
-            itertools.repeat(b',{"id":"'), ids, itertools.repeat(b'","prediction":'), outputs, ends
-        )
-        return b'{"predictions":[' + b"".join(itertools.chain.from_iterable(parts))[1:] + b"]}"
-
-
-def _prefix() -> str:
-    """80 random bits as text: whose numbers are counted here is counted nowhere else."""
-    return secrets.token_hex(10)
-
-
-class Numbering:
-    """Ids of predictions of few rows: what is this process's own, and a number. Many rows have ids
-    of their own."""
-
-    def __init__(self) -> None:
-        self.prefix = _prefix()
-        self.numbers = itertools.count(1)
-
 
 def predict_rows(
     served: Served, view: View, rows: list[Row], calls: Iterable[Call], ids: Numbering
@@ -113,7 +37,8 @@ def predict_rows(
     """Records of few rows, each of which belongs to a call; when this returns, they are in the log.
 
     Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be
-    written."""
+    written.
+    """
     failures: list[Failure] = []
     if len(view.arms) == 1:
         champion = view.arms[0]
@@ -125,9 +50,11 @@ def predict_rows(
     else:
         answers, failures = divided(view, rows)
         results = iter(answers)  # type: ignore[assignment]
+
     entity, day_of, as_of = view.manifest.entity, view.day, view.online_as_of
     pipeline, prefix, numbers = served.name, ids.prefix, ids.numbers
     now, moment = datetime.now(UTC), time.monotonic()
+
     records = []
     for row, (arm, values, output), call in zip(rows, results, calls, strict=False):
         bundle = arm.bundle
@@ -156,6 +83,7 @@ def predict_rows(
                 ood=bundle.outside(values),
             )
         )
+
     served.log.append(records)
     if view.shadows:
         served.trials.offer(view, rows, records)
@@ -168,12 +96,13 @@ def predict_columns(served: Served, view: View, columns: Columns, call: Call) ->
     """Answers of many rows; when this returns, they are in the log.
 
     Raises ArithmeticError for an output that is no probability, and OSError where the log cannot be
-    written."""
+    written.
+    """
     count = len(columns[EVENT_TIME])
     parts, failures = divided_columns(view, columns, count)
     now = datetime.now(UTC)
     latency_us = int((time.monotonic() - call.start) * 1e6)
-    prefix, taken = _prefix(), np.arange(1, count + 1)
+    prefix, taken = new_prefix(), np.arange(1, count + 1)
     days = local_days(columns[EVENT_TIME].array, ZoneInfo(view.manifest.timezone))
     batches = [
         Batch(
@@ -199,6 +128,7 @@ def predict_columns(served: Served, view: View, columns: Columns, call: Call) ->
         )
         for part in parts
     ]
+
     served.log.append_batches(batches)
     answers = _answers(parts, batches, prefix, taken, view)
     if view.shadows or failures:
@@ -253,17 +183,12 @@ def _try_out(
     latency_us: int,
     failures: Sequence[Failure],
 ) -> None:
-    """Have the shadows score what there is room for, and note what arms could not answer; only
-    these become rows and records."""
-    champion = view.arms[0].bundle.digest
-    answered = (
-        [place for place, bundle in enumerate(answers.bundles) if bundle == champion]
-        if view.shadows
-        else []
-    )
-    room = served.trials.room
+    """Have the shadows score the champion's rows, and note what arms could not answer.
 
-    def made(places: list[int]) -> tuple[list[Row], list[Record]]:
+    Only rows for which there is room become rows and records.
+    """
+
+    def recorded(places: list[int]) -> tuple[list[Row], list[Record]]:
         chosen = np.array(places, dtype=np.int64)
         rows = rows_of({name: column.taken(chosen) for name, column in columns.items()})
         records = [
@@ -288,13 +213,16 @@ def _try_out(
         ]
         return rows, records
 
-    if answered:
-        served.trials.offer(view, *made(answered[:room]), missed=len(answered[room:]))
+    trials = served.trials
+    if view.shadows:
+        champion = view.version
+        scored = [place for place, bundle in enumerate(answers.bundles) if bundle == champion]
+        room = trials.room
+        if scored:
+            trials.offer(view, *recorded(scored[:room]), missed=len(scored[room:]))
+
     if failures:
-        rows, records = made([failure.place for failure in failures])
-        served.trials.failed(
-            view,
-            rows,
-            records,
-            [failure._replace(place=place) for place, failure in enumerate(failures)],
-        )
+        room = trials.room
+        noted = [failure._replace(place=place) for place, failure in enumerate(failures[:room])]
+        rows, records = recorded([failure.place for failure in failures[:room]])
+        trials.failed(view, rows, records, noted, missed=len(failures[room:]))

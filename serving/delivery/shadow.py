@@ -92,12 +92,16 @@ class Trials:
         rows: Sequence[Row],
         records: Sequence[Record],
         failures: Sequence[Failure],
+        missed: int = 0,
     ) -> None:
-        """Note rows that an arm should have answered and could not, as far as there is room."""
+        """Note rows that an arm should have answered and could not, as far as there is room.
+
+        `missed` are rows that were left out for want of it.
+        """
         jobs = [
             _Job(view, rows[failure.place], records[failure.place], failure) for failure in failures
         ]
-        self._counts["dropped"] += self._add(jobs)
+        self._counts["dropped"] += self._add(jobs) + missed
 
     def counted(self) -> list[tuple[str, int]]:
         """Rows since the last call by what became of them: scored, failed, dropped."""

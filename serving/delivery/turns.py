@@ -1,5 +1,4 @@
-"""Single rows, predicted and logged together with all others that arrived in the same turn of the
-event loop.
+"""Single rows: those that arrive in one turn of the event loop are predicted and logged together.
 
 No request waits for another: a turn holds what was there when it began. Together they need one
 write of the log, and the processor runs the same code for all of them before it goes on to other
@@ -12,7 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from serving.contract.refusal import Refusal
-from serving.delivery.predicting import Numbering, predict_rows
+from serving.delivery.answers import Numbering
+from serving.delivery.predicting import predict_rows
 from serving.turn import Turn
 
 if TYPE_CHECKING:

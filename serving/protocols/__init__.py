@@ -1,2 +1,1 @@
-"""How it is asked: JSON, tensors, Arrow, the Open Inference Protocol over REST and gRPC, and their
-description."""
+"""How the endpoint is asked: JSON, tensors, Arrow, the Open Inference Protocol, and OpenAPI."""

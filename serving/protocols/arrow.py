@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from bundle.features.columns import Column, Texts
 from bundle.manifest import RequestField
 from serving.contract.contract import Columns, Contract
 from serving.contract.refusal import Refusal
-from serving.delivery.predicting import Answers
+from serving.delivery.answers import Answers
 
 KIND = b"application/vnd.apache.arrow.stream"
 # So many texts of a column tell whether most of them differ.
@@ -179,30 +180,40 @@ def _batches(body: bytes, contract: Contract) -> tuple[Any, list[Any]]:
 
 
 def _column(arrays: list[Any], field: RequestField, contract: Contract) -> Column | list[Any]:
-    """One column from its arrays, which are of one type; plain values where they are still to be
-    parsed."""
+    """One column from its arrays, which are of one type; plain values where they must be parsed."""
     from pyarrow import types
 
     kind = arrays[0].type
     if field.kind == "datetime" and types.is_timestamp(kind):
-        arrays = [_microseconds(array) for array in arrays]
-    elif field.kind == "string" and not types.is_null(kind):
-        texts = (
-            _texts(arrays[0], contract)
-            if len(arrays) == 1
-            else Texts([text for array in arrays for text in _values(array, contract)])
-        )
+        return _numbers([_microseconds(array) for array in arrays], field)
+    if field.kind == "string" and not types.is_null(kind):
+        one = len(arrays) == 1
+        texts = _texts(arrays[0], contract) if one else Texts(_all_values(arrays, contract))
         return Column("string", texts, texts.null)
-    elif field.kind in ("string", "datetime") or types.is_null(kind) or types.is_float16(kind):
-        return [value for array in arrays for value in _values(array, contract)]
+    if field.kind in ("string", "datetime") or types.is_null(kind) or types.is_float16(kind):
+        return _all_values(arrays, contract)
+    return _numbers(arrays, field)
+
+
+def _numbers(arrays: list[Any], field: RequestField) -> Column:
+    """A column of numbers, moments or flags."""
+    from pyarrow import types
+
     null = None
     if any(array.null_count for array in arrays):
         null = _joined([array.is_null().to_numpy(zero_copy_only=False) for array in arrays])
-        arrays = [array.fill_null(False if types.is_boolean(kind) else 0) for array in arrays]
+        filler = False if types.is_boolean(arrays[0].type) else 0
+        arrays = [array.fill_null(filler) for array in arrays]
+
     values = _joined([array.to_numpy(zero_copy_only=False) for array in arrays])
-    return Column(
-        field.kind, values.astype(np.float64, copy=False) if field.kind == "float" else values, null
-    )
+    if field.kind == "float":
+        values = values.astype(np.float64, copy=False)
+    return Column(field.kind, values, null)
+
+
+def _all_values(arrays: list[Any], contract: Contract) -> list[Any]:
+    """Plain values of several arrays."""
+    return list(chain.from_iterable(_values(array, contract) for array in arrays))
 
 
 def _joined(arrays: list[Any]) -> Any:

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from serving.contract.contract import Columns, Contract, count_quotes, parse
 from serving.contract.refusal import Refusal
-from serving.delivery.predicting import Answers
+from serving.delivery.answers import Answers
 from serving.protocols import models, outputs, parameters
 from serving.protocols.outputs import OUTPUTS
 from serving.protocols.parameters import BINARY_SIZE, ID_LIMIT, Parameter

@@ -13,7 +13,7 @@ import msgspec
 
 from serving.callers.access import Caller
 from serving.contract.refusal import Refusal
-from serving.delivery.predicting import Answers
+from serving.delivery.answers import Answers
 from serving.delivery.view import View
 from serving.protocols.outputs import OUTPUTS
 from serving.protocols.tensors import DATATYPES

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.contract.refusal import Refusal
-from serving.delivery.predicting import Answers
+from serving.delivery.answers import Answers
 from serving.protocols import parameters
 from serving.protocols.parameters import BINARY, BINARY_OUTPUT, Parameter
 

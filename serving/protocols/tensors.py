@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -67,68 +67,78 @@ class Tensor:
 
 def columns_of(contract: Contract, tensors: Sequence[Tensor]) -> Columns:
     """Checked columns of a request's input tensors. Raises Refusal."""
-    found: dict[str, Tensor] = {}
+    named = _named(contract, tensors)
+    count = _length(named[contract.entity])
+    contract.check_count(count)
+
+    columns = {name: _column(contract, name, named, count) for name in contract.names}
+    return contract.check_columns(columns)
+
+
+def _named(contract: Contract, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Tensors by name: one for every column, and masks of columns that may be null."""
+    named: dict[str, Tensor] = {}
     for place, tensor in enumerate(tensors):
         base = tensor.name.removesuffix(IS_NULL)
-        if base not in contract.fields or (
-            base != tensor.name and not contract.fields[base].nullable
-        ):
+        field = contract.fields.get(base)
+        if field is None or (base != tensor.name and not field.nullable):
             raise Refusal(
                 422,
                 "unknown_field",
                 f"There is no such input; inputs are {', '.join(contract.names)}.",
                 f"inputs[{place}].name",
             )
-        if tensor.name in found:
+        if tensor.name in named:
             raise Refusal(
                 422,
                 "duplicate_field",
                 f"The input {tensor.name} is there more than once.",
                 f"inputs[{place}].name",
             )
-        found[tensor.name] = tensor
+        named[tensor.name] = tensor
+
     for name in contract.names:
-        if name not in found:
+        if name not in named:
             raise Refusal(422, "missing_field", f"The input {name} is missing.", name)
-    count = _length(found[contract.entity])
-    contract.check_count(count)
-    columns: dict[str, Column | list[Any]] = {}
-    for name in contract.names:
-        kind = contract.fields[name].kind
-        values = _values(found[name], DATATYPES[kind], count)
-        null = None
-        if name + IS_NULL in found:
-            nulls = _values(found[name + IS_NULL], ("BOOL",), count)
-            assert not isinstance(nulls, Column), "no column is a mask"
-            null = (
-                np.array(_checked(nulls, list[bool], name + IS_NULL))
-                if isinstance(nulls, list)
-                else nulls
-            )
-        if isinstance(values, Column):
-            columns[name] = values
-        elif isinstance(values, list):
-            # Plain values are not what their datatype says before they are checked.
-            known = (
-                values
-                if null is None
-                else [
-                    None if missing else value
-                    for value, missing in zip(values, null.tolist(), strict=True)
-                ]
-            )
-            raw = isinstance(found[name].values, bytes)
-            if raw and kind == "string":
-                columns[name] = Column(kind, (texts := Texts(known)), texts.null)
-            elif raw and (moments := plain_moments(known)) is not None:
-                columns[name] = Column(kind, moments)
-            else:
-                columns[name] = known
-        else:
-            columns[name] = Column(
-                kind, values.astype(np.float64) if kind == "float" else values, null
-            )
-    return contract.check_columns(columns)
+    return named
+
+
+def _column(
+    contract: Contract, name: str, named: Mapping[str, Tensor], count: int
+) -> Column | list[Any]:
+    """One column of `count` rows; plain values where these are still to be checked."""
+    kind = contract.fields[name].kind
+    values = _values(named[name], DATATYPES[kind], count)
+    mask = named.get(name + IS_NULL)
+    null = None if mask is None else _mask(mask, count)
+
+    if isinstance(values, Column):
+        return values
+    if not isinstance(values, list):
+        numbers = values.astype(np.float64) if kind == "float" else values
+        return Column(kind, numbers, null)
+
+    if null is not None:
+        pairs = zip(values, null.tolist(), strict=True)
+        values = [None if missing else value for value, missing in pairs]
+
+    # Raw bytes are what their datatype says; other plain values may be anything.
+    raw = isinstance(named[name].values, bytes)
+    if raw and kind == "string":
+        texts = Texts(values)
+        return Column(kind, texts, texts.null)
+    if raw and (moments := plain_moments(values)) is not None:
+        return Column(kind, moments)
+    return values
+
+
+def _mask(tensor: Tensor, count: int) -> Array:
+    """Where the values of a column are null."""
+    nulls = _values(tensor, ("BOOL",), count)
+    assert not isinstance(nulls, Column), "no column is a mask"
+    if isinstance(nulls, list):
+        return np.array(_checked(nulls, list[bool], tensor.name))
+    return nulls
 
 
 def _length(tensor: Tensor) -> int:

@@ -1,1 +1,1 @@
-"""What is measured: metrics, traces and logs of the server."""
+"""What is measured and told: metrics, traces and logs of the server."""

@@ -33,7 +33,7 @@ from serving.contract.contract import (
     rows_of,
 )
 from serving.contract.refusal import Refusal
-from serving.delivery.predicting import Answers
+from serving.delivery.answers import Answers
 from serving.protocols import arrow, inference
 from serving.protocols.tensors import DATATYPES
 from tests.support.endpoint import CONTRACT, files, request, snapshot

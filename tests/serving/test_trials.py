@@ -16,9 +16,10 @@ from bundle.records import reader
 from bundle.records.record import Trial
 from bundle.records.writer import Writer
 from serving.callers.calls import Call
+from serving.delivery.answers import Numbering
 from serving.delivery.failures import FailureLog
 from serving.delivery.following.state import Served
-from serving.delivery.predicting import Numbering, predict_rows
+from serving.delivery.predicting import predict_rows
 from serving.delivery.shadow import WAITING_ROWS
 from serving.options import Options
 from tests.support.endpoint import DAY, NAME, SHOPS, TREE, Place, Running, request

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from serving.contract.contract import Columns, Contract
 from serving.contract.refusal import Refusal
-from serving.delivery.predicting import Answers
+from serving.delivery.answers import Answers
 from serving.protocols import models, outputs, parameters, tensors
 from serving.protocols.open_inference_pb2 import (
     InferParameter,
