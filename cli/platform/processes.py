@@ -80,16 +80,7 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
         python, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri, "--host", host,
         "--port", str(settings.mlflow_port), "--artifacts-destination", str(home / "mlflow" / "artifacts"), "--workers", "1",
     )  # fmt: skip
-    files = (
-        python,
-        "-m",
-        "http.server",
-        str(settings.reports_port),
-        "--bind",
-        host,
-        "--directory",
-        str(home / "reports"),
-    )
+    pages = (python, "-m", "cli.platform.reports_server")
     history = () if feed is None else (str(home / "replay.json"),)
     found = [
         Program("code", "code server", code),
@@ -120,7 +111,7 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
             ),
         ),
         Program("endpoint", "endpoint", endpoint_command(settings)),
-        Program("reports", "reports", files),
+        Program("reports", "reports", pages),
         Program("mlflow", "MLflow", (*after(f"{host}:{settings.dagster_port}"), *mlflow)),
     ]
     if feed is not None:
