@@ -88,7 +88,7 @@ class Follower:
         for group in [each for each in self._open if each not in grown]:
             complete += self._open.pop(group)
         others = [event for event in happened if event.kind != "materialization"]
-        return [*told([*complete, *others]), *self._entries.lines()]
+        return [*event_lines([*complete, *others]), *self._entries.lines()]
 
     def works(self) -> list[Work]:
         from sensors.event_log import works
@@ -153,7 +153,7 @@ def _group(event: Event) -> Group:
     return event.run_id, event.asset if event.asset[1:2] != ("raw",) else event.asset[:2]
 
 
-def told(events: Sequence[Event]) -> list[str]:
+def event_lines(events: Sequence[Event]) -> list[str]:
     """Plain lines for events, without what an operator need not know.
 
     Partitions of one asset in one run are one line.

@@ -1,9 +1,9 @@
-"""What `up` says of ledger entries: what begins, what serves, and what is wrong with the ledger."""
+"""What `up` says of ledger entries, of an altered ledger, and of checks and runs that fail."""
 
 from __future__ import annotations
 
 import sqlite3
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,11 @@ from assets.traffic.entries import entries
 from assets.traffic.rollouts import under_way
 from assets.traffic.standing import Proposal
 from assets.traffic.steps import Grounds
-from cli.platform.follow import LedgerReader, entry_line
+from cli.platform.follow import LedgerReader, entry_line, event_lines
 from declare.release import Experiment, ReleasePolicy
 from resources.keys import Keys
 from resources.ledger import Ledger
+from sensors.event_log import Event
 from tests.support.entries import confirmed
 
 DAY = date(2013, 4, 1)
@@ -123,3 +124,36 @@ def test_a_broken_ledger_is_said_once_and_nothing_of_it_is_believed(ledger: Ledg
     for each in (reader, late):
         assert each.lines() == ["the ledger is sound again: releases and rollouts go on"]
         assert each.lines() == []
+
+
+def check(asset: str, name: str, *, passed: bool) -> Event:
+    parts = (NAME, *asset.split("/"))
+    moment = datetime(2013, 4, 1, tzinfo=UTC)
+    text = "4 of 31 features drifted\nmore below"
+    return Event(
+        "check", moment, "run", asset=parts, name=name, passed=passed, severity="warn", text=text
+    )
+
+
+def test_checks_that_fail_and_failed_runs_are_said_in_plain_words() -> None:
+    failed = Event(
+        "run_failure",
+        datetime(2013, 4, 1, tzinfo=UTC),
+        "0123456789",
+        name="nightly",
+        text="no disk",
+    )
+    events = [
+        check("monitoring/data_drift", "drift_share", passed=False),
+        check("validation/performance", "roc_auc_is_high", passed=False),
+        check("features", "feature_bounds", passed=False),
+        check("features", "no_future", passed=True),
+        failed,
+    ]
+    why = "(4 of 31 features drifted)"
+    assert event_lines(events) == [
+        f"{NAME}: drift seen: monitoring/data_drift: drift_share {why}",
+        f"{NAME}: gate failed: validation/performance: roc_auc_is_high {why}",
+        f"{NAME}: check failed: features: feature_bounds {why}",
+        "nightly: run 01234567 failed (no disk)",
+    ]
