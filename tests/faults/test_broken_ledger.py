@@ -12,11 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from assets.endpoint.alarm import look
 from assets.endpoint.reconcile import reconcile
 from assets.traffic import decisions
 from bundle.desired import alarm_in
+from cli.main import app
 from cli.platform.processes import sweep
 from resources.artifacts import Artifacts
 from resources.endpoint import LocalEndpoint
@@ -137,6 +139,10 @@ def test_an_altered_row_stops_moves_alone(local: Settings) -> None:
         reconcile(toy.NAME, ledger, endpoint, artifacts, keys)
     assert predict(local) == second
     assert up.process.poll() is None
+    asked = CliRunner().invoke(app, ["status"], env={"COLUMNS": "300"})
+    assert asked.exit_code == 5
+    assert re.search(r"endpoint\s+http\S+\s+answers", asked.stdout)
+    assert "ledger entry 1 was altered" in asked.stderr
     assert look(ledger, endpoint).news, "what the sensor does on its next tick"
     assert metric(local, "evergreen_platform_alarm") == "1.0"
     assert up.stop() == 0
