@@ -117,7 +117,10 @@ def _rows_by_key(online: Snapshot, table: str) -> dict[tuple[Any, ...], Rows]:
             keys: dict[tuple[Any, ...], None] = {}
             for _, rows in held:
                 keys |= dict.fromkeys(rows)
-            return {key: [(at, rows.get(key)) for at, rows in held] for key in keys}
+            rows_of: dict[tuple[Any, ...], Rows] = {}
+            for key in keys:
+                rows_of[key] = [(at, rows.get(key)) for at, rows in held]
+            return rows_of
 
         case LatestTable(rows=latest):
             return {key: list(zip(of.known_at, of.values, strict=True)) for key, of in latest}
