@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bundle.records.record import NO_PROBABILITY
 from serving.contract.contract import Columns, Row
 from serving.delivery.view import Arm, View
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-NO_PROBABILITY = "no probability"
 
 
 class Answer(NamedTuple):

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from bundle.records.record import Record, Trial
+from bundle.records.record import NO_PROBABILITY, Record, Trial
 from bundle.records.writer import Writer
 from serving.contract.contract import Row
-from serving.delivery.arms import NO_PROBABILITY, Failure, is_probability, microseconds
+from serving.delivery.arms import Failure, is_probability, microseconds
 from serving.delivery.view import Arm, View
 from serving.options import Options
 
