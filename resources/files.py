@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,20 @@ def read(uri: str) -> bytes:
 def exists(uri: str) -> bool:
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
+
+
+def names(uri: str) -> list[str]:
+    """Names of what a folder holds, as of now. Raises FileNotFoundError."""
+    if is_local(uri):
+        return [entry.name for entry in Path(filesystem(uri)[1]).iterdir()]
+    fs, path = filesystem(uri)
+    # Object stores may answer from a listing cache; what another process wrote must be seen.
+    fs.invalidate_cache(path)
+    return [name.rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)]
+
+
+def delete(uri: str) -> None:
+    """Delete a file; one that is gone already is no error."""
+    fs, path = filesystem(uri)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)

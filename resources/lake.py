@@ -6,7 +6,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -173,6 +173,25 @@ class Lake(dg.ConfigurableResource):
         }
         return sorted(stored | self._marked_empty(table))
 
+    def mark(self, table: str, marks: Mapping[str, str]) -> None:
+        """Remember one word for each of some names of a table (a day, say), instead of earlier ones.
+
+        Call it after the write that it speaks of. Names and words become file names.
+        """
+        known = self.marks(table)
+        for name, word in marks.items():
+            files.write_atomically(f"{self.uri}/_marks/{table}/{name}@{word}", b"")
+            for old in known.get(name, frozenset()) - {word}:
+                files.delete(f"{self.uri}/_marks/{table}/{name}@{old}")
+
+    def marks(self, table: str) -> dict[str, frozenset[str]]:
+        """Words by name. A name has several after a kill between a new mark and the old one's end."""
+        found: dict[str, set[str]] = {}
+        for file in self._names(f"_marks/{table}"):
+            name, _, word = file.partition("@")
+            found.setdefault(name, set()).add(word)
+        return {name: frozenset(words) for name, words in found.items()}
+
     def compact(self, table: str) -> None:
         """Merge small files of a partition into larger ones; contents stay."""
         table_ = self._open(table)
@@ -230,19 +249,16 @@ class Lake(dg.ConfigurableResource):
             files.write_atomically(f"{self.uri}/_empty/{table}/{day.isoformat()}", b"")
 
     def _marked_empty(self, table: str) -> set[date]:
-        fs, path = files.filesystem(f"{self.uri}/_empty/{table}")
+        return {date.fromisoformat(name) for name in self._names(f"_empty/{table}")}
+
+    def _names(self, folder: str) -> list[str]:
+        """Names of the files of a folder below the lake, hidden ones left out."""
+        place = f"{self.uri}/{folder}"
         try:
-            # Object stores may answer from a listing cache; what another process marked must be
-            # seen.
-            fs.invalidate_cache(path)
-            names = fs.ls(path, detail=False)
+            names = files.names(place)
         except FileNotFoundError:
-            return set()
-        return {
-            date.fromisoformat(name.rsplit("/", 1)[-1])
-            for name in names
-            if not name.rsplit("/", 1)[-1].startswith(".")
-        }
+            return []
+        return [name for name in names if not name.startswith(".")]
 
 
 def storage_options(place: str) -> dict[str, str] | None:

@@ -49,7 +49,7 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, landing: Landing, lake: Lake, reports: Reports
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         from assets.data import docs
-        from assets.data.ingest import collect, examine, store
+        from assets.data.ingest import collect, examine, store, with_history
 
         wanted = keys_to_days(context.partition_keys) if source.daily else []
         examined = examine(pipeline, source, collect(pipeline, source, wanted, landing), wanted)
@@ -71,6 +71,7 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
                 metadata=shown,
             )
             raise dg.Failure(examined.refused, metadata=shown, allow_retries=False)
+        examined = with_history(pipeline, examined, lake)
         store(pipeline, examined, lake)
         common: dict[str, dg.MetadataValue] = {
             "dagster/uri": dg.MetadataValue.text(lake.place(raw_table(pipeline.name, source.name))),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +13,10 @@ from assets.data.contract import DELIVERED_UNTIL, Judgement
 from assets.data.digest import combined_digest, content_digest, digests_by_day
 from assets.data.parse import Landed, parse
 from assets.data.quarantine import accepted, quarantined
-from assets.names import quarantine_table, raw_table
+from assets.data.redelivery import with_new_versions
+from assets.names import DAY, local_moment, quarantine_table, raw_table
 from declare.source import DATE, EVENT_TIME, KNOWN_AT, Source
+from resources.landing import ONCE
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,8 +34,11 @@ class RefusedBatchError(ValueError):
 
 
 class Figures(NamedTuple):
-    """A day's batch (day None: of a source that lands once): rows landed, broken ones among them, those that came after
-    they were due with the longest delay in days, files, and the digest of what is stored."""
+    """A day's batch (day None: of a source that lands once).
+
+    Rows landed, broken ones among them, those that came after they were due with the longest delay
+    in days, files, the digest of what is stored, and the number of its rows.
+    """
 
     day: date | None
     rows: int
@@ -41,16 +47,18 @@ class Figures(NamedTuple):
     latest: int
     files: int
     digest: str
-
-    @property
-    def stored(self) -> int:
-        return self.rows - self.broken
+    stored: int
 
 
 class Examined(NamedTuple):
-    """Batches, parsed and judged, not yet stored. `refused` says why nothing of them may be stored; None: they may be."""
+    """Batches, parsed and judged, not yet stored.
+
+    `deliveries` names the files that each day's rows came from by one digest (day None: of a source
+    that lands once). `refused` says why nothing of them may be stored; None: they may be.
+    """
 
     source: Source
+    deliveries: Mapping[date | None, str]
     rows: pl.DataFrame
     broken: pl.DataFrame
     judgement: Judgement
@@ -127,13 +135,80 @@ def examine(
             *late.get(day, (0, 0)),
             files[day],
             digests[day],
+            landed_rows.get(day, 0) - broken.get(day, 0),
         )
         for day in batches
     )
+    read: dict[date | None, list[str]] = {day: [] for day in batches}
+    for file in landed:
+        read[file.day].append(hashlib.sha256(file.content).hexdigest())
     examined = Examined(
-        source, stored, quarantined(source, parsed, judgement.reasons), judgement, figures, None
+        source=source,
+        deliveries={day: delivery_digest(digests) for day, digests in read.items()},
+        rows=stored,
+        broken=quarantined(source, parsed, judgement.reasons),
+        judgement=judgement,
+        figures=figures,
+        refused=None,
     )
     return examined._replace(refused=_refusal(examined))
+
+
+def delivery_digest(files: Iterable[str]) -> str:
+    """One name for the files of a delivery, of their SHA-256 digests in whatever order."""
+    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:32]
+
+
+def with_history(pipeline: Pipeline, examined: Examined, lake: Lake) -> Examined:
+    """The batches with the rows that are stored of them already: a redelivery appends versions.
+
+    What a redelivery tells anew is known from the day after the newest stored one on, so that no
+    partition that has been computed changes.
+    """
+    import polars as pl
+
+    source, place = examined.source, raw_table(pipeline.name, examined.source.name)
+    if not lake.exists(place):
+        return examined
+
+    ends = lake.days(place if source.daily else raw_table(pipeline.name, pipeline.request))
+    moment = local_moment(max(ends, default=pipeline.start) + DAY, pipeline.timezone)
+    marks = lake.marks(place)
+
+    def merged(day: date | None, delivered: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
+        same = examined.deliveries[day] in marks.get(_mark(day), ())
+        return with_new_versions(source, stored, delivered, moment, same=same)
+
+    if not source.daily:
+        stored = lake.read(place).select(examined.rows.columns)
+        rows = merged(None, examined.rows, stored)
+        digests: dict[date | None, str] = {None: content_digest(rows)}
+    else:
+        again = sorted(set(ends) & set(examined.days))
+        if not again:
+            return examined
+        stored = lake.scan(place, again[0], again[-1]).select(examined.rows.columns).collect()
+        parts = [
+            merged(
+                day, examined.rows.filter(pl.col(DATE) == day), stored.filter(pl.col(DATE) == day)
+            )
+            for day in again
+        ]
+        rest = examined.rows.filter(~pl.col(DATE).is_in(again))
+        rows = pl.concat([rest, *parts])
+        digests = dict(digests_by_day(rows, examined.days).items())
+
+    counts = _counts(rows)
+    figures = tuple(
+        each._replace(digest=digests[each.day], stored=counts.get(each.day, 0))
+        for each in examined.figures
+    )
+    ordered = rows.sort([EVENT_TIME, *source.keys, KNOWN_AT])
+    return examined._replace(rows=ordered, figures=figures)
+
+
+def _mark(day: date | None) -> str:
+    return ONCE if day is None else day.isoformat()
 
 
 def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
@@ -149,6 +224,7 @@ def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
         if examined.broken.height or lake.exists(aside):
             lake.overwrite(aside, examined.broken)
         lake.overwrite(place, examined.rows)
+        lake.mark(place, {ONCE: examined.deliveries[None]})
         return
     days = examined.days
     # Most batches are clean: what was set aside before is replaced only where there is something to replace.
@@ -157,6 +233,7 @@ def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
     if set_aside | before:
         lake.write(aside, examined.broken, sorted(set_aside | before))
     lake.write(place, examined.rows, days)
+    lake.mark(place, {_mark(day): examined.deliveries[day] for day in days})
 
 
 def ingest(
@@ -164,6 +241,8 @@ def ingest(
 ) -> Examined:
     """Collect, examine and store in one go. Raises what these raise."""
     examined = examine(pipeline, source, collect(pipeline, source, days, landing), days)
+    if examined.refused is None:
+        examined = with_history(pipeline, examined, lake)
     store(pipeline, examined, lake)
     return examined
 

@@ -82,14 +82,6 @@ class Feed:
             )
             for of in planned
         ]
-        landed.append(
-            self._put(
-                "weather",
-                day,
-                f"weather-{day}.csv",
-                self._weather.get(day, self._none(self._weather)),
-            )
-        )
         outcomes = self._outcomes.get(day, self._none(self._outcomes))
         updates = outcomes.filter(~outcomes["prompt"])
         landed.append(
@@ -99,6 +91,10 @@ class Feed:
         )
         if updates.height:
             landed.append(self._put("outcomes", day, f"outcomes-updates-{day}.csv", updates))
+
+        # Last, and in one file: a day is delivered once every source has landed something of it.
+        weather = self._weather.get(day, self._none(self._weather))
+        landed.append(self._put("weather", day, f"weather-{day}.csv", weather))
         return landed
 
     def land_once(self) -> list[str]:
