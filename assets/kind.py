@@ -83,11 +83,6 @@ class Kind(Protocol):
         ...
 
     @property
-    def reach(self) -> int:
-        """For how many days after a delivered day the daily assets still read it."""
-        ...
-
-    @property
     def reports(self) -> tuple[str, ...]:
         """Names of the validation reports that a release needs."""
         ...

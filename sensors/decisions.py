@@ -16,8 +16,6 @@ from assets.names import (
     BUNDLE,
     DAY,
     ENDPOINT,
-    FEATURES,
-    RETRAINING_DECISION,
     TRAINING_SET,
     asset_key,
     asset_op,
@@ -28,12 +26,13 @@ from assets.traffic.standing import POLICY
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
 from resources.endpoint import EndpointTarget
+from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger, LedgerError
 from resources.reports import Reports
 from sensors import jobs
 from sensors.due import data_day
-from sensors.nightly import deliveries, materialized
+from sensors.progress import decided_days, deliveries, featured_days
 from sensors.requests import AS_OF, CAUSE, REQUESTED_BY, UNFINISHED, overlapping, run_request
 
 if TYPE_CHECKING:
@@ -58,17 +57,16 @@ def _retraining(pipeline: Pipeline) -> dg.SensorDefinition:
         description="Retrains once for each decision to retrain, with the cause as run tags.",
     )
     def retraining(
-        context: dg.SensorEvaluationContext, reports: Reports, landing: Landing
+        context: dg.SensorEvaluationContext, reports: Reports, landing: Landing, lake: Lake
     ) -> dg.RunRequest | dg.SkipReason:
-        decided = materialized(context.instance, asset_key(pipeline.name, RETRAINING_DECISION))
-        decision = newest_retrain(pipeline, reports, decided)
+        decision = newest_retrain(pipeline, reports, decided_days(pipeline, reports))
         if decision is None:
             return dg.SkipReason("no recent decision to retrain")
 
         request = retrain_request(context.instance, pipeline, decision)
         if isinstance(request, dg.RunRequest):
             as_of = decision.day + DAY
-            missing = _not_ingested(context.instance, pipeline, landing, as_of)
+            missing = _not_ingested(context.instance, pipeline, landing, lake, as_of)
             if missing is not None:
                 return dg.SkipReason(missing)
         return request
@@ -183,23 +181,16 @@ def _concerns(move: Move, bundle: str | None) -> bool:
 
 
 def _not_ingested(
-    instance: dg.DagsterInstance, pipeline: Pipeline, landing: Landing, as_of: date
+    instance: dg.DagsterInstance, pipeline: Pipeline, landing: Landing, lake: Lake, as_of: date
 ) -> str | None:
-    """What a model trained as of a day would miss: a delivery that is being processed, or is still
-    to be.
-    """
-    if (
-        doing := overlapping(
-            instance, jobs.nightly(pipeline), f"{pipeline.name}:ingest:", pipeline.start, as_of
-        )
-    ) is not None:
+    """What a model trained as of a day would miss: a delivery that is not processed yet."""
+    kind = f"{pipeline.name}:ingest:"
+    doing = overlapping(instance, jobs.nightly(pipeline), kind, pipeline.start, as_of)
+    if doing is not None:
         return f"{doing} is under way; the training set waits for it"
+
     today = data_day(deliveries(pipeline, landing))
-    if (
-        today is not None
-        and as_of <= today
-        and as_of not in materialized(instance, asset_key(pipeline.name, FEATURES))
-    ):
+    if today is not None and as_of <= today and as_of not in featured_days(pipeline, lake):
         return f"{as_of} was delivered and has no features yet; the training set waits for them"
     return None
 

@@ -1,6 +1,4 @@
-"""Which days are due, in data time: from what was delivered and what was processed, never from the
-clock on the wall.
-"""
+"""Which days are due, in data time: from what was delivered and what was processed, never from the clock on the wall."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ class Due:
 
 
 def data_day(delivered: Mapping[str, Collection[date]]) -> date | None:
-    """Today in data time: the newest day on which, or after which, every daily source has
-    delivered. None before that.
-    """
+    """Today in data time: the newest day on which, or after which, every daily source has delivered. None before that."""
     if not delivered or not all(delivered.values()):
         return None
     return min(max(days) for days in delivered.values())
@@ -32,17 +28,14 @@ def data_day(delivered: Mapping[str, Collection[date]]) -> date | None:
 
 def due(
     delivered: Mapping[str, Collection[date]],
-    featured: Collection[date],
+    ingested: Collection[date],
     monitored: Collection[date],
     served_since: date | None,
     start: date,
-    redelivered: Collection[date] = (),
-    reach: int = 0,
 ) -> list[Due]:
     """The next range of days to process of each stage that has any; both may be worked on at once.
 
-    Days up to today are ingested: those without features, or, where a processed day was
-    `redelivered`, that day and the `reach` days after it, whose aggregates read it. A day is
+    Days up to today are ingested unless they are `ingested` from the files that lie there. A day is
     monitored once it is over, that is when the next day has been delivered, from what was known by
     then: it waits for its own features, not for those of the next day. Before anything has been
     served, only the newest finished day is: it asks for the first model.
@@ -50,13 +43,14 @@ def due(
     today = data_day(delivered)
     if today is None:
         return []
+
     first_delivery = max(start, min(min(days) for days in delivered.values()))
-    stale = {day + DAY * offset for day in redelivered for offset in range(reach + 1)}
-    ready = set(featured) - stale
-    pending = [day for day in _days(first_delivery, today) if day not in ready]
+    pending = [day for day in _days(first_delivery, today) if day not in ingested]
+
     yesterday = today - DAY
     finished = _days(max(served_since, start), yesterday) if served_since else [yesterday]
-    unseen = [day for day in finished if day in ready and day not in monitored]
+    unseen = [day for day in finished if day in ingested and day not in monitored]
+
     stages: list[tuple[Literal["ingest", "monitor"], list[date]]] = [
         ("ingest", pending),
         ("monitor", unseen),

@@ -1,21 +1,27 @@
 """The nightly schedule and the arrival sensor: both request the days that are due."""
 
 import hashlib
-import json
-from collections.abc import Collection, Mapping
 from datetime import date
 from typing import NamedTuple
 
 import dagster as dg
 
-from assets.lifecycles import kind_of
-from assets.names import FEATURES, RETRAINING_DECISION, asset_key
+from assets.names import asset_key, raw_name, raw_table
 from assets.traffic.entries import Release, entries
 from declare.pipeline import Pipeline
+from resources.lake import Lake
 from resources.landing import Landing
 from resources.ledger import Ledger
+from resources.reports import Reports
 from sensors import jobs
 from sensors.due import Due, due
+from sensors.progress import (
+    Deliveries,
+    decided_days,
+    deliveries,
+    featured_days,
+    ingested_days,
+)
 from sensors.requests import AS_OF, CAUSE, RANGE_END, RANGE_START, overlapping, run_request
 
 
@@ -28,17 +34,17 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         cron_schedule=pipeline.nightly,
         execution_timezone=pipeline.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=(
-            "Each night: what was delivered and not yet processed, however many days that is."
-        ),
+        description="Each night: what was delivered and not yet processed, however many days that is.",
     )
     def nightly(
-        context: dg.ScheduleEvaluationContext, landing: Landing, ledger: Ledger
+        context: dg.ScheduleEvaluationContext,
+        landing: Landing,
+        lake: Lake,
+        reports: Reports,
+        ledger: Ledger,
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        asked = next_requests(
-            context.instance, pipeline, deliveries(pipeline, landing), ledger, cause="nightly"
-        )
-        return asked.requests or asked.skipped
+        stores = Stores(landing, lake, reports, ledger)
+        return next_requests(context.instance, pipeline, stores, cause="nightly")
 
     @dg.sensor(
         name=f"{pipeline.name}_arrivals",
@@ -51,119 +57,74 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         ),
     )
     def arrivals(
-        context: dg.SensorEvaluationContext, landing: Landing, ledger: Ledger
-    ) -> dg.SensorResult:
-        delivered = deliveries(pipeline, landing)
-        now = {day: _digest(delivered, day) for days in delivered.values() for day in days}
-        before = {
-            date.fromisoformat(day): digest
-            for day, digest in json.loads(context.cursor or "{}").items()
-        }
-        processed = materialized(context.instance, asset_key(pipeline.name, FEATURES))
-        changed = {day for day in processed if day in before and before[day] != now.get(day)}
-        asked = next_requests(
-            context.instance, pipeline, delivered, ledger, cause="arrival", redelivered=changed
-        )
-        # A change counts as dealt with once a run for it has been requested; until then the old
-        # digest is remembered.
-        seen = now if asked.ingests else {**now, **{day: before[day] for day in changed}}
-        if asked.requests:
-            return dg.SensorResult(run_requests=asked.requests, cursor=_cursor(seen))
-        return dg.SensorResult(skip_reason=asked.skipped, cursor=_cursor(seen))
+        context: dg.SensorEvaluationContext,
+        landing: Landing,
+        lake: Lake,
+        reports: Reports,
+        ledger: Ledger,
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        stores = Stores(landing, lake, reports, ledger)
+        return next_requests(context.instance, pipeline, stores, cause="arrival")
 
     return nightly, arrivals
 
 
-Deliveries = dict[str, dict[date, tuple[str, ...]]]
+class Stores(NamedTuple):
+    """Where what was delivered, stored, decided and served is read."""
 
-
-def deliveries(pipeline: Pipeline, landing: Landing) -> Deliveries:
-    """Digests of the files of each daily source by day of delivery."""
-    return {
-        source.name: {
-            day: tuple(file.digest for file in delivered)
-            for day, delivered in landing.deliveries(pipeline.name, source.name).items()
-        }
-        for source in pipeline.sources
-        if source.daily
-    }
-
-
-class Asked(NamedTuple):
-    """Requests for what is due, and why there are none.
-
-    `ingests` tells whether one of them ingests.
-    """
-
-    requests: list[dg.RunRequest]
-    skipped: dg.SkipReason
-    ingests: bool
+    landing: Landing
+    lake: Lake
+    reports: Reports
+    ledger: Ledger
 
 
 def next_requests(
-    instance: dg.DagsterInstance,
-    pipeline: Pipeline,
-    delivered: Deliveries,
-    ledger: Ledger,
-    *,
-    cause: str,
-    redelivered: Collection[date] = (),
-) -> Asked:
-    """The requests for the next days that are due, at most one of each stage.
+    instance: dg.DagsterInstance, pipeline: Pipeline, stores: Stores, *, cause: str
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """The requests for the next days that are due, at most one of each stage, or why there are none.
 
     They may run at once: a finished day is monitored from what was known by its end, and what a
     newer delivery brings changes nothing of it.
     """
+    delivered = deliveries(pipeline, stores.landing)
     stages = due(
         delivered,
-        materialized(instance, asset_key(pipeline.name, FEATURES)),
-        materialized(instance, asset_key(pipeline.name, RETRAINING_DECISION)),
-        served_since(pipeline, ledger),
+        ingested_days(pipeline, delivered, stores.lake),
+        decided_days(pipeline, stores.reports),
+        served_since(pipeline, stores.ledger),
         pipeline.start,
-        redelivered,
-        reach=kind_of(pipeline).reach,
     )
-    made = {
-        work.stage: _request(
-            instance,
-            pipeline,
-            delivered,
-            work,
-            "redelivery" if redelivered and work.stage == "ingest" else cause,
-        )
-        for work in stages
-    }
-    requests = [request for request in made.values() if isinstance(request, dg.RunRequest)]
-    reasons = [
-        str(request.skip_message) for request in made.values() if isinstance(request, dg.SkipReason)
-    ]
-    skipped = dg.SkipReason("; ".join(reasons) or "everything delivered is processed")
-    return Asked(requests, skipped, isinstance(made.get("ingest"), dg.RunRequest))
+
+    made = [_request(instance, pipeline, stores.lake, delivered, work, cause) for work in stages]
+    requests = [request for request in made if isinstance(request, dg.RunRequest)]
+    reasons = [str(skip.skip_message) for skip in made if isinstance(skip, dg.SkipReason)]
+    return requests or dg.SkipReason("; ".join(reasons) or "everything delivered is processed")
 
 
 def _request(
-    instance: dg.DagsterInstance, pipeline: Pipeline, delivered: Deliveries, work: Due, cause: str
+    instance: dg.DagsterInstance,
+    pipeline: Pipeline,
+    lake: Lake,
+    delivered: Deliveries,
+    work: Due,
+    cause: str,
 ) -> dg.RunRequest | dg.SkipReason:
-    if (
-        doing := overlapping(
-            instance,
-            jobs.nightly(pipeline),
-            f"{pipeline.name}:{work.stage}:",
-            work.first,
-            work.last,
-        )
-    ) is not None:
+    kind = f"{pipeline.name}:{work.stage}:"
+    doing = overlapping(instance, jobs.nightly(pipeline), kind, work.first, work.last)
+    if doing is not None:
         return dg.SkipReason(f"{doing} is under way")
-    selection = jobs.keys(pipeline, "monitored" if work.stage == "monitor" else "ingested")
-    if work.stage == "ingest":
-        landed_once = jobs.keys(pipeline, "landed_once")
-        selection += [
-            key for key in landed_once if instance.get_latest_materialization_event(key) is None
-        ]
+
+    if work.stage == "monitor":
+        selection = jobs.keys(pipeline, "monitored")
+    else:
+        selection = [*jobs.keys(pipeline, "ingested"), *_not_landed(pipeline, lake)]
+        if work.first in featured_days(pipeline, lake):
+            cause = "redelivery"
+
     return run_request(
         instance,
         jobs.nightly(pipeline),
-        f"{pipeline.name}:{work.stage}:{work.first}:{work.last}:{_content(delivered, work)}",
+        f"{kind}{work.first}:{work.last}:{_content(delivered, work)}",
         tags={
             RANGE_START: work.first.isoformat(),
             RANGE_END: work.last.isoformat(),
@@ -174,9 +135,14 @@ def _request(
     )
 
 
-def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[date]:
-    """Days of a daily asset that have been materialized."""
-    return {date.fromisoformat(day) for day in instance.get_materialized_partitions(key)}
+def _not_landed(pipeline: Pipeline, lake: Lake) -> list[dg.AssetKey]:
+    """Sources that land once and are not stored yet."""
+    missing = [
+        source.name
+        for source in pipeline.sources
+        if not source.daily and not lake.exists(raw_table(pipeline.name, source.name))
+    ]
+    return [asset_key(pipeline.name, raw_name(source)) for source in missing]
 
 
 def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
@@ -185,19 +151,12 @@ def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
     return next(releases, None)
 
 
-def _cursor(digests: Mapping[date, str]) -> str:
-    return json.dumps({day.isoformat(): digest for day, digest in sorted(digests.items())})
-
-
-def _digest(delivered: Deliveries, day: date) -> str:
-    files = sorted((source, *days.get(day, ())) for source, days in delivered.items())
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-
-
 def _content(delivered: Deliveries, work: Due) -> str:
-    days = sorted(
-        {day for days in delivered.values() for day in days if work.first <= day <= work.last}
-    )
-    return hashlib.sha256("".join(_digest(delivered, day) for day in days).encode()).hexdigest()[
-        :16
+    """A digest of all files of the days of some work, for the name of its request."""
+    files = [
+        f"{source} {day} {digest}"
+        for source, days in sorted(delivered.items())
+        for day, digest in sorted(days.items())
+        if work.first <= day <= work.last
     ]
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from assets.data import contract
 from assets.data.contract import DELIVERED_UNTIL, Judgement
+from assets.data.deliveries import delivery_digest
 from assets.data.digest import combined_digest, content_digest, digests_by_day
 from assets.data.parse import Landed, parse
 from assets.data.quarantine import accepted, quarantined
@@ -152,11 +153,6 @@ def examine(
         refused=None,
     )
     return examined._replace(refused=_refusal(examined))
-
-
-def delivery_digest(files: Iterable[str]) -> str:
-    """One name for the files of a delivery, of their SHA-256 digests in whatever order."""
-    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:32]
 
 
 def with_history(pipeline: Pipeline, examined: Examined, lake: Lake) -> Examined:

@@ -46,10 +46,6 @@ class TabularKind:
         return (raw_name(self.pipeline.label.source),)
 
     @property
-    def reach(self) -> int:
-        return max((aggregate.days for aggregate in self.pipeline.aggregates), default=0)
-
-    @property
     def reports(self) -> tuple[str, ...]:
         return gates.REPORTS
 

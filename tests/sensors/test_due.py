@@ -57,36 +57,15 @@ def test_a_finished_day_is_monitored_while_the_next_is_ingested() -> None:
     assert due({"a": days(0, 9)}, days(0, 8), set(), None, START) == [ingest, monitor]
 
 
-def test_a_day_whose_features_are_made_anew_is_monitored_afterwards() -> None:
-    (work,) = due(
-        {"a": days(0, 9)},
-        days(0, 9),
-        days(0, 7),
-        START,
-        START,
-        redelivered={START + DAY * 4},
-        reach=7,
-    )
-    assert work.stage == "ingest"
+def test_a_day_that_was_delivered_again_is_monitored_once_it_is_ingested_again() -> None:
+    (work,) = due({"a": days(0, 9)}, days(0, 3) | days(5, 9), days(0, 3) | days(5, 8), START, START)
+    assert work == Due("ingest", START + DAY * 4, START + DAY * 4)
 
 
 def test_before_anything_is_served_only_the_newest_finished_day_is_looked_at() -> None:
     assert due({"a": days(0, 9)}, days(0, 9), set(), None, START) == [
         Due("monitor", START + DAY * 8, START + DAY * 8)
     ]
-
-
-def test_a_day_delivered_again_is_ingested_again_with_the_days_whose_aggregates_read_it() -> None:
-    work = due(
-        {"a": days(0, 20)},
-        days(0, 20),
-        days(0, 19),
-        START,
-        START,
-        redelivered={START + DAY * 4},
-        reach=7,
-    )
-    assert work == [Due("ingest", START + DAY * 4, START + DAY * 11)]
 
 
 @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)), st.none() | st.integers(0, 40))
