@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from assets.data import contract
@@ -167,8 +168,7 @@ def with_history(pipeline: Pipeline, examined: Examined, lake: Lake) -> Examined
     if not lake.exists(place):
         return examined
 
-    ends = lake.days(place if source.daily else raw_table(pipeline.name, pipeline.request))
-    moment = local_moment(max(ends, default=pipeline.start) + DAY, pipeline.timezone)
+    moment = local_moment(_newest_day(pipeline, lake) + DAY, pipeline.timezone)
     marks = lake.marks(place)
 
     def merged(day: date | None, delivered: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
@@ -180,7 +180,7 @@ def with_history(pipeline: Pipeline, examined: Examined, lake: Lake) -> Examined
         rows = merged(None, examined.rows, stored)
         digests: dict[date | None, str] = {None: content_digest(rows)}
     else:
-        again = sorted(set(ends) & set(examined.days))
+        again = sorted(set(lake.days(place)) & set(examined.days))
         if not again:
             return examined
         stored = lake.scan(place, again[0], again[-1]).select(examined.rows.columns).collect()
@@ -201,6 +201,13 @@ def with_history(pipeline: Pipeline, examined: Examined, lake: Lake) -> Examined
     )
     ordered = rows.sort([EVENT_TIME, *source.keys, KNOWN_AT])
     return examined._replace(rows=ordered, figures=figures)
+
+
+def _newest_day(pipeline: Pipeline, lake: Lake) -> date:
+    """The newest stored day of any source: no prediction of a later day has been computed."""
+    daily = (source for source in pipeline.sources if source.daily)
+    stored = (lake.days(raw_table(pipeline.name, source.name)) for source in daily)
+    return max(chain.from_iterable(stored), default=pipeline.start)
 
 
 def _mark(day: date | None) -> str:

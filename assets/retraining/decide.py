@@ -25,6 +25,8 @@ CAUSES: tuple[Cause, ...] = (
     "drift",
     "calendar",
 )
+# An open fault of the data vetoes these: the numbers that speak for them may be the fault's own.
+VETOED: tuple[Cause, ...] = ("performance", "drift", "calendar")
 PAST_COOLDOWN: tuple[Cause, ...] = ("request", "first_model")
 
 
@@ -123,7 +125,7 @@ class Decision(Record):
 
 def decide(evidence: Evidence, policy: RetrainingPolicy) -> Decision:
     """Weigh all causes. Deterministic; reads nothing but its arguments."""
-    considered = (
+    weighed_causes = (
         _request(evidence),
         _first_model(evidence),
         _new_features(evidence),
@@ -131,6 +133,7 @@ def decide(evidence: Evidence, policy: RetrainingPolicy) -> Decision:
         _drift(evidence, policy),
         _calendar(evidence, policy),
     )
+    considered = tuple(_unless_faulty(weighed, evidence) for weighed in weighed_causes)
     rests_until = cooldown_end(evidence, policy)
     holding = [weighed for weighed in considered if weighed.holds]
     free = [
@@ -158,6 +161,15 @@ def decide(evidence: Evidence, policy: RetrainingPolicy) -> Decision:
         considered=considered,
         evidence=evidence,
     )
+
+
+def _unless_faulty(weighed: Consideration, evidence: Evidence) -> Consideration:
+    """The cause, or its veto: a model that is trained on broken data is no better than the old one."""
+    if not weighed.holds or weighed.cause not in VETOED or not evidence.data_faults:
+        return weighed
+    faults = "; ".join(evidence.data_faults)
+    reason = f"{weighed.reason} But a data fault is open: {faults}."
+    return Consideration(cause=weighed.cause, holds=False, reason=reason)
 
 
 def cooldown_end(evidence: Evidence, policy: RetrainingPolicy) -> date | None:
@@ -272,12 +284,6 @@ def _drift(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
             cause="drift",
             holds=None,
             reason=f"Data {counted}; the policy asks for {policy.minimum_rows} rows.",
-        )
-    if evidence.data_faults:
-        return Consideration(
-            cause="drift",
-            holds=False,
-            reason=f"Data {counted}, but a data fault is open: {'; '.join(evidence.data_faults)}.",
         )
     shares = [day.share for day in drifted if day.share is not None]
     widest = f", in up to {max(shares):.0%} of the features" if shares else ""
