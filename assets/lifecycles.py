@@ -74,9 +74,9 @@ def kind_of(pipeline: Pipeline) -> Kind:
 
 def asset_names(pipeline: Pipeline, *cadences: Cadence) -> tuple[str, ...]:
     """Names of the pipeline's assets of these cadences, in the order of its stages."""
-    return tuple(
-        name
-        for stage in stages(pipeline)
-        for cadence in cadences
-        for name in stage.assets(pipeline).get(cadence, ())
-    )
+    found: list[str] = []
+    for stage in stages(pipeline):
+        names = stage.assets(pipeline)
+        for cadence in cadences:
+            found += names.get(cadence, ())
+    return tuple(found)
