@@ -126,11 +126,12 @@ def load(url: str, bodies: Sequence[str], seconds: int, connections: int, pid: i
 
 _LUA = """
 local bodies = {%s}
-local at = 0
+local at, number = 0, 0
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
 request = function()
-  at = at %% #bodies + 1
+  at, number = at %% #bodies + 1, number + 1
+  wrk.headers["x-request-id"] = string.format("%%032x", number)
   return wrk.format(nil, nil, nil, bodies[at])
 end
 done = function(summary, latency, requests)

@@ -7,10 +7,12 @@ import sys
 import uvicorn
 import uvloop
 
-from serving.http.http1 import Answer, Connection, Request
+from serving.http.answers import Answer, Headers
+from serving.http.connection import Connection
+from serving.http.request import Request
 from serving.listening import listen
 
-HEADERS = ((b"content-type", b"text/plain"),)
+HEADERS = Headers((b"content-type", b"text/plain"))
 
 
 async def app(request: Request) -> Answer:

@@ -19,9 +19,10 @@ from serving.contract.contract import is_batch
 from serving.contract.refusal import MethodRefusal, Refusal, unlogged
 from serving.delivery.following.state import Served
 from serving.http import headers, pages
-from serving.http.headers import BINARY, CLOSE, JSON, STRICT_TRANSPORT, typed
+from serving.http.answers import CLOSE, Answer, Pair
+from serving.http.headers import BINARY, JSON, STRICT_TRANSPORT, typed
 from serving.http.heading import Heading, read_heading
-from serving.http.http1 import Answer, BodyTooLargeError, GoneError, Headers, Request
+from serving.http.request import BodyTooLargeError, GoneError, Request
 from serving.protocols import arrow, inference, models, openapi
 from serving.protocols.inference import HEADER_LENGTH
 from serving.protocols.plain import Prediction
@@ -53,15 +54,15 @@ class Routes:
         options = service.options
         self._service, self._admin = service, admin
         self._hosts = HostCheck(options.host, options.hosts)
-        self._always: Headers = (STRICT_TRANSPORT,) if options.certificate else ()
+        self._always: tuple[Pair, ...] = (STRICT_TRANSPORT,) if options.certificate else ()
         self._pages = pages.load() if admin else {}
 
     def __call__(self, request: Request) -> Coroutine[Any, Any, Answer]:
         return self._respond(request)
 
     async def _respond(self, request: Request) -> Answer:
-        service, head = self._service, request.head
-        path, method = head.path, head.method
+        service = self._service
+        path, method = request.path, request.method
         call = Call(request.begun)
         status = 500
         try:
@@ -89,7 +90,7 @@ class Routes:
                 service.traces.answered(call, method, path, status)
 
         extra = (*self._always, CLOSE) if service.draining else self._always
-        return answer._replace(headers=(*answer.headers, *extra)) if extra else answer
+        return answer._replace(headers=answer.headers.and_(*extra)) if extra else answer
 
     def _refused(self, refusal: Refusal) -> Answer:
         # Only the admin port asks a browser's user for a key: its pages are for people.
@@ -99,9 +100,8 @@ class Routes:
 
     async def _answer(self, request: Request, call: Call) -> Answer:
         """The answer of the route that a request asks. Raises Refusal."""
-        head = request.head
-        path = head.path
-        heading = read_heading(head.headers)
+        path = request.path
+        heading = read_heading(request.headers)
         self._hosts.check(heading.host)
         call.traceparent = heading.traceparent
         if path not in OPEN:
@@ -120,12 +120,12 @@ class Routes:
             return _encoded(self._service.describe(served, example=self._admin))
         if path == REPOSITORY:
             return await self._index(request, heading, call)
-        return self._plain(path, head.method, call)
+        return self._plain(path, request.method, call)
 
     def _served(self, name: str, request: Request, method: str, call: Call, scope: str) -> Served:
         """The pipeline, for a caller who may use it by this method. Raises Refusal."""
         served = self._service.served(name, call, scope)
-        if request.head.method != method:
+        if request.method != method:
             raise MethodRefusal(method)
         return served
 
@@ -191,7 +191,7 @@ class Routes:
         self, served: Served, version: str | None, request: Request, heading: Heading, call: Call
     ) -> Answer:
         service = self._service
-        named = dict(request.head.headers)
+        named = request.headers
         # A web page from elsewhere can send a body without a kind too, but never without its origin.
         self._accept(heading, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
         body = await self._body(request)
@@ -207,7 +207,7 @@ class Routes:
         content, header_size = await off_loop(size, inference.encode, served.name, answers, asked)
         if header_size is None:
             return Answer(200, JSON, content)
-        return Answer(200, (*BINARY, (HEADER_LENGTH, b"%d" % header_size)), content)
+        return Answer(200, BINARY.and_((HEADER_LENGTH, b"%d" % header_size)), content)
 
     # -- models --------------------------------------------------------------------------------
 
@@ -246,7 +246,7 @@ class Routes:
     async def _index(self, request: Request, heading: Heading, call: Call) -> Answer:
         """The repository index of the Open Inference Protocol."""
         call.caller.permit("metadata")
-        if request.head.method != "POST":
+        if request.method != "POST":
             raise MethodRefusal("POST")
         self._accept(heading, TENSORS_BODY | {b""})
         ready = models.only_ready(await self._body(request))

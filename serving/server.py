@@ -1,4 +1,4 @@
-"""Running the application: uvicorn's server with our HTTP (`serving.http.http1`), the watcher, samples, and draining."""
+"""Running the application: uvicorn's server with our HTTP (`serving.http.connection`), the watcher, samples, and draining."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serving.callers.hosts import is_loopback
 from serving.callers.limits import RateLimits
 from serving.delivery.following.reports import enlist
 from serving.delivery.following.state import Served, discover
-from serving.http.http1 import Connection
+from serving.http.connection import Connection
 from serving.listening import Inherited, tls
 from serving.options import Options
 from serving.routes import Routes
@@ -144,7 +144,7 @@ async def _run(options: Options, inherited: Inherited) -> None:
             "request_seconds": options.request_seconds,
             "idle_seconds": options.idle_seconds,
         }
-        protocol = type("Protocol", (Connection,), {**limits, "heads": {}})
+        protocol = type("Protocol", (Connection,), limits)
         return uvicorn.Config(
             application, http=protocol, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None, server_header=False,
             date_header=False, proxy_headers=False, limit_concurrency=options.connection_limit,

@@ -31,22 +31,27 @@ class Figures:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-# Requests are built once, so that the client costs little; a thread goes round all of them. `delay` is how long a connection waits
-# before it asks again: exponential, so that requests of many connections come as independent ones do.
+# Requests are built once, so that the client costs little, but for their id: clients behind a gateway send another one with every
+# request, and so no two heads are the same. `delay` is how long a connection waits before it asks again: exponential, so that
+# requests of many connections come as independent ones do.
 _SCRIPT = """
-local requests, at = {}, 0
+local before, after, at, number = {}, {}, 0, 0
+local id = "0123456789abcdef0123456789abcdef"
 local function add(place, headers)
   local file = assert(io.open(place, "rb"))
-  requests[#requests + 1] = wrk.format("POST", %(path)s, headers, file:read("*a"))
+  headers["x-request-id"] = id
+  local request = wrk.format("POST", %(path)s, headers, file:read("*a"))
   file:close()
+  local first, last = request:find(id, 1, true)
+  before[#before + 1], after[#after + 1] = request:sub(1, first - 1), request:sub(last + 1)
 end
 init = function(arguments)
 %(bodies)s
   math.randomseed(1)
 end
 request = function()
-  at = at %% #requests + 1
-  return requests[at]
+  at, number = at %% #before + 1, number + 1
+  return before[at] .. string.format("%%032x", number) .. after[at]
 end
 %(delay)s
 done = function(summary, latency, all)

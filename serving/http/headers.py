@@ -1,4 +1,4 @@
-"""Headers of answers, and refusals as answers."""
+"""Headers of the endpoint's answers, and refusals as answers."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import math
 import msgspec
 
 from serving.contract.refusal import MethodRefusal, Refusal
-from serving.http.http1 import Answer, Headers
+from serving.http.answers import CLOSE, Answer, Headers, Pair
 
-# Tuples, which the server encodes once.
-SECURITY: Headers = (
+POLICY = b"content-security-policy"
+SECURITY: tuple[Pair, ...] = (
     (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (POLICY, b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
-CLOSE = (b"connection", b"close")
-STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+STRICT_TRANSPORT: Pair = (b"strict-transport-security", b"max-age=31536000")
 
 
 def typed(kind: bytes) -> Headers:
     """Headers of an answer with a body of this media type."""
-    return ((b"content-type", kind), *SECURITY)
+    return Headers((b"content-type", kind), *SECURITY)
 
 
 JSON = typed(b"application/json")
@@ -37,15 +36,15 @@ def refused(refusal: Refusal, *, browser: bool) -> Answer:
     """A refusal as an answer. `browser` makes a browser ask its user for a missing key."""
     headers = JSON
     if isinstance(refusal, MethodRefusal):
-        headers = (*JSON, (b"allow", refusal.allowed.encode()))
+        headers = JSON.and_((b"allow", refusal.allowed.encode()))
     elif refusal.status == 401:
         schemes = b'Basic realm="evergreen", Bearer' if browser else b'Bearer realm="evergreen"'
-        headers = (*JSON, (b"www-authenticate", schemes))
+        headers = JSON.and_((b"www-authenticate", schemes))
     elif refusal.status in (429, 503):
-        headers = (*JSON, (b"retry-after", b"%d" % max(1, math.ceil(refusal.wait))))
+        headers = JSON.and_((b"retry-after", b"%d" % max(1, math.ceil(refusal.wait))))
     elif refusal.status in (408, 413):
         # The rest of the body is not read, so the connection cannot be used again.
-        headers = (*JSON, CLOSE)
+        headers = JSON.and_(CLOSE)
 
     content = {"error": refusal.error, "field": refusal.field, "rule": refusal.rule}
     return Answer(refusal.status, headers, _json(content))

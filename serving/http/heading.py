@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from serving.contract.refusal import Refusal
 
+IDENTITY = b"identity"
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 # More digits than any length or time has that makes sense here, and far fewer than Python's limit for a conversion.
 LENGTH_DIGITS = 18
 _TIMEOUT_DIGITS = 9
 
 
-@dataclass(slots=True)
-class Heading:
-    """`length` is that of the body where the client said it; `seconds` is the time for an answer that it asks for."""
+class Heading(NamedTuple):
+    """What the headers say.
 
-    host: bytes = b""
-    length: int | None = None
-    kind: bytes = b""
-    authorization: bytes = b""
-    traceparent: bytes = b""
-    seconds: float | None = None
+    `length` is that of the body, where the client said it. `seconds` is the time for an answer that it asks for.
+    """
+
+    host: bytes
+    length: int | None
+    kind: bytes
+    authorization: bytes
+    traceparent: bytes
+    seconds: float | None
 
 
-def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
+def read_heading(headers: Mapping[bytes, bytes]) -> Heading:
     """Raises Refusal for a value that makes no sense."""
-    found = Heading()
-    for name, value in headers:
-        if name == b"content-length":
-            found.length = whole_number(name, value, LENGTH_DIGITS, "length", "bytes")
-        elif name == b"content-type":
-            found.kind = value
-        elif name == b"host":
-            found.host = value
-        elif name == b"authorization":
-            found.authorization = value
-        elif name == b"traceparent":
-            found.traceparent = value
-        elif name == TIMEOUT_HEADER:
-            found.seconds = (
-                whole_number(name, value, _TIMEOUT_DIGITS, "timeout", "milliseconds") / 1000
-            )
-        elif name == b"content-encoding" and value != b"identity":
-            raise Refusal(415, "content_encoding", "Bodies must not be compressed.")
-    return found
+    get = headers.get
+    if get(b"content-encoding", IDENTITY) != IDENTITY:
+        raise Refusal(415, "content_encoding", "Bodies must not be compressed.")
+
+    length = get(b"content-length")
+    timeout = get(TIMEOUT_HEADER)
+    return Heading(
+        get(b"host", b""),
+        None
+        if length is None
+        else whole_number(b"content-length", length, LENGTH_DIGITS, "length", "bytes"),
+        get(b"content-type", b""),
+        get(b"authorization", b""),
+        get(b"traceparent", b""),
+        None if timeout is None else _seconds(timeout),
+    )
+
+
+def _seconds(timeout: bytes) -> float:
+    return whole_number(TIMEOUT_HEADER, timeout, _TIMEOUT_DIGITS, "timeout", "milliseconds") / 1000
 
 
 def whole_number(name: bytes, value: bytes, digits: int, rule: str, unit: str) -> int:

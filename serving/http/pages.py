@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.http.headers import SECURITY
-from serving.http.http1 import Answer
+from serving.http.answers import Answer, Headers
+from serving.http.headers import POLICY, SECURITY
 
 _FOLDER = Path(__file__).parent / "docs"
 _KINDS = {
@@ -23,10 +23,12 @@ _POLICY = (
 
 def load() -> dict[str, Answer]:
     """The answers of all pages, by path."""
-    security = tuple(
-        (name, _POLICY if name == b"content-security-policy" else value) for name, value in SECURITY
-    )
+    security = [pair for pair in SECURITY if pair[0] != POLICY]
     return {
-        path: Answer(200, ((b"content-type", kind), *security), (_FOLDER / name).read_bytes())
+        path: Answer(
+            200,
+            Headers((b"content-type", kind), (POLICY, _POLICY), *security),
+            (_FOLDER / name).read_bytes(),
+        )
         for path, (name, kind) in _KINDS.items()
     }
