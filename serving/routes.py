@@ -17,6 +17,7 @@ from serving.callers.calls import Call
 from serving.callers.hosts import HostCheck
 from serving.contract.contract import is_batch
 from serving.contract.refusal import MethodRefusal, Refusal, unlogged
+from serving.delivery.explain import ROW_LIMIT as EXPLAINED_ROWS
 from serving.delivery.following.state import Served
 from serving.http import headers, pages
 from serving.http.answers import CLOSE, Answer, Pair
@@ -183,7 +184,7 @@ class Routes:
         self._accept(heading)
         body = await self._body(request)
         view = self._service.view(served)
-        rows, batch = view.contract.decode(body)
+        rows, batch = await off_loop(len(body), view.contract.decode, body, EXPLAINED_ROWS)
         explanations = await self._service.explain(view, rows, call)
         return _encoded({"explanations": explanations} if batch else explanations[0])
 

@@ -14,12 +14,14 @@ _REMEMBERED = 100
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine alone, in whatever spelling."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 class HostCheck:

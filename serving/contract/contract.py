@@ -11,6 +11,7 @@ import json
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -58,9 +59,14 @@ _BEGINNING = 1 << 16
 _BATCH = re.compile(rb'\s*\{\s*"instances"\s*:')
 # Patterns of characters, classes of them and counts alone.
 _PLAIN = re.compile(r"\^((?:[\w\-/:# ]|\\[dw]|\[[\w\-/:# ]+\])(?:[+*?]|\{\d+(?:,\d*)?\})?)+\$")
-_PATH = re.compile(r" - at `(key in )?\$?(.*?)`$", re.DOTALL)
-_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`( - at `.*`)?$", re.DOTALL)
-_MISSING = re.compile(r"^Object missing required field `(.*)`( - at `.*`)?$", re.DOTALL)
+_PATH = re.compile(r".* - at `(?:key in )?\$?([^`]*)`$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`( - at `[^`]*`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(.*?)`( - at `[^`]*`)?$", re.DOTALL)
+# Bytes of a row beside its names and values: numbers, times, punctuation and some white space.
+_ROW_BYTES = 4 << 10
+_FIELD_BYTES = 64
+# The longest spelling of a character in JSON is a surrogate pair of escapes, such as \\ud83d\\ude00.
+_CHARACTER_BYTES = 12
 _EXPECTED = {
     "string": "text", "float": "a finite number", "integer": "a whole number", "boolean": "true or false",
     "datetime": "a time as ISO 8601 text with an offset, such as 2013-02-01T14:15:00Z, "
@@ -88,6 +94,15 @@ class Contract:
             name: list[_type(field, text_limit)]  # type: ignore[misc]
             for name, field in self.fields.items()
         }
+        self.row_bytes = _ROW_BYTES + sum(
+            _CHARACTER_BYTES * (len(name) + (text_limit if field.kind == "string" else 0))
+            + _FIELD_BYTES
+            for name, field in self.fields.items()
+        )
+        raw = msgspec.defstruct(
+            "RawBatch", [("instances", list[msgspec.Raw])], forbid_unknown_fields=True
+        )
+        self._split = msgspec.json.Decoder(raw).decode
         self._one = msgspec.json.Decoder(self._row).decode
         self._many = msgspec.json.Decoder(batch).decode
         self._times = tuple(
@@ -139,10 +154,16 @@ class Contract:
             (attrgetter(slot), name) for slot, name in slots.items() if name not in self._packed
         ]
 
-    def decode(self, body: bytes) -> tuple[list[Row], bool]:
-        """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object. Raises Refusal."""
+    def decode(self, body: bytes, limit: int | None = None) -> tuple[list[Row], bool]:
+        """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object.
+
+        `limit` is the most rows, where fewer than `row_limit` are taken; more are refused before any is decoded.
+        Raises Refusal.
+        """
         if not is_batch(body):
             return [self.decode_one(body)], False
+        if limit is not None:
+            self.check_count(len(self._raw_rows(body)), limit)
         found = self._decoded(self._many, body).instances
         self.check_count(len(found))
         rows, quotes = [], 2
@@ -151,15 +172,45 @@ class Contract:
             rows.append(row)
             quotes += counted
         if b"\\" in body or body.count(b'"') != quotes:
-            refuse_duplicates(body)
+            self._refuse_duplicates(body)
         return rows, True
 
     def decode_one(self, body: bytes) -> Row:
         """The row of a body that is one object. Raises Refusal."""
+        self._check_size(body, None)
         row, quotes = self._checked(self._decoded(self._one, body), "")
         if b"\\" in body or body.count(b'"') != quotes:
-            refuse_duplicates(body)
+            parse(body)
         return row
+
+    def _raw_rows(self, body: bytes) -> list[msgspec.Raw]:
+        """The rows of a batch, not decoded. Raises Refusal."""
+        rows: list[msgspec.Raw] = self._decoded(self._split, body).instances
+        return rows
+
+    def _check_size(self, row: bytes | memoryview, place: str | None) -> None:
+        """Raises Refusal for a row that is larger than its fields can make it: parsing it would hold up all others."""
+        if len(row) > self.row_bytes:
+            raise Refusal(
+                413,
+                "row_size",
+                f"A row has more than {self.row_bytes} bytes, the most that its fields can fill.",
+                place,
+            )
+
+    def _refuse_duplicates(self, body: bytes) -> None:
+        """Raises Refusal, with its path, where an object of a batch has a field twice.
+
+        Each row is parsed by itself, so that no large body holds up the others for long.
+        """
+        quotes = 2
+        for index, raw in enumerate(self._raw_rows(body)):
+            row = bytes(raw)
+            self._check_size(row, f"instances[{index}]")
+            parse(row, f"instances[{index}].")
+            quotes += row.count(b'"')
+        if body.count(b'"') != quotes:
+            raise duplicate("instances", "")
 
     def _decoded(self, decode: Callable[[bytes], Any], body: bytes) -> Any:
         try:
@@ -331,21 +382,23 @@ class Contract:
             raise self._out_of_contract("", name, f"[{wrong}]")
         return checked
 
-    def check_count(self, rows: int) -> None:
+    def check_count(self, rows: int, limit: int | None = None) -> None:
+        """Raises Refusal for no rows, or for more than `limit` (default: `row_limit`)."""
+        limit = self.row_limit if limit is None else min(limit, self.row_limit)
         if rows == 0:
             raise Refusal(422, "rows", "The request has no rows; send at least one.", "instances")
-        if rows > self.row_limit:
+        if rows > limit:
             raise Refusal(
                 413,
                 "rows",
-                f"The request has more than {self.row_limit} rows, the most for one request; send several.",
+                f"The request has more than {limit} rows, the most for one request; send several.",
                 "instances",
             )
 
     def _refusal(self, message: str) -> Refusal:
         """What msgspec found, said without values."""
-        path = _PATH.search(message)
-        place = path.group(2).lstrip(".") if path else ""
+        path = _PATH.match(message)
+        place = path.group(1).lstrip(".") if path else ""
         where = place if not place or place.endswith(".") else place + "."
         if found := _UNKNOWN.match(message):
             name = shown(found.group(1))
@@ -542,21 +595,26 @@ def malformed() -> Refusal:
     )
 
 
-def refuse_duplicates(body: bytes) -> None:
-    """Raises Refusal where an object of the body has a field twice."""
-    parse(body)
+def duplicate(name: str, where: str) -> Refusal:
+    """A field that an object has more than once; `where` is the path before its name."""
+    name = shown(name)
+    return Refusal(
+        422, "duplicate_field", f"The field {name} is there more than once.", where + name
+    )
 
 
-def parse(body: bytes) -> Any:
-    """The value of a JSON body, parsed strictly: no duplicate fields, no NaN or Infinity, no lone surrogates. Raises Refusal."""
+def parse(body: bytes, where: str = "") -> Any:
+    """The value of JSON, parsed strictly: no duplicate fields, no NaN or Infinity, no lone surrogates.
+
+    Raises Refusal; `where` is the path of the value in the request.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
-            twice = shown(next(name for name in names if names.count(name) > 1))
-            raise Refusal(
-                422, "duplicate_field", f"The field {twice} is there more than once.", twice
+            raise duplicate(
+                next(name for name, count in Counter(names).items() if count > 1), where
             )
         return found
 
