@@ -63,7 +63,7 @@ TABLE = [
         "duplicate in a batch",
         batch(TEXT, TEXT[:-1] + ', "shop": "west"}'),
         422,
-        "shop",
+        "instances[1].shop",
         "duplicate_field",
     ),
     (
