@@ -14,6 +14,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 INITIAL_WINDOW_SIZE = 4
+INITIAL_WINDOW = 65_535
 FRAME = 16_384
 STREAM = 1
 
@@ -27,7 +28,8 @@ class Unfinished:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=60)
         self._reader = self._socket.makefile("rb")
-        self._windows = {0: 65_535, STREAM: 65_535}
+        self._initial = INITIAL_WINDOW
+        self._windows = {0: INITIAL_WINDOW, STREAM: INITIAL_WINDOW}
         self.sent = 0
         self.ended = False
         # All but the last byte of what is announced: the message never ends.
@@ -100,7 +102,8 @@ class Unfinished:
         for place in range(0, len(payload), 6):
             name, value = struct.unpack_from(">HI", payload, place)
             if name == INITIAL_WINDOW_SIZE:
-                self._windows[STREAM] += value - 65_535
+                self._windows[STREAM] += value - self._initial
+                self._initial = value
         self._socket.sendall(_frame(SETTINGS, ACK, 0, b""))
 
 
