@@ -53,19 +53,7 @@ def _features(pipeline: Tabular) -> dg.AssetsDefinition:
         ),
         partitions_def=days(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[
-            dg.AssetCheckSpec(
-                NO_FUTURE,
-                asset=key,
-                blocking=True,
-                description="No input of a row was known later than its prediction.",
-            ),
-            dg.AssetCheckSpec(
-                BOUNDS,
-                asset=key,
-                description="Features are finite, mostly present, and vary over a month.",
-            ),
-        ],
+        check_specs=_checks(key),
         metadata={
             "dagster/column_schema": _schema(pipeline),
             "dagster/column_lineage": _lineage(pipeline),
@@ -110,6 +98,22 @@ def _features(pipeline: Tabular) -> dg.AssetsDefinition:
         )
 
     return features
+
+
+def _checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            NO_FUTURE,
+            asset=key,
+            blocking=True,
+            description="No input of a row was known later than its prediction.",
+        ),
+        dg.AssetCheckSpec(
+            BOUNDS,
+            asset=key,
+            description="Features are finite, mostly present, and vary over a month.",
+        ),
+    ]
 
 
 def _deliveries(pipeline: Tabular) -> list[dg.AssetDep]:

@@ -153,10 +153,10 @@ def _candidate(pipeline: Tabular) -> dg.AssetsDefinition:
     def candidate(
         context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts, tracking: Tracking
     ) -> dg.MaterializeResult[None]:
-        from assets.tabular.training import candidate as candidates, tuning
+        from assets.tabular.training import candidate as candidates, study as studies
 
         digest, manifest = newest_training_set(pipeline, artifacts)
-        study, parameters = tuning.parameters_for(
+        study, parameters = studies.parameters_for(
             pipeline, artifacts, manifest, context.log.warning
         )
         rows = manifests.load_rows(pipeline, manifest, lake)
@@ -200,10 +200,10 @@ def _tuning_study(pipeline: Tabular, model: XGBoost) -> dg.AssetsDefinition:
     def tuning_study(
         context: dg.AssetExecutionContext, lake: Lake, artifacts: Artifacts
     ) -> dg.MaterializeResult[None]:
-        from assets.tabular.training import tuning
+        from assets.tabular.training import study as studies
 
         digest, manifest = newest_training_set(pipeline, artifacts)
-        last, study, reason = tuning.usable_study(pipeline, artifacts, manifest)
+        last, study, reason = studies.usable_study(pipeline, artifacts, manifest)
         if last is not None and study is not None and reason is None:
             age = (manifest.as_of - study.as_of).days
             context.log.info(f"reusing the study of {study.as_of}: it is {age} days old")
@@ -212,9 +212,9 @@ def _tuning_study(pipeline: Tabular, model: XGBoost) -> dg.AssetsDefinition:
 
         context.log.info(f"a new study of {model.trials} trials: {reason}")
         rows = manifests.load_rows(pipeline, manifest, lake)
-        study = tuning.new_study(pipeline, artifacts, rows, digest, context.log.info)
-        stored = artifacts.put("studies", {tuning.FILE: study.encode()})
-        artifacts.point(pipeline.name, tuning.POINTER, stored)
+        study = studies.new_study(pipeline, artifacts, rows, digest, context.log.info)
+        stored = artifacts.put("studies", {studies.FILE: study.encode()})
+        artifacts.point(pipeline.name, studies.POINTER, stored)
         return study_result(pipeline, study, stored, manifest, reused=False, reason=reason or "")
 
     return tuning_study

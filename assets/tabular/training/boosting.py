@@ -1,4 +1,7 @@
-"""XGBoost: gradient-boosted trees whose rounds the validation rows limit."""
+"""XGBoost: gradient-boosted trees whose rounds the validation rows limit.
+
+Which way features may move a prediction stands here too: scikit-learn's boosting asks for it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.tabular.training.cpus import threads
-from assets.tabular.training.directions import direction
 from assets.tabular.training.fitted import Fitted, Labels, Matrices
-from declare.models import XGBoost
+from bundle.features.expression import Column, Feature, Rolling
+from declare.models import Directed, XGBoost
 
 if TYPE_CHECKING:
     import xgboost
@@ -22,6 +25,24 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.float32]
 Array = NDArray[np.float64]
 Parameters = Mapping[str, float | int | str]
+
+
+def direction(pipeline: Tabular, feature: Feature) -> int:
+    """1 where a feature may only raise the prediction, -1 where it may only lower it, else 0."""
+    model = pipeline.model
+    if not isinstance(model, Directed):
+        return 0
+    if feature.name in model.increasing:
+        return 1
+    if feature.name in model.decreasing:
+        return -1
+    match feature.expression:
+        case Rolling(function="rate", value=Column(name=name)) if (
+            name == pipeline.label.name and model.label_rates_increase
+        ):
+            return 1
+        case _:
+            return 0
 
 
 def fit(

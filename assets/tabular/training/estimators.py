@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.tabular.training.boosting import direction
 from assets.tabular.training.cpus import threads
-from assets.tabular.training.directions import direction
 from assets.tabular.training.fitted import Fitted, Labels, Matrices
 from declare.models import HistGradientBoosting, LogisticRegression, RandomForest
 

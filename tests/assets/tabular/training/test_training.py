@@ -20,9 +20,9 @@ from assets.tabular.training import (
     calibration,
     candidate as candidates,
     cpus,
-    directions,
     tuning,
 )
+from assets.tabular.training.boosting import direction
 from assets.tabular.training.manifest import TrainingManifest, TrainingRows, assemble
 from resources.lake import Lake
 from resources.settings import settings
@@ -152,7 +152,7 @@ def test_directions_hold_in_the_trained_model(rows: TrainingRows) -> None:
             )
         }
     )
-    signs = {feature.name: directions.direction(directed, feature) for feature in directed.features}
+    signs = {feature.name: direction(directed, feature) for feature in directed.features}
     assert signs["load"] == 1
     assert signs["hour"] == -1
     assert signs["fails_rate_by_machine_7d"] == 1
