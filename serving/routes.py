@@ -15,8 +15,8 @@ import msgspec
 
 from serving.callers.calls import Call
 from serving.callers.hosts import HostCheck
-from serving.contract.contract import is_batch
 from serving.contract.refusal import MethodRefusal, Refusal, unlogged
+from serving.contract.strict import is_batch
 from serving.delivery.explain import ROW_LIMIT as EXPLAINED_ROWS
 from serving.delivery.following.state import Served
 from serving.http import headers, pages

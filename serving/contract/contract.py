@@ -7,30 +7,29 @@ flat objects has exactly two for every field and two for every text.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import struct
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import starmap
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
-from bundle.features.columns import DTYPES, PACKED, Column, Texts, column
+from bundle.features.columns import DTYPES, PACKED, Column, column
 from bundle.features.moments import moment, plain_moments
-from bundle.features.program import EARLIEST, EVENT_TIME, LATEST
-from bundle.manifest import Manifest, RequestField
-from serving.contract.refusal import Refusal, shown
+from bundle.features.program import EARLIEST, LATEST
+from bundle.manifest import Manifest
+from serving.contract.checks import column_check
+from serving.contract.fields import TIME, exact_limits, json_type, loose_type
+from serving.contract.messages import out_of_contract, refusal_of
+from serving.contract.refusal import Refusal
+from serving.contract.strict import count_quotes, duplicate, is_batch, malformed, parse, parse_place
 
 if TYPE_CHECKING:
-    from bundle.features.columns import Array, Mask
+    pass
 
 Row = dict[str, Any]
 Columns = Mapping[str, Column]
@@ -41,38 +40,18 @@ MANY_ROWS = 64
 # From so many on, times are read faster together than one by one.
 _MANY_TIMES = 300
 
-_FIRST, _LAST = moment(EARLIEST), moment(LATEST)
-# What a datetime can hold.
-_LEAST, _GREATEST = (
-    moment(datetime.min.replace(tzinfo=UTC)),
-    moment(datetime.max.replace(tzinfo=UTC)),
-)
 # A time is no longer than this, but for fractions of a microsecond.
 _TIME_LENGTH = 40
 # Up to so many rows numbers are looked at together.
 _FEW = 1000
-# Up to here float64 holds all whole numbers.
-_EXACT = 2**53
-_TIME = Annotated[datetime, Meta(tz=True)]
 # Enough of a body to see whether it has many rows.
 _BEGINNING = 1 << 16
-_BATCH = re.compile(rb'\s*\{\s*"instances"\s*:')
-# Patterns of characters, classes of them and counts alone.
-_PLAIN = re.compile(r"\^((?:[\w\-/:# ]|\\[dw]|\[[\w\-/:# ]+\])(?:[+*?]|\{\d+(?:,\d*)?\})?)+\$")
-_PATH = re.compile(r".* - at `(?:key in )?\$?([^`]*)`$", re.DOTALL)
-_UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`( - at `[^`]*`)?$", re.DOTALL)
-_MISSING = re.compile(r"^Object missing required field `(.*?)`( - at `[^`]*`)?$", re.DOTALL)
 # Rows up to here are always parsed. The slowest, one field repeated over and over, takes 4 ms.
 _ROW_BYTES = 64 << 10
 # A number, a time, punctuation and some white space.
 _FIELD_BYTES = 64
 # The longest spelling of a character in JSON is a surrogate pair of escapes, such as \\ud83d\\ude00.
 _CHARACTER_BYTES = 12
-_EXPECTED = {
-    "string": "text", "float": "a finite number", "integer": "a whole number", "boolean": "true or false",
-    "datetime": "a time as ISO 8601 text with an offset, such as 2013-02-01T14:15:00Z, "
-    "between 1900 and 2100",
-}  # fmt: skip
 
 
 class Contract:
@@ -86,13 +65,13 @@ class Contract:
         self.text_limit = text_limit
         slots = {f"c{index}": name for index, name in enumerate(self.names)}
         self._row = msgspec.defstruct(
-            "Row", [(slot, _type(self.fields[name], text_limit)) for slot, name in slots.items()],
+            "Row", [(slot, json_type(self.fields[name], text_limit)) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True,
         )  # fmt: skip
         rows = list[self._row]  # type: ignore[name-defined]
         batch = msgspec.defstruct("Batch", [("instances", rows)], forbid_unknown_fields=True)
         self._columns = {
-            name: list[_type(field, text_limit)]  # type: ignore[misc]
+            name: list[json_type(field, text_limit)]  # type: ignore[misc]
             for name, field in self.fields.items()
         }
         fillable = sum(
@@ -120,15 +99,17 @@ class Contract:
         )
         # Quotation marks of a row: two for each name, two for each text that is always there.
         self._quotes = 2 * (len(self.names) + len(texts) - len(self._maybe_texts))
-        self._checks = {name: _check(field, text_limit) for name, field in self.fields.items()}
+        self._checks = {
+            name: column_check(field, text_limit) for name, field in self.fields.items()
+        }
         self._limits = {
             name: limits
             for name, field in self.fields.items()
-            if (limits := _exact_limits(field)) is not None
+            if (limits := exact_limits(field)) is not None
         }
         # For many rows: types alone, since limits are checked a column at a time, and nothing for the garbage collector to look at.
         loose = msgspec.defstruct(
-            "LooseRow", [(slot, _loose(self.fields[name])) for slot, name in slots.items()],
+            "LooseRow", [(slot, loose_type(self.fields[name])) for slot, name in slots.items()],
             rename=slots, forbid_unknown_fields=True, kw_only=True, gc=False,
         )  # fmt: skip
         loose_rows = list[loose]  # type: ignore[valid-type]
@@ -149,7 +130,7 @@ class Contract:
         ).pack
         self._layout = np.dtype([(name, DTYPES[self.fields[name].kind]) for name in self._packed])
         self._lists = {
-            name: msgspec.json.Decoder(list[_loose(field)]).decode  # type: ignore[misc]
+            name: msgspec.json.Decoder(list[loose_type(field)]).decode  # type: ignore[misc]
             for name, field in self.fields.items()
         }
         self._by_column = [
@@ -218,7 +199,7 @@ class Contract:
         try:
             return decode(body)
         except msgspec.ValidationError as error:
-            raise self._refusal(str(error)) from None
+            raise refusal_of(str(error), self.fields, self.text_limit) from None
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise malformed() from None
 
@@ -397,49 +378,8 @@ class Contract:
                 "instances",
             )
 
-    def _refusal(self, message: str) -> Refusal:
-        """What msgspec found, said without values."""
-        path = _PATH.match(message)
-        place = path.group(1).lstrip(".") if path else ""
-        where = place if not place or place.endswith(".") else place + "."
-        if found := _UNKNOWN.match(message):
-            name = shown(found.group(1))
-            return Refusal(
-                422,
-                "unknown_field",
-                f"There is no field {name}; fields are {', '.join(self.names)}.",
-                where + name,
-            )
-        if found := _MISSING.match(message):
-            name = found.group(1)
-            return Refusal(
-                422,
-                "missing_field",
-                f"The field {name} is missing; send null where its value is not known, if it may be null.",
-                where + name,
-            )
-        for name in sorted(self.names, key=len, reverse=True):
-            if place == name or place.endswith("." + name):
-                return self._out_of_contract(place[: -len(name)], name)
-        return Refusal(
-            422,
-            "type",
-            f'The body must be one JSON object with the fields {", ".join(self.names)}, or {{"instances": [such objects]}}.',
-            place or None,
-        )
-
     def _out_of_contract(self, where: str, name: str, index: str = "") -> Refusal:
-        rule, says = describe(self.fields[name], self.text_limit)
-        return Refusal(422, rule, f"{name} must be {says}.", where + name + index)
-
-
-def is_batch(body: bytes) -> bool:
-    """Whether a JSON body is `{"instances": [...]}` rather than one row."""
-    return b'"instances"' in body and _BATCH.match(body) is not None
-
-
-def count_quotes(body: bytes) -> int:
-    return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord('"')))
+        return out_of_contract(where, name, self.fields[name], self.text_limit, index)
 
 
 def rows_of(columns: Columns) -> list[Row]:
@@ -449,262 +389,7 @@ def rows_of(columns: Columns) -> list[Row]:
     ]
 
 
-def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
-    """Short code and sentence of all that a field demands."""
-    rules: list[str] = [field.kind]
-    says = [_EXPECTED[field.kind]]
-    if field.kind == "string":
-        says.append(f"of up to {text_limit} characters")
-    for code, sign, limit in (("ge", "at least", field.ge), ("le", "at most", field.le)):
-        if limit is not None:
-            rules.append(f"{code} {limit:g}")
-            says.append(f"{sign} {limit:g}")
-    if field.values is not None:
-        rules.append("values")
-        says.append(
-            f"one of {', '.join(field.values[:20])}{', ...' if len(field.values) > 20 else ''}"
-        )
-    if field.pattern is not None:
-        rules.append("pattern")
-        says.append(f"matching {field.pattern}")
-    if field.nullable:
-        rules.append("nullable")
-        says.append("or null")
-    return ", ".join(rules), ", ".join(says)
-
-
-Wrong = tuple["Mask | None", "Mask | None"]
-"""Rows of a column that break a limit, and rows that are no finite number or too far in time, which is asked of those that break none."""
-
-
-def _check(field: RequestField, text_limit: int) -> Callable[[Column], Wrong]:
-    """What a field demands of a column, but for nulls; what stands in their place may be called wrong."""
-    match field.kind:
-        case "float":
-            bounded = field.ge is not None and field.le is not None
-
-            def floats(values: Column) -> Wrong:
-                beyond = _beyond(values.array, field.ge, field.le)
-                return beyond, None if bounded and beyond is None else _some(
-                    ~np.isfinite(values.array)
-                )
-
-            return floats
-        case "integer":
-            low, high = _integer_limits(field)
-            return lambda values: (_beyond(values.array, low, high), None)
-        case "datetime":
-            return lambda values: (
-                _beyond(values.array, _LEAST, _GREATEST),
-                _beyond(values.array, _FIRST, _LAST - 1),
-            )
-        case "string":
-            allowed = _text_check(field, text_limit)
-            return lambda values: (_wrong_texts(values.texts, allowed), None)
-    return lambda values: (None, None)
-
-
-def _beyond(values: Array, low: float | None, high: float | None) -> Mask | None:
-    # NaN keeps no limit, and is the least and the greatest where there is one.
-    if (low is None or values.min() >= low) and (high is None or values.max() <= high):
-        return None
-    wrong: Mask = np.zeros(len(values), dtype=np.bool_)
-    if low is not None:
-        wrong |= ~(values >= low)
-    if high is not None:
-        wrong |= ~(values <= high)
-    return _some(wrong)
-
-
-def _some(mask: Mask) -> Mask | None:
-    return mask if mask.any() else None
-
-
-def _text_check(field: RequestField, text_limit: int) -> Callable[[Iterable[str]], bool]:
-    """Whether all texts of a column are allowed."""
-    if field.values is not None:
-        return frozenset(field.values).issuperset
-    matches = matching(field.pattern) if field.pattern else None
-
-    def allowed(texts: Iterable[str]) -> bool:
-        found = list(texts)
-        return max(map(len, found), default=0) <= text_limit and (matches is None or matches(found))
-
-    return allowed
-
-
-def matching(pattern: str) -> Callable[[Sequence[str]], bool]:
-    """Whether all texts match a pattern."""
-    search = re.compile(_to_the_end(pattern)).search
-    if not _PLAIN.fullmatch(pattern):
-        return lambda texts: all(map(search, texts))
-    # No line feed can match, hence all texts may be matched as one, a line each, which takes a third of the time. What matched is not
-    # tried in other ways when a later text does not.
-    lines = re.compile(f"(?>{pattern[1:-1]}\n)*+").fullmatch
-
-    def matches(texts: Sequence[str]) -> bool:
-        joined = "\n".join([*texts, ""])
-        return lines(joined) is not None and joined.count("\n") == len(texts)
-
-    return matches
-
-
-def _wrong_texts(texts: Texts, allowed: Callable[[Iterable[str]], bool]) -> Mask | None:
-    if texts.is_coded:
-        codes, words = texts.coded
-        if allowed(words):
-            return None
-        # Of words that no row uses nothing is wrong.
-        return _some(np.array([*(not allowed((word,)) for word in words), False])[codes])
-    known = (
-        texts.values if texts.null is None else [text for text in texts.values if text is not None]
-    )
-    if allowed(known):  # type: ignore[arg-type]
-        return None
-    return np.array([text is not None and not allowed((text,)) for text in texts.values])
-
-
-def _exact_limits(field: RequestField) -> tuple[float, float] | None:
-    """Both limits of a number's field, where a float64 tells every number from them."""
-    if field.kind not in ("float", "integer") or field.ge is None or field.le is None:
-        return None
-    low, high = _integer_limits(field) if field.kind == "integer" else (field.ge, field.le)
-    return (low, high) if low >= -_EXACT and high <= _EXACT else None
-
-
 @lru_cache(maxsize=1 << 12)
 def _moment_of(text: str) -> int:
     """`moment` of a time as text: requests ask for the same few again and again. Raises msgspec.ValidationError."""
-    return moment(msgspec.convert(text, _TIME))
-
-
-def _integer_limits(field: RequestField) -> tuple[int, int]:
-    """Beyond 64 bits no column could hold it."""
-    low = -(2**63) if field.ge is None else max(math.ceil(field.ge), -(2**63))
-    high = 2**63 - 1 if field.le is None else min(math.floor(field.le), 2**63 - 1)
-    return low, high
-
-
-def parse_place(error: msgspec.ValidationError) -> str:
-    """Where in a list msgspec found what is wrong, such as `[3]`."""
-    found = re.search(r"at `\$(\[\d+\])", str(error))
-    return found.group(1) if found else ""
-
-
-def malformed() -> Refusal:
-    return Refusal(
-        400, "json", "The body is not valid JSON (RFC 8259, UTF-8; NaN and Infinity are no JSON)."
-    )
-
-
-def duplicate(name: str, where: str) -> Refusal:
-    """A field that an object has more than once; `where` is the path before its name."""
-    name = shown(name)
-    return Refusal(
-        422, "duplicate_field", f"The field {name} is there more than once.", where + name
-    )
-
-
-def parse(body: bytes, where: str = "") -> Any:
-    """The value of JSON, parsed strictly: no duplicate fields, no NaN or Infinity, no lone surrogates.
-
-    Raises Refusal; `where` is the path of the value in the request.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise duplicate(
-                next(name for name, count in Counter(names).items() if count > 1), where
-            )
-        return found
-
-    def refuse(_: str) -> Any:
-        raise malformed()
-
-    def finite(text: str) -> float:
-        number = float(text)
-        if not math.isfinite(number):
-            raise malformed()
-        return number
-
-    try:
-        # Texts that cannot be UTF-8 (lone surrogates) cannot be logged either.
-        text = body.decode("utf-8")
-        value = json.loads(
-            text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite
-        )
-        if "\\u" in text:
-            msgspec.json.encode(value)
-    except (ValueError, RecursionError):
-        raise malformed() from None
-    return value
-
-
-def _type(field: RequestField, text_limit: int | None) -> Any:
-    """The msgspec type of a field."""
-    kind: Any
-    match field.kind:
-        case "string":
-            text = Annotated[
-                str,
-                Meta(max_length=text_limit, pattern=field.pattern and _to_the_end(field.pattern)),
-            ]
-            kind = text if field.values is None else Literal[field.values]
-        case "float":
-            kind = Annotated[float, Meta(ge=field.ge, le=field.le)]
-        case "integer":
-            low, high = _integer_limits(field)
-            kind = Annotated[int, Meta(ge=low, le=high)]
-        case "boolean":
-            kind = bool
-        case "datetime":
-            kind = _TIME
-    return kind | None if field.nullable else kind
-
-
-def _loose(field: RequestField) -> Any:
-    """The msgspec type of a field without its limits; times are still text."""
-    if field.kind == "datetime":
-        return str | None if field.nullable else str
-    return _type(msgspec.structs.replace(field, ge=None, le=None, pattern=None), None)
-
-
-def _to_the_end(pattern: str) -> str:
-    """The same pattern, whose final `$` is the end of the text, as JSON Schema has it: Python's would let a line break follow."""
-    return (
-        pattern[:-1] + r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
-    )
-
-
-def example(manifest: Manifest) -> Row:
-    """A request that keeps the contract, for documentation: made from the contract, never from data."""
-    return {name: _example(name, field, manifest) for name, field in manifest.request.items()}
-
-
-def _example(name: str, field: RequestField, manifest: Manifest) -> Any:
-    match field.kind:
-        case "string":
-            return (
-                field.values[0]
-                if field.values
-                else ("example-1" if name == manifest.entity else "example")
-            )
-        case "float" | "integer":
-            low = (
-                field.ge
-                if field.ge is not None
-                else min(0.0, field.le if field.le is not None else 0.0)
-            )
-            high = field.le if field.le is not None else low + 1
-            middle = (low + high) / 2
-            return math.ceil(low) if field.kind == "integer" else middle
-        case "boolean":
-            return False
-        case "datetime":
-            return (
-                f"{manifest.created_as_of}T12:00:00Z"
-                if name == EVENT_TIME
-                else f"{manifest.created_as_of}T00:00:00Z"
-            )
+    return moment(msgspec.convert(text, TIME))

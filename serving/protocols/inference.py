@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from serving.contract.contract import Columns, Contract, count_quotes, parse
+from serving.contract.contract import Columns, Contract
 from serving.contract.refusal import Refusal
+from serving.contract.strict import count_quotes, parse
 from serving.delivery.answers import Answers
 from serving.protocols import models, outputs, parameters
 from serving.protocols.outputs import OUTPUTS

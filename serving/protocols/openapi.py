@@ -9,7 +9,7 @@ import msgspec
 
 from bundle.desired import Actual
 from bundle.manifest import Manifest, RequestField
-from serving.contract.contract import example
+from serving.contract.fields import example
 from serving.delivery.explain import ROW_LIMIT as EXPLAINED, Explanation
 from serving.options import Options
 from serving.protocols.arrow import KIND

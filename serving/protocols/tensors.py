@@ -22,8 +22,9 @@ import numpy as np
 
 from bundle.features.columns import Column, Texts
 from bundle.features.moments import plain_moments
-from serving.contract.contract import Columns, Contract, parse_place
+from serving.contract.contract import Columns, Contract
 from serving.contract.refusal import Refusal
+from serving.contract.strict import parse_place
 
 if TYPE_CHECKING:
     from bundle.features.columns import Array

@@ -19,19 +19,12 @@ from hypothesis import given, settings, strategies as st
 from bundle import signing
 from bundle.features.columns import Column, Texts, column
 from bundle.features.moments import moment, plain_moments
+from bundle.features.program import EARLIEST, LATEST
 from bundle.manifest import Bundle, from_files
 from bundle.models.bounds import learn
 from bundle.models.model import TOLERANCE
-from serving.contract.contract import (
-    EARLIEST,
-    LATEST,
-    MANY_ROWS,
-    Columns,
-    Contract,
-    Row,
-    matching,
-    rows_of,
-)
+from serving.contract.checks import matching
+from serving.contract.contract import MANY_ROWS, Columns, Contract, Row, rows_of
 from serving.contract.refusal import Refusal
 from serving.delivery.answers import Answers
 from serving.protocols import arrow, inference

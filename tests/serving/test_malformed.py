@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from bundle.manifest import EVENT_TIME
+from bundle.features.program import EVENT_TIME
 from serving.callers.hosts import HostCheck, is_loopback
 from serving.contract.contract import Contract
 from serving.contract.refusal import Refusal
