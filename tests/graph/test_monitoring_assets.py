@@ -17,8 +17,10 @@ from assets.names import raw_table
 from assets.reporting.report import Report, load_report
 from assets.retraining import assets as retraining
 from assets.retraining.decide import Decision, load_decision
+from assets.tabular.features.moments import refresh
 from assets.tabular.monitoring import assets as monitoring, daily, monitors
 from assets.tabular.monitoring.drift.evidently_page import Judged, Page
+from assets.tabular.monitoring.late_labels import version_name
 from assets.traffic.decisions import request_retraining
 from assets.traffic.entries import Rollback, entries, record
 from assets.traffic.moves import candidate_of
@@ -292,6 +294,54 @@ def test_a_range_says_what_its_days_say_one_by_one(
         for offset in range(3):
             day = first + DAY * offset
             assert world.report(name, day).digest == single.report(name, day).digest
+
+
+def tell_labels_late(world: World, event_day: date, delivered: date) -> int:
+    """Take the labels of a day out of their delivery, and deliver them on another day."""
+    table, prompt = raw_table(NAME, "results"), event_day + DAY
+    rows = world.lake.scan(table, prompt, prompt).collect()
+    world.lake.write(table, rows.clear(), [prompt])
+    known = pl.lit(refresh(tiny, delivered) - timedelta(hours=1)).cast(rows.schema["known_at"])
+    late = rows.with_columns(known_at=known, date=pl.lit(delivered))
+    others = world.lake.scan(table, delivered, delivered).collect()
+    world.lake.write(table, pl.concat([others, late]), [delivered])
+    return rows.height
+
+
+def version(world: World, day: date, known_on: date) -> Report | None:
+    name = version_name("monitoring/performance", known_on)
+    return load_report(world.reports, NAME, name, day, world.bundle)
+
+
+@pytest.mark.parametrize("days_late", [4, 20])
+def test_late_labels_count_and_their_days_are_judged_again(world: World, days_late: int) -> None:
+    event_day = AS_OF + DAY
+    delivered = event_day + days_late * DAY
+    late = tell_labels_late(world, event_day, delivered)
+    missed = event_day + 2 * DAY
+    world.run(AS_OF, delivered - DAY)
+    first = world.report("monitoring/performance", missed)
+    decided = world.decision(missed)
+    assert version(world, missed, delivered - DAY) is None
+
+    # A day is judged again once its window has passed, and later when labels of it come.
+    judged = max(delivered, missed + 7 * DAY)
+    result = world.run(delivered, judged)
+    newer = version(world, missed, judged)
+    assert newer is not None
+    n = {report: report.measure("log_loss").n for report in (first, newer)}  # type: ignore[union-attr]
+    assert n[newer] == n[first] + late
+    (event,) = result.asset_materializations_for_node("tiny__monitoring__performance")[-1:]
+    assert str(missed) in str(event.metadata["judged_again"].value)
+    # What the day knew, and decided on, stays.
+    assert world.report("monitoring/performance", missed).digest == first.digest
+    assert world.decision(missed) == decided
+
+
+def test_days_without_new_labels_keep_their_one_report(world: World) -> None:
+    world.run(AS_OF, AS_OF + 10 * DAY)
+    stored = {path.name for path in (world.home / "reports").rglob("as_known_on")}
+    assert stored == set()
 
 
 def test_a_person_asks_by_the_ledger_or_with_the_run(world: World) -> None:

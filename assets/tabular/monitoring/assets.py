@@ -19,6 +19,7 @@ from assets.names import (
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
 from assets.reporting.report import Report, save_report
+from assets.reporting.tables import markdown_table
 from assets.stage import Stage, alone, always
 from assets.tabular.features.moments import label_lag
 from assets.tabular.monitoring import pages
@@ -161,11 +162,12 @@ def _monitor(pipeline: Tabular, monitor: Monitor) -> dg.AssetsDefinition:
         found = [daily.monitor_day(monitor, days, day) for day in wanted]
         for earlier in found[:-1]:
             save_report(reports, earlier, {PAGE: pages.page(earlier)})
+        again = _judged_again(monitor, days, wanted)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(
                 hashlib.sha256("".join(each.digest for each in found).encode()).hexdigest()
             ),
-            metadata={**_newest(found[-1], days, config), **_numbers(found)},
+            metadata={**_newest(found[-1], days, config), **_numbers(found), **again},
             check_results=[_check(rule, found) for rule in rules],
         )
 
@@ -209,6 +211,21 @@ def _newest(report: Report, days: "Days", config: MonitorConfig) -> dict[str, dg
     if drawn is not None:
         metadata["evidently"] = dg.MetadataValue.url(f"{link}{EVIDENTLY_PAGE}")
     return metadata
+
+
+def _judged_again(
+    monitor: Monitor, days: "Days", wanted: Sequence[date]
+) -> dict[str, dg.MetadataValue]:
+    """Judge earlier days again where labels came since, and say which."""
+    from assets.tabular.monitoring import late_labels
+
+    if not monitor.windowed:
+        return {}
+    found = [each for day in wanted for each in late_labels.judge_again(monitor, days, day)]
+    if not found:
+        return {}
+    table = markdown_table(late_labels.HEADER, late_labels.table_rows(found))
+    return {"judged_again": dg.MetadataValue.md(table)}
 
 
 def _numbers(found: Sequence[Report]) -> Mapping[str, dg.MetadataValue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +46,11 @@ Result = tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]
 
 @dataclass
 class Days:
-    """What a monitor of a run of days reads, each thing once. `first` and `last` are the days of the run; `windowed` monitors read
-    predictions of the window before them as well."""
+    """What a monitor of a run of days reads, each thing once.
+
+    `first` and `last` are the days of the run. `windowed` monitors read predictions of the window
+    before them as well. Labels are those known at each day's refresh, or at that of `known_on`.
+    """
 
     pipeline: Tabular
     first: date
@@ -58,6 +61,7 @@ class Days:
     reports: Reports
     samples_folders: Sequence[Path]
     windowed: bool = True
+    known_on: date | None = None
     _served: dict[str, Served] = field(default_factory=dict)
     _references: dict[str, Reference] = field(default_factory=dict)
 
@@ -122,7 +126,14 @@ class Days:
 
     def refreshed(self, day: date) -> datetime:
         """The moment of a day up to which labels have matured for its monitors."""
-        return refresh(self.pipeline, day)
+        return refresh(self.pipeline, self.known_on or day)
+
+    def as_known_on(self, day: date, known_on: date) -> Days:
+        """The same for one earlier day, with the labels known at a later day's refresh."""
+        return replace(
+            self, first=day, last=day, known_on=known_on, _served=self._served,
+            _references=self._references,
+        )  # fmt: skip
 
     def window(self, day: date) -> tuple[date, date]:
         """First and last event day that the performance of a day looks at."""
@@ -140,7 +151,9 @@ class Days:
         predictions = self.predictions.filter(pl.col("date").is_between(first, last))
         if predictions.is_empty():
             return predictions.with_columns(y=pl.lit(None, dtype=pl.Float64))
-        known = labels(self.pipeline, reader(self.lake, self.pipeline.name), first, last, day)
+        known = labels(
+            self.pipeline, reader(self.lake, self.pipeline.name), first, last, self.known_on or day
+        )
         return performance.matured(
             predictions, known, self.pipeline.entity, self.pipeline.label.name, self.refreshed(day)
         )
