@@ -49,18 +49,16 @@ class Watched:
 
     `loss` is a report and its measure of the live loss. `drift` is a report and the rule that fails
     on a drifted day. `faults` are reports with the rules that speak of faults of the data.
-    `others` are reports that only have to be there.
     """
 
     loss: tuple[str, str]
     drift: tuple[str, str]
     faults: tuple[tuple[str, str], ...] = ()
-    others: tuple[str, ...] = ()
 
     @property
     def reports(self) -> tuple[str, ...]:
         """The names of all these reports, each once."""
-        names = (self.loss[0], self.drift[0], *(name for name, _ in self.faults), *self.others)
+        names = (self.loss[0], self.drift[0], *(name for name, _ in self.faults))
         return tuple(dict.fromkeys(names))
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.kind import Kind
-from assets.names import RETRAINING_DECISION, asset_key, days as partitions, keys_to_days
+from assets.names import (
+    RELEASE,
+    RETRAINING_DECISION,
+    asset_key,
+    days as partitions,
+    keys_to_days,
+    raw_name,
+)
 from assets.stage import Stage, always
 from declare.pipeline import Pipeline
 from resources.artifacts import Artifacts
@@ -34,7 +41,7 @@ def build(pipeline: Pipeline, kind: Kind) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=asset_key(pipeline.name, RETRAINING_DECISION),
-        deps=[asset_key(pipeline.name, name) for name in kind.watched.reports],
+        deps=_reads(pipeline, kind),
         group_name=GROUP,
         kinds={"python"},
         partitions_def=partitions(pipeline),
@@ -68,6 +75,13 @@ def build(pipeline: Pipeline, kind: Kind) -> list[dg.AssetsDefinition]:
         )
 
     return [retraining_decision]
+
+
+def _reads(pipeline: Pipeline, kind: Kind) -> list[dg.AssetKey]:
+    """The day's reports, what is served, and the deliveries whose broken rows are a data fault."""
+    deliveries = [raw_name(source.name) for source in pipeline.sources if source.daily]
+    names = [*kind.watched.reports, RELEASE, *deliveries]
+    return [asset_key(pipeline.name, name) for name in names]
 
 
 def _digest(decisions: Sequence["Decision"]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from assets.kind import Files, ModelFacts, Watched
 from assets.names import DAY, raw_name
-from assets.tabular.monitoring.monitors import DATA_DRIFT, PERFORMANCE, PREDICTION_DRIFT, SKEW
+from assets.tabular.monitoring.monitors import DATA_DRIFT, PERFORMANCE, SKEW
 from assets.tabular.validation import gates
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ WATCHED = Watched(
     loss=(PERFORMANCE, "log_loss"),
     drift=(DATA_DRIFT, "drift_share"),
     faults=((DATA_DRIFT, "missing_values"), (SKEW, "skew")),
-    others=(PREDICTION_DRIFT,),
 )
 SHIFT_BINS = 10
 
