@@ -73,7 +73,7 @@ def due_again(pipeline: Tabular, lake: Lake, known_on: date) -> list[date]:
         windows |= {event_day + (lag + offset) * DAY for offset in range(width)}
 
     older = {day for day in windows if day < settled}
-    return sorted(day for day in {settled, *older} if day >= pipeline.start)
+    return sorted({settled, *older})
 
 
 def changed_label_days(pipeline: Tabular, lake: Lake, known_on: date) -> set[date]:
