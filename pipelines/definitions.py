@@ -1,16 +1,22 @@
 """The code location: the lifecycles of all pipelines, with the platform's resources and alerts.
 
 Every module or package in `pipelines/` is one pipeline: it binds `pipeline` to its declaration. To
-add a pipeline is to add a file. A file that declares none is an error.
+add a pipeline is to add a file. A file that declares none, or does not load, is an error with the
+file's name. The other pipelines run all the same: `evergreen up`, `status` and `doctor` tell the
+error.
 """
 
 import importlib
+import importlib.util
+import logging
 import pkgutil
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 import pipelines
 from declare.pipeline import Pipeline
@@ -30,44 +36,67 @@ from sensors import alerts
 
 CODE_LOCATION = "evergreen"
 
-
 # Modules of this package that declare no pipeline.
 MACHINERY = ("definitions", "lifecycle")
 
 
 class PipelineError(Exception):
-    """A module of `pipelines/` that is no pipeline of its own. `file` is where it stands."""
+    """A module of `pipelines/` that is no pipeline, or does not load. `file` is where it stands."""
 
     def __init__(self, file: Path, text: str) -> None:
         super().__init__(f"{file} {text}")
         self.file = file
 
 
-def declared_pipelines() -> list[Pipeline]:
-    """The pipelines declared in this package, by name of their module.
+class Loaded(NamedTuple):
+    """The pipelines that load, by name of their module, and what is wrong with the others."""
 
-    Raises PipelineError for a module that declares none, or one whose name is taken.
-    """
-    found: dict[str, Pipeline] = {}
+    pipelines: list[Pipeline]
+    faults: list[PipelineError]
+
+
+def load() -> Loaded:
+    """Load the pipelines of this package one by one. A faulty one does not stop the others."""
+    loaded = Loaded([], [])
     files: dict[str, Path] = {}
-    for name in sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__)):
-        if name in MACHINERY:
+    for module in sorted(pkgutil.iter_modules(pipelines.__path__), key=lambda each: each.name):
+        if module.name in MACHINERY:
             continue
-        file, pipeline = declared_in(name)
-        if pipeline.name in found:
-            raise PipelineError(
-                file,
-                f"declares pipeline {pipeline.name!r}, and so does {files[pipeline.name]}; "
-                "names must differ",
-            )
-        found[pipeline.name], files[pipeline.name] = pipeline, file
-    return list(found.values())
+        try:
+            file, pipeline = declared_in(module.name)
+            if pipeline.name in files:
+                raise PipelineError(
+                    file,
+                    f"declares pipeline {pipeline.name!r}, and so does {files[pipeline.name]}; "
+                    "names must differ",
+                )
+        except PipelineError as fault:
+            loaded.faults.append(fault)
+        else:
+            files[pipeline.name] = file
+            loaded.pipelines.append(pipeline)
+    return loaded
+
+
+def declared_pipelines() -> list[Pipeline]:
+    """The pipelines that load. `load` says what is wrong with the others."""
+    return load().pipelines
 
 
 def declared_in(name: str) -> tuple[Path, Pipeline]:
-    """The file of a module of this package, and the pipeline that it declares."""
-    module = importlib.import_module(f"{pipelines.__name__}.{name}")
-    file = Path(str(module.__file__))
+    """The file of a module of this package, and the pipeline that it declares.
+
+    Raises PipelineError, with the whole reason, for a module that does not load or declares none.
+    """
+    qualified = f"{pipelines.__name__}.{name}"
+    spec = importlib.util.find_spec(qualified)
+    file = Path(str(spec.origin if spec is not None else name))
+    try:
+        module = importlib.import_module(qualified)
+    except Exception as error:
+        # Whatever a declaration raises is its own mistake, and must stop no other pipeline.
+        raise PipelineError(file, f"does not load: {_reason(error)}") from error
+
     declared = getattr(module, "pipeline", None)
     if not isinstance(declared, Pipeline):
         raise PipelineError(
@@ -76,6 +105,18 @@ def declared_in(name: str) -> tuple[Path, Pipeline]:
             "or move what is no pipeline out of pipelines/",
         )
     return file, declared
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, whole, with the line of pipelines/ that raised it."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(error, ValidationError):
+        # A declaration's own message begins with its file and line.
+        return str(error)
+    own = tuple(str(Path(folder)) for folder in pipelines.__path__)
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f for f in frames if f.filename.startswith(own) and f.filename != __file__]
+    return f"{text} ({places[-1].filename}:{places[-1].lineno})" if places else text
 
 
 def build_definitions(
@@ -137,4 +178,12 @@ def _secret(value: SecretStr | None) -> str | None:
     return value.get_secret_value() if value else None
 
 
-defs = build_definitions(declared_pipelines(), platform_resources(settings()))
+def _definitions() -> dg.Definitions:
+    """Of all pipelines that load; the log of the code location says what is wrong with others."""
+    loaded = load()
+    for fault in loaded.faults:
+        logging.getLogger(__name__).error("%s", fault)
+    return build_definitions(loaded.pipelines, platform_resources(settings()))
+
+
+defs = _definitions()
