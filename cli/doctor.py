@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cli.output import DONE, UNFIT, say, table
+from cli.output import DONE, UNFIT, CommandError, console, say, table
 from cli.platform import environment
+from cli.platform.declarations import faults
 from cli.platform.installation import Check, disk, packages, python_version, trees
 from resources.settings import Settings
 
@@ -31,10 +32,14 @@ def examine(settings: Settings, as_json: bool) -> int:
             True,
         )
     else:
-        table(
-            ("check", "state"),
-            [(check.name, check.problem or f"ok: {check.found}") for check in checks],
-        )
+        rows = [
+            (each.name, "ok" if each.problem is None else "NOT OK", each.found) for each in checks
+        ]
+        table(("check", "state", "found"), rows)
+        # Below the table, which would break the lines of a long message.
+        for check in checks:
+            if check.problem is not None:
+                console().print(f"{check.name}: {check.problem}", style="red", markup=False)
     return DONE if fit else UNFIT
 
 
@@ -63,15 +68,14 @@ def _home(settings: Settings) -> list[Check]:
 
 
 def _definitions() -> Check:
-    """Whether the declared pipelines load."""
+    """Whether every declared pipeline loads; what is wrong is told whole."""
     try:
-        from pipelines.definitions import defs
+        found = faults()
+    except CommandError as error:
+        return Check("definitions", "do not load", str(error))
+    if found:
+        return Check("definitions", f"{len(found)} do not load", "\n".join(found))
 
-        keys = list(defs.resolve_all_asset_keys())
-    except (ImportError, ValueError, TypeError) as error:
-        return Check(
-            "definitions",
-            "do not load",
-            f"pipelines do not load: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-        )
-    return Check("definitions", f"{len(keys)} assets")
+    from pipelines.definitions import defs
+
+    return Check("definitions", f"{len(list(defs.resolve_all_asset_keys()))} assets")

@@ -43,12 +43,14 @@ def table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
 ) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(
         *columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
     for row in rows:
-        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+        # As plain text: rich would take a part in brackets for markup, and leave it out.
+        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console().print(shown)
 
 

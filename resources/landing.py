@@ -92,6 +92,25 @@ class Landing(dg.ConfigurableResource):
         listing = self._listing(pipeline, source, [ONCE])
         return _announced(listing[ONCE]) if ONCE in listing else ()
 
+    def unannounced(self, pipeline: str) -> list[str]:
+        """Landed files of all sources without a sidecar, in order: nothing reads them.
+
+        A file that is landing just now is among them for a moment.
+        """
+        root = f"{self.uri.rstrip('/')}/{pipeline}"
+        fs, base = files.filesystem(root)
+        fs.invalidate_cache()
+        if not fs.exists(base):
+            return []
+        places = {str(place).removeprefix(base).lstrip("/") for place in fs.find(base)}
+        return sorted(
+            f"{root}/{place}"
+            for place in places
+            if place.endswith(SUFFIXES)
+            and not place.rsplit("/", 1)[-1].startswith(".")
+            and place + SIDECAR not in places
+        )
+
     def read(self, pipeline: str, source: str, day: date | None, delivery: Delivery) -> bytes:
         """The verified content of a landed file (`day` None: of a source that lands once).
 

@@ -7,7 +7,8 @@ from resources.endpoint import EndpointTarget
 from resources.ledger import Ledger
 from resources.notifier import Notifier
 from sensors.event_log import events_of_run
-from sensors.requests import ATTEMPT, REQUEST
+from sensors.failures import step_errors
+from sensors.requests import ATTEMPT, REQUEST, spent
 
 SOUND = "sound"
 
@@ -19,18 +20,20 @@ def build() -> list[dg.SensorDefinition]:
         name="failed_runs",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells of every run that failed, with the checks that failed in it, and says "
-        "so when the tries for a request are spent.",
+        description="Tells of every run that failed: what its step raised, the checks that failed "
+        "in it, and whether it is tried again.",
     )
     def failed_runs(context: dg.RunFailureSensorContext, notifier: Notifier) -> None:
         run = context.dagster_run
         request = run.tags.get(REQUEST)
         attempt = f" (try {run.tags.get(ATTEMPT, '1')} of {request})" if request else ""
-        reason = f"run {run.run_id}: {context.failure_event.message}"
-        notifier.notify(
-            f"Run of {run.job_name} failed{attempt}",
-            "\n".join([reason, *failed_checks_of(context.instance, run.run_id)]),
-        )
+        errors = [error.line for error in step_errors(context.instance, run.run_id)]
+        reasons = errors or [context.failure_event.message or "no reason is recorded"]
+        lines = [f"run {run.run_id}: {reasons[0]}", *reasons[1:]]
+        lines += failed_checks_of(context.instance, run.run_id)
+        if any(each.request == request for each in spent(context.instance)):
+            lines.append("It is not tried again. Mend the cause, then run `evergreen retry`.")
+        notifier.notify(f"Run of {run.job_name} failed{attempt}", "\n".join(lines))
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,

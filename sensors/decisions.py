@@ -222,7 +222,6 @@ def retrain_request(
         instance,
         jobs.retrain(pipeline),
         f"{pipeline.name}:retrain:{decision.day}:{decision.cause}",
-        attempts=pipeline.retraining.attempts,
         tags={
             CAUSE: str(decision.cause),
             "evergreen/decision": decision.day.isoformat(),

@@ -13,6 +13,7 @@ from typing import Literal
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
+from sensors.failures import reason
 from sensors.instance import AT_WORK
 from sensors.requests import ENDED
 
@@ -33,7 +34,8 @@ class Event:
     """One thing that happened in the lifecycle.
 
     `asset` is the key's parts and `metadata` its values. `name` is a check's name or a failed
-    run's job, `text` what either says; `passed` and `severity` (warn, error) speak of a check.
+    run's job, `text` what either says (of a run: what its failed step raised); `passed` and
+    `severity` (warn, error) speak of a check.
     """
 
     kind: Kind
@@ -80,7 +82,7 @@ class Reader:
             position = self._positions.get(run_id)
             found = self._instance.get_records_for_run(run_id, position, set(KINDS))
             self._positions[run_id] = found.cursor
-            events += [_event(record) for record in found.records]
+            events += [_event(self._instance, record) for record in found.records]
         recent = [event for event in events if event.moment >= self._since]
         return sorted(recent, key=lambda event: event.moment)
 
@@ -102,10 +104,10 @@ class Reader:
 def events_of_run(instance: dg.DagsterInstance, run_id: str) -> list[Event]:
     """What happened in a run, oldest first."""
     found = instance.get_records_for_run(run_id, of_type=set(KINDS))
-    return [_event(record) for record in found.records]
+    return [_event(instance, record) for record in found.records]
 
 
-def _event(record: dg.EventLogRecord) -> Event:
+def _event(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> Event:
     entry = record.event_log_entry
     happened = entry.get_dagster_event()
     moment, run = datetime.fromtimestamp(entry.timestamp, UTC), entry.run_id
@@ -133,7 +135,7 @@ def _event(record: dg.EventLogRecord) -> Event:
             text=check.description or "",
             metadata=_values(check.metadata),
         )
-    text = happened.message or entry.user_message
+    text = reason(instance, run) or happened.message or entry.user_message
     return Event(kind, moment, run, name=entry.job_name or "", text=text)
 
 
@@ -159,18 +161,20 @@ def _work(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Work:
 
 
 def finished_runs(instance: dg.DagsterInstance, limit: int) -> list[dict[str, object]]:
-    """The newest runs that ended, newest first: id, job, status, end."""
+    """The newest runs that ended, newest first: id, job, status, end, and why one failed."""
     records = instance.get_run_records(filters=RunsFilter(statuses=list(ENDED)), limit=limit)
-    return [_ended(record) for record in records]
+    return [_ended(instance, record) for record in records]
 
 
-def _ended(record: dg.RunRecord) -> dict[str, object]:
+def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, object]:
     run, end = record.dagster_run, record.end_time
+    failed = run.status == DagsterRunStatus.FAILURE
     return {
         "run": run.run_id,
         "job": run.job_name,
         "status": run.status.value.lower(),
         "ended": datetime.fromtimestamp(end, UTC).isoformat() if end else None,
+        "reason": reason(instance, run.run_id) if failed else None,
     }
 
 

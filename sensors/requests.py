@@ -1,14 +1,20 @@
 """Run requests that are made once, and again only when the run died: `run_key`s carry an attempt
 number.
+
+A run whose step failed, by an exception or a blocking check, would fail again: it is not tried
+again by itself. Neither is one that died too often. Such a request is spent until a person says
+`evergreen retry`.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
+
+from sensors.failures import reason
 
 ENDED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 UNFINISHED = [status for status in DagsterRunStatus if status not in ENDED]
@@ -19,6 +25,8 @@ ATTEMPT = "evergreen/attempt"
 CAUSE = "evergreen/cause"
 REQUESTED_BY = "evergreen/requested_by"
 AS_OF = "evergreen/as_of"
+FORGIVEN = "evergreen/forgiven"
+"""Tag of a failed run after `evergreen retry`: it no longer counts as a try of its request."""
 RUN_KEY = "dagster/run_key"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -27,6 +35,9 @@ RECENT = 50
 """Newest unfinished and failed runs of a job that are looked at: far more than are under way at
 once.
 """
+
+ATTEMPTS = 3
+"""How often a request is made whose runs die."""
 
 RETRY_SECONDS = 120.0
 """How long after a run died its retry by Dagster's daemon is waited for: it looks every five
@@ -39,14 +50,15 @@ def run_request(
     job: str,
     request: str,
     *,
-    attempts: int = 3,
+    attempts: int = ATTEMPTS,
     tags: Mapping[str, str] | None = None,
     run_config: Mapping[str, Any] | None = None,
     selection: Sequence[dg.AssetKey] | None = None,
 ) -> dg.RunRequest | dg.SkipReason:
     """A request for a run of `job`, unless a run for the same `request` is under way, has
-    succeeded, or was tried `attempts` times already. Dagster honours a run key once, even when the
-    worker is killed; the attempt number in the key makes another try possible.
+    succeeded, failed by an error of a step, or died `attempts` times already. Dagster honours a run
+    key once, even when the worker is killed; the attempt number in the key makes another try
+    possible.
     """
     records = instance.get_run_records(filters=RunsFilter(tags={REQUEST: request}))
     runs = [record.dagster_run for record in records]
@@ -54,13 +66,13 @@ def run_request(
         return dg.SkipReason(f"{request} is under way")
     if any(run.is_success for run in runs):
         return dg.SkipReason(f"{request} is done")
+
+    why = _spent(instance, request, runs, attempts)
+    if why is not None:
+        return dg.SkipReason(f"{why}. Mend the cause, then run `evergreen retry`")
+
     # Dagster's own retries of a run that died carry its tags; they belong to the same try.
-    tried = sum(run.parent_run_id is None for run in runs)
-    if tried >= attempts:
-        return dg.SkipReason(
-            f"{request} failed {tried} times; mend the cause and launch {job} by hand"
-        )
-    attempt = str(tried + 1)
+    attempt = str(sum(run.parent_run_id is None for run in runs) + 1)
     return dg.RunRequest(
         run_key=f"{request}:{attempt}",
         job_name=job,
@@ -68,6 +80,71 @@ def run_request(
         tags={**(tags or {}), REQUEST: request, ATTEMPT: attempt},
         asset_selection=list(selection) if selection is not None else None,
     )
+
+
+def _spent(
+    instance: dg.DagsterInstance, request: str, runs: Sequence[dg.DagsterRun], attempts: int
+) -> str | None:
+    """Why a request is not tried again by itself, None where it may be."""
+    counted = [run for run in runs if FORGIVEN not in run.tags]
+    for run in counted:
+        error = reason(instance, run.run_id)
+        if error is not None:
+            return f"{request} failed ({error})"
+    died = sum(run.parent_run_id is None for run in counted)
+    return f"{request} died {died} times" if died >= attempts else None
+
+
+class Spent(NamedTuple):
+    """A request that waits for a person: its newest run failed, and none is to follow by itself."""
+
+    request: str
+    job: str
+    why: str
+
+
+def spent(instance: dg.DagsterInstance, attempts: int = ATTEMPTS) -> list[Spent]:
+    """Requests that are not tried again by themselves, newest first.
+
+    Of the requests of one pipeline and stage only the newest counts: what was asked for since, of a
+    newer delivery say, has taken the place of the older ones.
+    """
+    records = instance.get_run_records(limit=RECENT)
+    newest: dict[str, dg.RunRecord] = {}
+    for record in records:
+        request = record.dagster_run.tags.get(REQUEST)
+        if request is not None:
+            newest.setdefault(_stage(request), record)
+    found = (_spent_by(instance, record, attempts) for record in newest.values())
+    return [each for each in found if each is not None]
+
+
+def forgive(instance: dg.DagsterInstance, request: str) -> int:
+    """Let a spent request be tried anew: its failed runs count no longer. Returns how many.
+
+    The sensor that made the request makes it again at its next look, if it is still due.
+    """
+    wanted = RunsFilter(tags={REQUEST: request}, statuses=[DagsterRunStatus.FAILURE])
+    runs = [run for run in instance.get_runs(filters=wanted) if FORGIVEN not in run.tags]
+    for run in runs:
+        instance.add_run_tags(run.run_id, {FORGIVEN: "true"})
+    return len(runs)
+
+
+def _spent_by(instance: dg.DagsterInstance, record: dg.RunRecord, attempts: int) -> Spent | None:
+    run = record.dagster_run
+    failed = run.status == DagsterRunStatus.FAILURE
+    if not failed or FORGIVEN in run.tags or _about_to_be_retried(record):
+        return None
+    request = run.tags[REQUEST]
+    runs = instance.get_runs(filters=RunsFilter(tags={REQUEST: request}))
+    why = _spent(instance, request, runs, attempts)
+    return Spent(request, run.job_name, why) if why is not None else None
+
+
+def _stage(request: str) -> str:
+    """Pipeline and stage: the first two parts of a request's name."""
+    return ":".join(request.split(":")[:2])
 
 
 def overlapping(

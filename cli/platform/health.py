@@ -54,7 +54,7 @@ def dagster_state(settings: Settings) -> tuple[str | None, str | None]:
         if loaded is None:
             ui = f"code location {entry['name']} is loading"
         elif loaded["__typename"] == "PythonError":
-            ui = f"code location {entry['name']} does not load: {loaded['message'].strip().splitlines()[0]}"
+            ui = f"code location {entry['name']} does not load: {loaded['message'].strip()}"
     sick = [
         s["daemonType"].lower()
         for s in data["instance"]["daemonHealth"]["allDaemonStatuses"]

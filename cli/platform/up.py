@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from cli.output import UNFIT, CommandError, console, table
-from cli.platform import environment
+from cli.platform import declarations, environment
 from cli.platform.health import services
 from cli.platform.home import initialise
 from cli.platform.installation import preflight
@@ -57,6 +57,8 @@ def up(settings: Settings, feed: Sequence[str] | None) -> None:
         ]
         if problems:
             raise CommandError("\nevergreen: ".join(problems), UNFIT)
+        for fault in declarations.faults():
+            screen.print(f"pipelines: {fault}", style="red", markup=False)
         if initialise(settings):
             screen.print(f"initialised {home}")
         _cure(settings, screen)
@@ -185,13 +187,19 @@ def _announce(settings: Settings, screen: Console, stop: _Stop, began: float) ->
 
 def _follow(settings: Settings, screen: Console, stop: _Stop) -> None:
     from cli.platform.follow import Follower
+    from cli.platform.landed import UnannouncedFiles
+    from pipelines.definitions import declared_pipelines
+    from resources.landing import Landing
     from sensors import instance
 
     with instance.opened(settings) as opened:
         follower = Follower(opened, settings)
+        declared = declarations.watch(settings)
+        names = [pipeline.name for pipeline in declared_pipelines()]
+        landed = UnannouncedFiles(Landing(uri=settings.landing_uri), names)
         with follower.bars(screen) as bars:
             while not stop.wait(1.5):
-                for line in follower.lines():
+                for line in [*follower.lines(), *declared.lines(), *landed.lines()]:
                     screen.print(line, markup=False)
                 bars.show(follower.works())
 

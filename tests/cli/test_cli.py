@@ -12,14 +12,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app, main
+from cli.platform.home import initialise
 from cli.platform.installation import disk, packages, port
 from resources.keys import Keys
 from resources.ledger import Ledger
 from resources.settings import settings
+from sensors import instance
+from sensors.requests import REQUEST
 from tests.support.entries import confirmed, released
 from tests.support.ports import free_ports
 
@@ -37,7 +41,9 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def invoke(*words: str) -> Any:
-    return CliRunner().invoke(app, list(words))
+    ended = CliRunner().invoke(app, list(words), env={"COLUMNS": "300", "NO_COLOR": "1"})
+    assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exception
+    return ended
 
 
 def test_every_command_has_json_and_exit_codes_are_documented() -> None:
@@ -53,6 +59,7 @@ def test_every_command_has_json_and_exit_codes_are_documented() -> None:
         "predict",
         "served",
         "doctor",
+        "retry",
         "approve",
         "reject",
         "rollback",
@@ -175,7 +182,88 @@ def test_a_process_that_the_command_starts_does_not_run_the_command_again() -> N
     assert runpy.run_path(str(command), run_name="__mp_main__")["main"] is main
 
 
-def test_a_moment_needs_an_offset() -> None:
-    result = invoke("served", "--at", "2026-01-01")
+def test_a_moment_needs_an_offset_and_what_is_suggested_is_accepted(home: Path) -> None:
+    for text in ("2026-01-01", "2026-01-01T12:30"):
+        result = invoke("served", "--at", text)
+        assert result.exit_code == 2
+        assert "has no offset from UTC" in result.stderr
+        suggested = result.stderr.strip().rsplit(" ", 1)[-1]
+        # Refused for another reason: nothing ever served.
+        assert invoke("served", "--at", suggested).exit_code == 5
+
+
+def test_a_request_file_that_is_not_there_is_one_line(home: Path) -> None:
+    result = invoke("predict", f"@{home}/missing.json")
     assert result.exit_code == 2
-    assert "has no offset from UTC" in result.stderr
+    assert result.stderr.startswith(
+        f"evergreen: the request file {home}/missing.json cannot be read: "
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def test_commands_mean_the_only_pipeline_that_serves(home: Path) -> None:
+    ledger = Ledger(path=str(home / "ledger" / "ledger.db"), signer=Keys(path=str(home / "keys")))
+    released(ledger, "workshop", BUNDLE, date(2013, 4, 1))
+    confirmed(ledger, "workshop")
+    # None serves: the declared one is meant, and it never served.
+    assert "pipeline 'flight_delays' served" in invoke("served").stderr
+
+    for name in ("workshop", "other"):
+        place = home / "endpoint" / name
+        place.mkdir(parents=True)
+        (place / "desired.json").write_text("{}")
+        if name == "workshop":
+            assert json.loads(invoke("served", "--json").stdout)["pipeline"] == "workshop"
+    result = invoke("served")
+    assert result.exit_code == 2
+    assert "2 pipelines serve (other, workshop); say which with --pipeline" in result.stderr
+
+
+def test_status_shows_what_published_nothing_and_what_does_not_answer(home: Path) -> None:
+    initialise(settings())
+    place = home / "landing" / "flight_delays" / "flights" / "2013-01-01"
+    place.mkdir(parents=True)
+    for name in ("a.csv", "b.csv", "c.csv", "c.csv.sha256"):
+        (place / name).write_text("x")
+
+    result = invoke("status")
+    assert result.exit_code == 4
+    assert "flight_delays" in result.stdout
+    assert "flight_delays: 2 files wait for their checksum" in result.stdout
+    assert str(place / "a.csv") in result.stdout
+
+    result = invoke("status", "--json")
+    assert result.exit_code == 4
+    document = json.loads(result.stdout)
+    assert document["pipelines"]["flight_delays"]["released"] is None
+    assert [Path(each).name for each in document["pipelines"]["flight_delays"]["unannounced"]] == [
+        "a.csv",
+        "b.csv",
+    ]
+    assert document["services"]["endpoint"]["problem"]
+
+
+def test_a_stuck_request_is_shown_with_its_reason_and_retried(home: Path) -> None:
+    @dg.op
+    def breaks() -> None:
+        raise ValueError("no column 'wind'")
+
+    @dg.job
+    def nightly() -> None:
+        breaks()
+
+    initialise(settings())
+    assert invoke("retry").exit_code == 5
+    request = "flight_delays:ingest:2013-01-01"
+    with instance.opened(settings()) as opened:
+        nightly.execute_in_process(instance=opened, tags={REQUEST: request}, raise_on_error=False)
+    shown = invoke("status").stdout
+    assert "failed: breaks: ValueError: no column 'wind'" in shown
+    assert f"STUCK: {request} failed (breaks: ValueError: no column 'wind')." in shown
+
+    assert invoke("retry", "--pipeline", "other").exit_code == 5
+    result = invoke("retry")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{request} is asked for again (nightly)")
+    assert json.loads(invoke("status", "--json").stdout)["spent"] == []
+    assert invoke("retry").exit_code == 5

@@ -58,7 +58,90 @@ def test_a_run_that_died_is_tried_again_until_the_tries_are_spent(
     recorded(instance, DagsterRunStatus.FAILURE)
     spent = run_request(instance, "work", "r", attempts=2)
     assert isinstance(spent, dg.SkipReason)
-    assert "failed 2 times" in str(spent.skip_message)
+    assert "died 2 times" in str(spent.skip_message)
+
+
+@dg.op
+def breaks() -> None:
+    raise ValueError("no column 'wind'\nand more that nobody reads first")
+
+
+@dg.job(name="work")
+def breaking() -> None:
+    breaks()
+
+
+def failed(instance: dg.DagsterInstance, request: str) -> None:
+    breaking.execute_in_process(instance=instance, tags={REQUEST: request}, raise_on_error=False)
+
+
+def test_a_run_whose_step_failed_is_not_tried_again(instance: dg.DagsterInstance) -> None:
+    failed(instance, "r")
+    skipped = run_request(instance, "work", "r")
+    assert isinstance(skipped, dg.SkipReason)
+    assert str(skipped.skip_message) == (
+        "r failed (breaks: ValueError: no column 'wind'). Mend the cause, then run "
+        "`evergreen retry`"
+    )
+
+
+def test_a_run_whose_blocking_check_failed_is_not_tried_again(
+    instance: dg.DagsterInstance,
+) -> None:
+    @dg.asset(check_specs=[dg.AssetCheckSpec("whole", asset="rows", blocking=True)])
+    def rows() -> dg.MaterializeResult:
+        refused = dg.AssetCheckResult(passed=False, check_name="whole")
+        return dg.MaterializeResult(check_results=[refused])
+
+    dg.materialize([rows], instance=instance, tags={REQUEST: "r"}, raise_on_error=False)
+    skipped = run_request(instance, "work", "r")
+    assert isinstance(skipped, dg.SkipReason)
+    assert "r failed (rows: " in str(skipped.skip_message)
+
+
+def test_a_step_that_was_told_to_stop_is_no_error_of_its_own(
+    instance: dg.DagsterInstance,
+) -> None:
+    @dg.op
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    @dg.job
+    def work() -> None:
+        stopped()
+
+    work.execute_in_process(instance=instance, tags={REQUEST: "r"}, raise_on_error=False)
+    again = run_request(instance, "work", "r")
+    assert isinstance(again, dg.RunRequest)
+
+
+def test_what_is_stuck_is_named_and_goes_on_once_it_is_forgiven(
+    instance: dg.DagsterInstance,
+) -> None:
+    failed(instance, "toy:ingest:2024-01-01")
+    (stuck,) = requests.spent(instance)
+    assert (stuck.request, stuck.job) == ("toy:ingest:2024-01-01", "work")
+    assert "no column 'wind'" in stuck.why
+
+    assert requests.forgive(instance, stuck.request) == 1
+    assert requests.spent(instance) == []
+    again = run_request(instance, "work", stuck.request)
+    assert isinstance(again, dg.RunRequest)
+    # A run key that Dagster has seen would be ignored.
+    assert again.run_key == "toy:ingest:2024-01-01:2"
+
+    failed(instance, stuck.request)
+    assert [each.request for each in requests.spent(instance)] == [stuck.request]
+
+
+def test_a_newer_request_of_the_same_stage_takes_the_place_of_a_stuck_one(
+    instance: dg.DagsterInstance,
+) -> None:
+    failed(instance, "toy:ingest:2024-01-01")
+    failed(instance, "toy:monitor:2024-01-01")
+    tags = {REQUEST: "toy:ingest:2024-01-02"}
+    instance.add_run(dg.DagsterRun(job_name="work", tags=tags, status=DagsterRunStatus.SUCCESS))
+    assert [each.request for each in requests.spent(instance)] == ["toy:monitor:2024-01-01"]
 
 
 def test_dagsters_own_retries_are_one_try(instance: dg.DagsterInstance) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from resources.notifier import Notifier
 from sensors import alerts
+from sensors.requests import REQUEST
 
 
 @dg.asset(check_specs=[dg.AssetCheckSpec("small_enough", asset="measured")])
@@ -39,10 +40,15 @@ class Desk:
         self._cursors: dict[str, str | None] = {}
         self._caplog = caplog
 
-    def run(self, *assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
+    def run(
+        self, *assets: dg.AssetsDefinition, request: str | None = None
+    ) -> dg.ExecuteInProcessResult:
         keys = [key for asset in assets for key in asset.keys]
         return self._repository.get_job("nightly").execute_in_process(
-            instance=self.instance, asset_selection=keys, raise_on_error=False
+            instance=self.instance,
+            asset_selection=keys,
+            raise_on_error=False,
+            tags={REQUEST: request} if request is not None else None,
         )
 
     def look(self) -> list[str]:
@@ -80,5 +86,13 @@ def test_a_failed_run_is_told_once_with_the_checks_that_failed_in_it(desk: Desk)
     (told,) = desk.look()
     assert told.startswith("Run of nightly failed\n")
     assert run.run_id in told
+    assert "broken: ValueError: no such file\n" in told
     assert told.endswith("measured: small_enough (warn)")
     assert desk.look() == []
+
+
+def test_a_request_that_is_not_tried_again_is_said_to_be(desk: Desk) -> None:
+    desk.run(broken, request="toy:ingest:2024-01-01")
+    (told,) = desk.look()
+    assert "of toy:ingest:2024-01-01" in told
+    assert told.endswith("It is not tried again. Mend the cause, then run `evergreen retry`.")

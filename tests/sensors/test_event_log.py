@@ -53,7 +53,9 @@ def test_events_are_read_once_in_order(instance: dg.DagsterInstance) -> None:
         "warn",
     )
     assert events[1].text == "3 is above 2"
-    assert "broken" in events[2].text
+    assert events[2].text == "broken: ValueError: no such file"
+    newest = event_log.finished_runs(instance, 2)
+    assert [each["reason"] for each in newest] == ["broken: ValueError: no such file", None]
     assert reader.read() == []
     assert event_log.events_of_run(instance, run.run_id) == events[:2]
 
