@@ -19,6 +19,7 @@ from cli.output import (
 from cli.platform import environment
 from cli.platform.declarations import faults
 from cli.platform.health import services
+from cli.platform.landed import unannounced_line
 from cli.stored import ledger_of
 from cli.unreleased import Waiting, waiting
 from resources.settings import Settings
@@ -148,18 +149,6 @@ def _show_standing(document: Mapping[str, Any], unreleased: Mapping[str, Waiting
 def spent_line(why: str) -> str:
     """What a person reads of a request that is not tried again by itself."""
     return f"STUCK: {why}. Mend the cause, then run `evergreen retry`."
-
-
-def unannounced_line(pipeline: str, places: list[str]) -> str:
-    """What a person reads of landed files that nothing reads before their checksum is there."""
-    count = len(places)
-    what = (
-        "1 file waits for its checksum" if count == 1 else f"{count} files wait for their checksum"
-    )
-    return (
-        f"{pipeline}: {what} (<name>.sha256, holding '<sha256>  <name>', beside it): "
-        f"{places[0]}{', …' if count > 1 else ''}"
-    )
 
 
 def _show_services(states: Mapping[str, Mapping[str, str | None]]) -> None:

@@ -9,11 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from cli.status import unannounced_line
 from resources.landing import Landing
 
 PAUSE = 30.0
 """Seconds between two looks: each lists every day of the landing folder."""
+
+
+def unannounced_line(pipeline: str, places: list[str]) -> str:
+    """What a person reads of landed files that nothing reads before their checksum is there."""
+    count = len(places)
+    what = (
+        "1 file waits for its checksum" if count == 1 else f"{count} files wait for their checksum"
+    )
+    return (
+        f"{pipeline}: {what} (<name>.sha256, holding '<sha256>  <name>', beside it): "
+        f"{places[0]}{', …' if count > 1 else ''}"
+    )
 
 
 class UnannouncedFiles:
