@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import decide, keys, look, run
+from cli.commands import decide, keys, lake, look, run
 
 EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 wrong use ·
 3 the machine or installation is unfit (ports, Python, disk) · 4 a service does not answer ·
@@ -41,6 +41,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(keys.keys, name="keys")
+app.add_typer(lake.lake, name="lake")
 
 
 def main() -> int:

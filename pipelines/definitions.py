@@ -32,7 +32,7 @@ from resources.online_store import OnlineStore
 from resources.reports import Reports
 from resources.settings import Settings, settings
 from resources.tracking import Tracking
-from sensors import alerts
+from sensors import alerts, tidy
 
 CODE_LOCATION = "evergreen"
 
@@ -128,6 +128,7 @@ def build_definitions(
         dg.Definitions(
             resources=resources, sensors=alerts.build(), executor=dg.in_process_executor
         ),
+        tidy.build(),
     )
 
 

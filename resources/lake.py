@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import dagster as dg
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DATE = "date"
+LOG = "_delta_log"
+KEEP_HOURS = 168
+"""Delta's own retention: no reader or writer takes a week."""
+
 ATTEMPTS = 8
 CONFIGURATION = {"delta.checkpointInterval": "20"}
 """Of new tables: a fresh process reads the newest checkpoint and the commits after it (at 100 of
@@ -33,6 +37,17 @@ them 60 ms, at 20 about 15).
 # opening anew. Object storage names no identity so cheaply, and the first commit of an old table
 # has been cleaned up: those are opened anew.
 _open_tables: dict[tuple[str, int, int], DeltaTable] = {}
+
+
+class Tidied(NamedTuple):
+    """A table after `tidy`, and how many files nobody reads were deleted."""
+
+    table: str
+    removed: int
+
+    @property
+    def line(self) -> str:
+        return f"{self.table}: compacted; {self.removed} unread files deleted"
 
 
 class Lake(dg.ConfigurableResource):
@@ -197,7 +212,7 @@ class Lake(dg.ConfigurableResource):
         table_ = self._open(table)
         _retry(lambda: table_.optimize.compact(), table)
 
-    def vacuum(self, table: str, keep_hours: int = 168) -> list[str]:
+    def vacuum(self, table: str, keep_hours: int = KEEP_HOURS) -> list[str]:
         """Delete files that no version of the last `keep_hours` reads, those of writers that died
         included. Returns them.
         """
@@ -209,6 +224,32 @@ class Lake(dg.ConfigurableResource):
                 full=True,
             )
         )
+
+    def tables(self) -> list[str]:
+        """Names of all tables, in order."""
+        fs, base = files.filesystem(self.uri)
+        if not fs.exists(base):
+            return []
+        found = []
+        for path, folders, _ in fs.walk(base):
+            if LOG in folders:
+                found.append(str(path).removeprefix(base).strip("/"))
+                # What lies in a table is no table.
+                folders.clear()
+        return sorted(found)
+
+    def tidy(self, keep_hours: int = KEEP_HOURS) -> list[Tidied]:
+        """Compact and vacuum every table. Rows stay as they are.
+
+        Old versions may go, because nothing reads one by its number: a training manifest rebuilds
+        its rows from the newest version, and verifies them by digests of their content. Files that
+        were read within `keep_hours` stay for whoever is still reading them.
+        """
+        done = []
+        for table in self.tables():
+            self.compact(table)
+            done.append(Tidied(table, len(self.vacuum(table, keep_hours))))
+        return done
 
     def _open(self, table: str) -> DeltaTable:
         """The newest version of a table."""
@@ -315,7 +356,7 @@ def _retry(commit: Callable[[], T], table: str) -> T:
                 raise OSError(
                     errno.ENOSPC,
                     f"lake table {table!r}: no space left on its disk; the old version is intact. "
-                    "Free some space, vacuum the table, run again",
+                    "Free some space, or run `evergreen lake tidy`; then run again",
                 ) from clash
             # Two writers created the table at once; the slower one replaces its days in the table
             # that is there now.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from cli.main import app, main
 from cli.platform.home import initialise
 from cli.platform.installation import disk, packages, port
 from resources.keys import Keys
+from resources.lake import Lake
 from resources.ledger import Ledger
 from resources.settings import settings
 from sensors import instance
@@ -190,6 +192,19 @@ def test_a_moment_needs_an_offset_and_what_is_suggested_is_accepted(home: Path) 
         suggested = result.stderr.strip().rsplit(" ", 1)[-1]
         # Refused for another reason: nothing ever served.
         assert invoke("served", "--at", suggested).exit_code == 5
+
+
+def test_the_lake_is_tidied_by_hand(home: Path) -> None:
+    lake = Lake(uri=settings().lake_uri)
+    assert "holds no table yet" in invoke("lake", "tidy").stdout
+    for number in (1, 2):
+        frame = pl.DataFrame({"date": [date(2013, 1, 1)], "number": [number]})
+        lake.write("toy/features", frame, [date(2013, 1, 1)])
+    assert invoke("lake", "tidy").stdout == "toy/features: compacted; 0 unread files deleted\n"
+    done = json.loads(invoke("lake", "tidy", "--keep-hours", "0", "--json").stdout)
+    assert done == {"tables": [{"table": "toy/features", "removed": 1}]}
+    assert lake.read("toy/features")["number"].to_list() == [2]
+    assert invoke("lake", "tidy", "--keep-hours", "-1").exit_code == 2
 
 
 def test_a_request_file_that_is_not_there_is_one_line(home: Path) -> None:

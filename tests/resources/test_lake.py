@@ -189,6 +189,22 @@ def test_compact_and_vacuum_keep_the_rows_and_drop_what_nobody_reads(lake: Lake)
     assert len(DeltaTable(lake.place("t")).file_uris()) == 2
 
 
+def test_tidying_reaches_every_table_and_keeps_what_was_read_lately(lake: Lake) -> None:
+    assert lake.tables() == []
+    for _ in range(2):
+        lake.write("p/features", rows(days(2)), days(2))
+        lake.overwrite("p/raw/s", rows([FIRST]).drop("date"))
+    before = lake.read("p/features").sort("date", "name")
+    assert lake.tables() == ["p/features", "p/raw/s"]
+
+    assert [tidied.removed for tidied in lake.tidy()] == [0, 0]
+    done = lake.tidy(keep_hours=0)
+    assert [tidied.table for tidied in done] == ["p/features", "p/raw/s"]
+    assert all(tidied.removed > 0 for tidied in done)
+    assert lake.read("p/features").sort("date", "name").equals(before)
+    assert lake.read("p/raw/s").height == rows([FIRST]).height
+
+
 def test_commits_of_other_writers_are_seen(lake: Lake) -> None:
     lake.write("t", rows(days(2), "old"), days(2))
     assert lake.read("t").height == 6
