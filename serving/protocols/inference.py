@@ -57,7 +57,8 @@ class Input(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     shape: Shape
     datatype: Datatype
-    data: Data | msgspec.UnsetType = msgspec.UNSET
+    # null is the same as absent.
+    data: Data | None = None
     parameters: dict[str, Parameter] = {}
 
 
@@ -239,7 +240,7 @@ def _tensors(inputs: list[Input], body: bytes, start: int) -> list[Tensor]:
     for index, tensor in enumerate(inputs):
         parameters.check(tensor.parameters, f"inputs[{index}]")
         length = tensor.parameters.get(BINARY_SIZE)
-        if (length is None) == (tensor.data is msgspec.UNSET):
+        if (length is None) == (tensor.data is None):
             raise Refusal(
                 422,
                 "data",
@@ -248,7 +249,7 @@ def _tensors(inputs: list[Input], body: bytes, start: int) -> list[Tensor]:
             )
 
         if length is None:
-            assert tensor.data is not msgspec.UNSET, "an input without raw bytes has data"
+            assert tensor.data is not None, "an input without raw bytes has data"
             tensors.append(Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.data))
             continue
 
