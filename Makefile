@@ -7,7 +7,7 @@ WORKERS ?= 2
 # Caches of compiled modules make every start of every process faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run demo test lint stubs format bench bench-serving soak screenshots clean
+.PHONY: help setup run demo test test-packages lint stubs format bench bench-serving soak screenshots clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -21,8 +21,11 @@ run: setup  ## the whole platform in the foreground; Ctrl-C stops it
 demo: setup  ## January to 10 July headless, in minutes; TO=2013-12-31 replays the year
 	@$(BIN)/evergreen demo $(if $(TO),--to $(TO))
 
-test: setup lint  ## lint, then every test
+test: test-packages setup lint  ## Debian packages for tests where missing, lint, then every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-packages:
+	@infra/setup/test_packages.sh
 
 lint: setup  ## ruff, mypy, import-linter, deptry
 	@$(BIN)/ruff check --no-cache .
