@@ -14,8 +14,8 @@ class RetrainingPolicy(Declared):
     loss by `performance_margin`, even at the lower end of its interval, on at least `minimum_rows`
     matured rows. Drift: the drift monitor fails on `drift_persistence` days of the last
     `drift_window`, on at least `minimum_rows` rows together. Calendar: `every_days` after the last
-    training. None switches a cause off. An open fault of the data vetoes all three: the numbers that
-    speak for them may be the fault's own.
+    training. None switches a cause off. An open fault of the data vetoes all three: the numbers
+    that speak for them may be the fault's own.
 
     Never more often than every `cooldown_days`, except for the first model and when a person asks.
     Each retrain in a row that released nothing doubles the cooldown, at most `attempts` - 1 times:

@@ -189,9 +189,10 @@ class Lake(dg.ConfigurableResource):
         return sorted(stored | self._marked_empty(table))
 
     def mark(self, table: str, marks: Mapping[str, str]) -> None:
-        """Remember one word for each of some names of a table (a day, say), instead of earlier ones.
+        """Remember one word for each of some names of a table (days, say).
 
-        Call it after the write that it speaks of. Names and words become file names.
+        They replace earlier ones. Call it after the write that it speaks of. Names and words become
+        file names.
         """
         known = self.marks(table)
         for name, word in marks.items():
@@ -200,7 +201,10 @@ class Lake(dg.ConfigurableResource):
                 files.delete(f"{self.uri}/_marks/{table}/{name}@{old}")
 
     def marks(self, table: str) -> dict[str, frozenset[str]]:
-        """Words by name. A name has several after a kill between a new mark and the old one's end."""
+        """Words by name.
+
+        A name has several after a kill between a new mark and the old one's end.
+        """
         found: dict[str, set[str]] = {}
         for file in self._names(f"_marks/{table}"):
             name, _, word = file.partition("@")

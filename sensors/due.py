@@ -1,4 +1,7 @@
-"""Which days are due, in data time: from what was delivered and what was processed, never from the clock on the wall."""
+"""Which days are due, in data time.
+
+It follows from what was delivered and what was processed, never from the clock on the wall.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ class Due:
 
 
 def data_day(delivered: Mapping[str, Collection[date]]) -> date | None:
-    """Today in data time: the newest day on which, or after which, every daily source has delivered. None before that."""
+    """Today in data time: the newest day by which every daily source has delivered.
+
+    A source that has delivered a later day counts. None before that.
+    """
     if not delivered or not all(delivered.values()):
         return None
     return min(max(days) for days in delivered.values())

@@ -34,7 +34,9 @@ def build(pipeline: Pipeline) -> tuple[dg.ScheduleDefinition, dg.SensorDefinitio
         cron_schedule=pipeline.nightly,
         execution_timezone=pipeline.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Each night: what was delivered and not yet processed, however many days that is.",
+        description=(
+            "Each night: what was delivered and not yet processed, however many days that is."
+        ),
     )
     def nightly(
         context: dg.ScheduleEvaluationContext,
@@ -81,7 +83,7 @@ class Stores(NamedTuple):
 def next_requests(
     instance: dg.DagsterInstance, pipeline: Pipeline, stores: Stores, *, cause: str
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """The requests for the next days that are due, at most one of each stage, or why there are none.
+    """Requests for the next days that are due, at most one of each stage, or why there are none.
 
     They may run at once: a finished day is monitored from what was known by its end, and what a
     newer delivery brings changes nothing of it.
@@ -153,10 +155,12 @@ def served_since(pipeline: Pipeline, ledger: Ledger) -> date | None:
 
 def _content(delivered: Deliveries, work: Due) -> str:
     """A digest of all files of the days of some work, for the name of its request."""
-    files = [
-        f"{source} {day} {digest}"
-        for source, days in sorted(delivered.items())
-        for day, digest in sorted(days.items())
-        if work.first <= day <= work.last
-    ]
+    files: list[str] = []
+    for source, days in sorted(delivered.items()):
+        files += [
+            f"{source} {day} {digest}"
+            for day, digest in sorted(days.items())
+            if work.first <= day <= work.last
+        ]
+
     return hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]

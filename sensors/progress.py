@@ -1,7 +1,7 @@
 """How far a pipeline is: what was delivered, what is stored of it, and which days are decided.
 
-Everything is read from the landing folder, the lake and the stored decisions. Dagster's event log is
-not asked: whoever reaches the web server can report a materialization that never was.
+Everything is read from the landing folder, the lake and the stored decisions. Dagster's event log
+is not asked: whoever reaches the web server can report a materialization that never was.
 """
 
 from datetime import date

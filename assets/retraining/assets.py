@@ -1,4 +1,7 @@
-"""The retraining stage: one decision a day, with the evidence that it rests on. The decision sensor acts on it."""
+"""The retraining stage: one decision a day, with the evidence that it rests on.
+
+The decision sensor acts on it.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -30,7 +33,10 @@ GROUP = "retraining"
 
 
 class DecisionConfig(dg.Config):
-    """A person's wish: `requested_by` asks, for the newest day of the run, to retrain because of `reason`."""
+    """A person's wish to retrain, for the newest day of the run.
+
+    `requested_by` is who asks, `reason` is why.
+    """
 
     requested_by: str | None = None
     reason: str = "no reason was given"
@@ -46,7 +52,10 @@ def build(pipeline: Pipeline, kind: Kind) -> list[dg.AssetsDefinition]:
         kinds={"python"},
         partitions_def=partitions(pipeline),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        description="Whether to retrain, and why: a pure function of the day's evidence and the declared policy.",
+        description=(
+            "Whether to retrain, and why: a pure function of the day's evidence and the declared "
+            "policy."
+        ),
     )
     def retraining_decision(
         context: dg.AssetExecutionContext,
@@ -90,7 +99,10 @@ def _digest(decisions: Sequence["Decision"]) -> str:
 
 
 def _metadata(decisions: Sequence["Decision"], place: str) -> dict[str, dg.MetadataValue]:
-    """The newest decision with its causes and evidence, and a table of all days where there are several."""
+    """The newest decision with its causes and evidence.
+
+    Where there are several days, also a table of all.
+    """
     from assets.retraining import tables
 
     newest = decisions[-1]

@@ -1,7 +1,7 @@
 """Whether to retrain: one pure function of the evidence and the policy.
 
-The daily asset and the backtest over history call the same `decide`. Everything it reads is in `Evidence`, and the
-decision carries its evidence, so that anyone can repeat it.
+The daily asset and the backtest over history call the same `decide`. Everything it reads is in
+`Evidence`, and the decision carries its evidence, so that anyone can repeat it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from declare.retraining import RetrainingPolicy
 from resources import files
 
 Cause = Literal["request", "first_model", "new_features", "performance", "drift", "calendar"]
-# When several hold, the first one names the decision: people before rules, what is certain before what is estimated.
+# When several hold, the first one names the decision: people before rules, what is certain before
+# what is estimated.
 CAUSES: tuple[Cause, ...] = (
     "request",
     "first_model",
@@ -35,8 +36,11 @@ class Record(BaseModel):
 
 
 class Champion(Record):
-    """The model that serves: its bundle, the data day it was trained as of, its log loss on its own test split (`test_rows`
-    rows), and the digest of its declared features."""
+    """The model that serves.
+
+    Its bundle, the data day it was trained as of, its log loss on its own test split (`test_rows`
+    rows), and the digest of its declared features.
+    """
 
     bundle: str
     as_of: date
@@ -46,7 +50,10 @@ class Champion(Record):
 
 
 class LivePerformance(Record):
-    """Log loss of the champion's predictions on matured labels over the monitor's window, with its 95 % interval."""
+    """Log loss of the champion's predictions, with its 95 % interval.
+
+    Computed on matured labels over the monitor's window.
+    """
 
     log_loss: float | None
     low: float | None
@@ -72,9 +79,10 @@ class Request(Record):
 class Evidence(Record):
     """All that a decision rests on, as it was known for data day `day`.
 
-    `features` is the digest of the declared features. `drift` are the days of the policy's window, oldest first.
-    `data_faults` names faults of the data that are open on the day. `last_retrain` is the day of the last decision to
-    retrain, and `unreleased` counts the retrains in a row, up to then, that changed nothing served.
+    `features` is the digest of the declared features. `drift` are the days of the policy's window,
+    oldest first. `data_faults` names faults of the data that are open on the day. `last_retrain` is
+    the day of the last decision to retrain. `unreleased` counts the retrains in a row, up to then,
+    that changed nothing served.
     """
 
     pipeline: str
@@ -98,7 +106,8 @@ class Evidence(Record):
         ]
         for later in sorted(known for known in days if known > self.day):
             raise ValueError(
-                f"evidence for {self.day} speaks of {later}; a decision reads only what its day knew"
+                f"evidence for {self.day} speaks of {later}; a decision reads only what its day "
+                "knew"
             )
         return self
 
@@ -146,7 +155,11 @@ def decide(evidence: Evidence, policy: RetrainingPolicy) -> Decision:
         others = ", ".join(weighed.cause.replace("_", " ") for weighed in free[1:])
         reason = f"Retrain: {chosen.reason}" + (f" Also: {others}." if others else "")
     elif holding:
-        reason = f"Keep the champion: the cooldown lasts until {rests_until} ({_cooldown_words(evidence, policy)}). {holding[0].reason}"
+        cooldown = _cooldown_words(evidence, policy)
+        reason = (
+            f"Keep the champion: the cooldown lasts until {rests_until} ({cooldown}). "
+            f"{holding[0].reason}"
+        )
     else:
         unknown = [weighed.cause for weighed in considered if weighed.holds is None]
         reason = "Keep the champion: no cause holds" + (
@@ -164,7 +177,7 @@ def decide(evidence: Evidence, policy: RetrainingPolicy) -> Decision:
 
 
 def _unless_faulty(weighed: Consideration, evidence: Evidence) -> Consideration:
-    """The cause, or its veto: a model that is trained on broken data is no better than the old one."""
+    """The cause, or its veto: a model trained on broken data is no better than the old one."""
     if not weighed.holds or weighed.cause not in VETOED or not evidence.data_faults:
         return weighed
     faults = "; ".join(evidence.data_faults)
@@ -222,7 +235,10 @@ def _new_features(evidence: Evidence) -> Consideration:
             holds=False,
             reason=f"The champion uses the declared features ({evidence.features[:12]}).",
         )
-    reason = f"The declared features ({evidence.features[:12]}) are not those of the champion ({champion.features[:12]})."
+    reason = (
+        f"The declared features ({evidence.features[:12]}) are not those of the champion "
+        f"({champion.features[:12]})."
+    )
     return Consideration(cause="new_features", holds=True, reason=reason)
 
 
@@ -248,8 +264,9 @@ def _performance(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
     limit = champion.test_log_loss + policy.performance_margin
     holds = live.low > limit
     numbers = (
-        f"live log loss {live.log_loss:.3f} (95 % interval from {live.low:.3f}, n={live.n}) against {limit:.3f}, "
-        f"the champion's test log loss {champion.test_log_loss:.3f} (n={champion.test_rows}) plus {policy.performance_margin:g}"
+        f"live log loss {live.log_loss:.3f} (95 % interval from {live.low:.3f}, n={live.n}) "
+        f"against {limit:.3f}, the champion's test log loss {champion.test_log_loss:.3f} "
+        f"(n={champion.test_rows}) plus {policy.performance_margin:g}"
     )
     return Consideration(
         cause="performance",
@@ -299,7 +316,10 @@ def _calendar(evidence: Evidence, policy: RetrainingPolicy) -> Consideration:
         return Consideration(cause="calendar", holds=False, reason="No model serves yet.")
     trained = max(evidence.champion.as_of, evidence.last_retrain or evidence.champion.as_of)
     age = (evidence.day - trained).days
-    reason = f"The last training was {age} days ago ({trained}); the policy asks for one every {policy.every_days} days."
+    reason = (
+        f"The last training was {age} days ago ({trained}); the policy asks for one every "
+        f"{policy.every_days} days."
+    )
     return Consideration(cause="calendar", holds=age >= policy.every_days, reason=reason)
 
 
@@ -317,8 +337,11 @@ def decision_place(reports: ReportStore, pipeline: str, day: date) -> str:
 
 
 def save_decision(reports: ReportStore, decision: Decision) -> str:
-    """Store a decision and return its place; it becomes the latest unless a later day has been decided. Deciding a day
-    again replaces its decision."""
+    """Store a decision and return its place.
+
+    It becomes the latest unless a later day has been decided. Deciding a day again replaces its
+    decision.
+    """
     place = decision_place(reports, decision.pipeline, decision.day)
     content = decision.model_dump_json(indent=1).encode()
     files.write_atomically(place, content)
@@ -329,7 +352,10 @@ def save_decision(reports: ReportStore, decision: Decision) -> str:
 
 
 def load_decision(reports: ReportStore, pipeline: str, day: date) -> Decision | None:
-    """The decision of a day, None where there is none. Raises ValueError for one that does not parse."""
+    """The decision of a day, None where there is none.
+
+    Raises ValueError for one that does not parse.
+    """
     try:
         return Decision.model_validate_json(files.read(decision_place(reports, pipeline, day)))
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""Gathering a decision's evidence: stored reports, the ledger and earlier decisions, as the day knew them.
+"""Gathering a decision's evidence, as the day knew it.
 
-Nothing of a later data day is read. Deciding a day again, however much later, gathers the same.
+It comes from stored reports, the ledger and earlier decisions. Nothing of a later data day is read.
+Deciding a day again, however much later, gathers the same.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from assets.reporting.tables import markdown_table
 from assets.retraining.decide import Decision
 
+_DRIFTED = {True: "drifted", False: "no", None: "?"}
+
 
 def causes(decision: Decision) -> str:
     """Every cause that was weighed, whether it holds, and why."""
@@ -25,8 +27,7 @@ def evidence(decision: Decision) -> str:
     known = decision.evidence
     champion, live = known.champion, known.performance
     drift = ", ".join(
-        f"{seen.day:%m-%d} {'?' if seen.drifted is None else 'drifted' if seen.drifted else 'no'} (n={seen.n})"
-        for seen in known.drift
+        f"{seen.day:%m-%d} {_DRIFTED[seen.drifted]} (n={seen.n})" for seen in known.drift
     )
     rows: list[list[object]] = [
         [

