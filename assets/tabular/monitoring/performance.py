@@ -60,7 +60,7 @@ def performance(
         np.asarray(own["date"].rank("dense").to_numpy() if n else np.zeros(0), dtype=np.int64) - 1
     )
     compared = compare(
-        y, {"live": p}, resamples=RESAMPLES, clusters=days if n and days.max() > 0 else None
+        y, {"live": p}, resamples=RESAMPLES, days=days if n and days.max() > 0 else None
     )
     intervals = {name: compared.interval("live", name) for name in NAMES} | day_intervals(
         y, p, days

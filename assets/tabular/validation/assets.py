@@ -1,4 +1,4 @@
-"""The validation stage: five reports on the newest candidate, each with a warn check for every gate."""
+"""The validation stage: five reports on the newest candidate, with a warn check for every gate."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 GROUP = "validation"
 Result = Iterator[dg.MaterializeResult[None]]
 ABOUT = {
-    gates.PERFORMANCE: "How good the candidate is against the baseline and the champion on the same test rows, with intervals.",
+    gates.PERFORMANCE: "How good the candidate is against the baseline and the champion "
+    "on the same test rows, with intervals.",
     gates.SLICES: "Where the candidate does worse than overall.",
     gates.FAIRNESS: "Whether the candidate treats the declared groups alike.",
-    gates.EXPLAINABILITY: "Which features move the candidate's predictions: exact SHAP values on a stated sample.",
-    gates.ROBUSTNESS: "What happens to predictions when inputs are missing, noisy, unseen or absurd.",
+    gates.EXPLAINABILITY: "Which features move the candidate's predictions: "
+    "exact SHAP values on a stated sample.",
+    gates.ROBUSTNESS: "What happens to predictions when inputs are missing, noisy, unseen "
+    "or absurd.",
 }
 MORE_KINDS = {gates.EXPLAINABILITY: {"xgboost"}, gates.ROBUSTNESS: {"xgboost"}}
 
@@ -50,7 +53,7 @@ def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
 
     @_asset(pipeline, gates.PERFORMANCE, BASELINE)
     def performance(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger) -> Result:
-        yield _stored(reports, compared(lake, artifacts, ledger))
+        yield _stored(pipeline, reports, compared(lake, artifacts, ledger))
 
     def alone(name: str) -> dg.AssetsDefinition:
         @_asset(pipeline, name)
@@ -58,9 +61,8 @@ def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
             from assets.tabular.validation import evidence as evidences
             from assets.tabular.validation.pages import examined as examinations
 
-            yield _stored(
-                reports, examinations.ALONE[name](evidences.load(pipeline, lake, artifacts))
-            )
+            evidence = evidences.load(pipeline, lake, artifacts)
+            yield _stored(pipeline, reports, examinations.ALONE[name](evidence))
 
         return validation
 
@@ -86,8 +88,10 @@ def _asset(
     )
 
 
-def _stored(reports: Reports, examined: "Examined") -> dg.MaterializeResult[None]:
-    """Store a report with its page and show it: link, plots, the most telling numbers, and a check for each verdict."""
+def _stored(
+    pipeline: Pipeline, reports: Reports, examined: "Examined"
+) -> dg.MaterializeResult[None]:
+    """Store a report with its page and show it: link, plots, telling numbers, a check per gate."""
     report = examined.report
     link = save_report(reports, report, examined.pages) + PAGE
     numbers = {
@@ -95,38 +99,41 @@ def _stored(reports: Reports, examined: "Examined") -> dg.MaterializeResult[None
         for measure in report.measures
         if measure.group in (None, "candidate") and measure.value is not None
     }
+    plots = {
+        title: dg.MetadataValue.md(markdown_image(content, title))
+        for title, content in examined.plots.items()
+    }
+    required = gates.required_gates(pipeline)[report.name]
     return dg.MaterializeResult(
         metadata={
             "report": dg.MetadataValue.url(link),
             "candidate": report.subject,
             "as of": report.day.isoformat(),
-            "passed": report.passed,
+            "passed": all(each.passed for each in report.verdicts if each.rule in required),
             "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in report.notes)),
-            **{
-                title: dg.MetadataValue.md(markdown_image(content, title))
-                for title, content in examined.plots.items()
-            },
+            **plots,
             **numbers,
         },
         data_version=dg.DataVersion(report.digest),
-        check_results=[_checked(verdict, link) for verdict in report.verdicts],
+        check_results=[
+            _checked(verdict, link) for verdict in report.verdicts if verdict.rule in required
+        ],
     )
 
 
 def _checked(verdict: Verdict, link: str) -> dg.AssetCheckResult:
-    """A verdict as a warn check. What could not be judged does not fail; its description says so, and so does the report."""
+    """A verdict as a warn check. An unknown verdict does not pass: the release refuses on it."""
     numbers = {"number": verdict.value, "limit": verdict.limit}
+    known = verdict.passed is not None
     return dg.AssetCheckResult(
         check_name=verdict.rule,
-        passed=verdict.passed is not False,
+        passed=verdict.passed is True,
         severity=dg.AssetCheckSeverity.WARN,
-        description=verdict.reason
-        if verdict.passed is not None
-        else f"Not judged: {verdict.reason}",
+        description=verdict.reason if known else f"Unknown: {verdict.reason}",
         metadata={
             **{name: float(value) for name, value in numbers.items() if value is not None},
             "n": verdict.n,
-            "judged": verdict.passed is not None,
+            "judged": known,
             "report": dg.MetadataValue.url(link),
         },
     )

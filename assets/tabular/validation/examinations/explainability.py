@@ -1,7 +1,7 @@
 """Why the model predicts what it does: SHAP contributions (`Model.contributions`) on a stated sample.
 
-Contributions are in the model's unit before calibration: log odds, or a probability for a forest. For every row they add up, with the
-bias, to what the model says; that is checked, not assumed.
+Contributions are in the model's unit before calibration: log odds, or a probability for a forest.
+For every row they add up, with the bias, to what the model says; that is checked, not assumed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from assets.reporting.report import Measure
 from assets.tabular.tasks.metrics import Array
 from assets.tabular.validation import bootstrap
-from assets.tabular.validation.bootstrap import Interval
+from assets.tabular.validation.bootstrap import Codes, Interval
 from assets.tabular.validation.examinations.slices import measure
 
 ROWS = 500  # TreeSHAP costs milliseconds a row: a sample, never the whole test set
 
 
 class Explanation(NamedTuple):
-    """Contributions (n, k) in `unit` of `n` of `of` rows with their feature values (n, k), most important feature first in `ranking`;
-    `additivity_error` is the greatest |sum of contributions + bias - what the model says|."""
+    """Contributions (n, k) in `unit` of `n` of `of` rows with their feature values (n, k).
+
+    `ranking` names the most important feature first; `additivity_error` is the greatest
+    |sum of contributions + bias - what the model says|.
+    """
 
     n: int
     of: int
@@ -47,18 +50,23 @@ def explain(
     said: Array,
     values: NDArray[np.float32],
     names: tuple[str, ...],
+    days: Codes,
     of: int,
     unit: str = "log odds",
 ) -> Explanation:
-    """Summarise contributions (n, k + 1; the last column is the bias) of rows of which the model says `said` (n,), with values (n, k)."""
+    """Summarise the contributions of rows of which the model says `said` (n,).
+
+    `contributions` has shape (n, k + 1), its last column being the bias; `values` (n, k) are the
+    features, `days` (n,) the rows' days.
+    """
     if contributions.shape != (len(said), len(names) + 1):
         raise ValueError(
-            f"contributions have shape {contributions.shape}; {len(said)} rows of {len(names)} features and a bias were expected"
+            f"contributions have shape {contributions.shape}; "
+            f"{len(said)} rows of {len(names)} features and a bias were expected"
         )
     parts = np.asarray(contributions[:, :-1], dtype=np.float64)
     sums = np.asarray(contributions, dtype=np.float64).sum(axis=1)
     size = np.abs(parts)
-    low, high = bootstrap.means(size, resamples=400)
     importance = size.mean(axis=0) if len(size) else np.full(len(names), np.nan)
     ranking = tuple(int(index) for index in np.lexsort((np.array(names), -importance)))
     return Explanation(
@@ -68,7 +76,7 @@ def explain(
         values=values,
         contributions=parts,
         importance=importance,
-        intervals=tuple(Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)),
+        intervals=tuple(bootstrap.means(size, bootstrap.number_days(days), resamples=400)),
         ranking=ranking,
         bias=float(contributions[:, -1].mean()) if len(size) else np.nan,
         additivity_error=float(np.abs(sums - said).max()) if len(size) else np.nan,

@@ -1,8 +1,10 @@
-"""Whether the model treats declared groups alike: rates of the positive decision by group, and the gaps between groups.
+"""Whether the model treats declared groups alike: rates by group, and the gaps between groups.
 
-Selection rate, true- and false-positive rate come from a table of counts (group, label, decision). Drawing n rows with
-replacement and counting them again is a draw from the multinomial distribution of that table, so the bootstrap of gaps is
-exact without touching a row. A single rate has its Wilson interval: the bootstrap of 0 out of 5 would pretend certainty. Definitions: demographic parity (Dwork et al. 2012), equal opportunity and equalised odds (Hardt,
+Selection rate, true- and false-positive rate come from a table of counts (day, group, label,
+decision). Drawing whole days and adding up their counts is the bootstrap by days without touching
+a row. A single rate has its Wilson interval: the bootstrap of 0 out of 5 would pretend certainty.
+
+Definitions: demographic parity (Dwork et al. 2012), equal opportunity and equalised odds (Hardt,
 Price and Srebro 2016). A gap is the greatest difference between any two judged groups.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assets.reporting.report import Measure
 from assets.tabular.tasks.metrics import Array, wilson
@@ -18,7 +21,10 @@ from assets.tabular.validation.bootstrap import (
     NO_INTERVAL,
     RESAMPLES,
     SEED,
+    Codes,
     Interval,
+    count_days,
+    day_draws,
     group_means,
     percentile_interval,
 )
@@ -29,8 +35,11 @@ GAPS = ("demographic_parity", "equal_opportunity", "equalised_odds")
 
 
 class Group(NamedTuple):
-    """One group's rates, in the order of RATES, with intervals and the rows behind each; `calibration` is the mean prediction
-    minus the observed rate. Groups below the minimum are reported, not judged."""
+    """One group's rates, in the order of RATES, with intervals and the rows behind each.
+
+    `calibration` is the mean prediction minus the observed rate. Groups below the minimum are
+    reported, not judged.
+    """
 
     name: str
     n: int
@@ -44,7 +53,10 @@ class Group(NamedTuple):
 
 
 class Fairness(NamedTuple):
-    """Groups of one column, and the gaps between those that are judged, in the order of GAPS (NaN below two such groups)."""
+    """Groups of one column, and the gaps between those that are judged, in the order of GAPS.
+
+    A gap is NaN below two judged groups.
+    """
 
     column: str
     threshold: float
@@ -58,6 +70,7 @@ def fairness(
     y: Array,
     p: Array,
     groups: Groups,
+    days: Codes,
     column: str,
     threshold: float,
     min_rows: int,
@@ -65,52 +78,69 @@ def fairness(
 ) -> Fairness:
     """Compare the groups of one column on decisions `p >= threshold`.
 
-    A group is judged from `min_rows` rows on; its rate enters a gap only where it rests on at least `min_rows` / 10 rows of
-    that label, since a rate over a handful of positives says nothing.
+    A group is judged from `min_rows` rows on. Its rate enters a gap only where it rests on at least
+    `min_rows` / 10 rows of that label, since a rate over a handful of positives says nothing.
     """
-    count = len(groups.names)
-    decided = (p >= threshold).astype(np.int64)
-    cells = np.bincount(
-        groups.codes * 4 + y.astype(np.int64) * 2 + decided, minlength=4 * count
-    ).astype(np.float64)
-    n = int(cells.sum())
-    generator = np.random.default_rng(seed)
-    drawn = (
-        generator.multinomial(n, cells / n, size=RESAMPLES).astype(np.float64)
-        if n
-        else np.zeros((0, 4 * count))
-    )
-    rates, rows = _rates(cells.reshape(1, count, 4))
-    samples, _ = _rates(drawn.reshape(-1, count, 4))
-    enough = (rows[0] >= np.array([min_rows, min_rows / 10, min_rows / 10])) & (
-        rows[0, :, :1] >= min_rows
-    )
-    gaps = _gaps(rates, enough)[0]
-    gap_samples = _gaps(samples, enough)
-    low, high = wilson(rates[0] * rows[0], rows[0])
-    calibrated = group_means(
-        groups.codes, count, (p - y)[:, None], resamples=RESAMPLES // 2, seed=seed
-    )
-    found = tuple(
-        Group(
-            name, int(rows[0, g, 0]), float(y[groups.codes == g].mean()),
-            tuple(map(float, rates[0, g])), tuple(map(int, rows[0, g])),
-            tuple(Interval(float(low[g, r]), float(high[g, r])) if rows[0, g, r] else NO_INTERVAL for r in range(len(RATES))),
-            float(calibrated.values[g, 0]), percentile_interval(calibrated.samples[:, g, 0]), bool(enough[g, 0]),
-        )
-        for g, name in enumerate(groups.names)
-    )  # fmt: skip
+    count, number = len(groups.names), count_days(days) or 0
+    cells = _cells(y, p >= threshold, groups, days)
+    drawn = day_draws(number, RESAMPLES, seed) if number else np.zeros((0, 0))
+    rates, rows = _rates(cells.sum(axis=0).reshape(1, count, 4))
+    samples, _ = _rates((drawn @ cells.reshape(number, 4 * count)).reshape(-1, count, 4))
+
+    least = np.array([min_rows, min_rows / 10, min_rows / 10])
+    enough = (rows[0] >= least) & (rows[0, :, :1] >= min_rows)
+    gaps, gap_samples = _gaps(rates, enough)[0], _gaps(samples, enough)
     intervals = tuple(
-        percentile_interval(gap_samples[:, k]) if np.isfinite(gaps[k]) else NO_INTERVAL
+        percentile_interval(gap_samples[:, k], number) if np.isfinite(gaps[k]) else NO_INTERVAL
         for k in range(len(GAPS))
     )
-    return Fairness(
-        column,
-        threshold,
-        found,
-        tuple(map(float, gaps)),
-        intervals,
-        int(sum(g.n for g in found if g.judged)),
+
+    compared = _groups(y, p, groups, days, rates[0], rows[0], enough[:, 0], seed)
+    judged = int(sum(group.n for group in compared if group.judged))
+    return Fairness(column, threshold, compared, tuple(map(float, gaps)), intervals, judged)
+
+
+def _cells(y: Array, decided: NDArray[np.bool_], groups: Groups, days: Codes) -> Array:
+    """Counts of (label, decision) by day and group, shape (days, groups, 4)."""
+    count, number = len(groups.names), count_days(days) or 0
+    label_and_decision = y.astype(np.int64) * 2 + decided
+    codes = (days * count + groups.codes) * 4 + label_and_decision
+    cells = np.bincount(codes, minlength=number * count * 4).astype(np.float64)
+    return cells.reshape(number, count, 4)
+
+
+def _groups(
+    y: Array,
+    p: Array,
+    groups: Groups,
+    days: Codes,
+    rates: Array,
+    rows: Array,
+    judged: Array,
+    seed: int,
+) -> tuple[Group, ...]:
+    """Every group with its rates (groups, 3), the rows behind them, and its calibration."""
+    count = len(groups.names)
+    low, high = wilson(rates * rows, rows)
+    calibrated = group_means(
+        groups.codes, count, np.column_stack([p - y, y]), days, RESAMPLES // 2, seed
+    )
+    return tuple(
+        Group(
+            name=name,
+            n=int(rows[g, 0]),
+            base_rate=float(calibrated.values[g, 1]),
+            rates=tuple(map(float, rates[g])),
+            rows=tuple(map(int, rows[g])),
+            intervals=tuple(
+                Interval(float(low[g, r]), float(high[g, r])) if rows[g, r] else NO_INTERVAL
+                for r in range(len(RATES))
+            ),
+            calibration=float(calibrated.values[g, 0]),
+            calibration_interval=percentile_interval(calibrated.samples[:, g, 0], calibrated.days),
+            judged=bool(judged[g]),
+        )
+        for g, name in enumerate(groups.names)
     )
 
 
@@ -134,7 +164,10 @@ def measures(found: Fairness) -> list[Measure]:
 
 
 def _rates(cells: Array) -> tuple[Array, Array]:
-    """Rates and the rows behind them, (samples, groups, 3) each, from counts (samples, groups, 4) of (label, decision)."""
+    """Rates and the rows behind them, (samples, groups, 3) each.
+
+    `cells` counts (label, decision) by group, shape (samples, groups, 4).
+    """
     refused_negative, taken_negative, refused_positive, taken_positive = np.moveaxis(cells, -1, 0)
     positives, negatives = refused_positive + taken_positive, refused_negative + taken_negative
     rows = np.stack([positives + negatives, positives, negatives], axis=-1)
@@ -144,7 +177,10 @@ def _rates(cells: Array) -> tuple[Array, Array]:
 
 
 def _gaps(rates: Array, enough: Array) -> Array:
-    """Greatest difference between judged groups, shape (samples, 3); NaN where fewer than two groups can be compared."""
+    """Greatest difference between judged groups, shape (samples, 3).
+
+    It is NaN where fewer than two groups can be compared.
+    """
     kept = np.where(enough[None], rates, np.nan)
     if kept.shape[0] == 0 or kept.shape[1] == 0:
         return np.full((kept.shape[0], 3), np.nan)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from assets.reporting.report import Measure
 from assets.tabular.tasks.metrics import HIGHER_IS_BETTER, NAMES, Array
-from assets.tabular.validation import bootstrap
 from assets.tabular.validation.bootstrap import Bootstrap, Interval
 from assets.tabular.validation.examinations.slices import measure
 from assets.tabular.validation.terms import NO_CHAMPION
@@ -18,7 +16,10 @@ CANDIDATE, BASELINE, CHAMPION = "candidate", "baseline", "champion"
 
 
 def worse_by(compared: Bootstrap, other: str, metric: str) -> tuple[float, Interval]:
-    """By how much the candidate is worse than `other`, positive whatever the metric's direction, with a paired interval."""
+    """By how much the candidate is worse than `other`, with a paired interval.
+
+    Positive is worse, whatever the metric's direction.
+    """
     difference, interval = compared.difference(CANDIDATE, other, metric)
     if metric in HIGHER_IS_BETTER:
         return -difference, Interval(-interval.high, -interval.low)
@@ -28,8 +29,11 @@ def worse_by(compared: Bootstrap, other: str, metric: str) -> tuple[float, Inter
 def measures(
     compared: Bootstrap, y: Array, predictions: Mapping[str, Array], champion: str | None
 ) -> list[Measure]:
-    """All metrics of all models (`group` is the model), `<metric>_worse_by` against the others (`group` is the other model),
-    base rate, mean predictions, and `champion`, whose `group` is the digest of the bundle compared with or "none"."""
+    """All metrics of all models, and how much worse the candidate is than the others.
+
+    `group` of a metric is the model, that of `<metric>_worse_by` the other model. `champion` holds
+    no number: its `group` is the digest of the bundle compared with, or "none".
+    """
     n = compared.n
     result = [
         measure("champion", np.nan, n, group=champion or NO_CHAMPION),
@@ -50,28 +54,6 @@ def measures(
                 for metric in NAMES
             ]
     return result
-
-
-def by_day(
-    y: Array,
-    predictions: Mapping[str, Array],
-    primary: str,
-    days: NDArray[np.int64],
-    seed: int = bootstrap.SEED,
-) -> list[Measure]:
-    """The primary comparison again with whole days drawn instead of rows (`<metric>_worse_by_days`, n is the number of days):
-    the wider interval that speaks about other days. Empty with fewer than five days."""
-    if not len(days) or int(days.max()) + 1 < 5:
-        return []
-    compared = bootstrap.compare(y, predictions, resamples=200, seed=seed, clusters=days)
-    count = int(days.max()) + 1
-    return [
-        measure(
-            f"{primary}_worse_by_days", *_spread(worse_by(compared, other, primary), count), other
-        )
-        for other in (BASELINE, CHAMPION)
-        if other in predictions
-    ]
 
 
 def _spread(estimate: tuple[float, Interval], n: int) -> tuple[float, int, Interval]:

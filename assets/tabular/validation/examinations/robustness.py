@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from assets.reporting.report import Measure
 from assets.tabular.tasks.metrics import ROW_WISE, Array, row_metric
 from assets.tabular.validation import bootstrap
-from assets.tabular.validation.bootstrap import Interval
+from assets.tabular.validation.bootstrap import Codes, Interval
 from assets.tabular.validation.examinations.slices import measure
 from assets.tabular.validation.terms import ALL_NUMBERS
 
@@ -58,6 +58,7 @@ def robustness(
     predict: Predict,
     matrix: Matrix,
     y: Array,
+    days: Codes,
     names: Sequence[str],
     categorical: Sequence[bool],
     sources: Mapping[str, Sequence[str]],
@@ -68,12 +69,13 @@ def robustness(
 ) -> Robustness:
     """Perturb a seeded sample of at most `rows` rows in every way and measure what it does.
 
-    `sources` names the features that vanish together when a source stops delivering. Losses are log loss unless the primary
-    metric is another mean over rows.
+    `sources` names the features that vanish together when a source stops delivering. Losses are log
+    loss unless the primary metric is another mean over rows.
     """
     if matrix.shape != (len(y), len(names)) or len(categorical) != len(names):
         raise ValueError(
-            f"matrix has shape {matrix.shape} for {len(y)} labels, {len(names)} names and {len(categorical)} kinds; they must fit"
+            f"matrix has shape {matrix.shape} for {len(y)} labels, {len(names)} names and "
+            f"{len(categorical)} kinds; they must fit"
         )
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.permutation(len(y))[:rows])
@@ -81,6 +83,7 @@ def robustness(
     loss = primary if primary in ROW_WISE else "log_loss"
     original = predict(sample)
     before = row_metric(loss, labels, original)
+
     kinds: list[tuple[str, str]] = []
     columns: list[Array] = []
     invalid: list[int] = []
@@ -93,20 +96,26 @@ def robustness(
         kinds.append((kind, name))
         invalid.append(int((~valid).sum()))
         columns += [row_metric(loss, labels, kept) - before, np.abs(kept - original)]
+
     table = np.stack(columns, axis=1) if columns else np.zeros((len(labels), 0))
-    low, high = bootstrap.means(table, resamples=400, seed=seed)
+    drawn = bootstrap.number_days(days[chosen])
+    intervals = bootstrap.means(table, drawn, resamples=400, seed=seed)
     middle = table.mean(axis=0) if len(labels) else np.full(table.shape[1], np.nan)
     effects = tuple(
         Effect(
-            kind, name, len(labels),
-            float(middle[2 * i]), Interval(float(low[2 * i]), float(high[2 * i])),
-            float(middle[2 * i + 1]), Interval(float(low[2 * i + 1]), float(high[2 * i + 1])), invalid[i],
+            kind=kind,
+            name=name,
+            n=len(labels),
+            loss_increase=float(middle[2 * i]),
+            loss_interval=intervals[2 * i],
+            shift=float(middle[2 * i + 1]),
+            shift_interval=intervals[2 * i + 1],
+            invalid=invalid[i],
         )
         for i, (kind, name) in enumerate(kinds)
-    )  # fmt: skip
-    return Robustness(
-        len(labels), len(y), loss, float(before.mean()) if len(labels) else np.nan, effects
     )
+    overall = float(before.mean()) if len(labels) else np.nan
+    return Robustness(len(labels), len(y), loss, overall, effects)
 
 
 def measures(found: Robustness) -> list[Measure]:

@@ -19,14 +19,18 @@ from assets.tabular.tasks.metrics import (
     row_metric,
 )
 from assets.tabular.validation import bootstrap
-from assets.tabular.validation.bootstrap import NO_INTERVAL, Interval, percentile_interval
+from assets.tabular.validation.bootstrap import (
+    NO_INTERVAL,
+    Codes,
+    Interval,
+    percentile_interval,
+)
 
 MISSING, OTHERS = "(missing)", "(all other values)"
 _MOST_GROUPS = 300  # rarer values are looked at together
 _MOST_VALUES = 12  # a number with more values than this is cut into quarters
-_RANKING_RESAMPLES = (
-    200  # metrics that are no means over rows are resampled slice by slice, which is dear
-)
+# Metrics that are no means over rows are resampled slice by slice, which is dear.
+_RANKING_RESAMPLES = 200
 
 
 class Groups(NamedTuple):
@@ -37,8 +41,11 @@ class Groups(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """One slice. `gap` is how much worse than overall it is (positive is worse, whatever the metric); None and NaN mean that
-    it cannot be computed."""
+    """One slice.
+
+    `gap` is how much worse than overall it is: positive is worse, whatever the metric. NaN means
+    that it cannot be computed.
+    """
 
     column: str
     value: str
@@ -56,67 +63,68 @@ class Slice(NamedTuple):
 
 
 def grouping(values: NDArray[Any]) -> Groups:
-    """Group rows by value. Numbers with many values are cut at their quartiles; nulls and NaN are a group of their own.
-    Of more than 300 values the rarest are one group together."""
-    if values.dtype.kind in "fiu":
-        numbers = values.astype(np.float64)
-        known = ~np.isnan(numbers)
-        distinct = np.unique(numbers[known])
-        if len(distinct) > _MOST_VALUES:
-            edges = np.unique(np.quantile(numbers[known], (0.25, 0.5, 0.75), method="higher"))
-            bounds = [
-                f"below {edges[0]:g}",
-                *(f"{a:g} to below {b:g}" for a, b in pairwise(edges)),
-                f"{edges[-1]:g} or more",
-            ]
-            codes = np.where(known, np.searchsorted(edges, numbers, side="right"), len(bounds))
-            names = [*bounds, MISSING]
-        else:
-            codes = np.where(known, np.searchsorted(distinct, numbers), len(distinct))
-            names = [*(f"{number:g}" for number in distinct), MISSING]
-    else:
-        texts = np.array(
-            [
-                MISSING if value is None or value != value else str(value)
-                for value in values.tolist()
-            ],
-            dtype=object,
-        )
-        distinct_texts, codes = (
-            np.unique(texts.astype(str), return_inverse=True)
-            if len(texts)
-            else (np.zeros(0, dtype=str), np.zeros(0, dtype=int))
-        )
-        names = [str(text) for text in distinct_texts]
+    """Group rows by value; nulls and NaN are a group of their own.
+
+    Numbers with many values are cut at their quartiles. Of more than 300 values the rarest are one
+    group together.
+    """
+    names, codes = _of_numbers(values) if values.dtype.kind in "fiu" else _of_texts(values)
     codes = codes.astype(np.int64)
     count = np.bincount(codes, minlength=len(names))
+
     if int((count > 0).sum()) > _MOST_GROUPS:
         rare = np.ones(len(names), dtype=bool)
         rare[np.lexsort((np.arange(len(names)), -count))[: _MOST_GROUPS - 1]] = False
         codes, names = np.where(rare[codes], len(names), codes), [*names, OTHERS]
         count = np.bincount(codes, minlength=len(names))
+
     present = np.flatnonzero(count)
     renumbered = np.full(len(names), -1, dtype=np.int64)
     renumbered[present] = np.arange(len(present))
     return Groups(tuple(names[index] for index in present), renumbered[codes])
 
 
+def _of_numbers(values: NDArray[Any]) -> tuple[list[str], Codes]:
+    numbers = values.astype(np.float64)
+    known = ~np.isnan(numbers)
+    distinct = np.unique(numbers[known])
+    if len(distinct) <= _MOST_VALUES:
+        codes = np.where(known, np.searchsorted(distinct, numbers), len(distinct))
+        return [*(f"{number:g}" for number in distinct), MISSING], codes
+
+    edges = np.unique(np.quantile(numbers[known], (0.25, 0.5, 0.75), method="higher"))
+    names = [
+        f"below {edges[0]:g}",
+        *(f"{a:g} to below {b:g}" for a, b in pairwise(edges)),
+        f"{edges[-1]:g} or more",
+    ]
+    codes = np.where(known, np.searchsorted(edges, numbers, side="right"), len(names))
+    return [*names, MISSING], codes
+
+
+def _of_texts(values: NDArray[Any]) -> tuple[list[str], Codes]:
+    if not len(values):
+        return [], np.zeros(0, dtype=np.int64)
+    texts = [
+        MISSING if value is None or value != value else str(value) for value in values.tolist()
+    ]
+    distinct, codes = np.unique(np.array(texts), return_inverse=True)
+    return [str(text) for text in distinct], codes
+
+
 def slices(
     y: Array,
     p: Array,
     columns: Mapping[str, NDArray[Any]],
+    days: Codes,
     primary: str,
     seed: int = bootstrap.SEED,
 ) -> list[Slice]:
     """The primary metric in every slice of every column, in the columns' order, then by value."""
+    examine = _row_wise if primary in ROW_WISE else _ranking
     found: list[Slice] = []
     for column, values in columns.items():
-        groups = grouping(values)
-        found += (
-            _row_wise(y, p, column, groups, primary, seed)
-            if primary in ROW_WISE
-            else _ranking(y, p, column, groups, primary, seed)
-        )
+        found += examine(y, p, column, grouping(values), days, primary, seed)
     return found
 
 
@@ -152,50 +160,54 @@ def measure(
 
 
 def _row_wise(
-    y: Array, p: Array, column: str, groups: Groups, primary: str, seed: int
+    y: Array, p: Array, column: str, groups: Groups, days: Codes, primary: str, seed: int
 ) -> list[Slice]:
-    means = bootstrap.group_means(
-        groups.codes, len(groups.names), row_metric(primary, y, p)[:, None], seed=seed
-    )
-    plain = bootstrap.group_means(
-        groups.codes, len(groups.names), np.stack([y, p], axis=1), resamples=0
-    )
-    overall = float(row_metric(primary, y, p).mean()) if len(y) else np.nan
+    count, losses = len(groups.names), row_metric(primary, y, p)
+    means = bootstrap.group_means(groups.codes, count, losses[:, None], days, seed=seed)
+    plain = bootstrap.group_means(groups.codes, count, np.column_stack([y, p]), days, resamples=0)
+    overall = float(losses.mean()) if len(y) else np.nan
+    gaps = means.samples[:, :, 0] - means.overall
     return [
         Slice(
-            column, name, int(means.n[g]), float(plain.values[g, 0]), float(plain.values[g, 1]),
-            float(means.values[g, 0]), percentile_interval(means.samples[:, g, 0]),
-            float(means.values[g, 0]) - overall, percentile_interval(means.samples[:, g, 0] - means.overall[:, 0]),
+            column=column,
+            value=name,
+            n=int(means.n[g]),
+            base_rate=float(plain.values[g, 0]),
+            predicted=float(plain.values[g, 1]),
+            metric=float(means.values[g, 0]),
+            interval=percentile_interval(means.samples[:, g, 0], means.days),
+            gap=float(means.values[g, 0]) - overall,
+            gap_interval=percentile_interval(gaps[:, g], means.days),
         )
         for g, name in enumerate(groups.names)
-    ]  # fmt: skip
+    ]
 
 
 def _ranking(
-    y: Array, p: Array, column: str, groups: Groups, primary: str, seed: int
+    y: Array, p: Array, column: str, groups: Groups, days: Codes, primary: str, seed: int
 ) -> list[Slice]:
     index, sign = NAMES.index(primary), -1.0 if primary in HIGHER_IS_BETTER else 1.0
     overall = float(Ranked(y, p).metrics()[index]) if len(y) else np.nan
     found: list[Slice] = []
     for g, name in enumerate(groups.names):
         rows = groups.codes == g
+        own_days = bootstrap.number_days(days[rows])
         compared = bootstrap.compare(
-            y[rows], {"slice": p[rows]}, resamples=_RANKING_RESAMPLES, seed=seed
+            y[rows], {"slice": p[rows]}, _RANKING_RESAMPLES, seed, own_days
         )
         value, interval = compared.value("slice", primary), compared.interval("slice", primary)
         ends = sorted((sign * (interval.low - overall), sign * (interval.high - overall)))
-        gap = Interval(*ends) if not np.isnan(ends).any() else NO_INTERVAL
         found.append(
             Slice(
-                column,
-                name,
-                int(rows.sum()),
-                float(y[rows].mean()),
-                float(p[rows].mean()),
-                value,
-                interval,
-                sign * (value - overall),
-                gap,
+                column=column,
+                value=name,
+                n=int(rows.sum()),
+                base_rate=float(y[rows].mean()),
+                predicted=float(p[rows].mean()),
+                metric=value,
+                interval=interval,
+                gap=sign * (value - overall),
+                gap_interval=NO_INTERVAL if np.isnan(ends).any() else Interval(*ends),
             )
         )
     return found

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_ROW_NOTE = (
-    "Intervals draw rows; rows of one day are alike, so they understate how other days may differ."
+_DAY_NOTE = (
+    "Intervals draw whole days, since rows of one day are alike. "
+    f"Fewer than {bootstrap.MIN_DAYS} test days give no interval, and gates are then unknown."
 )
 _DPI = 100  # sharp enough on a page, small enough for the Dagster UI: laying a figure out twice costs more than either
 
@@ -53,16 +54,14 @@ def performance(
     notes: Sequence[str] = (),
 ) -> Examined:
     """The candidate against the baseline and the champion (None before the first release) on the same test rows."""
-    primary = evidence.pipeline.gates.primary
     predictions = {performances.CANDIDATE: evidence.p, performances.BASELINE: baseline}
     if champion is not None:
         predictions[performances.CHAMPION] = champion
-    compared = bootstrap.compare(evidence.y, predictions)
+    compared = bootstrap.compare(evidence.y, predictions, days=evidence.days)
     measures = performances.measures(compared, evidence.y, predictions, champion_digest)
-    measures += performances.by_day(evidence.y, predictions, primary, evidence.days)
     told = [
         f"{len(compared.samples[performances.CANDIDATE]):,} bootstrap resamples, the same for all models; calibration error over {BINS} bins of equal size.",
-        f"{_ROW_NOTE} The last line of the differences draws whole days instead.",
+        _DAY_NOTE,
         *(
             []
             if champion is not None
@@ -87,11 +86,6 @@ def performance(
     ]
     others = [model for model in predictions if model != performances.CANDIDATE]
     kinds = [(figures.TITLES[metric], f"{metric}_worse_by") for metric in NAMES]
-    if any(measure.name == f"{primary}_worse_by_days" for measure in measures):
-        days = len(np.unique(evidence.days))
-        kinds.append(
-            (f"{figures.TITLES[primary]}, drawing whole days ({days})", f"{primary}_worse_by_days")
-        )
     differences = [
         [title, *(_shown(report.measure(name, other), sign=True) for other in others)]
         for title, name in kinds
@@ -129,7 +123,9 @@ def slices(evidence: Evidence) -> Examined:
     """The primary metric in every declared slice."""
     pipeline, options = evidence.pipeline, evidence.pipeline.gates
     primary = options.primary
-    found = slicing.slices(evidence.y, evidence.p, _columns(evidence, pipeline.slices), primary)
+    found = slicing.slices(
+        evidence.y, evidence.p, _columns(evidence, pipeline.slices), evidence.days, primary
+    )
     overall = bootstrap.compare(evidence.y, {"all": evidence.p}, resamples=0).value("all", primary)
     measures = [slicing.measure(primary, overall, evidence.n), *slicing.measures(found, primary)]
     notes = [f"Slices below {options.min_slice_rows} rows are shown hollow and not judged."]
@@ -203,6 +199,7 @@ def fairness(evidence: Evidence) -> Examined:
             evidence.y,
             evidence.p,
             slicing.grouping(columns[group.column]),
+            evidence.days,
             group.column,
             group.threshold,
             options.min_slice_rows,
@@ -284,7 +281,9 @@ def explainability(evidence: Evidence) -> Examined:
     rows = explaining.sample_rows(evidence.n)
     values, program = evidence.matrix[rows], evidence.program
     parts, sums = evidence.model.contributions(values, program.categorical, threads())
-    found = explaining.explain(parts, sums, values, program.names, evidence.n, evidence.model.unit)
+    found = explaining.explain(
+        parts, sums, values, program.names, evidence.days[rows], evidence.n, evidence.model.unit
+    )
     # What is explained must be what the model answers: calibrated, it gives the probability again.
     again = evidence.model.probability(sums)
     difference = float(np.abs(again - evidence.p[rows]).max()) if found.n else np.nan
@@ -338,6 +337,7 @@ def robustness(evidence: Evidence) -> Examined:
         evidence.model.predict,
         evidence.matrix,
         evidence.y,
+        evidence.days,
         program.names,
         program.categorical,
         sources,

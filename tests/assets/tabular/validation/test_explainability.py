@@ -36,11 +36,17 @@ def _model(n: int = 800):
     return booster, matrix
 
 
+def _days(matrix: np.ndarray) -> np.ndarray:
+    return np.arange(len(matrix)) % 10
+
+
 def test_contributions_and_bias_add_up_to_the_margin() -> None:
     model, matrix = _model()
     parts, margins = contributions(model, matrix, (False, False, True))
     assert parts.shape == (len(matrix), 4)
-    found = explainability.explain(parts, margins, matrix, ("strong", "useless", "kind"), 5_000)
+    found = explainability.explain(
+        parts, margins, matrix, ("strong", "useless", "kind"), _days(matrix), 5_000
+    )
     assert found.additivity_error < ADDITIVITY_TOLERANCE
     assert (found.n, found.of) == (800, 5_000)
 
@@ -49,7 +55,11 @@ def test_the_deciding_feature_comes_first_and_every_importance_has_an_interval()
     model, matrix = _model()
     names = ("strong", "useless", "kind")
     found = explainability.explain(
-        *contributions(model, matrix, (False, False, True)), matrix, names, len(matrix)
+        *contributions(model, matrix, (False, False, True)),
+        matrix,
+        names,
+        _days(matrix),
+        len(matrix),
     )
     assert [names[index] for index in found.ranking] == ["strong", "kind", "useless"]
     assert found.importance == pytest.approx(np.abs(found.contributions).mean(axis=0))
@@ -67,7 +77,7 @@ def test_contributions_that_do_not_add_up_are_told() -> None:
     model, matrix = _model(50)
     parts, margins = contributions(model, matrix, (False, False, True))
     assert explainability.explain(
-        parts, margins + 0.1, matrix, ("a", "b", "c"), 50
+        parts, margins + 0.1, matrix, ("a", "b", "c"), _days(matrix), 50
     ).additivity_error == pytest.approx(0.1, abs=1e-3)
 
 

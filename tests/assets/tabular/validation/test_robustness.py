@@ -27,7 +27,14 @@ def _rows(n: int = 3_000) -> tuple[np.ndarray, np.ndarray]:
 def _effects(predict=_predict, **options):
     matrix, y = _rows()
     found = robustness.robustness(
-        predict, matrix, y, NAMES, CATEGORICAL, {"weather": ("strong", "weak")}, **options
+        predict,
+        matrix,
+        y,
+        np.arange(len(y)) % 10,
+        NAMES,
+        CATEGORICAL,
+        {"weather": ("strong", "weak")},
+        **options,
     )
     return found, {effect.group: effect for effect in found.effects}
 
@@ -54,7 +61,8 @@ def test_inputs_are_left_alone_and_equal_seeds_give_equal_results() -> None:
     matrix, y = _rows()
     before = matrix.copy()
     first, second = (
-        robustness.robustness(_predict, matrix, y, NAMES, CATEGORICAL, {}) for _ in range(2)
+        robustness.robustness(_predict, matrix, y, np.arange(len(y)) % 10, NAMES, CATEGORICAL, {})
+        for _ in range(2)
     )
     assert np.array_equal(matrix, before)
     assert first == second
@@ -78,4 +86,6 @@ def test_predictions_that_are_no_probabilities_are_counted() -> None:
 def test_a_matrix_that_does_not_fit_is_refused() -> None:
     matrix, y = _rows(20)
     with pytest.raises(ValueError, match="must fit"):
-        robustness.robustness(_predict, matrix[:, :2], y, NAMES, CATEGORICAL, {})
+        robustness.robustness(
+            _predict, matrix[:, :2], y, np.arange(len(y)) % 10, NAMES, CATEGORICAL, {}
+        )

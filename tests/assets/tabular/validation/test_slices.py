@@ -20,7 +20,7 @@ def _bad_in(place: str, n: int = 4_000) -> tuple[np.ndarray, np.ndarray, np.ndar
 @pytest.mark.parametrize("primary", ["log_loss", "brier", "roc_auc"])
 def test_the_bad_slice_has_the_greatest_gap(primary: str) -> None:
     y, p, origin = _bad_in("JFK")
-    found = slices.slices(y, p, {"origin": origin}, primary)
+    found = slices.slices(y, p, {"origin": origin}, np.arange(len(y)) % 20, primary)
     worst = max(found, key=lambda each: each.gap)
     assert [each.value for each in found] == ["EWR", "JFK", "LGA"]
     assert worst.value == "JFK"
@@ -31,7 +31,10 @@ def test_the_bad_slice_has_the_greatest_gap(primary: str) -> None:
 
 def test_slice_values_equal_values_by_hand() -> None:
     y, p, origin = _bad_in("JFK")
-    found = {each.value: each for each in slices.slices(y, p, {"origin": origin}, "brier")}
+    found = {
+        each.value: each
+        for each in slices.slices(y, p, {"origin": origin}, np.arange(len(y)) % 20, "brier")
+    }
     rows = origin == "EWR"
     assert found["EWR"].metric == pytest.approx(((p - y)[rows] ** 2).mean())
     assert found["EWR"].base_rate == pytest.approx(y[rows].mean())
@@ -62,14 +65,20 @@ def test_rare_values_are_looked_at_together() -> None:
 
 def test_no_rows_give_no_slices() -> None:
     assert (
-        slices.slices(np.zeros(0), np.zeros(0), {"origin": np.zeros(0, dtype=object)}, "log_loss")
+        slices.slices(
+            np.zeros(0),
+            np.zeros(0),
+            {"origin": np.zeros(0, dtype=object)},
+            np.zeros(0, dtype=int),
+            "log_loss",
+        )
         == []
     )
 
 
 def test_measures_tell_metric_gap_and_n_of_every_slice() -> None:
     y, p, origin = _bad_in("LGA", 600)
-    found = slices.slices(y, p, {"origin": origin}, "log_loss")
+    found = slices.slices(y, p, {"origin": origin}, np.arange(len(y)) % 20, "log_loss")
     measures = slices.measures(found, "log_loss")
     assert {(measure.name, measure.group) for measure in measures} >= {
         ("gap", "origin=LGA"),
