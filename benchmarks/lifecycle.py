@@ -148,13 +148,18 @@ def call(asset: dg.AssetsDefinition, resources: dict[str, Any]) -> None:
 
 
 def execute(
-    running: Platform, job: str, selection: Sequence[dg.AssetKey], tags: dict[str, str]
+    running: Platform,
+    job: str,
+    selection: Sequence[dg.AssetKey],
+    tags: dict[str, str],
+    config: dict[str, Any] | None = None,
 ) -> None:
+    """Execute the selected assets of a job in this process."""
     done = running.definitions.resolve_job_def(job).execute_in_process(
         instance=running.instance,
         asset_selection=list(selection),
         tags=tags,
-        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **(config or {})},
     )
     assert done.success
 
