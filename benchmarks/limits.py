@@ -1,6 +1,6 @@
 """Where the limits of `flight_delays` come from: candidates of January to March 2013, and no later day.
 
-`python -m benchmarks.limits` lands these three months, trains a candidate for each of five weeks,
+`python -m benchmarks.limits` lands these three months, trains a candidate for each of eight weeks,
 and prints the number that each gate judges (an end of an interval) beside the declared limit. For
 the monitor of drift it compares every day after a training set, up to 31 March, with that set. The
 demo replays later months, so what they show is out of sample.
@@ -14,19 +14,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
+from itertools import pairwise
 
 import numpy as np
 
 from assets.names import BUNDLE, CANDIDATE, DAY, FEATURES, TRAINING_SET, asset_key, asset_path
 from assets.reporting.report import Measure
 from assets.reporting.tables import markdown_table, number
-from assets.tabular.validation import gates
+from assets.tabular.validation import bootstrap, evidence as evidences, gates
+from assets.tabular.validation.evidence import Evidence, Matrix
+from assets.tabular.validation.examinations import performance
 from benchmarks.lifecycle import FIRST, LAST, execute, landed
+from bundle.models.model import Model
 from pipelines.flight_delays import pipeline
 from sensors import jobs
 from tests.support.platform import Platform
 
-WEEKS = tuple(date(2013, 3, 3) + 7 * DAY * week for week in range(5))
+WEEKS = tuple(date(2013, 2, 10) + 7 * DAY * week for week in range(8))
 MARGIN = 0.25
 
 
@@ -44,9 +48,10 @@ def main() -> None:
             jobs.keys(pipeline, "landed_once", "ingested"),
             whole,
         )
-        candidates = [train(running, as_of) for as_of in WEEKS]
+        trained = [train(running, as_of) for as_of in WEEKS]
         shares = [share for as_of in WEEKS for share in drift_shares(running, as_of)]
 
+    candidates = [measures for measures, _ in trained]
     rows = []
     for rule, limit, read in (
         ("max_calibration_error", declared.max_calibration_error, calibration_error),
@@ -62,6 +67,13 @@ def main() -> None:
     margin = -max(worse) - MARGIN * abs(max(worse))
     baseline = number(declared.baseline_margin)
     rows.append(["baseline_margin", *map(number, worse), number(margin), baseline])
+    # Each week's candidate against the one before, had that been the champion.
+    followers = [
+        bootstrapped(evidence, before.program.matrix(evidence.frame), before.model)
+        for (_, before), (_, evidence) in pairwise(trained)
+    ]
+    allowed = number(max(followers) * (1 + MARGIN)), number(declared.champion_margin)
+    rows.append(["champion_margin", "–", *map(number, followers), *allowed])
     areas = [roc_auc(measures) for measures in candidates]
     least = 0.5 + (min(areas) - 0.5) * (1 - MARGIN)
     rows.append(["min_roc_auc", *map(number, areas), number(least), number(declared.min_roc_auc)])
@@ -75,8 +87,19 @@ def main() -> None:
     )
 
 
-def train(running: Platform, as_of: date) -> list[Measure]:
-    """All measures of the validation reports of a candidate that stands on `as_of`."""
+def bootstrapped(evidence: Evidence, matrix: Matrix, champion: Model) -> float:
+    """The upper end of how much worse a candidate is than a champion on its own test rows."""
+    compared = bootstrap.compare(
+        evidence.y,
+        {"candidate": evidence.p, "champion": champion.predict(matrix)},
+        days=evidence.days,
+    )
+    _, interval = performance.worse_by(compared, "champion", pipeline.gates.primary)
+    return interval.high
+
+
+def train(running: Platform, as_of: date) -> tuple[list[Measure], Evidence]:
+    """A candidate that stands on `as_of`: all measures of its reports, and its evidence."""
     from assets.tabular.training.candidate import FACTS, CandidateFacts
 
     wanted = [
@@ -94,7 +117,8 @@ def train(running: Platform, as_of: date) -> list[Measure]:
     facts = CandidateFacts.decode(running.artifacts.get("candidates", digest)[FACTS])
     assert facts.as_of == as_of.isoformat()
     reports = gates.stored(running.reports, pipeline, as_of, digest)
-    return [measure for report in reports.values() if report for measure in report.measures]
+    measures = [measure for report in reports.values() if report for measure in report.measures]
+    return measures, evidences.load(pipeline, running.lake, running.artifacts)
 
 
 def drift_shares(running: Platform, as_of: date) -> list[float]:

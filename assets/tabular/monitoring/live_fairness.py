@@ -18,8 +18,8 @@ from assets.tabular.validation.examinations.slices import grouping
 if TYPE_CHECKING:
     import polars as pl
 
+    from declare.gates import Fairness
     from declare.tabular import Tabular
-    from declare.validation import Fairness
 
 Result = tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]
 

@@ -89,7 +89,7 @@ def _asset(
 
 
 def _stored(
-    pipeline: Pipeline, reports: Reports, examined: "Examined"
+    pipeline: Tabular, reports: Reports, examined: "Examined"
 ) -> dg.MaterializeResult[None]:
     """Store a report with its page and show it: link, plots, telling numbers, a check per gate."""
     report = examined.report
