@@ -41,32 +41,37 @@ def build(pipeline: Tabular) -> list[dg.AssetsDefinition]:
 
     def compared(lake: Lake, artifacts: Artifacts, ledger: Ledger) -> "Examined":
         from assets.tabular.validation import evidence as evidences
-        from assets.tabular.validation.pages import examined as examinations
+        from assets.tabular.validation.pages.performance import performance
 
         evidence = evidences.load(pipeline, lake, artifacts)
         baseline = evidences.baseline_predictions(evidence, artifacts)
         champion = evidences.champion(pipeline, ledger, artifacts)
         if champion is None:
-            return examinations.performance(evidence, baseline, None, None)
+            return performance(evidence, baseline, None, None)
         predicted, notes = evidences.champion_predictions(champion, evidence, lake)
-        return examinations.performance(evidence, baseline, predicted, champion.digest, notes)
+        return performance(evidence, baseline, predicted, champion.digest, notes)
 
     @_asset(pipeline, gates.PERFORMANCE, BASELINE)
-    def performance(lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger) -> Result:
+    def compared_performance(
+        lake: Lake, artifacts: Artifacts, reports: Reports, ledger: Ledger
+    ) -> Result:
         yield _stored(pipeline, reports, compared(lake, artifacts, ledger))
 
     def alone(name: str) -> dg.AssetsDefinition:
         @_asset(pipeline, name)
         def validation(lake: Lake, artifacts: Artifacts, reports: Reports) -> Result:
             from assets.tabular.validation import evidence as evidences
-            from assets.tabular.validation.pages import examined as examinations
+            from assets.tabular.validation.pages.alone import ALONE
 
             evidence = evidences.load(pipeline, lake, artifacts)
-            yield _stored(pipeline, reports, examinations.ALONE[name](evidence))
+            yield _stored(pipeline, reports, ALONE[name](evidence))
 
         return validation
 
-    return [performance, *(alone(name) for name in gates.REPORTS if name != gates.PERFORMANCE)]
+    return [
+        compared_performance,
+        *(alone(name) for name in gates.REPORTS if name != gates.PERFORMANCE),
+    ]
 
 
 def _asset(
