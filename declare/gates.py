@@ -18,10 +18,13 @@ class Gates(Declared):
 
     Margins are in units of the metric.
 
-    `primary` is compared on the same test rows with the baseline and with the champion, by a paired
-    bootstrap. The candidate must not be worse than the champion by more than `champion_margin`
-    (upper end of the interval). It must beat the baseline by `baseline_margin`; a negative margin
-    lets it be that much worse.
+    An estimate is judged by the end of its interval that speaks against the candidate: the upper
+    end of an error, a loss or a gap, the lower end of `min_roc_auc`. Intervals draw whole test days
+    and exist from five days on; a missing number or interval is unknown and refuses the release.
+
+    `primary` is compared on the same test rows with the baseline and with the champion, paired. The
+    candidate must not be worse than the champion by more than `champion_margin`. It must beat the
+    baseline by `baseline_margin`; a negative margin lets it be that much worse.
 
     `max_slice_gap` bounds how much worse than overall a slice may surely be (lower end of its
     interval, since with many slices some look bad by chance). `max_missing_loss` bounds what one
