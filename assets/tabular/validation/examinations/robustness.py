@@ -98,14 +98,26 @@ def robustness(
         columns += [row_metric(loss, labels, kept) - before, np.abs(kept - original)]
 
     table = np.stack(columns, axis=1) if columns else np.zeros((len(labels), 0))
-    drawn = bootstrap.number_days(days[chosen])
-    intervals = bootstrap.means(table, drawn, resamples=400, seed=seed)
-    middle = table.mean(axis=0) if len(labels) else np.full(table.shape[1], np.nan)
-    effects = tuple(
+    effects = _effects(kinds, table, invalid, bootstrap.number_days(days[chosen]), seed)
+    overall = float(before.mean()) if len(labels) else np.nan
+    return Robustness(len(labels), len(y), loss, overall, effects)
+
+
+def _effects(
+    kinds: Sequence[tuple[str, str]],
+    table: Array,
+    invalid: Sequence[int],
+    days: Codes,
+    seed: int,
+) -> tuple[Effect, ...]:
+    """One effect for each two columns of `table`: its rows' loss increases and shifts."""
+    intervals = bootstrap.means(table, days, resamples=400, seed=seed)
+    middle = table.mean(axis=0) if len(table) else np.full(table.shape[1], np.nan)
+    return tuple(
         Effect(
             kind=kind,
             name=name,
-            n=len(labels),
+            n=len(table),
             loss_increase=float(middle[2 * i]),
             loss_interval=intervals[2 * i],
             shift=float(middle[2 * i + 1]),
@@ -114,8 +126,6 @@ def robustness(
         )
         for i, (kind, name) in enumerate(kinds)
     )
-    overall = float(before.mean()) if len(labels) else np.nan
-    return Robustness(len(labels), len(y), loss, overall, effects)
 
 
 def measures(found: Robustness) -> list[Measure]:
