@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 GROUP = "data"
 LATE_SHARE = 0.2
-"""Share of late rows in a day's delivery above which the lateness check warns: a few stragglers are everyday business."""
+"""Share of late rows in a day's delivery above which the lateness check warns.
+
+A few stragglers are everyday business."""
+
+Metadata = dict[str, dg.MetadataValue]
 
 
 def build(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -48,53 +52,77 @@ def _raw(pipeline: Pipeline, source: Source) -> dg.AssetsDefinition:
     def raw(
         context: dg.AssetExecutionContext, landing: Landing, lake: Lake, reports: Reports
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        from assets.data import docs
         from assets.data.ingest import collect, examine, store, with_history
 
         wanted = keys_to_days(context.partition_keys) if source.daily else []
         examined = examine(pipeline, source, collect(pipeline, source, wanted, landing), wanted)
-        result = docs.report(pipeline.name, examined, pipeline.start)
-        pages = docs.pages(result, examined)
-        link = save_report(reports, result, pages)
-        shown: dict[str, dg.MetadataValue] = {
-            "report": dg.MetadataValue.url(link),
-            "result": dg.MetadataValue.md(docs.markdown(examined)),
-        }
-        if docs.DATA_DOCS in pages:
-            shown["data_docs"] = dg.MetadataValue.url(link + docs.DATA_DOCS)
+        shown = _reported(pipeline, examined, reports)
         if examined.refused is not None:
-            yield dg.AssetCheckResult(
-                asset_key=key,
-                check_name="contract",
-                passed=False,
-                description=examined.refused,
-                metadata=shown,
-            )
+            yield _refusal(key, examined.refused, shown)
             raise dg.Failure(examined.refused, metadata=shown, allow_retries=False)
+
         examined = with_history(pipeline, examined, lake)
         store(pipeline, examined, lake)
-        common: dict[str, dg.MetadataValue] = {
-            "dagster/uri": dg.MetadataValue.text(lake.place(raw_table(pipeline.name, source.name))),
-            "lake_version": dg.MetadataValue.int(
-                lake.version(raw_table(pipeline.name, source.name))
-            ),
-            "report": shown["report"],
-        }
-        whole = {**shown, "dagster/column_schema": dg.MetadataValue.table_schema(_columns(source))}
-        for day in examined.figures if source.daily else ():
-            # A range writes an event a day: each has its day's figures, only the last one says what holds for the whole range.
-            rest = whole if day.day == wanted[-1] else {}
-            context.add_asset_metadata({**_figures(day), **rest}, partition_key=str(day.day))
+        metadata = _of_all(pipeline, source, lake, shown)
+        for partition, told in _by_day(source, examined, shown).items():
+            if partition is None:
+                metadata |= told
+            else:
+                context.add_asset_metadata(told, partition_key=partition)
         yield dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(examined.digest),
-            metadata=common
-            if source.daily
-            else {**common, **whole, **_figures(examined.figures[0])},
+            metadata=metadata,
             check_results=_verdicts(pipeline, source, examined, shown),
         )
 
     return raw
+
+
+def _reported(pipeline: Pipeline, examined: "Examined", reports: Reports) -> Metadata:
+    """Store the report with its pages, and say where they are."""
+    from assets.data import docs
+
+    result = docs.report(pipeline.name, examined, pipeline.start)
+    link = save_report(reports, result, docs.pages(result, examined))
+    return {
+        "report": dg.MetadataValue.url(link),
+        "result": dg.MetadataValue.md(docs.markdown(examined)),
+        "data_docs": dg.MetadataValue.url(link + docs.DATA_DOCS),
+    }
+
+
+def _refusal(key: dg.AssetKey, reason: str, shown: Metadata) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key, check_name="contract", passed=False, description=reason, metadata=shown
+    )
+
+
+def _of_all(pipeline: Pipeline, source: Source, lake: Lake, shown: Metadata) -> Metadata:
+    """What every day's event says: where the rows and the report are."""
+    table = raw_table(pipeline.name, source.name)
+    return {
+        "dagster/uri": dg.MetadataValue.text(lake.place(table)),
+        "lake_version": dg.MetadataValue.int(lake.version(table)),
+        "report": shown["report"],
+    }
+
+
+def _by_day(source: Source, examined: "Examined", shown: Metadata) -> dict[str | None, Metadata]:
+    """What the event of each partition says of its day (None: of a source that lands once).
+
+    A range writes an event a day. Only the last one says what holds for the whole range.
+    """
+    columns = dg.MetadataValue.table_schema(_columns(source))
+    whole: Metadata = {**shown, "dagster/column_schema": columns}
+    last = examined.figures[-1].day
+    return {
+        None if day.day is None else str(day.day): {
+            **_figures(day),
+            **(whole if day.day == last else {}),
+        }
+        for day in examined.figures
+    }
 
 
 def _checks(source: Source, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -125,7 +153,7 @@ def _checks(source: Source, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 
 def _verdicts(
-    pipeline: Pipeline, source: Source, examined: "Examined", shown: dict[str, dg.MetadataValue]
+    pipeline: Pipeline, source: Source, examined: "Examined", shown: Metadata
 ) -> list[dg.AssetCheckResult]:
     rows = sum(day.rows for day in examined.figures)
     kept = f"{examined.broken.height:,} of {rows:,} rows break the contract and are in quarantine"
@@ -137,7 +165,8 @@ def _verdicts(
             metadata={"n": rows, "quarantined": examined.broken.height, **shown},
         )
     ]
-    # The first day of a pipeline brings what was due before it, too: its volume and lateness are no sign of anything.
+    # The first day of a pipeline also brings what was due before it: its volume and lateness say
+    # nothing.
     ordinary = [day for day in examined.figures if day.day != pipeline.start]
     if source.volume is not None:
         low, high = source.volume
@@ -158,19 +187,18 @@ def _verdicts(
 
 
 def _warning(name: str, odd: list[str], limit: str, days: int) -> dg.AssetCheckResult:
-    description = f"{len(odd)} of {days} days outside {limit}" + (
-        ": " + "; ".join(odd[:5]) + (" …" if len(odd) > 5 else "") if odd else ""
-    )
+    listed = ": " + "; ".join(odd[:5]) if odd else ""
+    more = " …" if len(odd) > 5 else ""
     return dg.AssetCheckResult(
         check_name=name,
         passed=not odd,
         severity=dg.AssetCheckSeverity.WARN,
-        description=description,
+        description=f"{len(odd)} of {days} days outside {limit}{listed}{more}",
         metadata={"days": days, "odd_days": len(odd)},
     )
 
 
-def _figures(day: "Figures") -> dict[str, dg.MetadataValue]:
+def _figures(day: "Figures") -> Metadata:
     return {
         "dagster/row_count": dg.MetadataValue.int(day.stored),
         "content_digest": dg.MetadataValue.text(day.digest),

@@ -1,96 +1,145 @@
-"""The contract's result for people: Markdown for the asset graph, a page of our own, and Great Expectations' Data Docs."""
+"""The contract's result for people: Markdown for the asset graph, and the pages of its report.
+
+There are two pages: one of our own, and Great Expectations' Data Docs. Judging rows belongs to
+`assets.data.contract`; what a page is made of belongs to `assets.reporting.page`.
+"""
 
 from __future__ import annotations
 
-import re
 from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from assets.data.ingest import Examined, Figures
 from assets.names import raw_name
 from assets.reporting.page import PAGE, Section, Table, render
 from assets.reporting.report import Measure, Report, Verdict
 
+if TYPE_CHECKING:
+    from great_expectations.render.view import DefaultJinjaPageView
+
 DATA_DOCS = "data_docs.html"
 SHOWN_DAYS = 31
-
-# Great Expectations' page wants Bootstrap, scripts and a logo from elsewhere; ours loads nothing.
-_ELSEWHERE = re.compile(
-    r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<iframe\b.*?</iframe>|<form\b.*?</form>",
-    re.DOTALL | re.IGNORECASE,
-)
-_STYLE = (
-    "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    "<style>body{font:15px/1.5 system-ui,sans-serif;margin:24px;max-width:1100px}table{border-collapse:collapse}"
-    "td,th{border:1px solid #ddd;padding:4px 10px;text-align:left;vertical-align:top}"
-    "button,nav,.modal,#ge-cta-footer,.navbar{display:none}.badge{border:1px solid #bbb;border-radius:4px;padding:0 4px}</style>"
-)
+SHOWN_ROWS = 50
 
 
 def markdown(examined: Examined) -> str:
     """Rules with broken rows, then the newest days."""
-    broken = [rule for rule in examined.judgement.rules if rule.broken]
-    lines = [
-        f"{len(examined.judgement.rules)} rules over {sum(day.rows for day in examined.figures):,} rows.",
-        "",
-    ]
+    rules = examined.judgement.rules
+    lines = [f"{len(rules)} rules over {_landed(examined.figures):,} rows.", ""]
+
+    broken = [rule for rule in rules if rule.broken]
     if broken:
-        lines += [
-            "| broken rule | rows |",
-            "|---|---:|",
-            *(f"| {_cell(rule.text)} | {rule.broken:,} |" for rule in broken),
-            "",
-        ]
-    shown = examined.figures[-SHOWN_DAYS:]
+        lines += ["| broken rule | rows |", "|---|---:|"]
+        lines += [f"| {_cell(rule.text)} | {rule.broken:,} |" for rule in broken]
+        lines.append("")
+
+    shown, earlier = examined.figures[-SHOWN_DAYS:], examined.figures[:-SHOWN_DAYS]
+    lines += ["| day | landed | stored | quarantined | late | files |"]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
     lines += [
-        "| day | landed | stored | quarantined | late | files |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {'once' if day.day is None else day.day} | {day.rows:,} | {day.stored:,} | {day.broken:,} | {day.late:,} | {day.files} |"
+        f"| {_day(day)} | {day.rows:,} | {day.stored:,} | {day.broken:,} | {day.late:,} "
+        f"| {day.files} |"
         for day in shown
     ]
-    earlier = examined.figures[: -len(shown)]
     if earlier:
-        lines += [
-            "",
-            f"and {len(earlier)} earlier days with {sum(day.rows for day in earlier):,} rows, {sum(day.broken for day in earlier):,} quarantined",
-        ]
+        aside = sum(day.broken for day in earlier)
+        lines.append("")
+        lines.append(
+            f"and {len(earlier)} earlier days with {_landed(earlier):,} rows, {aside:,} quarantined"
+        )
     return "\n".join(lines)
 
 
 def report(pipeline: str, examined: Examined, today: date) -> Report:
     """The contract's result as a stored report; `today` stands for sources that land once."""
-    rows, broken = (
-        sum(day.rows for day in examined.figures),
-        sum(day.broken for day in examined.figures),
-    )
+    rows = _landed(examined.figures)
+    broken = sum(day.broken for day in examined.figures)
     limit = examined.source.refuses_above
+    kept = f"{broken} of {rows} rows break the contract; no day has more than {limit:.1%} of them"
     verdict = Verdict(
-        rule="contract", passed=examined.refused is None, value=broken / rows if rows else 0.0, limit=limit, n=rows,
-        reason=examined.refused or f"{broken} of {rows} rows break the contract; no day has more than {limit:.1%} of them",
-    )  # fmt: skip
-    measures = tuple(
+        rule="contract",
+        passed=examined.refused is None,
+        value=broken / rows if rows else 0.0,
+        limit=limit,
+        n=rows,
+        reason=examined.refused or kept,
+    )
+    measures = [
         Measure(name="broken_rows", value=rule.broken, n=rows, group=rule.text)
         for rule in examined.judgement.rules
-    )
+    ]
     return Report(
-        pipeline=pipeline, name=raw_name(examined.source.name), subject=examined.digest,
-        day=max(examined.days, default=today), measures=measures, verdicts=(verdict,),
-    )  # fmt: skip
+        pipeline=pipeline,
+        name=raw_name(examined.source.name),
+        subject=examined.digest,
+        day=max(examined.days, default=today),
+        measures=tuple(measures),
+        verdicts=(verdict,),
+    )
 
 
 def pages(result: Report, examined: Examined) -> dict[str, bytes]:
-    """Pages of the report. Data Docs cost a third of a second: clean single days, the nightly case, have none."""
+    """The pages of the report: our own, and Great Expectations' Data Docs."""
     source = examined.source
+    facts = [
+        ("rows landed", f"{_landed(examined.figures):,}"),
+        ("quarantined", f"{examined.broken.height:,}"),
+        ("days", f"{len(examined.figures):,}"),
+    ]
+    page = render(
+        result,
+        f"Contract of {source.name}",
+        source.description or "Landed rows against their declared columns.",
+        facts,
+        _sections(examined),
+    )
+    return {PAGE: page, DATA_DOCS: data_docs(examined)}
+
+
+def data_docs(examined: Examined) -> bytes:
+    """Great Expectations' Data Docs of the validation.
+
+    Its renderer and its view draw every section. Only the frame around them is ours: the one of
+    Great Expectations loads scripts, styles and a logo from elsewhere.
+    """
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+
+    content = ValidationResultsPageRenderer().render(examined.judgement.result)
+    title = f"Data Docs of {examined.source.name}"
+    return str(_view().render(content, template=DATA_DOCS, title=title)).encode()
+
+
+@cache
+def _view() -> DefaultJinjaPageView:
+    """One view per process: compiling its templates costs far more than drawing a page."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView(
+        custom_styles_directory=str(files("assets.reporting") / "templates"),
+        custom_views_directory=str(files("assets.data") / "templates"),
+    )
+
+
+def _sections(examined: Examined) -> list[Section]:
+    """Broken rows if there are any, then rules and days."""
     rules = Table(
         ("rule", "rows that break it"),
         [(rule.text, f"{rule.broken:,}") for rule in examined.judgement.rules],
     )
-    days = Table(
-        ("day", "landed", "stored", "quarantined", "late", "longest delay (days)", "files", "digest"),
-        [_row(figures) for figures in examined.figures],
+    header = (
+        "day", "landed", "stored", "quarantined", "late", "longest delay (days)", "files", "digest",
     )  # fmt: skip
-    samples = examined.broken.head(50)
+    days = Table(header, [_row(figures) for figures in examined.figures])
+    sections = [
+        Section("Rules", "Derived from the declared columns.", tables=[rules]),
+        Section("Days", tables=[days]),
+    ]
+
+    samples = examined.broken.head(SHOWN_ROWS)
+    if samples.is_empty():
+        return sections
     where = Table(
         ("file", "row", "reason", "record"),
         [
@@ -99,54 +148,29 @@ def pages(result: Report, examined: Examined) -> dict[str, bytes]:
         ],
         frozenset({2, 3}),
     )
-    sections = [
-        Section("Rules", "Derived from the declared columns.", tables=[rules]),
-        Section("Days", tables=[days]),
-    ]
-    if samples.height:
-        sections.insert(
-            0,
-            Section(
-                "Broken rows",
-                f"The first {samples.height} of {examined.broken.height:,}.",
-                tables=[where],
-            ),
-        )
-    facts = [
-        ("rows landed", f"{sum(day.rows for day in examined.figures):,}"),
-        ("quarantined", f"{examined.broken.height:,}"),
-        ("days", f"{len(examined.figures):,}"),
-    ]
-    found = {
-        PAGE: render(
-            result,
-            f"Contract of {source.name}",
-            source.description or "Landed rows against their declared columns.",
-            facts,
-            sections,
-        )
-    }
-    if (samples.height or len(examined.figures) > 1) and examined.judgement.results:
-        found[DATA_DOCS] = data_docs(examined)
-    return found
-
-
-def data_docs(examined: Examined) -> bytes:
-    """Great Expectations' own page of the validation, with nothing left in it that is loaded from elsewhere."""
-    from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
-
-    content = ValidationResultsPageRenderer().render(examined.judgement.merged())
-    html = str(DefaultJinjaPageView().render(content))
-    return _ELSEWHERE.sub("", html).replace("<head>", f"<head>{_STYLE}", 1).encode()
+    text = f"The first {samples.height} of {examined.broken.height:,}."
+    return [Section("Broken rows", text, tables=[where]), *sections]
 
 
 def _row(figures: Figures) -> tuple[str, ...]:
-    day = "once" if figures.day is None else figures.day.isoformat()
     return (
-        day, f"{figures.rows:,}", f"{figures.stored:,}", f"{figures.broken:,}", f"{figures.late:,}", str(figures.latest), str(figures.files),
+        _day(figures),
+        f"{figures.rows:,}",
+        f"{figures.stored:,}",
+        f"{figures.broken:,}",
+        f"{figures.late:,}",
+        str(figures.latest),
+        str(figures.files),
         figures.digest[:16],
-    )  # fmt: skip
+    )
+
+
+def _landed(days: tuple[Figures, ...]) -> int:
+    return sum(day.rows for day in days)
+
+
+def _day(figures: Figures) -> str:
+    return "once" if figures.day is None else figures.day.isoformat()
 
 
 def _cell(text: str) -> str:

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 NEWEST = 25
 """Reports on the root page."""
 
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'none'"
+"""What a browser may load for a stored page: nothing from another host.
+
+Pages of libraries (Evidently's) run scripts of their own, so scripts within a page are allowed."""
+
 
 class Handler(SimpleHTTPRequestHandler):
     """Files below a folder, and the overview at the root."""
@@ -61,6 +66,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", POLICY)
         super().end_headers()
 
     def _answer(self, page: bytes, body: bool) -> None:

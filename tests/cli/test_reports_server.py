@@ -54,6 +54,18 @@ def store(local: Settings, pipeline: str = "tiny", subject: str = BUNDLE) -> str
     return save_report(reports, report, {"index.html": b"<p>the page</p>"})
 
 
+def test_no_page_lets_a_browser_load_anything_from_another_host(
+    local: Settings, client: httpx.Client
+) -> None:
+    link = store(local)
+    for place in ("/", link, f"{link}nothing.html"):
+        policy = client.get(place).headers["content-security-policy"]
+        sources = policy.partition("default-src ")[2].partition(";")[0].split()
+        outside = set(sources) - {"'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"}
+        assert sources
+        assert not outside
+
+
 def test_before_anything_is_stored_the_root_says_so_and_links_to_the_others(
     local: Settings, client: httpx.Client
 ) -> None:

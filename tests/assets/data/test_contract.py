@@ -316,23 +316,58 @@ def test_every_declared_rule_becomes_an_expectation() -> None:
     ]  # fmt: skip
 
 
-def test_pages_show_the_result_and_load_nothing_from_elsewhere() -> None:
-    result = examined(good(1), good(2), f"s3,<b>Trier</b>,1,1,true,,{STAMPS}")
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [good(1), good(2)],
+        [good(1), good(2), f"s3,<b>Trier</b>,1,1,true,,{STAMPS}"],
+    ],
+    ids=["no rows", "clean", "broken"],
+)
+def test_every_day_has_its_pages_and_data_docs_that_load_nothing_from_elsewhere(
+    lines: list[str],
+) -> None:
+    result = examined(*lines)
     pages = docs.pages(docs.report("tiny", result, DAY), result)
     assert set(pages) == {"index.html", docs.DATA_DOCS}
+    for name, content in pages.items():
+        page = content.decode()
+        assert "default-src 'none'" in page, name
+        for outside in ("<script", "<link", "<img", "<iframe", 'src="http', "url(http", "url('"):
+            assert outside not in page, (name, outside)
+
+
+def test_pages_show_the_broken_rule_and_escape_landed_text() -> None:
+    result = examined(good(1), good(2), f"s3,<b>Trier</b>,1,1,true,,{STAMPS}")
+    pages = docs.pages(docs.report("tiny", result, DAY), result)
     assert "town is none of" in pages["index.html"].decode()
     assert "<b>Trier" not in pages["index.html"].decode()
-    for name, page in pages.items():
-        for outside in ("<script", "<link", 'src="http', "url(http"):
-            assert outside not in page.decode(), (name, outside)
     assert "town is none of Bonn, Köln | 1 |" in docs.markdown(result)
 
 
-def test_judging_leaves_great_expectations_as_it_was() -> None:
-    import great_expectations.expectations as gx
+def test_data_docs_show_every_rule_with_its_outcome() -> None:
+    rules = len(contract.expectations(shops))
+    kept, failed = "fa-check-circle text-success", "fa-times text-danger"
 
-    rule = gx.ExpectColumnValuesToNotBeNull(column="town")
-    assert examined(good(1)).judgement.rules
-    assert rule.configuration.kwargs["column"] == "town"
-    rule.column = "size"
-    assert rule.configuration.kwargs["column"] == "size"
+    # One icon more speaks of the whole validation.
+    clean = docs.data_docs(examined(good(1), good(2))).decode()
+    assert (clean.count(kept), clean.count(failed)) == (rules + 1, 0)
+
+    broken = docs.data_docs(examined(good(1), good(2), f"s3,Trier,1,1,true,,{STAMPS}")).decode()
+    assert (broken.count(kept), broken.count(failed)) == (rules - 1, 2)
+    assert "Trier" in broken
+
+
+def test_whole_numbers_beside_nulls_are_judged_exactly() -> None:
+    """As floats, the two keys would be one and the same."""
+    numbered = shops.model_copy(update={"keys": ("id", "count"), "refuses_above": 0.0})
+    big = 2**53
+    lines = [
+        f"s1,Bonn,1,{big},true,,{STAMPS}",
+        f"s1,Bonn,1,{big + 1},true,,{STAMPS}",
+        f"s1,Bonn,1,,,,{STAMPS}",
+    ]
+    result = examined(*lines, source=numbered)
+    assert result.broken.rows() == []
+    assert result.rows["count"].to_list() == [None, big, big + 1]

@@ -141,13 +141,11 @@ def test_metadata_says_what_was_stored(platform: Platform) -> None:
         metadata["longest_delay_days"],
     ) == (0, 0, 0)
     assert "| 2024-01-02 | 40 | 40 | 0 | 0 | 1 |" in metadata["result"]
-    page = (
-        platform.place
-        / "reports"
-        / str(metadata["report"]).removeprefix("http://reports/")
-        / "index.html"
-    )
-    assert "every cell reads as its declared kind" in page.read_text()
+    link = str(metadata["report"])
+    folder = platform.place / "reports" / link.removeprefix("http://reports/")
+    assert "every cell reads as its declared kind" in (folder / "index.html").read_text()
+    assert metadata["data_docs"] == f"{link}data_docs.html"
+    assert "Successful Expectations" in (folder / "data_docs.html").read_text()
 
 
 def test_once_sources_are_unpartitioned(platform: Platform) -> None:
