@@ -7,7 +7,7 @@ WORKERS ?= 2
 # Caches of compiled modules make every start of every process faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run demo test test-packages lint stubs format bench bench-serving soak screenshots clean
+.PHONY: help setup run demo test test-packages lint stubs format bench bench-rows bench-serving soak screenshots clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -41,8 +41,11 @@ format: setup  ## let ruff write the code's form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup  ## figures, as ratios against peers, side by side
+bench: setup  ## figures with their limits, as ratios side by side; fails over a limit
 	@$(BIN)/python -m benchmarks
+
+bench-rows: setup  ## features of 33 million rows; fails over a limit
+	@$(BIN)/python -W ignore -m benchmarks.features --tiles 100
 
 bench-serving: setup  ## the endpoint beside MLServer, BentoML, LitServe, FastAPI and mlflow: the table of docs/serving.md
 	@$(BIN)/python -W ignore -m benchmarks.serving $(ARGUMENTS)

@@ -1,12 +1,13 @@
-"""Features: equal to pandas on the year of flights, and 33 million rows in minutes.
+"""Features: equal to pandas on the year of flights, and one day in a fraction of a second.
 
-`python -m benchmarks.features [--rows-only | --year-only] [--tiles 100]` prints one line a figure and ends with JSON.
+`python -m benchmarks.features` measures the year of `flight_delays` (part of `make bench`). With
+`--tiles 100` it computes 33 million rows instead, the year with every flight 100 times
+(`make bench-rows`, several minutes).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.names import DAY
+from benchmarks.figures import Figure, conclude
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,28 +27,24 @@ if TYPE_CHECKING:
     from bundle.features.online import Snapshot
     from declare.tabular import Tabular
 
-MINUTES_LIMIT, MEMORY_LIMIT, DAY_LIMIT = 3.0, 4.0, 0.3
+MINUTES_LIMIT, MEMORY_LIMIT_GB = 3.0, 4.0
+DAY_LIMIT_S, DIFFERENCE_LIMIT = 0.3, 1e-9
 
 
 def main() -> int:
-    """Returns 0 when every figure keeps its limit."""
+    """0 when every figure keeps its limit."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiles", type=int, default=100, help="how often the year is tiled")
-    parser.add_argument("--year-only", action="store_true")
-    parser.add_argument("--rows-only", action="store_true")
+    parser.add_argument("--tiles", type=int, default=0, help="tile the year so often, and time it")
     parser.add_argument("--place", type=Path, help="folder for the data; kept, and used again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         place = options.place or Path(temporary)
         store_year(place)
-        figures: dict[str, Any] = {}
-        if not options.rows_only:
-            figures |= in_process(year, place)
-        if not options.year_only:
-            in_process(store_tiles, place, options.tiles)
-            figures |= in_process(tiled, place, options.tiles)
-    print(json.dumps(figures))
-    return 0 if all(value for name, value in figures.items() if name.endswith("_kept")) else 1
+        if not options.tiles:
+            return conclude(in_process(year, place))
+
+        in_process(store_tiles, place, options.tiles)
+        return conclude(in_process(tiled, place, options.tiles))
 
 
 def in_process(function: Any, *arguments: Any) -> Any:
@@ -60,7 +58,8 @@ def in_process(function: Any, *arguments: Any) -> Any:
         return receiver.recv()
     except EOFError:
         raise RuntimeError(
-            f"{function.__name__} ended without a result, exit code {process.exitcode}; see its output above"
+            f"{function.__name__} ended without a result, exit code {process.exitcode};"
+            " see its output above"
         ) from None
     finally:
         process.join()
@@ -147,7 +146,7 @@ def reader(*folders: Path) -> Reader:
     return read
 
 
-def year(place: Path) -> dict[str, Any]:
+def year(place: Path) -> list[Figure]:
     """The year against the pandas reference, and one day alone."""
     from assets.tabular.features.point_in_time import features, labels, snapshot
     from pipelines.flight_delays import pipeline
@@ -175,20 +174,22 @@ def year(place: Path) -> dict[str, Any]:
     snapshot_seconds, _ = timed(lambda: snapshot(pipeline, days[-1], read))
     labels_seconds, _ = timed(lambda: labels(pipeline, read, days[0], days[-1], days[-1]))
     print(
-        f"year: {computed.height:,} rows in {seconds:.1f} s; pandas reference {slow:.0f} s ({slow / seconds:.0f} x); largest relative difference {difference:.1e}"
+        f"year: {computed.height:,} rows in {seconds:.1f} s; pandas reference {slow:.0f} s"
+        f" ({slow / seconds:.0f} x); largest relative difference {difference:.1e}"
     )
     print(
-        f"one day: {one_early:.3f} s on day 41, {one_late:.3f} s on day 365 (limit {DAY_LIMIT} s); snapshot {snapshot_seconds:.2f} s; labels of the year {labels_seconds:.2f} s"
+        f"one day: {one_early:.3f} s on day 41, {one_late:.3f} s on day 365;"
+        f" snapshot {snapshot_seconds:.2f} s; labels of the year {labels_seconds:.2f} s"
     )
     row = microseconds_a_row(pipeline, computed, snapshot(pipeline, days[-1], read), read)
     print(
-        f"one request, {len(pipeline.features)} features: {row:.1f} µs of CPU (plain Python, parsing of its time included)"
+        f"one request, {len(pipeline.features)} features: {row:.1f} µs of CPU"
+        " (plain Python, parsing of its time included)"
     )
-    return {
-        "row_microseconds": row,
-        "year_rows": computed.height, "year_seconds": seconds, "reference_seconds": slow, "largest_difference": difference, "equal_kept": difference < 1e-9,
-        "day_seconds": one_late, "day_flatness": one_late / one_early, "day_kept": one_late <= DAY_LIMIT,
-    }  # fmt: skip
+    return [
+        Figure("year of features: largest difference to pandas", difference, DIFFERENCE_LIMIT),
+        Figure("features of one day, day 365", one_late, DAY_LIMIT_S, "s"),
+    ]
 
 
 def microseconds_a_row(
@@ -213,7 +214,7 @@ def microseconds_a_row(
     return min(once() for _ in range(30))
 
 
-def tiled(place: Path, tiles: int) -> dict[str, Any]:
+def tiled(place: Path, tiles: int) -> list[Figure]:
     """The tiled year, block by block, each written to a Parquet file."""
     import polars as pl
 
@@ -233,15 +234,13 @@ def tiled(place: Path, tiles: int) -> dict[str, Any]:
     peak = usage.ru_maxrss * 1024 / 1e9
     cpu = usage.ru_utime + usage.ru_stime
     print(
-        f"{rows:,} rows in {wall:.0f} s ({written:.0f} s of it writing Parquet; {cpu:.0f} s CPU), peak {peak:.2f} GB, {pl.thread_pool_size()} threads; limits {MINUTES_LIMIT:.0f} min, {MEMORY_LIMIT:.0f} GB"
+        f"{rows:,} rows in {wall:.0f} s ({written:.0f} s of it writing Parquet; {cpu:.0f} s CPU),"
+        f" peak {peak:.2f} GB, {pl.thread_pool_size()} threads"
     )
-    return {
-        "rows": rows,
-        "rows_seconds": wall,
-        "rows_cpu_seconds": cpu,
-        "rows_peak_gb": peak,
-        "rows_kept": wall <= 60 * MINUTES_LIMIT and peak <= MEMORY_LIMIT,
-    }
+    return [
+        Figure(f"features of {rows:,} rows", wall / 60, MINUTES_LIMIT, "min"),
+        Figure("peak memory", peak, MEMORY_LIMIT_GB, "GB"),
+    ]
 
 
 def timed(function: Any) -> tuple[float, Any]:

@@ -1,8 +1,8 @@
 """What a model costs in this process, beside the library that trained it: `benchmarks.trees`.
 
-200 trees over 24 features, one thread, the best of some rounds in turn. It fails where a row takes
-more than 5 µs, or where 10,000 rows take longer than they take XGBoost. `served` is the walker, or the
-terms of a linear model.
+200 trees over 24 features, one thread, the best of some rounds in turn. Judged for XGBoost: one row
+takes at most 5 µs, and 10,000 rows no longer than they take the library. `served` is the walker, or
+the terms of a linear model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from assets.tabular.training import estimators
+from benchmarks.figures import Figure, conclude
 from bundle.models.boosted_trees import BoostedTrees
 from bundle.models.model import Model
 from bundle.models.scikit_learn import EstimatorModel
@@ -23,20 +24,31 @@ from declare import HistGradientBoosting, RandomForest
 
 WIDTH, TRAINED, ROWS, SINGLES, REPEATS = 24, 8_000, 10_000, 300, 7
 CATEGORIES = (3, 11, 12, 20)
-ROW_LIMIT = 5e-6
+ROW_LIMIT_US, BATCH_LIMIT = 5.0, 1.0
 
 
 def main() -> int:
-    """Print a line for each model; 1 where a limit is missed."""
+    """Print a line for each model; 1 where a limit is not kept."""
     if MISSING is not None:
         print(MISSING)
         return 1
     print(f"{'':30}{'one row':>27}{f'{ROWS:,} rows':>27}{'table':>17}")
     print(f"{'':30}" + 2 * f"{'library':>9}{'gtil':>9}{'served':>9}" + f"{'bytes':>9}{'open':>8}")
-    missed = [name for name, model in models().items() if not measured(name, model)]
-    if missed:
-        print(f"over a limit: {', '.join(missed)}")
-    return 1 if missed else 0
+    figures: list[Figure] = []
+    for name, model in models().items():
+        best = measured(name, model)
+        if isinstance(model, BoostedTrees):
+            figures += judged(name, best)
+    return conclude(figures)
+
+
+def judged(name: str, best: dict[str, float]) -> list[Figure]:
+    """The figures of a boosted model."""
+    ratio = best["served many"] / best["library many"]
+    return [
+        Figure(f"{name}: one row", best["served one"] * 1e6, ROW_LIMIT_US, "µs"),
+        Figure(f"{name}: {ROWS:,} rows / XGBoost", ratio, BATCH_LIMIT, "x"),
+    ]
 
 
 def models() -> dict[str, Model]:
@@ -94,8 +106,8 @@ def boosted(
     return BoostedTrees.from_booster(xgboost.train(options, data, 200), names)
 
 
-def measured(name: str, model: Model) -> bool:
-    """Print what a model costs; whether it keeps the limits."""
+def measured(name: str, model: Model) -> dict[str, float]:
+    """Print what a model costs; seconds of each call."""
     matrix = rows_of(ROWS, seed=3)
     singles = matrix[:SINGLES].tolist()
     # The library is slow for single rows: a few of them tell.
@@ -116,9 +128,7 @@ def measured(name: str, model: Model) -> bool:
     calls["served many"] = (lambda: model.margin_of_few(matrix), 1)
     best = fastest(calls)
     show(name, best, size, opened)
-    if not isinstance(model, BoostedTrees):
-        return True
-    return best["served one"] <= ROW_LIMIT and best["served many"] <= best["library many"]
+    return best
 
 
 def fastest(calls: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
