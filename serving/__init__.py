@@ -1,4 +1,4 @@
-"""The endpoint server, a process of its own: it verifies bundles, answers predictions and logs them.
+"""The endpoint server: a process that verifies bundles, answers predictions and logs them.
 
-It imports `bundle` and its own libraries alone, and needs nothing else of the platform to be running.
+It imports `bundle` and its own libraries alone. No other part of the platform needs to run.
 """

@@ -27,43 +27,63 @@ RESPAWN_SECONDS = 0.5
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command, in the order in which --help shows them."""
     made = argparse.ArgumentParser(
         "python -m serving",
         description="Serve the bundles that the signed desired states under --root name.",
     )
-    made.add_argument(
+    _add_folders(made)
+    _add_addresses(made)
+    _add_log(made)
+    _add_limits(made)
+    _add_access(made)
+    _add_tokens(made)
+    _add_watching(made)
+    made.add_argument("--inherited", help=argparse.SUPPRESS)
+    return made
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--root", type=Path, required=True, help="folder with bundles/ and <pipeline>/desired.json"
     )
-    made.add_argument(
+    parser.add_argument(
         "--state",
         type=Path,
-        help="folder of what this server writes: prediction log, samples, last state (default: --root)",
+        help="folder of what this server writes: prediction log, samples, last state "
+        "(default: --root)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--public-key",
         type=Path,
         help="the platform's public key, PEM (default: <root>/../keys/platform.pub)",
     )
-    made.add_argument("--host", default="127.0.0.1")
-    made.add_argument("--port", type=int, default=8080)
-    made.add_argument(
+
+
+def _add_addresses(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
         "--grpc-port",
         type=int,
         metavar="PORT",
         help="also serve the Open Inference Protocol over gRPC, on this port of --host",
     )
-    made.add_argument("--workers", type=int, default=1, help="processes that share the port")
-    made.add_argument(
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
+    parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
         help="also answer requests for this host name on loopback",
     )
-    made.add_argument(
+    parser.add_argument(
         "--sample-seconds", type=float, default=10.0, help="seconds between service samples"
     )
-    log = made.add_argument_group(
+
+
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    log = parser.add_argument_group(
         "prediction log", "A killed server loses no prediction that it answered."
     )
     log.add_argument(
@@ -79,32 +99,56 @@ def parser() -> argparse.ArgumentParser:
         help="age at which a segment is closed",
     )
     log.add_argument(
-        "--sync-seconds", type=float, default=Options.sync_seconds,
-        help="longest time until an answered prediction is flushed to the disk, which is what a power cut can take; 0: before the answer",
-    )  # fmt: skip
+        "--sync-seconds",
+        type=float,
+        default=Options.sync_seconds,
+        help="longest time until an answered prediction is flushed to the disk, "
+        "which is what a power cut can take; 0: before the answer",
+    )
     log.add_argument(
         "--reserve-bytes",
         type=int,
         default=Options.reserve_bytes,
         help="free room on the log's disk below which requests are refused (503)",
     )
-    made.add_argument(
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("limits", "What a client may ask of the server.")
+    limits.add_argument(
         "--body-limit",
         type=int,
         default=16 << 20,
         metavar="BYTES",
         help="largest body of a request",
     )
-    made.add_argument(
+    limits.add_argument(
         "--row-limit", type=int, default=10_000, metavar="ROWS", help="most rows of a request"
     )
-    made.add_argument(
+    limits.add_argument(
         "--request-seconds",
         type=float,
         default=10.0,
         help="time in which a request must arrive wholly",
     )
-    access = made.add_argument_group(
+    limits.add_argument(
+        "--concurrency",
+        type=int,
+        default=512,
+        metavar="N",
+        help="most requests at once over all workers; more are shed with 503",
+    )
+    limits.add_argument(
+        "--answer-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="time for an answer; a client may ask for less with x-request-timeout-ms",
+    )
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    access = parser.add_argument_group(
         "access", "A --host or --admin-host that is not loopback needs keys (or tokens) and TLS."
     )
     access.add_argument(
@@ -130,49 +174,41 @@ def parser() -> argparse.ArgumentParser:
         help="where metrics, pages and descriptions are (default: this machine alone)",
     )
     access.add_argument("--admin-port", type=int, default=8081)
-    access.add_argument(
+
+
+def _add_tokens(parser: argparse.ArgumentParser) -> None:
+    tokens = parser.add_argument_group("tokens", "Beside keys, or instead of them.")
+    tokens.add_argument(
         "--jwks", metavar="FILE|URL", help="also accept tokens (JWT) signed by a key of this set"
     )
-    access.add_argument(
+    tokens.add_argument(
         "--jwt-issuer", default="", metavar="NAME", help="the iss that tokens must have"
     )
-    access.add_argument(
+    tokens.add_argument(
         "--jwt-audience", default="", metavar="NAME", help="the aud that tokens must have"
     )
-    access.add_argument(
+    tokens.add_argument(
         "--jwt-algorithms",
         default=",".join(DEFAULT_ALGORITHMS),
         metavar="NAMES",
         help="the only algorithms to accept (default: %(default)s)",
     )
-    access.add_argument(
+    tokens.add_argument(
         "--jwt-rate", type=float, metavar="N", help="most requests a second of each token's subject"
     )
-    access.add_argument(
-        "--concurrency",
-        type=int,
-        default=512,
-        metavar="N",
-        help="most requests at once over all workers; more are shed with 503",
-    )
-    access.add_argument(
-        "--answer-seconds",
-        type=float,
-        default=10.0,
-        metavar="S",
-        help="time for an answer; a client may ask for less with x-request-timeout-ms",
-    )
-    watching = made.add_argument_group("watching")
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    watching = parser.add_argument_group("watching")
     watching.add_argument(
         "--json-logs", action="store_true", help="write one JSON object a line to stderr"
     )
     watching.add_argument(
         "--traces",
         metavar="URL",
-        help="send traces to this OTLP collector over HTTP, such as http://127.0.0.1:4318/v1/traces",
+        help="send traces to this OTLP collector over HTTP, "
+        "such as http://127.0.0.1:4318/v1/traces",
     )
-    made.add_argument("--inherited", help=argparse.SUPPRESS)
-    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,22 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 <= port < 65536 for port in (found.port, found.admin_port, found.grpc_port or 0)
     ):
         return refuse(
-            f"--workers {found.workers} --port {found.port} --admin-port {found.admin_port} --grpc-port {found.grpc_port}: "
+            f"--workers {found.workers} --port {found.port} --admin-port {found.admin_port} "
+            f"--grpc-port {found.grpc_port}: "
             "give at least one worker, and ports from 0 to 65535.",
             WRONG_USE,
         )
-    root = found.root.absolute()
-    public_key = found.public_key or root.parent / "keys" / "platform.pub"
+
     try:
-        options = Options(
-            root=root, public_key=public_key, state=found.state.absolute() if found.state else None, host=found.host, port=found.port, workers=found.workers, hosts=tuple(found.allow_host),
-            sample_seconds=found.sample_seconds, segment_bytes=found.segment_bytes, segment_seconds=found.segment_seconds,
-            sync_seconds=found.sync_seconds, reserve_bytes=found.reserve_bytes,
-            body_limit=found.body_limit, row_limit=found.row_limit, request_seconds=found.request_seconds, admin_host=found.admin_host,
-            admin_port=found.admin_port, grpc_port=found.grpc_port, keys=found.keys or public_key.parent / FILE, public=not _both_loopback(found), tokens=_tokens(found),
-            token_per_second=found.jwt_rate, certificate=found.tls_certificate, private_key=found.tls_key, concurrency=found.concurrency,
-            answer_seconds=found.answer_seconds, traces=found.traces, json_logs=found.json_logs,
-        )  # fmt: skip
+        options = _options(found)
         problem = unsafe(options)
     except (ValueError, OSError) as error:
         problem = str(error)
@@ -231,6 +259,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return supervise(given, inherited, options)
 
 
+def _options(found: argparse.Namespace) -> Options:
+    """Raises ValueError."""
+    root = found.root.absolute()
+    public_key = found.public_key or root.parent / "keys" / "platform.pub"
+    return Options(
+        root=root,
+        public_key=public_key,
+        state=found.state.absolute() if found.state else None,
+        host=found.host,
+        port=found.port,
+        workers=found.workers,
+        hosts=tuple(found.allow_host),
+        sample_seconds=found.sample_seconds,
+        segment_bytes=found.segment_bytes,
+        segment_seconds=found.segment_seconds,
+        sync_seconds=found.sync_seconds,
+        reserve_bytes=found.reserve_bytes,
+        body_limit=found.body_limit,
+        row_limit=found.row_limit,
+        request_seconds=found.request_seconds,
+        admin_host=found.admin_host,
+        admin_port=found.admin_port,
+        grpc_port=found.grpc_port,
+        keys=found.keys or public_key.parent / FILE,
+        public=not _both_loopback(found),
+        tokens=_tokens(found),
+        token_per_second=found.jwt_rate,
+        certificate=found.tls_certificate,
+        private_key=found.tls_key,
+        concurrency=found.concurrency,
+        answer_seconds=found.answer_seconds,
+        traces=found.traces,
+        json_logs=found.json_logs,
+    )
+
+
 def _both_loopback(found: argparse.Namespace) -> bool:
     return is_loopback(found.host) and is_loopback(found.admin_host)
 
@@ -250,13 +314,18 @@ def _tokens(found: argparse.Namespace) -> TokenRules | None:
 
 
 def unsafe(options: Options) -> str | None:
-    """Why a server with these options must not start, and the way out; None when it may. Raises ValueError and OSError for files of
-    keys or certificate that cannot be read."""
+    """Why a server with these options must not start, and the way out. None when it may start.
+
+    Raises ValueError and OSError for files of keys or certificate that cannot be read.
+    """
     if options.certificate is not None:
         try:
             tls(options.certificate, options.private_key)
         except (OSError, ssl.SSLError) as error:
-            return f"--tls-certificate {options.certificate}: no certificate with its private key can be read there ({error})."
+            return (
+                f"--tls-certificate {options.certificate}: "
+                f"no certificate with its private key can be read there ({error})."
+            )
     elif options.private_key is not None:
         return f"--tls-key {options.private_key} is of no use alone; give its --tls-certificate."
     if options.public:
@@ -264,9 +333,15 @@ def unsafe(options: Options) -> str | None:
             f"--host {options.host} --admin-host {options.admin_host} can be reached from elsewhere"
         )
         if options.certificate is None:
-            return f"{where}, and requests and keys would travel unencrypted; give --tls-certificate and --tls-key, or use 127.0.0.1."
+            return (
+                f"{where}, and requests and keys would travel unencrypted; "
+                "give --tls-certificate and --tls-key, or use 127.0.0.1."
+            )
         if options.tokens is None and not has_active(options.keys):
-            return f"{where}, and {options.keys} holds no active key; make one with `evergreen keys add`, give --jwks, or use 127.0.0.1."
+            return (
+                f"{where}, and {options.keys} holds no active key; "
+                "make one with `evergreen keys add`, give --jwks, or use 127.0.0.1."
+            )
     return None
 
 
@@ -277,7 +352,10 @@ def refuse(why: str, status: int) -> int:
 
 
 def supervise(arguments: Sequence[str], inherited: Inherited, options: Options) -> int:
-    """Keep `workers` processes on the listening sockets: connections wait in them while a worker that died is replaced."""
+    """Keep `workers` processes on the listening sockets.
+
+    While a dead worker is replaced, connections wait in the sockets.
+    """
     stopping = False
 
     def stop(number: int, _: object) -> None:

@@ -1,4 +1,7 @@
-"""Keeps libraries that few endpoints use out of this process. Called first, before any engine is imported."""
+"""Keeps libraries that few endpoints use out of this process.
+
+Called first, before any engine is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import sys
 def stay_lean() -> None:
     """Hide pandas and scikit-learn from this process.
 
-    XGBoost and pyarrow import both where they are installed, which takes seconds and 100 MB. A bundle that holds a
-    scikit-learn estimator still gets the library.
+    XGBoost and pyarrow import both where they are installed, which takes seconds and 100 MB. A
+    bundle that holds a scikit-learn estimator still gets the library.
     """
     sys.meta_path.insert(0, Absent())
 

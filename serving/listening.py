@@ -23,14 +23,18 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     except OSError as error:
         listener.close()
         raise OSError(
-            f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give another {option}"
+            f"cannot listen on {host} port {port} ({error.strerror}); stop what uses it, or give "
+            f"another {option}"
         ) from error
     listener.setblocking(False)
     return listener
 
 
 def tls(certificate: Path, private_key: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer, with OpenSSL's own choice of ciphers. Raises OSError or ssl.SSLError for files that are no such pair."""
+    """TLS 1.2 or newer, with OpenSSL's own choice of ciphers.
+
+    Raises OSError or ssl.SSLError for files that are no certificate with its key.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, private_key)
@@ -39,7 +43,10 @@ def tls(certificate: Path, private_key: Path | None) -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Inherited:
-    """What a worker gets from the process that started it: two listening sockets, the memory that workers share, its place."""
+    """What a worker gets from the process that started it.
+
+    Two listening sockets, the memory that workers share, and the worker's place among them.
+    """
 
     listener: socket.socket
     admin: socket.socket
@@ -53,7 +60,8 @@ class Inherited:
         listener = listen(options.host, options.port)
         admin = listen(options.admin_host, options.admin_port, "--admin-port")
         if options.grpc_port is not None:
-            # Workers share this port by themselves, and would share it with a stranger, too: it is tried first.
+            # Workers share this port by themselves, and would share it with a stranger too. So it
+            # is tried first.
             listen(options.host, options.grpc_port, "--grpc-port").close()
         return cls(listener, admin, RateLimits.create(), Metrics.create(options.workers))
 

@@ -26,7 +26,10 @@ DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
 @dataclass(frozen=True)
 class TokenRules:
-    """`jwks` is a file, or a URL (https, or http on this machine). Raises ValueError for rules that would protect nothing."""
+    """Which tokens are accepted. `jwks` is a file, or a URL (https, or http on this machine).
+
+    Raises ValueError for rules that would protect nothing.
+    """
 
     jwks: str
     issuer: str
@@ -37,33 +40,39 @@ class TokenRules:
         wrong = [name for name in self.algorithms if name not in ALGORITHMS]
         if wrong or not self.algorithms:
             raise ValueError(
-                f"token algorithm {', '.join(wrong) or 'none'} cannot be allowed; choose from {', '.join(ALGORITHMS)}"
+                f"token algorithm {', '.join(wrong) or 'none'} cannot be allowed; choose from "
+                f"{', '.join(ALGORITHMS)}"
             )
         if not self.issuer or not self.audience:
             raise ValueError(
-                "a key set needs the issuer and the audience that its tokens must name; give --jwt-issuer and --jwt-audience"
+                "a key set needs the issuer and the audience that its tokens must name; give "
+                "--jwt-issuer and --jwt-audience"
             )
         url = urlsplit(self.jwks)
         if url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
             raise ValueError(
-                f"the key set at {self.jwks} would travel unencrypted; give its https URL, or a file"
+                f"the key set at {self.jwks} would travel unencrypted; "
+                "give its https URL, or a file"
             )
 
 
 @dataclass(frozen=True)
 class Options:
-    """Limits keep one client from hurting the others: bytes of a body, rows of a request, characters of a text, seconds
-    until a request must have arrived and been answered, open connections, requests at once over all workers, bytes of headers.
+    """How a server runs.
 
-    `root` is what the platform writes; `state` is where this server writes its log, its samples and what it served last
-    (default: there as well). Several servers may share one root, each with a state of its own.
+    Limits keep one client from hurting the others: bytes of a body, rows of a request, characters
+    of a text, seconds until a request must have arrived and been answered, open connections,
+    requests at once over all workers, bytes of headers.
 
-    The prediction log: a segment is closed at `segment_bytes` or `segment_seconds`; `sync_seconds` is the longest time until an
-    answered prediction is flushed to the disk, 0 flushes it before the answer; with less than `reserve_bytes` free on its
-    disk, requests are refused.
+    The platform writes `root`. This server writes its log, its samples and what it served last
+    under `state` (default: `root`). Several servers may share one root, each with its own state.
 
-    `keys` is the file of API keys; `public` says that others than this machine reach the server. The admin port is on
-    `admin_host`; TLS holds for `host`, and for `admin_host` where that is public.
+    The prediction log closes a segment at `segment_bytes` or `segment_seconds`. `sync_seconds` is
+    the longest time until an answered prediction is flushed to the disk; 0 flushes it before the
+    answer. With less than `reserve_bytes` free on the log's disk, requests are refused.
+
+    `keys` is the file of API keys. `public` says that other machines can reach the server. The
+    admin port is on `admin_host`. TLS holds for `host`, and for `admin_host` where that is public.
     """
 
     root: Path

@@ -1,6 +1,6 @@
-"""The paths of the HTTP server: which of them there are, who may take them, and how bodies become requests and answers bodies.
+"""The paths of the HTTP server: who may take each, and how bodies become requests and back.
 
-What is answered is decided below, in `serving.service`; how bytes travel is decided in `serving.http`.
+`serving.service`, below, decides what is answered. `serving.http` decides how bytes travel.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Routes:
     ) -> Answer:
         service = self._service
         named = request.headers
-        # A web page from elsewhere can send a body without a kind too, but never without its origin.
+        # A web page from elsewhere can send a body without a kind too, never without its origin.
         self._accept(heading, TENSORS_BODY if b"origin" in named else TENSORS_BODY | {b""})
         body = await self._body(request)
         view = service.view(served)
@@ -285,7 +285,10 @@ class Routes:
         return openapi.document(manifests, service.options)
 
     def _ready(self, path: str) -> dict[str, Any]:
-        """Raises Refusal unless the service is ready. Only callers with a key see names of pipelines, where there are keys."""
+        """Raises Refusal unless the service is ready.
+
+        Only callers with a key see names of pipelines, where there are keys.
+        """
         service = self._service
         named = path not in OPEN or not service.access.required
         if not service.ready:

@@ -1,4 +1,7 @@
-"""Running the application: uvicorn's server with our HTTP (`serving.http.connection`), the watcher, samples, and draining."""
+"""Running the application: uvicorn's server with our HTTP, the watcher, samples and draining.
+
+The protocol itself is in `serving.http.connection`.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("serving")
 
 PATIENCE_SECONDS = 5.0
-"""For which a restarting worker tries what is desired before it answers with what was served last; nearly always it takes two."""
+"""A restarting worker tries the desired state this long before it answers with what was served
+last. Nearly always it needs two seconds."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which drains in steps: every answer asks its client to leave and the server says that it is not
-    ready; then no new connections; then, after those just made had their answer, the rest close. The admin port, a server
-    beside it without its limits on callers, goes last."""
+    """uvicorn's server, which drains in steps.
+
+    First every answer asks its client to leave, and the server says that it is not ready. Then it
+    takes no new connections. Those just made get their answer, and the rest close. The admin port,
+    a second server without limits on callers, closes last.
+    """
 
     def __init__(
         self,
@@ -74,7 +81,8 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn raises a caught signal again at its end, which would kill the process before the log is closed.
+        # uvicorn raises a caught signal again at its end, which would kill the process before the
+        # log is closed.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -125,7 +133,10 @@ class Server(uvicorn.Server):
 
 
 def run(options: Options, inherited: Inherited) -> None:
-    """Serve until SIGTERM or SIGINT, then drain: no new connections, open requests are answered, the log is flushed."""
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Draining takes no new connections, answers open requests and flushes the log.
+    """
     import uvloop
 
     uvloop.run(_run(options, inherited))
@@ -133,71 +144,116 @@ def run(options: Options, inherited: Inherited) -> None:
 
 async def _run(options: Options, inherited: Inherited) -> None:
     worker = identity(os.getpid())
-    metrics = Metrics(worker, inherited.metrics, inherited.place)
-    access = await asyncio.to_thread(Access, options)
-    service = Service(options, metrics, access, RateLimits(inherited.limits))
+    service = await _service(options, inherited, worker)
     context = tls(options.certificate, options.private_key) if options.certificate else None
+    server = _server(service, inherited, context)
 
-    def config(application: Any, secured: bool) -> uvicorn.Config:
-        limits = {
-            "header_limit": options.header_limit,
-            "request_seconds": options.request_seconds,
-            "idle_seconds": options.idle_seconds,
-        }
-        protocol = type("Protocol", (Connection,), limits)
-        return uvicorn.Config(
-            application, http=protocol, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None, server_header=False,
-            date_header=False, proxy_headers=False, limit_concurrency=options.connection_limit,
-            timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
-            ssl_context_factory=(lambda *_: context) if context is not None and secured else None,
-        )  # fmt: skip
-
-    admin = uvicorn.Server(
-        config(Routes(service, admin=True), secured=not is_loopback(options.admin_host))
-    )
-    rpc = None
-    if options.grpc_port is not None:
-        from serving.protocols.rpc.server import GrpcServer
-
-        rpc = GrpcServer(service, options)
-    server = Server(
-        config(Routes(service, admin=False), secured=True), service, admin, inherited.admin, rpc
-    )
-    service.queued = lambda: len(server.server_state.tasks) + (rpc.active if rpc else 0)
-    if options.traces is not None:
-        from serving.watch.traces import Traces
-
-        service.traces = Traces(options.traces, worker)
     looked = asyncio.Event()
-    tasks = [
-        watching := asyncio.create_task(_watch(service, options, worker, looked)),
-        asyncio.create_task(_sample(service, options)),
-        asyncio.create_task(_sweep(server)),
-        asyncio.create_task(_follow(service, context)),
-    ]
-    if options.workers > 1:
-        tasks.append(asyncio.create_task(_follow_parent(server, os.getppid())))
+    watching = asyncio.create_task(_watch(service, options, worker, looked))
+    tasks = [watching, *_background(server, service, context)]
     for task in tasks:
         task.add_done_callback(_must_not_end(server))
+
     try:
-        # Until then connections wait in the kernel: a worker that takes a killed one's place refuses nobody.
+        # Until then connections wait in the kernel, so that a worker that replaces a killed one
+        # refuses nobody.
         await asyncio.wait(
             [watching, asyncio.create_task(looked.wait())], return_when=asyncio.FIRST_COMPLETED
         )
         await server.serve(sockets=[inherited.listener])
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        _write_sample(service, options)
-        for served in service.pipelines.values():
-            await asyncio.to_thread(served.close)
-        if service.traces is not None:
-            await asyncio.to_thread(service.traces.close)
+        await _end(service, tasks)
+
+
+async def _service(options: Options, inherited: Inherited, worker: str) -> Service:
+    """The service of this worker, which serves no pipeline yet."""
+    metrics = Metrics(worker, inherited.metrics, inherited.place)
+    access = await asyncio.to_thread(Access, options)
+    service = Service(options, metrics, access, RateLimits(inherited.limits))
+
+    if options.traces is not None:
+        from serving.watch.traces import Traces
+
+        service.traces = Traces(options.traces, worker)
+    return service
+
+
+def _server(service: Service, inherited: Inherited, context: ssl.SSLContext | None) -> Server:
+    """The servers over a service: the public one, which runs the admin one and gRPC beside it."""
+    options = service.options
+    secured = not is_loopback(options.admin_host)
+    admin = uvicorn.Server(
+        _config(Routes(service, admin=True), options, context if secured else None)
+    )
+
+    rpc = None
+    if options.grpc_port is not None:
+        from serving.protocols.rpc.server import GrpcServer
+
+        rpc = GrpcServer(service, options)
+
+    public = _config(Routes(service, admin=False), options, context)
+    server = Server(public, service, admin, inherited.admin, rpc)
+    service.queued = lambda: len(server.server_state.tasks) + (rpc.active if rpc else 0)
+    return server
+
+
+def _config(application: Any, options: Options, context: ssl.SSLContext | None) -> uvicorn.Config:
+    """How uvicorn runs an application; without TLS where there is no context."""
+    limits = {
+        "header_limit": options.header_limit,
+        "request_seconds": options.request_seconds,
+        "idle_seconds": options.idle_seconds,
+    }
+    return uvicorn.Config(
+        application,
+        http=type("Protocol", (Connection,), limits),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        limit_concurrency=options.connection_limit,
+        timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
+        ssl_context_factory=None if context is None else lambda *_: context,
+    )
+
+
+def _background(
+    server: Server, service: Service, context: ssl.SSLContext | None
+) -> list[asyncio.Task[None]]:
+    """What runs beside the requests, apart from the watcher."""
+    tasks = [
+        asyncio.create_task(_sample(service, service.options)),
+        asyncio.create_task(_sweep(server)),
+        asyncio.create_task(_follow(service, context)),
+    ]
+    if service.options.workers > 1:
+        tasks.append(asyncio.create_task(_follow_parent(server, os.getppid())))
+    return tasks
+
+
+async def _end(service: Service, tasks: list[asyncio.Task[None]]) -> None:
+    """Stop what runs beside the requests, then write and close what is open."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    _write_sample(service, service.options)
+    for served in service.pipelines.values():
+        await asyncio.to_thread(served.close)
+    if service.traces is not None:
+        await asyncio.to_thread(service.traces.close)
 
 
 async def _follow(service: Service, context: ssl.SSLContext | None) -> None:
-    """Follow the files of keys and certificate, and keep this worker's own figures fresh for whoever answers a scrape."""
+    """Follow the files of keys and certificate.
+
+    Also keeps this worker's own figures fresh for the worker that answers a scrape.
+    """
     options = service.options
     before = _pair(options)
     while True:
@@ -228,8 +284,10 @@ def _pair(options: Options) -> list[Stamp | None]:
 
 
 async def _watch(service: Service, options: Options, worker: str, looked: asyncio.Event) -> None:
-    """Follow the desired state of every pipeline; `looked` is set when requests may come. Loading happens in a thread: requests
-    go on meanwhile."""
+    """Follow the desired state of every pipeline. Sets `looked` when requests may come.
+
+    Loading happens in a thread, so that requests go on meanwhile.
+    """
     public_key = await _read_key(options, worker, looked)
     await asyncio.to_thread(_load_engines)
     await _discover(service, options, public_key, worker)
@@ -265,7 +323,7 @@ async def _discover(service: Service, options: Options, public_key: bytes, worke
 
 
 async def _settle(service: Service) -> None:
-    """Twice: what the other workers were confirmed to serve while this one loaded, and had not reported yet, is seen now."""
+    """Refresh twice: to load, and to see what other workers were confirmed to serve meanwhile."""
     for _ in range(2):
         await _refresh(service)
 
@@ -280,7 +338,8 @@ def _load_engines() -> None:
     import treelite.gtil  # noqa: F401
     import xgboost  # noqa: F401
 
-    # What was imported lives as long as the process: the garbage collector need not walk it, which would stall requests.
+    # What was imported lives as long as the process. The garbage collector need not walk it: that
+    # would stall requests.
     gc.collect()
     gc.freeze()
 
@@ -329,8 +388,11 @@ def _must_not_end(server: Server) -> Callable[[asyncio.Task[None]], None]:
 
 
 async def _read_key(options: Options, worker: str, looked: asyncio.Event) -> bytes:
-    """The platform's public key; waits until it exists, because a fresh platform may make it after this server started. While it
-    waits, the server says that it lives and is not ready."""
+    """The platform's public key. Waits until it exists.
+
+    A new platform may make it after this server started. While the server waits, it says that it
+    lives and is not ready.
+    """
     waiting = False
     while True:
         try:

@@ -1,7 +1,9 @@
-"""What the endpoint answers, below every transport: decoded requests come in, answers or Refusals go out.
+"""What the endpoint answers, below every transport.
 
-The JSON route, REST and gRPC stand above it. Here belong callers and their limits, the pipelines that are served, predicting,
-explaining and describing them, and the figures that `/metrics` shows. Paths, headers, status lines and messages do not.
+Decoded requests come in, answers or Refusals go out. The JSON route, REST and gRPC stand above it.
+Here belong callers and their limits, the pipelines that are served, predicting, explaining and
+describing them, and the figures that `/metrics` shows. Paths, headers, status lines and messages do
+not.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ logger = logging.getLogger("serving")
 
 T = TypeVar("T")
 
-# Larger batches are computed beside the event loop, so that single rows do not wait: this many rows take 2 ms.
+# Larger batches are computed beside the event loop, so that single rows do not wait: this many rows
+# take 2 ms.
 LARGE_BATCH = 256
 # Larger bodies are parsed beside the event loop for the same reason.
 LARGE_BODY = 64 << 10
@@ -53,8 +56,8 @@ LARGE_BODY = 64 << 10
 class Service:
     """One worker's answers.
 
-    The watcher fills `pipelines`. `draining` makes the service say that it is not ready. `queued` counts the requests
-    that this worker has begun to answer and that wait for something.
+    The watcher fills `pipelines`. `draining` makes the service say that it is not ready. `queued`
+    counts the requests that this worker has begun to answer and that wait for something.
     """
 
     def __init__(
@@ -71,7 +74,8 @@ class Service:
         self.alarm = AlarmWatch(options.root)
         self._ids = Numbering()
         self._turns = Turns(metrics, self._ids)
-        # Explanations are slow. In a thread of their own they delay neither predictions nor the watcher.
+        # Explanations are slow. In a thread of their own they delay neither predictions nor the
+        # watcher.
         self._explainer = ThreadPoolExecutor(1, "explanations")
 
     # -- callers and pipelines -----------------------------------------------------------------
@@ -81,9 +85,10 @@ class Service:
     ) -> None:
         """Let a request in before its body is read. Raises Refusal.
 
-        The caller must be known, must not ask too often, and must not be one too many at once. `authorization` is the
-        value of the header of that name, empty where there is none; `seconds` is the time for an answer that the client
-        asked for. `counted` adds this request to those that `queued` counts.
+        The caller must be known, must not ask too often, and must not be one too many at once.
+        `authorization` is the value of the header of that name, empty where there is none;
+        `seconds` is the time for an answer that the client asked for. `counted` adds this request
+        to those that `queued` counts.
         """
         try:
             caller = call.caller = self.access.caller_of(authorization)
@@ -151,7 +156,10 @@ class Service:
     async def predict(
         self, served: Served, view: View, asked: list[Row] | Columns, call: Call
     ) -> Answers:
-        """Predict and log rows or columns. Raises Refusal, and OSError where the log cannot be written."""
+        """Predict and log rows or columns.
+
+        Raises Refusal, and OSError where the log cannot be written.
+        """
         count = len(asked) if isinstance(asked, list) else len(asked[EVENT_TIME])
 
         def computed() -> Answers:
@@ -210,7 +218,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """At least one pipeline is known, all known ones are served, and the server is not about to stop."""
+        """Whether all pipelines, at least one, are served and the server is not about to stop."""
         return bool(self.pipelines) and not self.draining and not self.waiting()
 
     def waiting(self) -> list[str]:
@@ -227,7 +235,10 @@ class Service:
         return describe(self.view(served), example)
 
     def golden(self, served: Served) -> list[dict[str, Any]]:
-        """Predict the golden rows of every bundle that is served. Raises Refusal where one differs."""
+        """Predict the golden rows of every bundle that is served.
+
+        Raises Refusal where one differs.
+        """
         view = self.view(served)
         results = []
         for arm in (*view.arms, *view.shadows):

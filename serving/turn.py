@@ -1,6 +1,7 @@
 """What a request waits for within one turn of the event loop.
 
-It belongs to neither side: the HTTP server runs requests, and the service lets several of them wait for one computation.
+It belongs to neither side: the HTTP server runs requests, and the service lets several of them wait
+for one computation.
 """
 
 from __future__ import annotations

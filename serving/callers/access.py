@@ -1,8 +1,9 @@
 """Who asks, and what they may: API keys from a file, or tokens (JWT) of an identity provider.
 
-Both are looked up by the SHA-256 of what was sent, when a connection sends them first and whenever the keys have changed; a token's
-signature is checked when it is first seen. Key file and key set are followed: what is added works, and what is revoked stops, without a
-restart. Whatever goes wrong with them, nobody is let in who was not before.
+Both are looked up by the SHA-256 of what was sent: when a connection first sends it, and again when
+the keys have changed. A token's signature is checked when the token is first seen. The key file and
+the key set are followed: added keys work and revoked ones stop without a restart. Whatever goes
+wrong with them, nobody is let in who was not let in before.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ ANYONE = Caller(record.ANYONE, frozenset(api_keys.SCOPES))
 
 
 class Access:
-    """`caller_of` is asked by the event loop at every request; `refresh` runs beside it and swaps whole dictionaries."""
+    """The callers that are let in.
+
+    The event loop asks `caller_of` at every request. `refresh` runs in another thread and swaps
+    whole dictionaries.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -74,7 +79,10 @@ class Access:
 
     @property
     def required(self) -> bool:
-        """Whether a request needs a key: on a public address always, on loopback once there are keys or tokens to show."""
+        """Whether a request needs a key.
+
+        On a public address always. On loopback once there are keys, or tokens are accepted.
+        """
         return bool(self._options.public or self._stored or self._problem or self._tokens)
 
     @property
@@ -85,7 +93,8 @@ class Access:
     def _caller(self, header: bytes) -> Caller:
         """Whoever sent this `Authorization` header. Raises Refusal 401.
 
-        `Bearer KEY`, or what a browser sends when it asks its user: `Basic`, with the key as the password.
+        `Bearer KEY`, or what a browser sends when it asks its user: `Basic`, with the key as the
+        password.
         """
         if not header:
             if self.required:
@@ -106,7 +115,7 @@ class Access:
         return found or self._token(digest, text)
 
     def caller_of(self, authorization: bytes) -> Caller:
-        """Whoever sent this value of `Authorization`, empty where there was none. Raises Refusal 401."""
+        """Whoever sent this value of `Authorization` (empty: none was sent). Raises Refusal 401."""
         caller = self._caller(authorization)
         if caller.until <= time.time():
             raise Refusal(
@@ -115,7 +124,10 @@ class Access:
         return caller
 
     def refresh(self) -> None:
-        """Take over a changed key file or key set. What cannot be read changes nothing, except that it is reported."""
+        """Read a changed key file or key set. One that cannot be read is reported and not used.
+
+        The keys read before stay in force.
+        """
         if self._tokens is not None and self._tokens.refresh():
             self._seen = {}
         try:
@@ -124,7 +136,8 @@ class Access:
                 return
             if found is None and self._stored:
                 raise ValueError(
-                    f"{self._place} is gone; the keys read before stay in force, and a restart without it needs no key"
+                    f"{self._place} is gone; the keys read before stay in force, and a restart "
+                    "without it needs no key"
                 )
             stored = api_keys.read(self._place).keys
         except (OSError, ValueError) as error:
@@ -145,8 +158,14 @@ class Access:
             raise Refusal(401, "token", f"This token is not accepted: {error}.") from None
         limit = self._options.token_per_second
         found = Caller(
-            f"token {claims.subject}", claims.scopes & ANYONE.scopes, claims.pipelines, claims.until, limit, max(1, round(limit or 1)), "token",
-        )  # fmt: skip
+            account=f"token {claims.subject}",
+            scopes=claims.scopes & ANYONE.scopes,
+            pipelines=claims.pipelines,
+            until=claims.until,
+            per_second=limit,
+            burst=max(1, round(limit or 1)),
+            label="token",
+        )
         if len(seen) >= CACHED_TOKENS:
             seen.clear()
         seen[digest] = found
@@ -154,18 +173,27 @@ class Access:
 
 
 def _callers(stored: Iterable[api_keys.ApiKey]) -> dict[bytes, Caller]:
-    """By digest, without those that are revoked; those that expire do so at the moment of a request."""
-    return {
-        bytes.fromhex(key.digest): Caller(
-            key.id, frozenset(key.scopes), frozenset(key.pipelines), key.expires.timestamp() if key.expires else float("inf"),
-            key.per_second, key.burst, key.id,
-        )
-        for key in stored if key.revoked is None
-    }  # fmt: skip
+    """Callers by the digest of their key, without revoked keys. Expiry is judged at a request."""
+    return {bytes.fromhex(key.digest): _caller(key) for key in stored if key.revoked is None}
+
+
+def _caller(key: api_keys.ApiKey) -> Caller:
+    return Caller(
+        account=key.id,
+        scopes=frozenset(key.scopes),
+        pipelines=frozenset(key.pipelines),
+        until=key.expires.timestamp() if key.expires else float("inf"),
+        per_second=key.per_second,
+        burst=key.burst,
+        label=key.id,
+    )
 
 
 def has_active(place: Path) -> bool:
-    """Whether a key file lets anyone in now. Raises ValueError and OSError for one that cannot be read."""
+    """Whether a key file lets anyone in now.
+
+    Raises ValueError and OSError for one that cannot be read.
+    """
     now = datetime.now(UTC)
     return any(key.state(now) == "active" for key in api_keys.read(place).keys)
 

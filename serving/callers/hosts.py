@@ -27,8 +27,8 @@ def is_loopback(host: str) -> bool:
 class HostCheck:
     """Refuses hosts that a server on loopback does not answer for.
 
-    A web page from elsewhere can resolve its own name to 127.0.0.1, but its requests still name that host.
-    A server on another address is reached by names that it cannot know, so it takes any.
+    A web page from elsewhere can resolve its own name to 127.0.0.1, but its requests still name
+    that host. A server on another address is reached by names that it cannot know, so it takes any.
     """
 
     def __init__(self, address: str, allowed: Collection[str]) -> None:

@@ -1,8 +1,10 @@
 """Rate limits of callers, exact over all workers.
 
-The generic cell rate algorithm (ITU-T I.371, annex A), the leaky bucket that needs one number a caller: the moment at which the
-bucket will be empty again. In any span of W seconds at most `burst + W * per_second` requests pass, whichever workers they
-reach: the number lies in shared memory and is read and written under one lock. In whole nanoseconds, so that nothing is rounded away.
+The generic cell rate algorithm (ITU-T I.371, annex A) is a leaky bucket that needs one number for
+each caller: the moment at which the bucket will be empty again. In any span of W seconds at most
+`burst + W * per_second` requests pass, whichever workers they reach, because the number lies in
+shared memory and is read and written under one lock. It counts whole nanoseconds, so that nothing
+is rounded away.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 from serving import memory
 
 SLOTS = 1 << 15
-"""Callers at the same time. A slot whose bucket is empty may be anyone's: an empty bucket is what a new caller has."""
+"""Callers at the same time. A slot whose bucket is empty is free: a new caller's is empty too."""
 PROBES = 64
 _SLOT = struct.Struct("=16sq")
 _UNTIL = struct.Struct("=q")
@@ -65,7 +67,10 @@ class RateLimits:
         return found
 
     def _find(self, name: bytes, first: int, moment: int) -> int:
-        """Offset of the caller's slot, or of one that is free. Were all busy, callers would share the first: stricter, never laxer."""
+        """Offset of the caller's slot, or of one that is free.
+
+        If all are busy, callers share the first: the limit is then stricter, never laxer.
+        """
         free: int | None = None
         for step in range(PROBES):
             place = (first + step) % SLOTS * _SLOT.size

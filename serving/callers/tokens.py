@@ -1,8 +1,9 @@
-"""Tokens (JWT, RFC 7519) of an identity provider, verified by its published key set (JWKS, RFC 7517).
+"""Tokens of an identity provider (JWT, RFC 7519), verified by its key set (JWKS, RFC 7517).
 
-Only algorithms on the list are accepted, all of them asymmetric: `none` and HMAC, with which a public key would be a password, cannot
-be put on it. Issuer, audience, subject and expiry are required. Rights come from the claim `scope` (RFC 8693: names separated by
-spaces) and, to narrow them, `pipelines` (a list of names).
+Only algorithms on the list are accepted, all of them asymmetric: `none` and HMAC, with which a
+public key would be a password, cannot be put on it. Issuer, audience, subject and expiry are
+required. Rights come from the claim `scope` (RFC 8693: names separated by spaces) and, to narrow
+them, `pipelines` (a list of names).
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Tokens:
         self._problem: str | None = None
 
     def refresh(self) -> bool:
-        """Take over a changed file, or a URL's answer when it is due; True if the keys changed. Failures leave the old keys."""
+        """Read a changed file, or ask the URL when that is due. A failure leaves the old keys.
+
+        Returns whether the keys changed.
+        """
         now = time.monotonic()
         try:
             if urlsplit(self._rules.jwks).scheme in ("http", "https"):
@@ -103,9 +107,14 @@ class Tokens:
             raise TokenError("the key set has no key for it")
         try:
             claims = jwt.decode(
-                token, key, algorithms=[key.algorithm_name] if algorithm == key.algorithm_name else [], audience=self._rules.audience,
-                issuer=self._rules.issuer, leeway=LEEWAY_SECONDS, options={"require": ["exp", "iss", "aud", "sub"]},
-            )  # fmt: skip
+                token,
+                key,
+                algorithms=[key.algorithm_name] if algorithm == key.algorithm_name else [],
+                audience=self._rules.audience,
+                issuer=self._rules.issuer,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
         except jwt.ExpiredSignatureError:
             raise TokenError("it has expired") from None
         except jwt.InvalidAudienceError:
@@ -134,7 +143,10 @@ class Tokens:
 
 
 def _key_set(content: bytes, algorithms: tuple[str, ...]) -> dict[str | None, PyJWK]:
-    """Signing keys by id; keys for other uses, of other families or unreadable are left out. Raises ValueError when none is left."""
+    """Signing keys by id, without those that are unreadable, or for another use or algorithm.
+
+    Raises ValueError when none is left.
+    """
     import jwt
 
     found: dict[str | None, PyJWK] = {}

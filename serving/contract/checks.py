@@ -1,4 +1,4 @@
-"""What a field demands of a whole column, in NumPy: limits, patterns and lengths of all its values at once."""
+"""What a field demands of a column: limits, patterns and lengths of all its values, in NumPy."""
 
 from __future__ import annotations
 
@@ -28,11 +28,17 @@ _LEAST, _GREATEST = (
 _PLAIN = re.compile(r"\^((?:[\w\-/:# ]|\\[dw]|\[[\w\-/:# ]+\])(?:[+*?]|\{\d+(?:,\d*)?\})?)+\$")
 
 Wrong = tuple["Mask | None", "Mask | None"]
-"""Rows of a column that break a limit, and rows that are no finite number or too far in time, which is asked of those that break none."""
+"""Rows of a column that break a limit; then rows that are no finite number or too far in time.
+
+The second are looked for where no row breaks a limit.
+"""
 
 
 def column_check(field: RequestField, text_limit: int) -> Callable[[Column], Wrong]:
-    """What a field demands of a column, but for nulls; what stands in their place may be called wrong."""
+    """What a field demands of a column, apart from nulls.
+
+    What stands in the place of a null may be called wrong.
+    """
     match field.kind:
         case "float":
             bounded = field.ge is not None and field.le is not None
@@ -92,8 +98,8 @@ def matching(pattern: str) -> Callable[[Sequence[str]], bool]:
     search = re.compile(to_the_end(pattern)).search
     if not _PLAIN.fullmatch(pattern):
         return lambda texts: all(map(search, texts))
-    # No line feed can match, hence all texts may be matched as one, a line each, which takes a third of the time. What matched is not
-    # tried in other ways when a later text does not.
+    # No line feed can match, so all texts are matched as one, a line each. That takes a third of
+    # the time. What matched is not tried in other ways when a later text does not match.
     lines = re.compile(f"(?>{pattern[1:-1]}\n)*+").fullmatch
 
     def matches(texts: Sequence[str]) -> bool:

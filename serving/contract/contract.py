@@ -1,8 +1,10 @@
-"""The request contract of a bundle, compiled: JSON bytes in, checked rows out, or a Refusal that names field and rule.
+"""The request contract of a bundle, compiled.
 
-msgspec does the parsing and nearly all checks in one pass. It keeps the last of duplicate fields in silence, so these are
-found by counting: without a backslash in the body, every quotation mark opens or closes a name or a text, and a body of
-flat objects has exactly two for every field and two for every text.
+JSON bytes in; checked rows out, or a Refusal that names field and rule. msgspec does the parsing
+and nearly all checks in one pass. It keeps the last of duplicate fields in
+silence, so these are found by counting: without a backslash in the body, every quotation mark opens
+or closes a name or a text, and a body of flat objects has exactly two for every field and two for
+every text.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import starmap
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,21 +30,19 @@ from serving.contract.messages import out_of_contract, refusal_of
 from serving.contract.refusal import Refusal
 from serving.contract.strict import count_quotes, duplicate, is_batch, malformed, parse, parse_place
 
-if TYPE_CHECKING:
-    pass
-
 Row = dict[str, Any]
 Columns = Mapping[str, Column]
 
-# From so many rows on they are computed as columns: a row costs about 15 µs less then, and a request about 1 ms more.
+# From this many rows on they are computed as columns. A row then costs about 15 µs less, and a
+# request about 1 ms more.
 MANY_ROWS = 64
 
-# From so many on, times are read faster together than one by one.
+# From this many on, times are read faster together than one by one.
 _MANY_TIMES = 300
 
 # A time is no longer than this, but for fractions of a microsecond.
 _TIME_LENGTH = 40
-# Up to so many rows numbers are looked at together.
+# Up to this many rows, the numbers of all columns are checked together.
 _FEW = 1000
 # Enough of a body to see whether it has many rows.
 _BEGINNING = 1 << 16
@@ -50,12 +50,16 @@ _BEGINNING = 1 << 16
 _ROW_BYTES = 64 << 10
 # A number, a time, punctuation and some white space.
 _FIELD_BYTES = 64
-# The longest spelling of a character in JSON is a surrogate pair of escapes, such as \\ud83d\\ude00.
+# The longest spelling of a character in JSON is a surrogate pair of escapes, such as
+# \\ud83d\\ude00.
 _CHARACTER_BYTES = 12
 
 
 class Contract:
-    """Decodes requests for one pipeline. `names` are the columns of a request, in the order of the manifest."""
+    """Decodes requests for one pipeline.
+
+    `names` are the columns of a request, in the order of the manifest.
+    """
 
     def __init__(self, manifest: Manifest, row_limit: int, text_limit: int) -> None:
         self.fields = dict(manifest.request)
@@ -63,85 +67,103 @@ class Contract:
         self.entity = manifest.entity
         self.row_limit = row_limit
         self.text_limit = text_limit
-        slots = {f"c{index}": name for index, name in enumerate(self.names)}
-        self._row = msgspec.defstruct(
-            "Row", [(slot, json_type(self.fields[name], text_limit)) for slot, name in slots.items()],
-            rename=slots, forbid_unknown_fields=True, kw_only=True,
-        )  # fmt: skip
-        rows = list[self._row]  # type: ignore[name-defined]
-        batch = msgspec.defstruct("Batch", [("instances", rows)], forbid_unknown_fields=True)
-        self._columns = {
-            name: list[json_type(field, text_limit)]  # type: ignore[misc]
-            for name, field in self.fields.items()
-        }
+        self._slots = {f"c{index}": name for index, name in enumerate(self.names)}
         fillable = sum(
             _CHARACTER_BYTES * (len(name) + (text_limit if field.kind == "string" else 0))
             + _FIELD_BYTES
             for name, field in self.fields.items()
         )
         self.row_bytes = max(_ROW_BYTES, fillable)
-        raw = msgspec.defstruct(
-            "RawBatch", [("instances", list[msgspec.Raw])], forbid_unknown_fields=True
+
+        self._compile_rows()
+        self._count_quotes()
+        self._compile_columns()
+        self._compile_many()
+
+    def _compile_rows(self) -> None:
+        """Decoders that check every row: of one row, of a batch, and of a batch's raw rows."""
+        types = {name: json_type(field, self.text_limit) for name, field in self.fields.items()}
+        row = msgspec.defstruct(
+            "Row",
+            [(slot, types[name]) for slot, name in self._slots.items()],
+            rename=self._slots,
+            forbid_unknown_fields=True,
+            kw_only=True,
         )
-        self._split = msgspec.json.Decoder(raw).decode
-        self._one = msgspec.json.Decoder(self._row).decode
-        self._many = msgspec.json.Decoder(batch).decode
-        self._times = tuple(
-            index for index, name in enumerate(self.names) if self.fields[name].kind == "datetime"
-        )
-        texts = [
-            index
-            for index, name in enumerate(self.names)
-            if self.fields[name].kind in ("string", "datetime")
-        ]
+
+        self._one = msgspec.json.Decoder(row).decode
+        self._many = msgspec.json.Decoder(_batch_of(row)).decode
+        self._split = msgspec.json.Decoder(_batch_of(msgspec.Raw)).decode
+
+    def _count_quotes(self) -> None:
+        """How many quotation marks a row has: two for each name and each text in it."""
+        kinds = [field.kind for field in self.fields.values()]
+        self._times = tuple(index for index, kind in enumerate(kinds) if kind == "datetime")
+
+        texts = [index for index, kind in enumerate(kinds) if kind in ("string", "datetime")]
         self._maybe_texts = tuple(
             index for index in texts if self.fields[self.names[index]].nullable
         )
-        # Quotation marks of a row: two for each name, two for each text that is always there.
+        # Of the texts, those that are always there.
         self._quotes = 2 * (len(self.names) + len(texts) - len(self._maybe_texts))
-        self._checks = {
-            name: column_check(field, text_limit) for name, field in self.fields.items()
+
+    def _compile_columns(self) -> None:
+        """What checks and decodes a column at a time."""
+        fields, text_limit = self.fields, self.text_limit
+        self._columns = {
+            name: list[json_type(field, text_limit)]  # type: ignore[misc]
+            for name, field in fields.items()
         }
+        self._checks = {name: column_check(field, text_limit) for name, field in fields.items()}
         self._limits = {
             name: limits
-            for name, field in self.fields.items()
+            for name, field in fields.items()
             if (limits := exact_limits(field)) is not None
         }
-        # For many rows: types alone, since limits are checked a column at a time, and nothing for the garbage collector to look at.
+        self._lists = {
+            name: msgspec.json.Decoder(list[loose_type(field)]).decode  # type: ignore[misc]
+            for name, field in fields.items()
+        }
+
+    def _compile_many(self) -> None:
+        """What decodes the rows of a large batch into columns."""
+        # Types alone, since limits are checked a column at a time. The garbage collector has
+        # nothing to look at.
         loose = msgspec.defstruct(
-            "LooseRow", [(slot, loose_type(self.fields[name])) for slot, name in slots.items()],
-            rename=slots, forbid_unknown_fields=True, kw_only=True, gc=False,
-        )  # fmt: skip
-        loose_rows = list[loose]  # type: ignore[valid-type]
-        loose_batch = msgspec.defstruct(
-            "LooseBatch", [("instances", loose_rows)], forbid_unknown_fields=True
+            "LooseRow",
+            [(slot, loose_type(self.fields[name])) for slot, name in self._slots.items()],
+            rename=self._slots,
+            forbid_unknown_fields=True,
+            kw_only=True,
+            gc=False,
         )
-        self._loose = msgspec.json.Decoder(loose_batch).decode
-        # Numbers that are always there are read row by row, which is kind to the processor's caches.
+        self._loose = msgspec.json.Decoder(_batch_of(loose)).decode
+
+        # Numbers that are always there are read row by row, which suits the processor's caches.
         packed = {
             slot: name
-            for slot, name in slots.items()
+            for slot, name in self._slots.items()
             if self.fields[name].kind in PACKED and not self.fields[name].nullable
         }
         self._packed = tuple(packed.values()) if len(packed) > 1 else ()
         self._numbers_of = attrgetter(*packed) if self._packed else None
-        self._pack = struct.Struct(
-            "=" + "".join(PACKED[self.fields[name].kind] for name in self._packed)
-        ).pack
-        self._layout = np.dtype([(name, DTYPES[self.fields[name].kind]) for name in self._packed])
-        self._lists = {
-            name: msgspec.json.Decoder(list[loose_type(field)]).decode  # type: ignore[misc]
-            for name, field in self.fields.items()
-        }
+
+        kinds = [self.fields[name].kind for name in self._packed]
+        self._pack = struct.Struct("=" + "".join(PACKED[kind] for kind in kinds)).pack
+        self._layout = np.dtype(
+            [(name, DTYPES[kind]) for name, kind in zip(self._packed, kinds, strict=True)]
+        )
         self._by_column = [
-            (attrgetter(slot), name) for slot, name in slots.items() if name not in self._packed
+            (attrgetter(slot), name)
+            for slot, name in self._slots.items()
+            if name not in self._packed
         ]
 
     def decode(self, body: bytes, limit: int | None = None) -> tuple[list[Row], bool]:
-        """Rows of a body, and whether it was a batch (`{"instances": [...]}`) rather than one object.
+        """Rows of a body, and whether it was a batch (`{"instances": [...]}`) or one object.
 
-        `limit` is the most rows, where fewer than `row_limit` are taken; more are refused before any is decoded.
-        Raises Refusal.
+        `limit` is the most rows, where it is below `row_limit`. A request with more is refused
+        before any row is decoded. Raises Refusal.
         """
         if not is_batch(body):
             return [self.decode_one(body)], False
@@ -172,7 +194,7 @@ class Contract:
         return rows
 
     def _check_size(self, row: bytes | memoryview, place: str | None) -> None:
-        """Raises Refusal for a row that is larger than its fields can make it: parsing it would hold up all others."""
+        """Raises Refusal for a row larger than its fields can make it: it would hold up others."""
         if len(row) > self.row_bytes:
             raise Refusal(
                 413,
@@ -204,7 +226,10 @@ class Contract:
             raise malformed() from None
 
     def _checked(self, found: msgspec.Struct, where: str) -> tuple[Row, int]:
-        """A row, and the quotation marks that its fields and texts have. Raises Refusal for a time that is out of all reason."""
+        """A row, and the quotation marks that its fields and texts have.
+
+        Raises Refusal for a time that is out of all reason.
+        """
         values, quotes = msgspec.structs.astuple(found), self._quotes
         for place in self._maybe_texts:
             if values[place] is not None:
@@ -217,10 +242,10 @@ class Contract:
 
     def decode_many(self, body: bytes) -> list[Row] | Columns:
         """What `decode` finds in the body of a batch; many rows as columns. Raises Refusal."""
-        # A body of columns has no escapes, so that duplicate fields can be counted; whatever is wrong is said by `decode`.
+        # Without escapes, duplicate fields can be found by counting. `decode` says what is wrong.
         if body.count(b"{", 0, _BEGINNING) > MANY_ROWS and b"\\" not in body:
             try:
-                found = self._loose(body).instances  # type: ignore[attr-defined]
+                found = self._loose(body).instances
             except (msgspec.DecodeError, ValueError, RecursionError):
                 found = []
             if (
@@ -260,12 +285,17 @@ class Contract:
         return {name: columns[name] for name in self.names}
 
     def json_column(self, name: str, content: msgspec.Raw) -> Column:
-        """The column of a JSON list, of which only the type is checked. Raises KeyError, msgspec.DecodeError, ValueError and
-        OverflowError."""
+        """The column of a JSON list, of which only the type is checked.
+
+        Raises KeyError, msgspec.DecodeError, ValueError and OverflowError.
+        """
         return self._column(name, self._lists[name](content))
 
     def _column(self, name: str, values: list[Any]) -> Column:
-        """The column of values of their type, of times still as text. Raises msgspec.ValidationError and OverflowError."""
+        """The column of values of their type, of times still as text.
+
+        Raises msgspec.ValidationError and OverflowError.
+        """
         kind = self.fields[name].kind
         if kind != "datetime":
             return column(kind, values)
@@ -283,8 +313,10 @@ class Contract:
         )
 
     def check_columns(self, found: Mapping[str, Column | list[Any]]) -> Columns:
-        """Columns of another protocol, checked by the same rules; lists hold plain values of whatever type. Raises Refusal, which names
-        the column and the row."""
+        """Columns of another protocol, checked by the same rules.
+
+        Lists hold plain values of any type. Raises Refusal, which names the column and the row.
+        """
         columns: dict[str, Column] = {}
         sound = self._sound(found)
         for name in self.names:
@@ -304,8 +336,10 @@ class Contract:
         return columns
 
     def _sound(self, columns: Mapping[str, Column | list[Any]]) -> Collection[str]:
-        """Columns of numbers that keep their limits, looked at together where calls cost more than numbers do; the others are still to
-        be looked at."""
+        """Columns of numbers that keep their limits. The others are still to be checked.
+
+        Short columns are checked together, since there a call costs more than the numbers do.
+        """
         asked = {
             name: found.array
             for name in self._limits
@@ -389,7 +423,15 @@ def rows_of(columns: Columns) -> list[Row]:
     ]
 
 
+def _batch_of(row: Any) -> Any:
+    """The type of `{"instances": [rows]}`."""
+    return msgspec.defstruct("Batch", [("instances", list[row])], forbid_unknown_fields=True)
+
+
 @lru_cache(maxsize=1 << 12)
 def _moment_of(text: str) -> int:
-    """`moment` of a time as text: requests ask for the same few again and again. Raises msgspec.ValidationError."""
+    """`moment` of a time as text. Cached, since requests repeat the same few times.
+
+    Raises msgspec.ValidationError.
+    """
     return moment(msgspec.convert(text, TIME))

@@ -1,4 +1,4 @@
-"""What one field of a request demands: its type for msgspec, its limits, its rule in words, an example of it."""
+"""What one field of a request demands: a type for msgspec, limits, words, and an example."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ TIME = Annotated[datetime, Meta(tz=True)]
 # Up to here float64 holds all whole numbers.
 _EXACT = 2**53
 _EXPECTED = {
-    "string": "text", "float": "a finite number", "integer": "a whole number", "boolean": "true or false",
+    "string": "text",
+    "float": "a finite number",
+    "integer": "a whole number",
+    "boolean": "true or false",
     "datetime": "a time as ISO 8601 text with an offset, such as 2013-02-01T14:15:00Z, "
     "between 1900 and 2100",
-}  # fmt: skip
+}
 
 
 def describe(field: RequestField, text_limit: int) -> tuple[str, str]:
@@ -76,7 +79,10 @@ def loose_type(field: RequestField) -> Any:
 
 
 def to_the_end(pattern: str) -> str:
-    """The same pattern, whose final `$` is the end of the text, as JSON Schema has it: Python's would let a line break follow."""
+    """The same pattern, with the final `$` meaning the end of the text, as in JSON Schema.
+
+    Python's `$` lets a line break follow.
+    """
     return (
         pattern[:-1] + r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
     )

@@ -1,4 +1,4 @@
-"""What msgspec says of a wrong body, as a Refusal: with the path of the field, and without any value."""
+"""What msgspec says of a wrong body, as a Refusal that has the field's path and no value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from bundle.manifest import RequestField
 from serving.contract.fields import describe
 from serving.contract.refusal import Refusal, shown
 
-# The path comes last, and holds no backtick: a field's name, which comes from outside, cannot forge one.
+# The path comes last and holds no backtick, so that a field's name, which comes from outside,
+# cannot forge one.
 _PATH = re.compile(r".* - at `(?:key in )?\$?([^`]*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`( - at `[^`]*`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(.*?)`( - at `[^`]*`)?$", re.DOTALL)
@@ -28,7 +29,10 @@ def refusal_of(message: str, fields: Mapping[str, RequestField], text_limit: int
 
     if found := _MISSING.match(message):
         name = found.group(1)
-        error = f"The field {name} is missing; send null for a value that is not known, if it may be null."
+        error = (
+            f"The field {name} is missing; send null for a value that is not known, if it may be "
+            "null."
+        )
         return Refusal(422, "missing_field", error, where + name)
 
     # The longest name first: one name may be the end of another.
@@ -48,6 +52,9 @@ def refusal_of(message: str, fields: Mapping[str, RequestField], text_limit: int
 def out_of_contract(
     where: str, name: str, field: RequestField, text_limit: int, index: str = ""
 ) -> Refusal:
-    """The refusal for a value that its field does not allow; `where` is the path before its name, `index` what follows it."""
+    """The refusal for a value that its field does not allow.
+
+    `where` is the path before its name, `index` what follows it.
+    """
     rule, says = describe(field, text_limit)
     return Refusal(422, rule, f"{name} must be {says}.", where + name + index)

@@ -1,4 +1,7 @@
-"""Refused requests: what is wrong, in which field, by which rule. Never the value itself, which may be private or hostile."""
+"""Refused requests: what is wrong, in which field, by which rule.
+
+A refusal never repeats the value, which may be private or hostile.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .-]{0,63}")
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
     """An answer other than success.
 
-    `field` is a path such as `instances[3].hour`, or None where no single field is to blame; `rule` is a short code; `wait` is in how
-    many seconds asking again may help.
+    `field` is a path such as `instances[3].hour`, or None where no single field is to blame. `rule`
+    is a short code. `wait` is the number of seconds after which asking again may help.
     """
 
     def __init__(

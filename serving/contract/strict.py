@@ -1,4 +1,4 @@
-"""JSON as strictly as the contract takes it: no duplicate fields, no NaN or Infinity, no lone surrogates."""
+"""Strict JSON: no duplicate fields, no NaN or Infinity, no lone surrogates."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def duplicate(name: str, where: str) -> Refusal:
 
 
 def parse(body: bytes, where: str = "") -> Any:
-    """The value of JSON, parsed strictly: no duplicate fields, no NaN or Infinity, no lone surrogates.
+    """The value of JSON: without duplicate fields, NaN, Infinity and lone surrogates.
 
     Raises Refusal; `where` is the path of the value in the request.
     """

@@ -1,12 +1,16 @@
-"""HTTP/1.1 for an application that answers in one piece: httptools parses, uvicorn's server accepts and drains.
+"""HTTP/1.1 for an application that answers in one piece.
 
-An application is an async function of a `Request` that returns an `Answer`. That is less than ASGI, whose dictionaries and
-messages cost as much as a prediction. The application runs at once when a request is there whole, without a task, until it
-waits for more than its `Turn`; nearly every prediction ends before that. What does wait (a large body still on its way, a
-computation in a thread) becomes a task from there on.
+httptools parses; uvicorn's server accepts and drains.
 
-A connection remembers nothing of a request after its answer. Requests and headers that are slow or too large are ended, which
-uvicorn leaves to a proxy. A client that does not read its answers gets no more of them until it does.
+An application is an async function of a `Request` that returns an `Answer`. That is less than ASGI,
+whose dictionaries and messages cost as much as a prediction. The application runs at once when a
+request is there whole, without a task, until it waits for more than its `Turn`; nearly every
+prediction ends before that. What does wait (a large body still on its way, a computation in a
+thread) becomes a task from there on.
+
+A connection remembers nothing of a request after its answer. Requests and headers that are slow or
+too large are ended, which uvicorn leaves to a proxy. A client that does not read its answers gets
+no more of them until it does.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ REFUSED = Headers((b"content-type", b"application/json"), CLOSE)
 class Connection(asyncio.Protocol):
     """One connection.
 
-    The server sets the limits, which are class attributes: bytes of headers, seconds in which a request must have
-    arrived, seconds that a connection may be idle between requests.
+    The server sets the limits, which are class attributes: bytes of headers, seconds in which a
+    request must have arrived, seconds that a connection may be idle between requests.
     """
 
     header_limit = 32 << 10
@@ -65,13 +69,15 @@ class Connection(asyncio.Protocol):
         self._current: Request | None = None
         self._waiting: deque[Request] = deque()
 
-        # What the parser has found of the next head. It writes headers into the dictionary without a call of Python.
+        # What the parser has found of the next head. It writes headers into the dictionary without
+        # a call of Python.
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self.on_header = self._headers.__setitem__
         self._parser = self._new_parser()
 
-        # Bytes since the last of a body or of a request: of its headers, of its trailers, or of the frame of a chunk.
+        # Bytes since the last of a body or of a request: of its headers, of its trailers, or of the
+        # frame of a chunk.
         self._header_bytes, self._in_headers = 0, True
         self._begun: float | None = time.monotonic()
         self._idle_since = self._begun
@@ -119,7 +125,7 @@ class Connection(asyncio.Protocol):
             self._run(arriving)
 
     def _feed_pieces(self, data: memoryview) -> None:
-        """Feed what is longer than headers may be, piece by piece, so that headers never get past their limit."""
+        """Feed a long input piece by piece, so that headers never get past their limit."""
         while data and not self._closing and not self._stopping:
             size = max(1, self.header_limit - self._header_bytes)
             self._feed(data[:size])
@@ -138,10 +144,11 @@ class Connection(asyncio.Protocol):
             self._refuse(431, "headers", "The request's headers are too large.")
 
     def _without_upgrade(self, rest: bytes | memoryview) -> bytes:
-        """The request that asks for another protocol, as if it had not asked; `rest` is what came after its head.
+        """The bytes of a request that asks for another protocol, as if it had not asked.
 
-        Some clients ask in every request. httptools then takes the body for that protocol's. Parsing the request again is how
-        a server declines. Raises httptools.HttpParserError for CONNECT.
+        `rest` is what came after its head. Some clients ask in every request. httptools then takes
+        the body for that protocol's. Parsing the request again is how a server declines. Raises
+        httptools.HttpParserError for CONNECT.
         """
         method, version = self._parser.get_method(), self._parser.get_http_version().encode()
         if method == b"CONNECT":
@@ -160,7 +167,8 @@ class Connection(asyncio.Protocol):
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        # What follows a request that closes the connection is left unread, not taken for an error of that request.
+        # What follows a request that closes the connection is left unread, not taken for an error
+        # of that request.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
@@ -176,7 +184,10 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def sweep(self, now: float) -> None:
-        """End what is overdue at a moment of the monotonic clock, and say why where no answer has begun yet."""
+        """End what is overdue at a moment of the monotonic clock.
+
+        Says why, unless an answer has begun.
+        """
         if self._unread_since is not None and now - self._unread_since > self.idle_seconds:
             self._close()
             self._transport.abort()  # closing would wait for a client that does not read
@@ -192,7 +203,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(408, "request_time", "The request did not arrive in time.")
 
     def _refuse(self, status: int, rule: str, error: str) -> None:
-        """Give up the request that arrives, and with it the connection; those before it still get their answers."""
+        """Give up the request that arrives, and the connection. Earlier ones are still answered."""
         arriving = self._arriving
         if arriving is not None and arriving in self._waiting:
             self._waiting.remove(arriving)
@@ -233,7 +244,10 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def pause_writing(self) -> None:
-        """The client does not read its answers: no more requests are read or begun, or these would fill the memory."""
+        """Read and begin no more requests: the client does not read its answers.
+
+        More answers would fill the memory.
+        """
         self._unread_since = time.monotonic()
         self.pause_reading()
 
@@ -265,8 +279,8 @@ class Connection(asyncio.Protocol):
             keep_alive,
             self._begun or time.monotonic(),
         )
-        # What is written from now on is a trailer. A trailer is no header (RFC 9110, 6.5.1): it comes too late for what headers
-        # decide, and no proxy looked at it.
+        # What is written from now on is a trailer. A trailer is no header (RFC 9110, 6.5.1): it
+        # comes too late for what headers decide, and no proxy looked at it.
         self._in_headers, self._header_bytes = False, 0
         self._arriving = request
         if self._current is None and self._unread_since is None:

@@ -1,4 +1,7 @@
-"""What the headers of a request say to the endpoint. Every number in them is bounded before it is converted."""
+"""What the headers of a request say to the endpoint.
+
+Every number in them is bounded before it is converted.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from serving.contract.refusal import Refusal
 
 IDENTITY = b"identity"
 TIMEOUT_HEADER = b"x-request-timeout-ms"
-# More digits than any length or time has that makes sense here, and far fewer than Python's limit for a conversion.
+# More digits than any sensible length has, and far fewer than Python's limit for a conversion.
 LENGTH_DIGITS = 18
 _TIMEOUT_DIGITS = 9
 
@@ -17,7 +20,8 @@ _TIMEOUT_DIGITS = 9
 class Heading(NamedTuple):
     """What the headers say.
 
-    `length` is that of the body, where the client said it. `seconds` is the time for an answer that it asks for.
+    `length` is that of the body, where the client said it. `seconds` is the time for an answer that
+    it asks for.
     """
 
     host: bytes

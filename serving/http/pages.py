@@ -1,4 +1,7 @@
-"""The pages of the admin port: what the endpoint offers, for people. They read `/openapi.json` and nothing else."""
+"""The pages of the admin port, which show people what the endpoint offers.
+
+They read `/openapi.json` and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ class Source(Protocol):
 class Request:
     """`headers` have lower-case names; where a client repeats a name, its last value counts.
 
-    `begun` is the moment of the monotonic clock at which the request began to arrive. `content` is the whole body, as
-    soon as it is there.
+    `begun` is the moment of the monotonic clock at which the request began to arrive. `content` is
+    the whole body, as soon as it is there.
     """
 
     __slots__ = (

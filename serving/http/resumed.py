@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 @types.coroutine
 def resumed(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
-    """What is left of a coroutine that waits for `awaited`: passes on what it waits for, and what it is sent."""
+    """The rest of a coroutine that waits for `awaited`.
+
+    Passes on what the coroutine waits for, and what it is sent.
+    """
     try:
         while True:
             try:
@@ -26,7 +29,8 @@ def resumed(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, A
                     sent = None
                 else:
                     sent = yield awaited
-            except BaseException as error:  # noqa: BLE001  whatever is thrown in belongs to the coroutine
+            # Whatever is thrown in belongs to the coroutine.
+            except BaseException as error:  # noqa: BLE001
                 awaited = coroutine.throw(error)
             else:
                 awaited = coroutine.send(sent)
