@@ -148,7 +148,8 @@ def reader(*folders: Path) -> Reader:
 
 def year(place: Path) -> list[Figure]:
     """The year against the pandas reference, and one day alone."""
-    from assets.tabular.features.point_in_time import features, labels, snapshot
+    from assets.tabular.features.point_in_time import features, labels
+    from assets.tabular.features.snapshot import snapshot
     from pipelines.flight_delays import pipeline
     from tests.support import features_reference
 

@@ -149,7 +149,7 @@ def golden_of(
     """
     import numpy as np
 
-    from assets.tabular.features.point_in_time import snapshot
+    from assets.tabular.features.snapshot import snapshot
 
     day = rows.manifest.split["test"].last
     chosen = golden_frame(pipeline, rows.part("test"), day)

@@ -688,7 +688,7 @@ def test_before_the_first_release_nothing_is_to_be_served(world: World) -> None:
 
 def test_a_real_server_follows_the_ledger(world: World) -> None:
     from assets.data import raw
-    from assets.tabular.features.point_in_time import snapshot
+    from assets.tabular.features.snapshot import snapshot
     from resources.online_store import OnlineStore
 
     place = Place(Path(world.endpoint.path), b"", world.keys.public_path)

@@ -12,7 +12,8 @@ import pytest
 
 from assets.data.parse import Landed, parse
 from assets.tabular.features.declared_program import program
-from assets.tabular.features.point_in_time import features, snapshot
+from assets.tabular.features.point_in_time import features
+from assets.tabular.features.snapshot import snapshot
 from assets.tabular.features.versions import Reader
 from bundle.features.columns import column
 from bundle.features.numpy import compile_columns

@@ -5,9 +5,8 @@ of one group of keys and one event day that are visible to the same refreshes: v
 is seen from the first refresh after it was known until the one before its successor was known. So a
 correction moves a fact from one cell to another and rewrites nothing.
 
-Sums are those of integers (numbers as multiples of 2^-60, squares in two parts), so they are exact,
-and equal whatever the order and grouping of rows: a day computed alone gives the bytes that the
-whole year gives.
+Sums are exact (`cell_parts`), and equal whatever the order and grouping of rows: a day computed
+alone gives the bytes that the whole year gives.
 """
 
 from __future__ import annotations
@@ -20,12 +19,20 @@ from typing import TYPE_CHECKING
 
 from assets.names import DAY
 from assets.tabular.features.ahead import ahead
+from assets.tabular.features.cell_parts import (
+    merge,
+    part_names,
+    parts,
+    result,
+    value_name,
+    windowed,
+)
 from assets.tabular.features.declared_program import fact_columns
 from assets.tabular.features.moments import first_refreshes, of_local_day, refresh, stamped
 from assets.tabular.features.versions import EARLY, Reader, duplicated, newest_known, request_rows
 from bundle.features.expression import Column, Node, Rolling, walk
 from bundle.features.polars import compile_values
-from bundle.features.program import FeatureProgram, Lookup, aggregate_name
+from bundle.features.program import FeatureProgram, Lookup
 from declare.source import EVENT_TIME, KNOWN_AT
 from declare.tabular import Tabular
 
@@ -37,9 +44,6 @@ EVENT_DAY, SEEN_FROM, SEEN_UNTIL = "_event_day", "_seen_from", "_seen_until"
 # When the newest fact of a cell, or of a window of cells, was known.
 NEWEST = "_newest"
 REFRESH = "_refresh"
-# Larger numbers do not count in means and deviations: their sums would not fit 128 bits.
-LARGEST = 2.0**40
-UNIT, COARSE, FINE = 2.0**60, 2.0**20, 2.0**60
 # Rows of facts that are held in memory at once.
 CHUNK_ROWS = 5_000_000
 
@@ -56,11 +60,11 @@ class Facts:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(sorted({name for node in self.aggregates for name in node.by}))
+        return tuple(sorted(set().union(*(node.by for node in self.aggregates))))
 
     @property
     def values(self) -> dict[str, Node]:
-        return {_value(node): node.value for node in self.aggregates}
+        return {value_name(node): node.value for node in self.aggregates}
 
     @property
     def window(self) -> int:
@@ -68,7 +72,7 @@ class Facts:
         return max(node.days for node in self.aggregates)
 
     def functions(self, value: str) -> set[str]:
-        return {node.function for node in self.aggregates if _value(node) == value}
+        return {node.function for node in self.aggregates if value_name(node) == value}
 
 
 def facts(program: FeatureProgram) -> tuple[Facts, ...]:
@@ -119,17 +123,13 @@ def aggregates(
         .explode(REFRESH)
         .with_columns(_age=(pl.col(REFRESH) - pl.col(EVENT_DAY)).dt.total_days())
     )
-    parts = {(_value(node), node.days): node for node in nodes}
-    windowed = (_windowed(value, days, what.functions(value)) for value, days in parts)
+    windows = dict.fromkeys((value_name(node), node.days) for node in nodes)
+    recent = (windowed(value, days, what.functions(value)) for value, days in windows)
     summed = at.group_by(*lookup.keys, REFRESH).agg(
-        pl.col(NEWEST).max(), *chain.from_iterable(windowed)
+        pl.col(NEWEST).max(), *chain.from_iterable(recent)
     )
-    values = (_result(node) for node in nodes)
+    values = (result(node) for node in nodes)
     return summed.select(*lookup.keys, REFRESH, NEWEST, *values).collect()
-
-
-def _value(node: Rolling) -> str:
-    return aggregate_name(node).split()[1]
 
 
 def _chunks(
@@ -163,63 +163,74 @@ def _chunk_cells(
     import polars as pl
 
     source = pipeline.source(what.source)
-    own = set(source.columns)
-    needed = {
-        node.name
-        for tree in what.values.values()
-        for node in walk(tree)
-        if isinstance(node, Column)
-    } | set(what.keys)
+    needed = _needed_columns(what)
     # After `window` days a fact is in no window any more: later versions of it change nothing.
     until = min(last + what.window * DAY, newest)
+    versions = _seen_versions(
+        pipeline, what, _known_facts(pipeline, what, read, needed, first, until), first, last
+    )
+
+    borrowed = sorted(needed - {*source.columns, EVENT_TIME})
+    if borrowed:
+        versions = _with_request(pipeline, read, versions.collect(), first, last, borrowed).lazy()
+
+    values = compile_values(what.values, fact_columns(pipeline, what.source), pipeline.timezone)
+    kept = chain.from_iterable(parts(value, what.functions(value)) for value in what.values)
+    return (
+        versions.select(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL, KNOWN_AT, *values)
+        .group_by(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL)
+        .agg(pl.col(KNOWN_AT).max().alias(NEWEST), *kept)
+        .collect()
+    )
+
+
+def _needed_columns(what: Facts) -> set[str]:
+    """Names of the columns that the keys and the values of facts read."""
+    nodes = chain.from_iterable(walk(tree) for tree in what.values.values())
+    return {node.name for node in nodes if isinstance(node, Column)} | set(what.keys)
+
+
+def _known_facts(
+    pipeline: Tabular, what: Facts, read: Reader, needed: set[str], first: date, until: date
+) -> pl.DataFrame:
+    """All versions of the facts from day `first` on that are known at the refresh of `until`."""
+    import polars as pl
+
+    source = pipeline.source(what.source)
     rows = (
         read(what.source, first - EARLY, until) if source.daily else read(what.source, None, None)
     )
     # The entity leads to the request's columns, whether or not the source is keyed by it.
-    columns = dict.fromkeys(
-        [
-            *source.keys,
-            *(name for name in source.columns if name in needed | {pipeline.entity}),
-            EVENT_TIME,
-            KNOWN_AT,
-        ]
-    )
+    wanted = needed | {pipeline.entity}
+    own = [name for name in source.columns if name in wanted]
+    columns = dict.fromkeys([*source.keys, *own, EVENT_TIME, KNOWN_AT])
     selected = stamped(pipeline, rows).select(*columns)
-    known = selected.filter(pl.col(KNOWN_AT) <= refresh(pipeline, until)).collect()
-    succeeded = _with_successors(known, source.keys)
-    versions = (
+    return selected.filter(pl.col(KNOWN_AT) <= refresh(pipeline, until)).collect()
+
+
+def _seen_versions(
+    pipeline: Tabular, what: Facts, known: pl.DataFrame, first: date, last: date
+) -> pl.LazyFrame:
+    """Facts of event days `first` to `last` with the refreshes that see each version of them."""
+    import polars as pl
+
+    succeeded = _with_successors(known, pipeline.source(what.source).keys)
+    seen_until = first_refreshes(pipeline, succeeded.get_column("_successor")).fill_null(date.max)
+    # Equal cells for all that is seen from the first day on and to the end: fewer cells, the same
+    # sums.
+    earliest = pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY)
+    latest = pl.min_horizontal(SEEN_UNTIL, pl.col(EVENT_DAY) + (what.window + 1) * DAY)
+    return (
         succeeded.lazy()
         .with_columns(
             of_local_day(pipeline, pl.col(EVENT_TIME)).alias(EVENT_DAY),
             first_refreshes(pipeline, _usable_from(pipeline, what, succeeded)).alias(SEEN_FROM),
-            first_refreshes(pipeline, succeeded.get_column("_successor"))
-            .fill_null(date.max)
-            .alias(SEEN_UNTIL),
+            seen_until.alias(SEEN_UNTIL),
         )
         .filter(pl.col(EVENT_DAY).is_between(first, last))
-        .with_columns(
-            # Equal cells for all that is seen from the first day on and to the end: fewer cells,
-            # the same sums.
-            pl.max_horizontal(SEEN_FROM, pl.col(EVENT_DAY) + DAY).alias(SEEN_FROM),
-            pl.min_horizontal(SEEN_UNTIL, pl.col(EVENT_DAY) + (what.window + 1) * DAY).alias(
-                SEEN_UNTIL
-            ),
-        )
+        .with_columns(earliest.alias(SEEN_FROM), latest.alias(SEEN_UNTIL))
         .filter(pl.col(SEEN_FROM) < pl.col(SEEN_UNTIL))
         .drop("_successor")
-    )
-    borrowed = sorted(needed - own - {EVENT_TIME})
-    if borrowed:
-        versions = _with_request(pipeline, read, versions.collect(), first, last, borrowed).lazy()
-    values = compile_values(what.values, fact_columns(pipeline, what.source), pipeline.timezone)
-    return (
-        versions.select(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL, KNOWN_AT, *values)
-        .group_by(*what.keys, EVENT_DAY, SEEN_FROM, SEEN_UNTIL)
-        .agg(
-            pl.col(KNOWN_AT).max().alias(NEWEST),
-            *(part for value in what.values for part in _parts(value, what.functions(value))),
-        )
-        .collect()
     )
 
 
@@ -308,92 +319,10 @@ def _with_successors(known: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def _parts(value: str, functions: set[str]) -> Iterator[pl.Expr]:
-    """What cells keep of a value; every part can be merged."""
-    import polars as pl
-
-    column = pl.col(value)
-    number = _countable(column)
-    coarse = (number * number * COARSE).floor()
-    parts = {
-        "n": column.count().cast(pl.Int64),
-        "true": column.sum(),
-        "numbers": number.count().cast(pl.Int64),
-        "sum": (number * UNIT).round().cast(pl.Int128).sum(),
-        "squares": coarse.cast(pl.Int128).sum(),
-        "fraction": ((number * number * COARSE - coarse) * FINE).round().cast(pl.Int128).sum(),
-        "min": column.min().cast(pl.Float64),
-        "max": column.max().cast(pl.Float64),
-    }
-    for name in _names(functions):
-        yield (parts[name].cast(pl.Int64) if name == "true" else parts[name]).alias(
-            f"{value}.{name}"
-        )
-
-
-def _countable(column: pl.Expr) -> pl.Expr:
-    import polars as pl
-
-    number = column.cast(pl.Float64)
-    return pl.when(number.abs() <= LARGEST).then(number)
-
-
 def _merged(what: Facts) -> Iterator[pl.Expr]:
     """Cells added up."""
     import polars as pl
 
     for value in what.values:
-        for part in _names(what.functions(value)):
-            column = pl.col(f"{value}.{part}")
-            yield column.min() if part == "min" else column.max() if part == "max" else column.sum()
-
-
-def _names(functions: set[str]) -> Iterator[str]:
-    """Names of the parts that functions need."""
-    yield "n"
-    if "rate" in functions:
-        yield "true"
-    if functions & {"mean", "std"}:
-        yield from ("numbers", "sum")
-    if "std" in functions:
-        yield from ("squares", "fraction")
-    yield from sorted(functions & {"min", "max"})
-
-
-def _windowed(value: str, days: int, functions: set[str]) -> Iterator[pl.Expr]:
-    """Parts of a value over the facts of the last `days` days."""
-    import polars as pl
-
-    for part in _names(functions):
-        column = pl.when(pl.col("_age") <= days).then(pl.col(f"{value}.{part}"))
-        total = column.min() if part == "min" else column.max() if part == "max" else column.sum()
-        yield total.alias(f"{value}.{part}.{days}")
-
-
-def _result(node: Rolling) -> pl.Expr:
-    """The aggregate from its parts.
-
-    Deviation: (sum of squares - n mean^2) / (n - 1), zero below the rounding of the squares.
-    """
-    import polars as pl
-
-    def part(name: str) -> pl.Expr:
-        return pl.col(f"{_value(node)}.{name}.{node.days}").cast(pl.Float64)
-
-    name = aggregate_name(node)
-    if node.function == "count":
-        return part("n").alias(name)
-    if node.function == "rate":
-        return pl.when(part("n") > 0).then(part("true") / part("n")).alias(name)
-    if node.function in ("min", "max"):
-        return part(node.function).alias(name)
-    n, total = part("numbers"), part("sum") / UNIT
-    if node.function == "mean":
-        return pl.when(n > 0).then(total / n).alias(name)
-    squares = part("squares") / COARSE + part("fraction") / (COARSE * FINE)
-    spread = squares - total * total / n
-    return (
-        pl.when(n > 1)
-        .then(pl.when(spread > squares * 1e-15).then((spread / (n - 1)).sqrt()).otherwise(0.0))
-        .alias(name)
-    )
+        for part in part_names(what.functions(value)):
+            yield merge(part, pl.col(f"{value}.{part}"))

@@ -185,7 +185,7 @@ def _online_features(pipeline: Tabular) -> dg.AssetsDefinition:
         ),
     )
     def online_features(lake: Lake, online: OnlineStore) -> dg.MaterializeResult[None]:
-        from assets.tabular.features.point_in_time import snapshot
+        from assets.tabular.features.snapshot import snapshot
 
         stored = lake.days(table)
         if not stored:

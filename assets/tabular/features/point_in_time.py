@@ -1,4 +1,4 @@
-"""Features, online snapshots and labels as they could be known at their moment.
+"""Features and labels as they could be known at their moment.
 
 Partition D of the features holds the requests whose event falls on local day D, each predicted
 `lead` before its event from what was known then. What arrives later changes no row: a partition
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from assets.data.raw import RawRows
 from assets.names import DAY
@@ -33,7 +34,6 @@ from assets.tabular.features.moments import (  # fmt: skip
 )
 from assets.tabular.features.versions import EARLY, PREDICTED_AT, Reader, newest_known, request_rows
 from bundle.features.expression import Column, as_node
-from bundle.features.online import AggregateTable, LatestRows, LatestTable, Refresh, Snapshot
 from bundle.features.polars import compile_batch, compile_values
 from bundle.features.program import FeatureProgram, Lookup
 from declare.source import DATE, EVENT_TIME, KNOWN_AT
@@ -48,9 +48,6 @@ INPUTS_KNOWN_AT = "inputs_known_at"
 _newest_cells: dict[tuple[str, str], tuple[Tabular, object, pl.DataFrame]] = {}
 # Rows of requests that are computed at once.
 BLOCK_ROWS = 300_000
-# Rows of "latest" tables that a snapshot keeps: those known in the last days before its own, and
-# one older per key.
-SNAPSHOT_DAYS = 2
 
 
 def features(pipeline: Tabular, days: Sequence[date], read: Reader) -> pl.DataFrame:
@@ -80,7 +77,7 @@ def feature_blocks(
         )
     made = program(pipeline)
     for first, last in _runs(days):
-        summed = _cells(pipeline, made, read, first, last)
+        summed = summed_cells(pipeline, made, read, first, last)
 
         def block(
             of: tuple[date, date], summed: dict[str, tuple[Facts, pl.DataFrame]] = summed
@@ -89,28 +86,6 @@ def feature_blocks(
             return named, _block(pipeline, made, read, summed, *of)
 
         yield from ahead(block, _blocks(pipeline, read, first, last, rows))
-
-
-def snapshot(pipeline: Tabular, day: date, read: Reader) -> Snapshot:
-    """What the endpoint looks up from the deliveries up to a day.
-
-    The rows and aggregates that requests of that day, and of the days after it until the next
-    snapshot, need.
-    """
-    made = program(pipeline)
-    first, last = _refreshes(pipeline, day, day)
-    summed = _cells(pipeline, made, read, day, day)
-    tables: dict[str, LatestTable | AggregateTable] = {}
-    for lookup in made.lookups:
-        if lookup.kind == "aggregate":
-            what, found = summed[lookup.source]
-            tables[lookup.table] = _aggregate_table(
-                pipeline, lookup, aggregates(what, lookup, found, first, last), first, last
-            )
-        elif lookup.table not in tables:
-            sharing = [other for other in made.lookups if other.table == lookup.table]
-            tables[lookup.table] = _latest_table(pipeline, sharing, read, day)
-    return Snapshot(pipeline.name, day, refresh(pipeline, day), tables)
 
 
 def labels(pipeline: Tabular, read: Reader, first: date, last: date, as_of: date) -> pl.DataFrame:
@@ -153,11 +128,6 @@ def labels(pipeline: Tabular, read: Reader, first: date, last: date, as_of: date
     )
 
 
-def lookup_columns(lookup: Lookup) -> list[str]:
-    """Names of a lookup's values in the wide frame."""
-    return [lookup.wide(value) for value in lookup.values]
-
-
 def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:
     """Stretches of consecutive days, in order."""
     ordered = sorted(set(days))
@@ -169,7 +139,7 @@ def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:
                 begin = following
 
 
-def _refreshes(pipeline: Tabular, first: date, last: date) -> tuple[date, date]:
+def newest_refreshes_of(pipeline: Tabular, first: date, last: date) -> tuple[date, date]:
     """First and last day whose refresh is the newest for events on days `first` to `last`."""
     return (
         newest_refresh(pipeline, start(pipeline, first) - pipeline.lead),
@@ -177,10 +147,11 @@ def _refreshes(pipeline: Tabular, first: date, last: date) -> tuple[date, date]:
     )
 
 
-def _cells(
+def summed_cells(
     pipeline: Tabular, made: FeatureProgram, read: Reader, first: date, last: date
 ) -> dict[str, tuple[Facts, pl.DataFrame]]:
-    refreshes = _refreshes(pipeline, first, last)
+    """The facts of each source, and the cells that events on days `first` to `last` need."""
+    refreshes = newest_refreshes_of(pipeline, first, last)
     if first < last or not isinstance(read, RawRows):
         return {
             what.source: (what, cells(pipeline, what, read, *refreshes)) for what in facts(made)
@@ -241,7 +212,7 @@ def _block(
     wide = wide.with_columns(
         newest_refreshes(pipeline, wide.get_column(PREDICTED_AT)).alias(REFRESH)
     )
-    refreshes = _refreshes(pipeline, first, last)
+    refreshes = newest_refreshes_of(pipeline, first, last)
     inputs = [pl.col(KNOWN_AT)]
     for index, lookup in enumerate(made.lookups):
         if lookup.kind == "latest":
@@ -249,7 +220,7 @@ def _block(
             wide = _joined(
                 wide,
                 lookup,
-                _latest_rows(
+                latest_rows(
                     pipeline, [lookup], read, *_known_between(pipeline, lookup, first, last)
                 ),
                 known,
@@ -288,7 +259,7 @@ def _known_between(
     ) - timedelta(microseconds=1)
 
 
-def _latest_rows(
+def latest_rows(
     pipeline: Tabular,
     lookups: Sequence[Lookup],
     read: Reader,
@@ -303,14 +274,13 @@ def _latest_rows(
     import polars as pl
 
     source, keys = pipeline.source(lookups[0].source), lookups[0].columns
-    names = dict.fromkeys(value for lookup in lookups for value in lookup.values)
     if source.daily:
         first, last = local_day(pipeline, earliest) - EARLY, local_day(pipeline, latest)
         rows = read(source.name, first, last)
     else:
         rows = read(source.name, None, None)
     expressions = compile_values(
-        {f"={name}": Column(name) for name in names},
+        {f"={name}": Column(name) for name in value_names(lookups)},
         columns(pipeline, source.name),
         pipeline.timezone,
     )
@@ -325,6 +295,11 @@ def _latest_rows(
         .select(*keys, KNOWN_AT, *expressions)
         .sort(KNOWN_AT, *keys)
     )
+
+
+def value_names(lookups: Sequence[Lookup]) -> list[str]:
+    """Names of the values that lookups of one table read, each once."""
+    return list(dict.fromkeys(chain.from_iterable(lookup.values for lookup in lookups)))
 
 
 def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) -> pl.DataFrame:
@@ -346,59 +321,3 @@ def _joined(wide: pl.DataFrame, lookup: Lookup, rows: pl.DataFrame, known: str) 
         coalesce=False,
         check_sortedness=False,
     ).drop(by, strict=False)
-
-
-def _aggregate_table(
-    pipeline: Tabular, lookup: Lookup, values: pl.DataFrame, first: date, last: date
-) -> AggregateTable:
-    import polars as pl
-
-    width = len(lookup.keys)
-    refreshes = []
-    for offset in range((last - first).days + 1):
-        day = first + offset * DAY
-        rows = (
-            values.filter(pl.col(REFRESH) == day)
-            .select(*lookup.keys, *lookup.values)
-            .sort(*lookup.keys or lookup.values)
-            .rows()
-        )
-        refreshes.append(
-            Refresh(refresh(pipeline, day), tuple((row[:width], row[width:]) for row in rows))
-        )
-    return AggregateTable(lookup.keys, lookup.values, tuple(refreshes))
-
-
-def _latest_table(
-    pipeline: Tabular, lookups: Sequence[Lookup], read: Reader, day: date
-) -> LatestTable:
-    import polars as pl
-
-    keys, values = (
-        lookups[0].columns,
-        tuple(dict.fromkeys(value for lookup in lookups for value in lookup.values)),
-    )
-    withins = [lookup.within for lookup in lookups]
-    longest = None if None in withins else max(within for within in withins if within is not None)
-    kept_from = start(pipeline, day) - pipeline.lead - SNAPSHOT_DAYS * DAY
-    rows = _latest_rows(
-        pipeline,
-        lookups,
-        read,
-        kept_from - timedelta(seconds=longest or 0),
-        start(pipeline, day + DAY) - timedelta(microseconds=1),
-    )
-    newest_older = rows.filter(pl.col(KNOWN_AT) < kept_from).unique(
-        list(keys), keep="last", maintain_order=True
-    )
-    kept = pl.concat([newest_older, rows.filter(pl.col(KNOWN_AT) >= kept_from)]).sort(
-        *keys, KNOWN_AT
-    )
-    by_key: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for row in kept.select(*keys, KNOWN_AT, *(f"={value}" for value in values)).iter_rows():
-        by_key.setdefault(row[: len(keys)], []).append(row[len(keys) :])
-    found = tuple(
-        (key, LatestRows(tuple(row[0] for row in of), tuple(row[1:] for row in of)))
-        for key, of in by_key.items()
-    )
-    return LatestTable(keys, values, found)

@@ -14,7 +14,8 @@ from assets.data.raw import reader
 from assets.tabular.features import aggregates, assets as stage
 from assets.tabular.features.bounds import Figures, from_the_future
 from assets.tabular.features.moments import refresh
-from assets.tabular.features.point_in_time import features, snapshot
+from assets.tabular.features.point_in_time import features
+from assets.tabular.features.snapshot import snapshot
 from resources.keys import Keys
 from resources.lake import Lake
 from resources.online_store import OnlineStore

@@ -13,7 +13,8 @@ import pytest
 from assets.tabular.features.declared_program import program
 from assets.tabular.features.lineage import delivery_days
 from assets.tabular.features.moments import refresh
-from assets.tabular.features.point_in_time import feature_blocks, features, labels, snapshot
+from assets.tabular.features.point_in_time import feature_blocks, features, labels
+from assets.tabular.features.snapshot import snapshot
 from assets.tabular.features.versions import Reader
 from bundle.features.online import Snapshot
 from bundle.features.row import compile_row
