@@ -1,4 +1,6 @@
-"""What a command says: results on stdout, as text or as one JSON document; errors on stderr, one line each; exit codes."""
+"""What a command says: results on stdout, as text or as one JSON document; errors on stderr, one
+line each; exit codes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ DONE, FAILED, WRONG_USE, UNFIT, UNREACHABLE, REFUSED = 0, 1, 2, 3, 4, 5
 
 
 class CommandError(Exception):
-    """What a command tells the person before it ends: one line, and the exit code that scripts read."""
+    """What a command says before it ends: one line, and the exit code that scripts read."""
 
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
@@ -56,11 +58,17 @@ def table(
 
 @contextmanager
 def one_line_errors(as_json: bool) -> Iterator[None]:
-    """Turn a CommandError, and what an altered ledger raises, into one line on stderr (one JSON object with --json) and its exit code."""
+    """Turn errors that say all there is to say into one line on stderr and an exit code.
+
+    These are CommandError, what an altered ledger raises, and files that may not be read (a private
+    key that others can read, say). With --json the line is one JSON object.
+    """
     try:
         yield
     except CommandError as error:
         _fail(str(error), error.code, as_json, error)
+    except PermissionError as error:
+        _fail(str(error), UNFIT, as_json, error)
     except Exception as error:
         from resources.ledger import LedgerError
 

@@ -242,6 +242,15 @@ class Lake(dg.ConfigurableResource):
                 folders.clear()
         return sorted(found)
 
+    def absent(self, table: str) -> list[str]:
+        """Files that the newest version of a table reads, and that are not there."""
+        place = self.place(table)
+        fs, base = files.filesystem(place)
+        fs.invalidate_cache()
+        stored = set(fs.find(base))
+        read = [str(uri) for uri in self._open(table).file_uris()]
+        return sorted(uri for uri in read if files.filesystem(uri)[1] not in stored)
+
     def tidy(self, keep_hours: int = KEEP_HOURS) -> list[Tidied]:
         """Compact and vacuum every table. Rows stay as they are.
 
