@@ -82,78 +82,112 @@ def collect(
 ) -> list[Landed]:
     """Verified files of the delivery days (for a source that lands once, `days` do not matter).
 
-    Raises FileNotFoundError for a day without a complete delivery, and LandingError for files that are not what their
-    sidecars say.
+    Raises FileNotFoundError for a day without a complete delivery, and LandingError for files that
+    are not what their sidecars say.
     """
     if not source.daily:
         once = landing.once(pipeline.name, source.name)
         if not once:
+            place = landing.place(pipeline.name, source.name, None)
             raise FileNotFoundError(
-                f"source {source.name!r} has not landed in {landing.place(pipeline.name, source.name, None)}; land its file and sidecar"
+                f"source {source.name!r} has not landed in {place}; land its file and sidecar"
             )
         return [
             Landed(None, delivery.name, landing.read(pipeline.name, source.name, None, delivery))
             for delivery in once
         ]
+
     deliveries = landing.deliveries(pipeline.name, source.name, days)
     missing = [day for day in days if day not in deliveries]
     if missing:
+        place = landing.place(pipeline.name, source.name, missing[0])
         raise FileNotFoundError(
-            f"source {source.name!r}: {len(missing)} of {len(days)} days have not landed, the first is {missing[0]} "
-            f"({landing.place(pipeline.name, source.name, missing[0])}); land them (a delivery without rows is a file with its header alone) or choose other days"
+            f"source {source.name!r}: {len(missing)} of {len(days)} days have not landed, "
+            f"the first is {missing[0]} ({place}); land them (a delivery without rows is a file "
+            "with its header alone) or choose other days"
         )
-    return [
-        Landed(day, delivery.name, landing.read(pipeline.name, source.name, day, delivery))
-        for day, found in deliveries.items()
-        for delivery in found
-    ]  # fmt: skip
+
+    landed = []
+    for day, found in deliveries.items():
+        for delivery in found:
+            content = landing.read(pipeline.name, source.name, day, delivery)
+            landed.append(Landed(day, delivery.name, content))
+    return landed
 
 
 def examine(
     pipeline: Pipeline, source: Source, landed: Sequence[Landed], days: Sequence[date]
 ) -> Examined:
-    """Parse and judge the batches of all days in one pass. Raises ValueError for files that are no table of the source."""
+    """Parse and judge the batches of all days in one pass.
+
+    Raises ValueError for files that are no table of the source.
+    """
     parsed = parse(source, landed)
     rows = parsed.rows
     if source.daily:
         rows = rows.with_columns(_delivered_until(pipeline.timezone))
     judgement = contract.judge(source, rows)
     stored = accepted(parsed, judgement.reasons).sort([EVENT_TIME, *source.keys, KNOWN_AT])
+
     batches: list[date | None] = [*sorted(days)] if source.daily else [None]
-    landed_rows = _counts(parsed.rows)
-    broken = contract.broken_by_day(parsed.rows, judgement.reasons)
-    late = _lateness(pipeline, source, stored)
-    files = Counter(file.day for file in landed)
-    digests: dict[date | None, str] = (
-        dict(digests_by_day(stored, sorted(days)).items())
-        if source.daily
-        else {None: content_digest(stored)}
-    )
-    figures = tuple(
-        Figures(
-            day,
-            landed_rows.get(day, 0),
-            broken.get(day, 0),
-            *late.get(day, (0, 0)),
-            files[day],
-            digests[day],
-            landed_rows.get(day, 0) - broken.get(day, 0),
-        )
-        for day in batches
-    )
-    read: dict[date | None, list[str]] = {day: [] for day in batches}
-    for file in landed:
-        read[file.day].append(hashlib.sha256(file.content).hexdigest())
     examined = Examined(
         source=source,
-        deliveries={day: delivery_digest(digests) for day, digests in read.items()},
+        deliveries=_deliveries(landed, batches),
         rows=stored,
         broken=quarantined(source, parsed, judgement.reasons),
         judgement=judgement,
-        figures=figures,
+        figures=_figures(pipeline, source, landed, batches, parsed.rows, stored, judgement),
         refused=None,
     )
     return examined._replace(refused=_refusal(examined))
+
+
+def _deliveries(landed: Sequence[Landed], batches: Sequence[date | None]) -> dict[date | None, str]:
+    """One digest for the files of each batch."""
+    read: dict[date | None, list[str]] = {day: [] for day in batches}
+    for file in landed:
+        read[file.day].append(hashlib.sha256(file.content).hexdigest())
+    return {day: delivery_digest(digests) for day, digests in read.items()}
+
+
+def _figures(
+    pipeline: Pipeline,
+    source: Source,
+    landed: Sequence[Landed],
+    batches: Sequence[date | None],
+    rows: pl.DataFrame,
+    stored: pl.DataFrame,
+    judgement: Judgement,
+) -> tuple[Figures, ...]:
+    """The figures of each batch, of `rows` that landed and those of them that are `stored`."""
+    counts = _counts(rows)
+    broken = contract.broken_by_day(rows, judgement.reasons)
+    late = _lateness(pipeline, source, stored)
+    files = Counter(file.day for file in landed)
+    digests = _digests(stored, batches)
+
+    figures = []
+    for day in batches:
+        late_rows, latest = late.get(day, (0, 0))
+        figures.append(
+            Figures(
+                day=day,
+                rows=counts.get(day, 0),
+                broken=broken.get(day, 0),
+                late=late_rows,
+                latest=latest,
+                files=files[day],
+                digest=digests[day],
+                stored=counts.get(day, 0) - broken.get(day, 0),
+            )
+        )
+    return tuple(figures)
+
+
+def _digests(rows: pl.DataFrame, batches: Sequence[date | None]) -> dict[date | None, str]:
+    """The content digest of each batch's rows."""
+    days = [day for day in batches if day is not None]
+    return dict(digests_by_day(rows, days).items()) if days else {None: content_digest(rows)}
 
 
 def with_history(pipeline: Pipeline, examined: Examined, lake: Lake) -> Examined:
@@ -177,29 +211,29 @@ def with_history(pipeline: Pipeline, examined: Examined, lake: Lake) -> Examined
 
     if not source.daily:
         stored = lake.read(place).select(examined.rows.columns)
-        rows = merged(None, examined.rows, stored)
-        digests: dict[date | None, str] = {None: content_digest(rows)}
-    else:
-        again = sorted(set(lake.days(place)) & set(examined.days))
-        if not again:
-            return examined
-        stored = lake.scan(place, again[0], again[-1]).select(examined.rows.columns).collect()
-        parts = [
-            merged(
-                day, examined.rows.filter(pl.col(DATE) == day), stored.filter(pl.col(DATE) == day)
-            )
-            for day in again
-        ]
-        rest = examined.rows.filter(~pl.col(DATE).is_in(again))
-        rows = pl.concat([rest, *parts])
-        digests = dict(digests_by_day(rows, examined.days).items())
+        return _with_rows(examined, merged(None, examined.rows, stored))
 
+    again = sorted(set(lake.days(place)) & set(examined.days))
+    if not again:
+        return examined
+
+    stored = lake.scan(place, again[0], again[-1]).select(examined.rows.columns).collect()
+    parts = [examined.rows.filter(~pl.col(DATE).is_in(again))]
+    for day in again:
+        of_day = pl.col(DATE) == day
+        parts.append(merged(day, examined.rows.filter(of_day), stored.filter(of_day)))
+    return _with_rows(examined, pl.concat(parts))
+
+
+def _with_rows(examined: Examined, rows: pl.DataFrame) -> Examined:
+    """The batches with other rows to store."""
     counts = _counts(rows)
+    digests = _digests(rows, [each.day for each in examined.figures])
     figures = tuple(
         each._replace(digest=digests[each.day], stored=counts.get(each.day, 0))
         for each in examined.figures
     )
-    ordered = rows.sort([EVENT_TIME, *source.keys, KNOWN_AT])
+    ordered = rows.sort([EVENT_TIME, *examined.source.keys, KNOWN_AT])
     return examined._replace(rows=ordered, figures=figures)
 
 
@@ -215,8 +249,9 @@ def _mark(day: date | None) -> str:
 
 
 def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
-    """Write examined batches: broken rows to quarantine, then the accepted ones, each in one commit.
+    """Write examined batches: broken rows to quarantine, then the accepted ones.
 
+    Each of the two tables is written in one commit.
     Raises RefusedBatchError for batches that may not be stored.
     """
     if examined.refused is not None:
@@ -229,8 +264,9 @@ def store(pipeline: Pipeline, examined: Examined, lake: Lake) -> None:
         lake.overwrite(place, examined.rows)
         lake.mark(place, {ONCE: examined.deliveries[None]})
         return
+
     days = examined.days
-    # Most batches are clean: what was set aside before is replaced only where there is something to replace.
+    # Most batches are clean: what was set aside before is replaced only where something was.
     set_aside = set(examined.broken.get_column(DATE).to_list())
     before = set(lake.days(aside)) & set(days)
     if set_aside | before:
@@ -251,6 +287,7 @@ def ingest(
 
 
 def _refusal(examined: Examined) -> str | None:
+    """Why the batches may not be stored, None where they may."""
     source = examined.source
     beyond = [
         figures
@@ -259,35 +296,43 @@ def _refusal(examined: Examined) -> str | None:
     ]
     if not beyond:
         return None
+
     worst = max(beyond, key=lambda figures: figures.broken / figures.rows)
     others = f" (and {len(beyond) - 1} other days)" if len(beyond) > 1 else ""
     batch = f"the batch of {worst.day}{others}" if worst.day else "the batch"
+    share = worst.broken / worst.rows
     reason, count = Counter(examined.broken.get_column("reason").to_list()).most_common(1)[0]
     first = examined.broken.row(0, named=True)
     return (
-        f"source {source.name!r}: {batch} is refused whole, nothing was written: {worst.broken} of {worst.rows} rows ({worst.broken / worst.rows:.1%}) "
-        f"break the contract, at most {source.refuses_above:.1%} may. Most often: {reason} ({count} rows); "
-        f"first: file {first['file']!r}, row {first['row']}: {first['reason']}. Correct the files and deliver them again, or change the declaration."
+        f"source {source.name!r}: {batch} is refused whole, nothing was written: "
+        f"{worst.broken} of {worst.rows} rows ({share:.1%}) break the contract, "
+        f"at most {source.refuses_above:.1%} may. Most often: {reason} ({count} rows); "
+        f"first: file {first['file']!r}, row {first['row']}: {first['reason']}. "
+        "Correct the files and deliver them again, or change the declaration."
     )
 
 
 def _counts(rows: pl.DataFrame) -> dict[date | None, int]:
-    return (
-        dict(rows.group_by(DATE).len().iter_rows()) if DATE in rows.columns else {None: rows.height}
-    )
+    """Number of rows by delivery day."""
+    if DATE not in rows.columns:
+        return {None: rows.height}
+    return dict(rows.group_by(DATE).len().iter_rows())
 
 
 def _lateness(
     pipeline: Pipeline, source: Source, rows: pl.DataFrame
 ) -> dict[date | None, tuple[int, int]]:
-    """Late rows and their longest delay in days, by delivery day; corrections of earlier rows count as late."""
+    """Late rows and their longest delay in days, by delivery day.
+
+    Corrections of earlier rows count as late.
+    """
     import polars as pl
 
     if not source.daily:
         return {}
-    due = pl.col(EVENT_TIME).dt.convert_time_zone(pipeline.timezone).dt.date() + timedelta(
-        days=DUE[source.lands]
-    )
+
+    happened = pl.col(EVENT_TIME).dt.convert_time_zone(pipeline.timezone).dt.date()
+    due = happened + timedelta(days=DUE[source.lands])
     delay = (pl.col(DATE) - due).dt.total_days()
     late = rows.group_by(DATE).agg(
         (delay > 0).sum().alias("late"), delay.max().clip(0).alias("latest")

@@ -1,6 +1,7 @@
 """Landed files as typed rows, strictly by the declared kinds.
 
-Files hold text; a cell that is not of its column's kind is not guessed at: the row keeps the null, and says why.
+Files hold text. A cell that is not of its column's kind is not guessed at: the row keeps a null and
+says why. Judging typed rows belongs to `assets.data.contract`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from declare.source import DATE, EVENT_TIME, KNOWN_AT, Kind, Source
 if TYPE_CHECKING:
     import polars as pl
 
-# Where a row came from, and what could not be read of it; these columns leave the frame before it is stored.
+# Where a row came from, and what could not be read of it. These columns are not stored.
 FILE = "_file"
 ROW = "_row"
 UNREADABLE = "_unreadable"
@@ -30,8 +31,11 @@ class Landed(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """`rows`: typed columns with `date`, file, row number (from 1) and what was unreadable (null: nothing), in order of
-    day, file and row. `cells`: the same rows as they were landed."""
+    """Parsed rows in order of day, file and row.
+
+    `rows` has typed columns with `date`, file, row number (from 1) and what was unreadable (null:
+    nothing). `cells` has the same rows as they were landed.
+    """
 
     rows: pl.DataFrame
     cells: pl.DataFrame
@@ -51,29 +55,25 @@ def schema(source: Source) -> dict[str, pl.DataType]:
     import polars as pl
 
     types: Mapping[Kind, pl.DataType] = {
-        "string": pl.String(), "float": pl.Float64(), "integer": pl.Int64(), "boolean": pl.Boolean(), "datetime": pl.Datetime("us", "UTC"),
-    }  # fmt: skip
+        "string": pl.String(),
+        "float": pl.Float64(),
+        "integer": pl.Int64(),
+        "boolean": pl.Boolean(),
+        "datetime": pl.Datetime("us", "UTC"),
+    }
     stored = {name: types[kind] for name, kind in kinds(source).items()}
     return {DATE: pl.Date(), **stored} if source.daily else stored
 
 
 def parse(source: Source, landed: Sequence[Landed]) -> Parsed:
-    """Parse files in one pass. Raises ValueError for a file that is no table of the source's columns."""
+    """Parse files in one pass.
+
+    Raises ValueError for a file that is no table of the source's columns.
+    """
     import polars as pl
 
     expected = kinds(source)
-    frames = [
-        _cells(source, file).select(*expected).with_row_index(ROW, offset=1)
-        .with_columns(pl.lit(file.name).alias(FILE), pl.lit(file.day, dtype=pl.Date).alias(DATE))
-        for file in sorted(landed, key=lambda file: (file.day or date.min, file.name))
-    ]  # fmt: skip
-    if frames:
-        cells = pl.concat(frames)
-    else:
-        cells = pl.DataFrame(
-            schema=dict.fromkeys(expected, pl.String)
-            | {ROW: pl.UInt32, FILE: pl.String, DATE: pl.Date}
-        )
+    cells = _all_cells(source, landed)
     rows = cells.with_columns(_typed(name, kind) for name, kind in expected.items())
     unreadable = [
         pl.when(cells[name].is_not_null() & rows[name].is_null()).then(
@@ -86,6 +86,23 @@ def parse(source: Source, landed: Sequence[Landed]) -> Parsed:
     )
     rows = rows.with_columns(pl.when(pl.col(UNREADABLE) != "").then(UNREADABLE).alias(UNREADABLE))
     return Parsed(rows.select(*(schema(source)), FILE, ROW, UNREADABLE), cells)
+
+
+def _all_cells(source: Source, landed: Sequence[Landed]) -> pl.DataFrame:
+    """All cells of all files as text, with the file, the row and the day of each row."""
+    import polars as pl
+
+    expected = kinds(source)
+    if not landed:
+        texts = dict.fromkeys([*expected, FILE], pl.String)
+        return pl.DataFrame(schema={**texts, ROW: pl.UInt32, DATE: pl.Date})
+
+    frames = []
+    for file in sorted(landed, key=lambda file: (file.day or date.min, file.name)):
+        cells = _cells(source, file).select(*expected).with_row_index(ROW, offset=1)
+        name, day = pl.lit(file.name).alias(FILE), pl.lit(file.day, dtype=pl.Date).alias(DATE)
+        frames.append(cells.with_columns(name, day))
+    return pl.concat(frames)
 
 
 def _cells(source: Source, file: Landed) -> pl.DataFrame:
@@ -101,22 +118,26 @@ def _cells(source: Source, file: Landed) -> pl.DataFrame:
             frame = pl.read_csv(file.content, infer_schema=False)
     except PolarsError as error:
         raise ValueError(
-            f"{where} is no readable table ({str(error).splitlines()[0]}); correct the file and deliver it again"
+            f"{where} is no readable table ({str(error).splitlines()[0]}); "
+            "correct the file and deliver it again"
         ) from error
+
     expected = set(kinds(source))
     for name in sorted(expected - set(frame.columns)):
         raise ValueError(
-            f"{where} lacks column {name!r}; it has {', '.join(frame.columns)}. Deliver the declared columns, or change the declaration"
+            f"{where} lacks column {name!r}; it has {', '.join(frame.columns)}. "
+            "Deliver the declared columns, or change the declaration"
         )
     for name in sorted(set(frame.columns) - expected):
         raise ValueError(
-            f"{where} has column {name!r}, which the source does not declare; declare it, or leave it out of the file"
+            f"{where} has column {name!r}, which the source does not declare; "
+            "declare it, or leave it out of the file"
         )
     return frame.with_columns(pl.all().replace("", None))
 
 
 def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """A Parquet table as the text that a CSV file would hold, so that one set of rules reads both."""
+    """A Parquet table as the text that a CSV file would hold: one set of rules reads both."""
     import polars as pl
 
     def text(name: str, kind: pl.DataType) -> pl.Expr:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 def quarantined(source: Source, parsed: Parsed, reasons: dict[int, str]) -> pl.DataFrame:
-    """Broken rows: `date` (daily sources), `file`, `row` (from 1, the header not counted), `reason`, and `record`, the landed
-    cells as JSON (null for empty ones)."""
+    """Broken rows with the columns `date` (daily sources), `file`, `row`, `reason` and `record`.
+
+    `row` counts from 1 without the header. `record` holds the landed cells as JSON, null for empty
+    ones.
+    """
     import polars as pl
 
     positions = list(reasons)

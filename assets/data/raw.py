@@ -29,9 +29,11 @@ class Scans(Protocol):
 
 @dataclass(frozen=True)
 class RawRows:
-    """Raw rows of a pipeline. `rows(source, first, last)`: lazy rows of the delivery days `first` to `last` (both included, None: open).
+    """Raw rows of a pipeline.
 
-    Sources that land once have no `date`; give None for both days. Raises FileNotFoundError for a source that is not stored.
+    `rows(source, first, last)` gives lazy rows of the delivery days `first` to `last` (both
+    included, None: open). Sources that land once have no `date`; give None for both days. Raises
+    FileNotFoundError for a source that is not stored.
     """
 
     lake: Scans
@@ -41,7 +43,7 @@ class RawRows:
         return self.lake.scan(raw_table(self.pipeline, source), first, last)
 
     def state(self, source: str) -> tuple[str, int]:
-        """What tells the source's stored rows from others: their place and the version of their table."""
+        """What tells the stored rows of a source from others: their place and table version."""
         place = raw_table(self.pipeline, source)
         return self.lake.place(place), self.lake.version(place)
 

@@ -29,7 +29,7 @@ def with_new_versions(
 ) -> pl.DataFrame:
     """The stored rows of one delivery, with what its redelivery tells anew.
 
-    Both frames have the columns of the source's stored rows. Rows are compared by the source's keys.
+    Both frames have the columns of the source's stored rows. Rows are compared by its keys.
     The versions of a key that are stored already change nothing; others are appended, in their
     order, with a `known_at` just after `moment`. `same` says that the files are those that were
     stored: then only keys that have no stored row are appended (a contract that was widened).

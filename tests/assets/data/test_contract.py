@@ -1,4 +1,4 @@
-"""Contracts: cells read strictly by kind, rules derived from the declaration, rows and days judged in one pass."""
+"""Contracts: strict kinds, rules derived from the declaration, all days judged in one pass."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ shops = Source(
 
 
 def pipeline_of(source: Source) -> Tabular:
-    """A pipeline with a source of our own in place of a joined one; only its name and timezone matter here."""
+    """A pipeline with a source of our own in place of a joined one.
+
+    Only its name and timezone matter here.
+    """
     return tiny.model_copy(
         update={
             "sources": tuple(source if one.name == source.name else one for one in tiny.sources)
@@ -92,12 +95,22 @@ def test_cells_become_their_declared_kinds() -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "kind"),
     [
-        ("size", "much", "float"), ("size", "NaN", "float"), ("size", "inf", "float"), ("size", "1e999", "float"), ("size", "1.000,5", "float"),
-        ("size", " 5", "float"), ("count", "1.0", "integer"), ("count", "1e3", "integer"), ("count", "99999999999999999999", "integer"),
-        ("open", "yes", "boolean"), ("open", "True", "boolean"), ("seen", "2024-01-01", "datetime"), ("seen", "2024-01-01T07:00:00", "datetime"),
+        ("size", "much", "float"),
+        ("size", "NaN", "float"),
+        ("size", "inf", "float"),
+        ("size", "1e999", "float"),
+        ("size", "1.000,5", "float"),
+        ("size", " 5", "float"),
+        ("count", "1.0", "integer"),
+        ("count", "1e3", "integer"),
+        ("count", "99999999999999999999", "integer"),
+        ("open", "yes", "boolean"),
+        ("open", "True", "boolean"),
+        ("seen", "2024-01-01", "datetime"),
+        ("seen", "2024-01-01T07:00:00", "datetime"),
         ("seen", "2024-13-01T07:00:00Z", "datetime"),
     ],
-)  # fmt: skip
+)
 def test_a_cell_of_another_kind_is_never_guessed_at(column: str, cell: str, kind: str) -> None:
     cells = dict(zip(HEADER.split(","), good(1).split(","), strict=True)) | {column: f'"{cell}"'}
     result = examined(",".join(cells.values()), good(2))
@@ -145,7 +158,7 @@ def test_rows_with_the_same_key_and_known_at_are_all_set_aside() -> None:
 
 
 def test_the_same_row_in_two_deliveries_is_no_duplicate() -> None:
-    """A range is judged like its days one by one: what is broken does not depend on how many days a run takes."""
+    """What is broken does not depend on how many days a run takes."""
     files = [
         Landed(DAY + timedelta(days=offset), "x.csv", csv(good(1), good(2))) for offset in range(2)
     ]
@@ -170,9 +183,12 @@ def test_results_come_by_day_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     result = examine(pipeline_of(shops), shops, files, range_of)
     assert passes == [18]
-    assert [(figures.day, figures.rows, figures.broken, figures.stored) for figures in result.figures] == [
-        (range_of[0], 4, 0, 4), (range_of[1], 5, 1, 4), (range_of[2], 4, 0, 4), (range_of[3], 5, 1, 4),
-    ]  # fmt: skip
+    assert [(day.day, day.rows, day.broken, day.stored) for day in result.figures] == [
+        (range_of[0], 4, 0, 4),
+        (range_of[1], 5, 1, 4),
+        (range_of[2], 4, 0, 4),
+        (range_of[3], 5, 1, 4),
+    ]
     one_by_one = [
         examine(pipeline_of(shops), shops, [file], [file.day]).digest for file in files if file.day
     ]
@@ -310,10 +326,18 @@ def test_quarantine_is_replaced_when_corrected_files_are_ingested(tmp_path: Path
 def test_every_declared_rule_becomes_an_expectation() -> None:
     said = [str(expectation.notes) for expectation in contract.expectations(shops)]
     assert said == [
-        "every cell reads as its declared kind", "id is null", "town is null", "event_time is null", "known_at is null", r"id does not match ^s\d+$",
-        "town is none of Bonn, Köln", "size lies outside 0 to 10", "count lies outside 0 to ∞",
-        "id and known_at occur more than once in the delivery", "known_at lies after the day of delivery",
-    ]  # fmt: skip
+        "every cell reads as its declared kind",
+        "id is null",
+        "town is null",
+        "event_time is null",
+        "known_at is null",
+        r"id does not match ^s\d+$",
+        "town is none of Bonn, Köln",
+        "size lies outside 0 to 10",
+        "count lies outside 0 to ∞",
+        "id and known_at occur more than once in the delivery",
+        "known_at lies after the day of delivery",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Raw data as assets: partitions, ranges in one pass, checks, metadata, and runs that fail without a trace in the lake."""
+"""Raw data as assets: partitions, ranges in one pass, checks, metadata.
+
+A run that fails leaves no trace in the lake.
+"""
 
 from __future__ import annotations
 
@@ -210,8 +213,8 @@ def test_a_refused_batch_fails_the_run_and_leaves_the_lake_as_it_was(platform: P
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     message = str(failure.step_failure_data.error)
     assert (
-        "source 'jobs': the batch of 2024-01-03 is refused whole, nothing was written: 3 of 40 rows (7.5%)"
-        in message
+        "source 'jobs': the batch of 2024-01-03 is refused whole, nothing was written: "
+        "3 of 40 rows (7.5%)" in message
     )
     assert platform.events(result, "jobs") == []
     (check,) = [

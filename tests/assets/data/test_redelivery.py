@@ -1,4 +1,4 @@
-"""A redelivery appends versions that are known from its own moment on; nothing that was known changes."""
+"""A redelivery appends versions known from its own moment on; nothing that was known changes."""
 
 from __future__ import annotations
 
