@@ -1,113 +1,43 @@
-"""The ledger: the append-only, hash-chained, signed record of decisions and changes of traffic."""
+"""The ledger as a resource: appending under a lock, reading what is verified, the checkpoint.
+
+What an entry is, and what its digest and signature cover, stands in `entry`.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import dagster as dg
 import msgspec
 
-from bundle.digests import canonical_json, sha256
+from bundle.digests import canonical_json
 from bundle.files import sync_folder
 from resources import files
 from resources.keys import Keys, Verifier
-
-Kind = Literal[
-    "approval",
-    "rejection",
-    "rollout",
-    "release",
-    "traffic",
-    "rollback",
-    "experiment",
-    "retrain_request",
-]
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
-
-# What a signature speaks of: a signed entry is never a valid checkpoint, bundle or desired state.
-ENTRY, HEAD = b"evergreen ledger entry 1\n", b"evergreen ledger head 1\n"
-GENESIS = "0" * 64
-# Decisions that say which bundle is the champion.
-SERVING: tuple[Kind, ...] = ("release", "rollback")
-
-_SCHEMA = """
-CREATE TABLE entries (
-    serial INTEGER PRIMARY KEY,
-    pipeline TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    bundle TEXT,
-    actor TEXT NOT NULL,
-    day TEXT NOT NULL,
-    moment TEXT NOT NULL,
-    payload TEXT NOT NULL,
-    previous TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    signature BLOB NOT NULL
-) STRICT;
-CREATE INDEX by_pipeline ON entries (pipeline, serial);
-CREATE TRIGGER no_update BEFORE UPDATE ON entries
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never updated'); END;
-CREATE TRIGGER no_delete BEFORE DELETE ON entries
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: entries are never deleted'); END;
-CREATE TRIGGER next_serial BEFORE INSERT ON entries
-    WHEN NEW.serial <> (SELECT coalesce(max(serial), 0) + 1 FROM entries)
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: an entry takes the next serial'); END;
-"""
-_COLUMNS = (
-    "serial, pipeline, kind, bundle, actor, day, moment, payload, previous, digest, signature"
+from resources.ledger.entry import (
+    COLUMNS,
+    GENESIS,
+    INSERT,
+    SCHEMA,
+    Entry,
+    Head,
+    Json,
+    Kind,
+    LedgerError,
+    chained,
+    read_entry,
 )
 
-
-class LedgerError(Exception):
-    """The ledger was altered, cut off or lost.
-
-    Nothing may be released or changed on its word until it is restored.
-    """
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision or change of traffic.
-
-    `day` is the data day it speaks of, `moment` the wall time (UTC), never earlier than that of the
-    entry before. `digest` covers every other field and the digest of the entry before (`previous`).
-    """
-
-    serial: int
-    pipeline: str
-    kind: Kind
-    bundle: str | None
-    actor: str
-    day: date
-    moment: datetime
-    payload: dict[str, Json]
-    previous: str
-    digest: str
-
-
-class Head(msgspec.Struct, frozen=True):
-    """A checkpoint: the ledger had `serial` entries, and the last one has this digest.
-
-    Signed over all but the signature.
-    """
-
-    serial: int
-    digest: str
-    signature: str = ""
-
-    @property
-    def content(self) -> bytes:
-        return HEAD + canonical_json({"serial": self.serial, "digest": self.digest})
-
-
+# Decisions that say which bundle is the champion.
+SERVING: tuple[Kind, ...] = ("release", "rollback")
 Guard = Callable[[Sequence[Entry]], Entry | None]
 
 
@@ -150,6 +80,14 @@ class Ledger(dg.ConfigurableResource):
                 f"kind={kind!r} is no kind of ledger entry; kinds are {', '.join(get_args(Kind))}"
             )
         body = canonical_json(payload or {}).decode()
+        said: dict[str, Json] = {
+            "pipeline": pipeline,
+            "kind": kind,
+            "bundle": bundle,
+            "actor": actor,
+            "day": day.isoformat(),
+            "payload": body,
+        }
         verifier = self.signer.verifier()
         self._initialise()
         with closing(self._connect()) as connection:
@@ -160,35 +98,26 @@ class Ledger(dg.ConfigurableResource):
                     known = unless(_read(connection, verifier, pipeline))
                     if known is not None:
                         return known
-                now = datetime.now(UTC)
-                moment = max(now, _moment(last["moment"])) if last else now
-                fields: dict[str, Json] = {
-                    "serial": last["serial"] + 1 if last else 1,
-                    "pipeline": pipeline,
-                    "kind": kind,
-                    "bundle": bundle,
-                    "actor": actor,
-                    "day": day.isoformat(),
-                    "moment": moment.isoformat(timespec="microseconds"),
-                    "payload": body,
-                    "previous": last["digest"] if last else GENESIS,
-                }
-                digest = sha256(ENTRY + canonical_json(fields))
-                signature = self.signer.sign(ENTRY + digest.encode())
-                connection.execute(
-                    f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*fields.values(), digest, signature),
-                )
-            # A process may be overtaken here, so the head is read again under the write lock:
-            # checkpoints never go back.
-            with _writing(connection):
-                newest = _last(connection)
-                if newest is not None:
-                    self._write_head(newest["serial"], newest["digest"])
-            row = connection.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE serial = ?", (fields["serial"],)
+
+                row = chained(said, last, self.signer)
+                connection.execute(INSERT, row)
+
+            self._advance_head(connection)
+            stored = connection.execute(
+                f"SELECT {COLUMNS} FROM entries WHERE serial = ?", (row["serial"],)
             ).fetchone()
-            return _entry(row, verifier)
+            return read_entry(stored, verifier)
+
+    def _advance_head(self, connection: sqlite3.Connection) -> None:
+        """Write the head of the newest entry.
+
+        Another process may have appended since, so it is read under the write lock: checkpoints
+        never go back.
+        """
+        with _writing(connection):
+            newest = _last(connection)
+            if newest is not None:
+                self._write_head(newest["serial"], newest["digest"])
 
     def entries(self, pipeline: str | None = None, kind: Kind | None = None) -> list[Entry]:
         """Entries in order, of one pipeline and kind or of all; each one's digest and signature is
@@ -211,7 +140,7 @@ class Ledger(dg.ConfigurableResource):
             if connection is None:
                 return 0
             previous, moment, count = GENESIS, "", 0
-            for row in connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY serial"):
+            for row in connection.execute(f"SELECT {COLUMNS} FROM entries ORDER BY serial"):
                 count += 1
                 if row["serial"] != count:
                     raise LedgerError(
@@ -223,7 +152,7 @@ class Ledger(dg.ConfigurableResource):
                         f"{self.path}: entry {count} does not follow entry {count - 1}; restore "
                         "the ledger from a backup"
                     )
-                entry = _entry(row, verifier)
+                entry = read_entry(row, verifier)
                 if row["moment"] < moment:
                     raise LedgerError(
                         f"{self.path}: entry {count} is dated {row['moment']}, before the entry it "
@@ -247,11 +176,11 @@ class Ledger(dg.ConfigurableResource):
                 return None
             marks = ", ".join("?" for _ in kinds)
             row = connection.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE pipeline = ? AND kind IN ({marks}) ORDER BY "
+                f"SELECT {COLUMNS} FROM entries WHERE pipeline = ? AND kind IN ({marks}) ORDER BY "
                 "serial DESC LIMIT 1",
                 (pipeline, *kinds),
             ).fetchone()
-            return _entry(row, verifier) if row else None
+            return read_entry(row, verifier) if row else None
 
     def head(self) -> Head:
         """The signed head of the ledger as it stands (serial 0 while it is empty)."""
@@ -378,7 +307,7 @@ class Ledger(dg.ConfigurableResource):
             try:
                 with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
                     connection.execute("PRAGMA journal_mode = WAL")
-                    connection.executescript(_SCHEMA)
+                    connection.executescript(SCHEMA)
                 self._write_head(0, GENESIS)
                 os.replace(temporary, target)
             finally:
@@ -397,10 +326,6 @@ def _writing(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
 def _last(connection: sqlite3.Connection) -> sqlite3.Row | None:
     row: sqlite3.Row | None = connection.execute(
         "SELECT serial, digest, moment FROM entries ORDER BY serial DESC LIMIT 1"
@@ -415,39 +340,8 @@ def _read(
     kind: Kind | None = None,
 ) -> list[Entry]:
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM entries WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR "
+        f"SELECT {COLUMNS} FROM entries WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR "
         "kind = ?2) ORDER BY serial",
         (pipeline, kind),
     )
-    return [_entry(row, verifier) for row in rows]
-
-
-def _entry(row: sqlite3.Row, verifier: Verifier) -> Entry:
-    """The verified entry of a row.
-
-    Raises LedgerError where the digest or the signature does not fit the content.
-    """
-    names = set(row.keys()) - {"digest", "signature"}
-    fields: dict[str, Json] = {name: row[name] for name in names}
-    if sha256(ENTRY + canonical_json(fields)) != row["digest"]:
-        raise LedgerError(
-            f"ledger entry {row['serial']} was altered: its content does not match its digest; "
-            "restore the ledger from a backup"
-        )
-    if not verifier.valid(ENTRY + row["digest"].encode(), row["signature"]):
-        raise LedgerError(
-            f"ledger entry {row['serial']} was forged: it is not signed by the platform's key; "
-            "restore the ledger from a backup"
-        )
-    return Entry(
-        serial=row["serial"],
-        pipeline=row["pipeline"],
-        kind=row["kind"],
-        bundle=row["bundle"],
-        actor=row["actor"],
-        day=date.fromisoformat(row["day"]),
-        moment=_moment(row["moment"]),
-        payload=json.loads(row["payload"]),
-        previous=row["previous"],
-        digest=row["digest"],
-    )
+    return [read_entry(row, verifier) for row in rows]
