@@ -150,7 +150,7 @@ def _endpoint(settings: Settings, pipeline: Pipeline) -> Check:
 
 
 def _services(settings: Settings) -> list[Check]:
-    """Whether every service answers, the daemon's heartbeat among them; none need, when all stop."""
+    """Whether every service answers and the daemon beats. A stopped platform is no fault."""
     states = {name: (url, probe()) for name, (url, probe) in services(settings).items()}
     if all(problem is not None for _, problem in states.values()):
         return [Check("services", "none answers: the platform is stopped; `make run` starts it")]

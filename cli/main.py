@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -20,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# The code location logs faulty declarations. Commands print them themselves, once.
+logging.getLogger("pipelines.definitions").addHandler(logging.NullHandler())
 
 # In the order in which --help lists them.
 COMMANDS = (

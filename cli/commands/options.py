@@ -61,7 +61,7 @@ def day(text: str | None, option: str) -> date | None:
 
 
 def moment(text: str | None) -> datetime:
-    """A moment as `--at` says it, now where it says nothing. Raises CommandError for what is none."""
+    """A moment as `--at` says it; now, where it says nothing. Raises CommandError."""
     if text is None:
         return datetime.now(UTC)
     try:

@@ -52,7 +52,7 @@ def up(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Run the whole platform in the foreground until Ctrl-C. Started again, it goes on from there."""
+    """Run the whole platform in the foreground until Ctrl-C. The next start goes on from there."""
     with one_line_errors(as_json):
         from cli.platform.up import up as run
         from resources.settings import settings

@@ -1,4 +1,4 @@
-"""The environment of every process of the platform: where it lives, and that nothing in it dials out."""
+"""The environment of every process of the platform: where it lives, and that it dials nowhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from resources.settings import QUIET, Settings
 
 HOME_MARK = "EVERGREEN_MARK"
-"""Variable that every process of one platform carries, so that what a killed supervisor left behind can be found."""
+"""Variable that every process of one platform carries. By it, processes that a killed supervisor
+left behind are found.
+"""
 
 
 def variables(settings: Settings) -> dict[str, str]:
-    """Variables that a process of this platform needs, absolute, so that it may run in any folder."""
+    """Variables that a process of this platform needs; paths are absolute, for any folder."""
     home = settings.home.absolute()
     return {
         **QUIET,
@@ -25,7 +27,10 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def apply(settings: Settings) -> None:
-    """Give this process the same environment as its children. Call before Dagster, MLflow or Great Expectations load."""
+    """Give this process the same environment as its children.
+
+    Call before Dagster, MLflow or Great Expectations load.
+    """
     os.environ.update(variables(settings))
     warnings.filterwarnings("ignore", message="Parameter .* is currently in (beta|preview)")
 

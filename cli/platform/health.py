@@ -11,8 +11,11 @@ from typing import Any
 
 from resources.settings import Settings
 
-_LOCATION = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename
-  ... on PythonError { message } } } } } instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"""
+_LOCATION = """{
+  workspaceOrError { ... on Workspace { locationEntries {
+    name locationOrLoadError { __typename ... on PythonError { message } } } } }
+  instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } }
+}"""
 # urllib would ask a proxy from the environment even for this machine.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -20,10 +23,14 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def get(
     url: str, body: object = None, timeout: float = 5.0, headers: Mapping[str, str] | None = None
 ) -> Any:
-    """The JSON (or text) that a URL answers. Raises OSError when nothing answers and ValueError for an error status."""
+    """The JSON (or text) that a URL answers.
+
+    Raises OSError when nothing answers, and ValueError for an error status.
+    """
     data = None if body is None else json.dumps(body).encode()
     sent = {"content-type": "application/json", **(headers or {})}
-    request = urllib.request.Request(url, data=data, headers=sent)  # noqa: S310  http by construction
+    # The scheme is http by construction.
+    request = urllib.request.Request(url, data=data, headers=sent)  # noqa: S310
     try:
         with _direct.open(request, timeout=timeout) as answer:
             content = answer.read().decode()
@@ -40,7 +47,7 @@ def get(
 
 
 def dagster_state(settings: Settings) -> tuple[str | None, str | None]:
-    """(what is wrong with the UI and its code location, what is wrong with the daemon); None where all is well."""
+    """What is wrong with the UI and its code location, and with the daemon; None where nothing."""
     try:
         data = get(f"http://{settings.host}:{settings.dagster_port}/graphql", {"query": _LOCATION})[
             "data"

@@ -1,4 +1,4 @@
-"""`evergreen init`: the platform's home, made once however many processes ask at the same moment."""
+"""`evergreen init`: the platform's home, made once, however many processes ask at once."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ def locked(home: Path, name: str = "init") -> Iterator[None]:
 
 
 def initialise(settings: Settings) -> bool:
-    """Make folders, databases and keys under `settings.home`, unless that has been done for the installed versions.
+    """Make folders, databases and keys under `settings.home`.
 
-    Returns whether anything was made. SQLite tables are created here, under a lock, because two processes that open a
-    fresh database at once race for them.
+    Does nothing when that was done for the installed versions. Returns whether anything was made.
+    SQLite tables are created here, under a lock, because two processes that open a fresh database
+    at once race for them.
     """
     home = settings.home.absolute()
     stamp = home / "initialised.json"

@@ -64,7 +64,8 @@ def disk(home: Path) -> Check:
     problem = (
         None
         if free >= FREE_MIB
-        else f"{free} MiB are free on the disk of {home}, {FREE_MIB} are needed: make room or set EVERGREEN_HOME"
+        else f"{free} MiB are free on the disk of {home}, {FREE_MIB} are needed: make room or set "
+        "EVERGREEN_HOME"
     )
     return Check("disk", f"{free} MiB free", problem)
 
@@ -85,7 +86,8 @@ def port(host: str, number: int, service: str, setting: str) -> Check:
             return Check(
                 f"port {number}",
                 why,
-                f"port {number} on {host} {why}; free it, or move the {service} with {setting}=<port>",
+                f"port {number} on {host} {why}; free it, or move the {service} with "
+                f"{setting}=<port>",
             )
     return Check(f"port {number}", "free")
 
@@ -104,7 +106,10 @@ def packages(required: tuple[str, ...] = REQUIRED) -> Check:
 
 
 def preflight(home: Path, host: str, ports: Mapping[str, tuple[int, str]]) -> list[Check]:
-    """Everything `up` needs before it starts anything. `ports`: service -> (number, the setting that moves it)."""
+    """Everything `up` needs before it starts anything.
+
+    `ports` are the number of each service, and the setting that moves it.
+    """
     return [
         python_version(),
         disk(home),

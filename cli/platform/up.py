@@ -1,4 +1,7 @@
-"""`evergreen up`: the whole platform in the foreground, under one supervisor; it stops as a whole and goes on where it stood."""
+"""`evergreen up`: the whole platform in the foreground, under one supervisor.
+
+It stops as a whole. Started again, it goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PATIENCE = 180.0
-"""Seconds after which a service that never answered is reported with the end of its log; the platform goes on trying."""
+"""Seconds after which a service that never answered is reported; the platform goes on trying."""
 _PR_SET_PDEATHSIG = 1
 
 
 def up(settings: Settings, feed: Sequence[str] | None) -> None:
-    """Check, initialise, start, follow, until Ctrl-C or SIGTERM; then stop everything within ten seconds.
+    """Check, initialise, start and follow until Ctrl-C or SIGTERM; then stop all in ten seconds.
 
-    Raises CommandError before anything starts when the machine is unfit or another `up` runs on this home.
+    Raises CommandError, before anything starts, when the machine is unfit or another `up` runs on
+    this home.
     """
     home = settings.home.absolute()
     environment.apply(settings)
@@ -116,7 +120,8 @@ class _only_one:  # noqa: N801  a context manager
         except OSError:
             self._file.close()
             raise CommandError(
-                f"a platform already runs on {self._place.parent.parent}; stop it, or set EVERGREEN_HOME",
+                f"a platform already runs on {self._place.parent.parent}; stop it, or set "
+                "EVERGREEN_HOME",
                 UNFIT,
             ) from None
 
@@ -125,14 +130,18 @@ class _only_one:  # noqa: N801  a context manager
 
 
 def _cure(settings: Settings, screen: Console) -> None:
-    """Nothing of this home runs now, so a run that says it does is dead: fail it, and the retry daemon starts it again."""
+    """Fail the runs that say they are under way: nothing of this home runs now, so they are dead.
+
+    The retry daemon starts them again.
+    """
     from sensors import instance
 
     with instance.opened(settings) as opened:
         abandoned = instance.fail_abandoned(opened)
     if abandoned:
         screen.print(
-            f"{len(abandoned)} runs were cut off when the platform last stopped; they are tried again"
+            f"{len(abandoned)} runs were cut off when the platform last stopped; "
+            "they are tried again"
         )
 
 
@@ -147,10 +156,10 @@ def _start(settings: Settings, home: Path, feed: Sequence[str] | None) -> subpro
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=open(home / "logs" / "supervisor.err", "ab"),
-        start_new_session=True,  # Ctrl-C reaches this process alone, which stops the others in order
-        preexec_fn=lambda: libc.prctl(
-            _PR_SET_PDEATHSIG, signal.SIGTERM
-        ),  # and should it be killed, the supervisor stops too
+        # Ctrl-C reaches this process alone, which stops the others in order. Should this process
+        # be killed, the supervisor stops too.
+        start_new_session=True,
+        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
         env=os.environ | environment.variables(settings),
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,15 @@ def test_status_and_doctor_tell_the_whole_fault(
     told = json.dumps(json.loads(out))
     assert f"({broken}:3)" in told
     assert "flight_delays" in told or command == "doctor"
+
+
+def test_a_fault_is_printed_once_and_by_no_log() -> None:
+    code = (
+        "import cli.main, logging, pipelines.definitions as d; "
+        "logging.getLogger(d.__name__).error('a fault')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "a fault" not in ended.stderr
 
 
 def test_a_new_process_sees_what_is_declared_now() -> None:
