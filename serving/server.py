@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -26,6 +26,7 @@ from serving.callers.hosts import is_loopback
 from serving.callers.limits import RateLimits
 from serving.delivery.following.reports import enlist
 from serving.delivery.following.state import Served, discover
+from serving.http.configuration import configuration
 from serving.http.connection import Connection
 from serving.listening import Inherited, tls
 from serving.options import Options
@@ -183,7 +184,7 @@ def _server(service: Service, inherited: Inherited, context: ssl.SSLContext | No
     options = service.options
     secured = not is_loopback(options.admin_host)
     admin = uvicorn.Server(
-        _config(Routes(service, admin=True), options, context if secured else None)
+        configuration(Routes(service, admin=True), options, context if secured else None)
     )
 
     rpc = None
@@ -192,34 +193,10 @@ def _server(service: Service, inherited: Inherited, context: ssl.SSLContext | No
 
         rpc = GrpcServer(service, options)
 
-    public = _config(Routes(service, admin=False), options, context)
+    public = configuration(Routes(service, admin=False), options, context)
     server = Server(public, service, admin, inherited.admin, rpc)
     service.queued = lambda: len(server.server_state.tasks) + (rpc.active if rpc else 0)
     return server
-
-
-def _config(application: Any, options: Options, context: ssl.SSLContext | None) -> uvicorn.Config:
-    """How uvicorn runs an application; without TLS where there is no context."""
-    limits = {
-        "header_limit": options.header_limit,
-        "request_seconds": options.request_seconds,
-        "idle_seconds": options.idle_seconds,
-    }
-    return uvicorn.Config(
-        application,
-        http=type("Protocol", (Connection,), limits),
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        limit_concurrency=options.connection_limit,
-        timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
-        ssl_context_factory=None if context is None else lambda *_: context,
-    )
 
 
 def _background(

@@ -1,10 +1,9 @@
 """The request contract of a bundle, compiled.
 
 JSON bytes in; checked rows out, or a Refusal that names field and rule. msgspec does the parsing
-and nearly all checks in one pass. It keeps the last of duplicate fields in
-silence, so these are found by counting: without a backslash in the body, every quotation mark opens
-or closes a name or a text, and a body of flat objects has exactly two for every field and two for
-every text.
+and nearly all checks in one pass. It keeps the last of duplicate fields in silence, so these are
+found by counting: without a backslash in the body, every quotation mark opens or closes a name or a
+text, and a body of flat objects has exactly two for every field and two for every text.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ import math
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from itertools import starmap
-from operator import attrgetter
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from bundle.features.columns import DTYPES, PACKED, Column, column
+from bundle.features.columns import Column, column
 from bundle.features.moments import moment, plain_moments
 from bundle.features.program import EARLIEST, LATEST
 from bundle.manifest import Manifest
@@ -28,6 +25,7 @@ from serving.contract.checks import column_check
 from serving.contract.fields import TIME, exact_limits, json_type, loose_type
 from serving.contract.messages import out_of_contract, refusal_of
 from serving.contract.refusal import Refusal
+from serving.contract.rows import RowColumns, batch_of, row_of
 from serving.contract.strict import count_quotes, duplicate, is_batch, malformed, parse, parse_place
 
 Row = dict[str, Any]
@@ -67,7 +65,6 @@ class Contract:
         self.entity = manifest.entity
         self.row_limit = row_limit
         self.text_limit = text_limit
-        self._slots = {f"c{index}": name for index, name in enumerate(self.names)}
         fillable = sum(
             _CHARACTER_BYTES * (len(name) + (text_limit if field.kind == "string" else 0))
             + _FIELD_BYTES
@@ -78,22 +75,16 @@ class Contract:
         self._compile_rows()
         self._count_quotes()
         self._compile_columns()
-        self._compile_many()
+        self._rows = RowColumns(self.fields)
 
     def _compile_rows(self) -> None:
         """Decoders that check every row: of one row, of a batch, and of a batch's raw rows."""
         types = {name: json_type(field, self.text_limit) for name, field in self.fields.items()}
-        row = msgspec.defstruct(
-            "Row",
-            [(slot, types[name]) for slot, name in self._slots.items()],
-            rename=self._slots,
-            forbid_unknown_fields=True,
-            kw_only=True,
-        )
+        row = row_of(types)
 
         self._one = msgspec.json.Decoder(row).decode
-        self._many = msgspec.json.Decoder(_batch_of(row)).decode
-        self._split = msgspec.json.Decoder(_batch_of(msgspec.Raw)).decode
+        self._many = msgspec.json.Decoder(batch_of(row)).decode
+        self._split = msgspec.json.Decoder(batch_of(msgspec.Raw)).decode
 
     def _count_quotes(self) -> None:
         """How many quotation marks a row has: two for each name and each text in it."""
@@ -124,40 +115,6 @@ class Contract:
             name: msgspec.json.Decoder(list[loose_type(field)]).decode  # type: ignore[misc]
             for name, field in fields.items()
         }
-
-    def _compile_many(self) -> None:
-        """What decodes the rows of a large batch into columns."""
-        # Types alone, since limits are checked a column at a time. The garbage collector has
-        # nothing to look at.
-        loose = msgspec.defstruct(
-            "LooseRow",
-            [(slot, loose_type(self.fields[name])) for slot, name in self._slots.items()],
-            rename=self._slots,
-            forbid_unknown_fields=True,
-            kw_only=True,
-            gc=False,
-        )
-        self._loose = msgspec.json.Decoder(_batch_of(loose)).decode
-
-        # Numbers that are always there are read row by row, which suits the processor's caches.
-        packed = {
-            slot: name
-            for slot, name in self._slots.items()
-            if self.fields[name].kind in PACKED and not self.fields[name].nullable
-        }
-        self._packed = tuple(packed.values()) if len(packed) > 1 else ()
-        self._numbers_of = attrgetter(*packed) if self._packed else None
-
-        kinds = [self.fields[name].kind for name in self._packed]
-        self._pack = struct.Struct("=" + "".join(PACKED[kind] for kind in kinds)).pack
-        self._layout = np.dtype(
-            [(name, DTYPES[kind]) for name, kind in zip(self._packed, kinds, strict=True)]
-        )
-        self._by_column = [
-            (attrgetter(slot), name)
-            for slot, name in self._slots.items()
-            if name not in self._packed
-        ]
 
     def decode(self, body: bytes, limit: int | None = None) -> tuple[list[Row], bool]:
         """Rows of a body, and whether it was a batch (`{"instances": [...]}`) or one object.
@@ -245,7 +202,7 @@ class Contract:
         # Without escapes, duplicate fields can be found by counting. `decode` says what is wrong.
         if body.count(b"{", 0, _BEGINNING) > MANY_ROWS and b"\\" not in body:
             try:
-                found = self._loose(body).instances
+                found = self._rows.decode(body)
             except (msgspec.DecodeError, ValueError, RecursionError):
                 found = []
             if (
@@ -258,19 +215,8 @@ class Contract:
     def _columns_of(self, found: Sequence[msgspec.Struct], quotes: int) -> Columns | None:
         """Columns of rows that keep the contract; None where one does not."""
         count = len(found)
-        columns: dict[str, Column] = {}
         try:
-            if self._numbers_of is not None:
-                numbers = np.frombuffer(
-                    b"".join(starmap(self._pack, map(self._numbers_of, found))), self._layout
-                )
-                columns = {
-                    name: Column(self.fields[name].kind, np.ascontiguousarray(numbers[name]))
-                    for name in self._packed
-                }
-            columns |= {
-                name: self._column(name, list(map(get, found))) for get, name in self._by_column
-            }
+            columns = self._rows.columns(found, self._column)
         except (OverflowError, struct.error, msgspec.ValidationError):
             return None
         expected = 2 + count * self._quotes
@@ -421,11 +367,6 @@ def rows_of(columns: Columns) -> list[Row]:
         dict(zip(columns, values, strict=True))
         for values in zip(*(found.plain() for found in columns.values()), strict=True)
     ]
-
-
-def _batch_of(row: Any) -> Any:
-    """The type of `{"instances": [rows]}`."""
-    return msgspec.defstruct("Batch", [("instances", list[row])], forbid_unknown_fields=True)
 
 
 @lru_cache(maxsize=1 << 12)

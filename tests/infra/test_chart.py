@@ -162,7 +162,7 @@ def test_nothing_is_rendered_without_what_safety_needs(missing: str) -> None:
 
 @pytest.mark.parametrize("values", [GIVEN, EVERYTHING], ids=["least", "everything"])
 def test_the_server_takes_the_charts_arguments(values: dict[str, Any]) -> None:
-    from serving.__main__ import parser
+    from serving.arguments import parser
 
     found = parser().parse_args(arguments(render(values)))
     assert (found.host, found.workers) == ("0.0.0.0", 1)
@@ -245,6 +245,7 @@ def test_the_image_holds_what_the_server_imports_and_nothing_of_the_platform() -
         "opentelemetry": "opentelemetry-sdk",
         "jwt": "pyjwt",
         "grpc": "grpcio",
+        "grpc_health": "grpcio-health-checking",
         "google": "protobuf",
         "prometheus_client": "prometheus-client",
         "xgboost": "xgboost-cpu",
