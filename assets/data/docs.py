@@ -6,6 +6,8 @@ There are two pages: one of our own, and Great Expectations' Data Docs. Judging 
 
 from __future__ import annotations
 
+import copy
+import html
 from datetime import date
 from functools import cache
 from importlib.resources import files
@@ -17,11 +19,15 @@ from assets.reporting.page import PAGE, Section, Table, render
 from assets.reporting.report import Measure, Report, Verdict
 
 if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuiteValidationResult
     from great_expectations.render.view import DefaultJinjaPageView
 
 DATA_DOCS = "data_docs.html"
 SHOWN_DAYS = 31
 SHOWN_ROWS = 50
+
+# What Great Expectations' results hold of landed rows.
+LANDED = {"unexpected_list", "partial_unexpected_list", "partial_unexpected_counts"}
 
 
 def markdown(examined: Examined) -> str:
@@ -106,9 +112,32 @@ def data_docs(examined: Examined) -> bytes:
     """
     from great_expectations.render.renderer import ValidationResultsPageRenderer
 
-    content = ValidationResultsPageRenderer().render(examined.judgement.result)
+    content = ValidationResultsPageRenderer().render(_escaped(examined.judgement.result))
     title = f"Data Docs of {examined.source.name}"
     return str(_view().render(content, template=DATA_DOCS, title=title)).encode()
+
+
+def _escaped(result: ExpectationSuiteValidationResult) -> ExpectationSuiteValidationResult:
+    """A result whose landed values hold no markup: Great Expectations' tables show them as is."""
+    shown = copy.copy(result)
+    shown.results = []
+    for one in result.results:
+        each = copy.copy(one)
+        landed = {name: _text(each.result[name]) for name in LANDED & each.result.keys()}
+        each.result = {**each.result, **landed}
+        shown.results.append(each)
+    return shown
+
+
+def _text(value: object) -> object:
+    """A value of a result with the text in it escaped."""
+    if isinstance(value, str):
+        return html.escape(value)
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _text(item) for name, item in value.items()}
+    return value
 
 
 @cache
