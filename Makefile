@@ -47,13 +47,13 @@ bench: setup  ## figures with their limits, as ratios side by side; fails over a
 bench-rows: setup  ## features of 33 million rows; fails over a limit
 	@$(BIN)/python -W ignore -m benchmarks.features --tiles 100
 
-bench-serving: setup  ## the endpoint beside MLServer, BentoML, LitServe, FastAPI and mlflow: the table of docs/serving.md
+bench-serving: setup  ## the endpoint beside MLServer, BentoML, LitServe, FastAPI and mlflow
 	@$(BIN)/python -W ignore -m benchmarks.serving $(ARGUMENTS)
 
-soak: setup  ## ten minutes of load on an endpoint with releases, canaries, roll-backs and killed workers in it
+soak: setup  ## ten minutes of load with releases, canaries, roll-backs, killed workers
 	@$(BIN)/python -m benchmarks.soak
 
-screenshots: setup  ## the pictures of the README, from the real UI
+screenshots: setup  ## the pictures of README and docs, from real pages
 	@$(BIN)/python -m tests.browser.screenshots
 
 clean:  ## remove caches and the local platform's state, not .venv
