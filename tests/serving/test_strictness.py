@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 from typing import Any
 
@@ -152,6 +153,21 @@ def test_refused_with_field_and_rule(
     assert SECRET not in answer.text
 
 
+def inference_inputs() -> list[dict[str, Any]]:
+    """One good row as JSON tensors."""
+    kinds = {
+        "string": "BYTES",
+        "datetime": "BYTES",
+        "float": "FP64",
+        "integer": "INT64",
+        "boolean": "BOOL",
+    }
+    return [
+        {"name": name, "shape": [1], "datatype": kinds[field.kind], "data": [GOOD[name]]}
+        for name, field in CONTRACT.items()
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "status", "rule"),
     [
@@ -162,17 +178,7 @@ def test_refused_with_field_and_rule(
     ],
 )  # fmt: skip
 def test_refused_inferences(shared: Shared, change: dict[str, Any], status: int, rule: str) -> None:
-    kinds = {
-        "string": "BYTES",
-        "datetime": "BYTES",
-        "float": "FP64",
-        "integer": "INT64",
-        "boolean": "BOOL",
-    }
-    inputs = [
-        {"name": name, "shape": [1], "datatype": kinds[field.kind], "data": [GOOD[name]]}
-        for name, field in CONTRACT.items()
-    ]
+    inputs = inference_inputs()
     place = list(CONTRACT).index("amount")
     url = f"/v2/models/{NAME}/infer"
     assert shared.server.client.post(url, json={"inputs": inputs}).status_code == 200
@@ -182,6 +188,25 @@ def test_refused_inferences(shared: Shared, change: dict[str, Any], status: int,
         answer.text
     )
     assert SECRET not in answer.text
+
+
+def test_null_data_beside_raw_bytes_is_no_data(shared: Shared) -> None:
+    inputs = inference_inputs()
+    content = struct.pack("<d", 12.5)
+    place = list(CONTRACT).index("amount")
+    inputs[place] |= {"data": None, "parameters": {"binary_data_size": len(content)}}
+    described = json.dumps({"inputs": inputs}).encode()
+
+    answer = shared.server.client.post(
+        f"/v2/models/{NAME}/infer",
+        content=described + content,
+        headers={
+            "content-type": "application/octet-stream",
+            "inference-header-content-length": str(len(described)),
+        },
+    )
+
+    assert answer.status_code == 200, answer.text
 
 
 def test_wrong_routes_methods_and_kinds(shared: Shared) -> None:
