@@ -229,4 +229,6 @@ def alarm_in(root: Path) -> Alarm | None:
 
 def arm_name(index: int) -> str:
     """Arms are named by their place: champion, challenger, challenger-2, ..."""
-    return CHAMPION if index == 0 else "challenger" if index == 1 else f"challenger-{index}"
+    if index == 0:
+        return CHAMPION
+    return "challenger" if index == 1 else f"challenger-{index}"

@@ -163,10 +163,11 @@ class Landing(dg.ConfigurableResource):
             _local(root, folders) if files.is_local(root) else _remote(root, folders)
         ):
             found.setdefault(folder, {})[name] = Entry(f"{root}/{folder}/{name}", size, stamp)
-        return {
-            folder: entries for folder, entries in found.items()
-            if (folder == ONCE or _is_day(folder)) and any(_announces(name) for name in entries)
-        }  # fmt: skip
+
+        def delivered(folder: str) -> bool:
+            return (folder == ONCE or _is_day(folder)) and any(map(_announces, found[folder]))
+
+        return {folder: entries for folder, entries in found.items() if delivered(folder)}
 
 
 def _local(root: str, folders: Collection[str] | None) -> Iterator[tuple[str, str, int, object]]:

@@ -140,28 +140,18 @@ class Tracking(dg.ConfigurableResource):
         tagged as repeated. A run that a killed process left unfinished is marked KILLED and made
         anew.
         """
-        from mlflow.exceptions import MlflowException
-
         client = self.client()
         experiment = self.experiment(tracked.pipeline, client)
         known = self.version(tracked.pipeline, tracked.candidate, client)
         if known is not None:
-            if client.get_run(known.run_id).info.status != "FINISHED":
-                # The version is registered last: a run that died after it was complete.
-                client.set_terminated(known.run_id, status="FINISHED")
-            if known.tags.get(DAGSTER_RUN) != tracked.dagster_run_id:
-                client.set_model_version_tag(
-                    known.name, known.version, REPEATED, tracked.dagster_run_id
-                )
-                client.set_tag(known.run_id, REPEATED, tracked.dagster_run_id)
-            return self._tracked(
-                experiment, known.run_id, str(known.version), tracked.pipeline, repeated=True
-            )
+            return self._known(client, experiment, known, tracked)
+
         for left in client.search_runs(
             [experiment], filter_string=f"tags.{CANDIDATE} = '{tracked.candidate}'"
         ):
             if left.info.status == "RUNNING":
                 client.set_terminated(left.info.run_id, status="KILLED")
+
         tags = {
             CANDIDATE: tracked.candidate,
             TRAINING_SET: tracked.training_set,
@@ -177,13 +167,7 @@ class Tracking(dg.ConfigurableResource):
         try:
             self._log(client, run_id, tracked)
             model_id, source = self._log_model(client, experiment, run_id, tracked, tags)
-            try:
-                client.create_registered_model(
-                    tracked.pipeline, tags={"pipeline": tracked.pipeline}
-                )
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
+            self._register(client, tracked.pipeline)
             version = client.create_model_version(
                 tracked.pipeline,
                 source=source,
@@ -201,6 +185,33 @@ class Tracking(dg.ConfigurableResource):
         return self._tracked(
             experiment, run_id, str(version.version), tracked.pipeline, repeated=False
         )
+
+    def _known(
+        self, client: "MlflowClient", experiment: str, known: Any, tracked: TrackedCandidate
+    ) -> TrackedRun:
+        """The run of a candidate whose version `known` is registered, tagged as repeated."""
+        if client.get_run(known.run_id).info.status != "FINISHED":
+            # The version is registered last: a run that died after it was complete.
+            client.set_terminated(known.run_id, status="FINISHED")
+        if known.tags.get(DAGSTER_RUN) != tracked.dagster_run_id:
+            client.set_model_version_tag(
+                known.name, known.version, REPEATED, tracked.dagster_run_id
+            )
+            client.set_tag(known.run_id, REPEATED, tracked.dagster_run_id)
+        return self._tracked(
+            experiment, known.run_id, str(known.version), tracked.pipeline, repeated=True
+        )
+
+    @staticmethod
+    def _register(client: "MlflowClient", pipeline: str) -> None:
+        """Make a pipeline's registered model where there is none yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(pipeline, tags={"pipeline": pipeline})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     def version(self, pipeline: str, candidate: str, client: "MlflowClient | None" = None) -> Any:
         """The registered version of a candidate (MLflow's ModelVersion), None where it was never

@@ -55,8 +55,10 @@ def with_new_versions(
     appended: list[Row] = []
     for key, rows in after.items():
         old = before.get(key, [])
-        new = rows if not old else [] if same else _news(old, rows)
-        appended += _stamped(new, moment)
+        if not old:
+            appended += _stamped(rows, moment)
+        elif not same:
+            appended += _stamped(_news(old, rows), moment)
 
     return pl.concat([known, pl.DataFrame(appended, schema=known.schema)])
 

@@ -99,11 +99,11 @@ class Evidence(Record):
     @model_validator(mode="after")
     def _knows_no_future(self) -> Evidence:
         days = [seen.day for seen in self.drift]
-        days += [
-            known
-            for known in (self.last_retrain, self.request.day if self.request else None)
-            if known
-        ]
+        if self.last_retrain:
+            days.append(self.last_retrain)
+        if self.request:
+            days.append(self.request.day)
+
         for later in sorted(known for known in days if known > self.day):
             raise ValueError(
                 f"evidence for {self.day} speaks of {later}; a decision reads only what its day "

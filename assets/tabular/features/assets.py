@@ -220,29 +220,28 @@ def _online_features(pipeline: Tabular) -> dg.AssetsDefinition:
 def _newest(pipeline: Tabular) -> list[dg.AssetDep]:
     """What a snapshot reads. It is of the newest day: one partition, not all of history."""
     newest = dg.LastPartitionMapping()
+    found = [dg.AssetDep(asset_key(pipeline.name, FEATURES), partition_mapping=newest)]
     read = delivery_days(pipeline)
-    return [
-        dg.AssetDep(asset_key(pipeline.name, FEATURES), partition_mapping=newest),
-        *(
-            dg.AssetDep(
-                _raw(pipeline, source.name), partition_mapping=newest if source.daily else None
-            )
-            for source in pipeline.sources
-            if source.name in read
-        ),
-    ]
+    for source in pipeline.sources:
+        if source.name in read:
+            mapping = newest if source.daily else None
+            found.append(dg.AssetDep(_raw(pipeline, source.name), partition_mapping=mapping))
+
+    return found
 
 
 def _rows(snapshot: "Snapshot") -> dict[str, int]:
     """Rows of each table of a snapshot. Aggregates have some for each refresh that is kept."""
     from bundle.features.online import AggregateTable
 
-    return {
-        name: sum(len(refresh.rows) for refresh in table.refreshes)
-        if isinstance(table, AggregateTable)
-        else len(table.rows)
-        for name, table in snapshot.tables.items()
-    }
+    rows: dict[str, int] = {}
+    for name, table in snapshot.tables.items():
+        if isinstance(table, AggregateTable):
+            rows[name] = sum(len(refresh.rows) for refresh in table.refreshes)
+        else:
+            rows[name] = len(table.rows)
+
+    return rows
 
 
 def _raw(pipeline: Tabular, source: str) -> dg.AssetKey:

@@ -135,4 +135,6 @@ def from_the_future(block: pl.DataFrame) -> int:
 
 
 def _shown(value: float | str | None) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -38,11 +38,8 @@ def delivery_days(pipeline: Tabular) -> dict[str, int | None]:
                 days.get(lookup.source, 0),
                 lead + math.ceil((lookup.within or 0) / DAY.total_seconds()) + early,
             )
-    return {
-        source.name: days[source.name] if source.daily else None
-        for source in pipeline.sources
-        if source.name in days
-    }
+    read = [source for source in pipeline.sources if source.name in days]
+    return {source.name: days[source.name] if source.daily else None for source in read}
 
 
 def column_lineage(pipeline: Tabular) -> dict[str, list[tuple[str, str]]]:

@@ -102,8 +102,9 @@ def _latest_table(
     by_key: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for row in kept.select(*keys, KNOWN_AT, *(f"={value}" for value in values)).iter_rows():
         by_key.setdefault(row[: len(keys)], []).append(row[len(keys) :])
-    found = tuple(
-        (key, LatestRows(tuple(row[0] for row in of), tuple(row[1:] for row in of)))
-        for key, of in by_key.items()
-    )
-    return LatestTable(keys, values, found)
+    found: list[tuple[tuple[Any, ...], LatestRows]] = []
+    for key, of in by_key.items():
+        known = tuple(row[0] for row in of)
+        found.append((key, LatestRows(known, tuple(row[1:] for row in of))))
+
+    return LatestTable(keys, values, tuple(found))
