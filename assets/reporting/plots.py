@@ -1,4 +1,7 @@
-"""Plots in one style, small enough for the Dagster UI: drawn without global state, rendered as palette PNG."""
+"""Plots in one style, small enough for the Dagster UI.
+
+They are drawn without global state and rendered as palette PNG.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ PALETTE = ("#15803d", "#d97706", "#2563eb", "#be185d", "#64748b", "#0e7490", "#7
 
 
 def figure(columns: int = 1, width: float = 5.6, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A new figure with `columns` axes side by side, each `width` by `height` inches, in the project's style."""
+    """A new figure with `columns` axes side by side, in the project's style.
+
+    Each of the axes is `width` by `height` inches.
+    """
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(width * columns, height), layout="constrained", facecolor="white")
@@ -43,7 +49,8 @@ def style(axes: Axes) -> None:
 
 def label(axes: Axes, title: str, x: str = "", y: str = "", legend: bool = False) -> None:
     """Title, axis labels and, where there is more than one thing to tell apart, the legend."""
-    # A title whose height is given is not placed anew, by measuring every tick, each time that the figure is drawn.
+    # A title whose height is given is not placed anew, by measuring every tick, each time that the
+    # figure is drawn.
     axes.set_title(title, fontsize=10, color=INK, loc="left", y=1.0)
     axes.set_xlabel(x, fontsize=8.5, color=INK)
     axes.set_ylabel(y, fontsize=8.5, color=INK)
@@ -83,7 +90,10 @@ def bars(values: Mapping[str, float], title: str, x: str, limit: int = 15) -> Fi
 
 
 def png(figure: Figure, dpi: int = 80) -> bytes:
-    """The figure as a PNG of at most 48 colours (a few kilobytes); equal figures give equal bytes."""
+    """The figure as a PNG of at most 48 colours, a few kilobytes.
+
+    Equal figures give equal bytes.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -107,5 +117,8 @@ def markdown_image(content: bytes, title: str = "plot") -> str:
 
 
 def inline_image(figure: Figure, title: str = "plot") -> str:
-    """A figure as a Markdown image that the Dagster UI shows in place: `dg.MetadataValue.md(inline_image(figure))`."""
+    """A figure as a Markdown image that the Dagster UI shows in place.
+
+    Use it as `dg.MetadataValue.md(inline_image(figure))`.
+    """
     return markdown_image(png(figure), title)

@@ -1,4 +1,4 @@
-"""Reports as values: what an examination measured and which rules it applied, and how they are stored.
+"""Reports as values: what an examination measured, which rules it applied, how it is stored.
 
 What a report looks like to people belongs in `page`, `plots` and `tables`; where its bytes lie
 belongs in `resources.reports`.

@@ -1,8 +1,12 @@
-"""The monitoring stage: the compacted prediction log and a daily report of each monitor, with one warn check per rule."""
+"""The monitoring stage: the compacted prediction log and a daily report of each monitor.
+
+Each rule of a monitor is a check that warns.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -18,7 +22,7 @@ from assets.names import (
 )
 from assets.reporting.page import PAGE
 from assets.reporting.plots import markdown_image
-from assets.reporting.report import Report, save_report
+from assets.reporting.report import Report, Verdict, save_report
 from assets.reporting.tables import markdown_table
 from assets.stage import Stage, alone, always
 from assets.tabular.features.moments import label_lag
@@ -38,6 +42,7 @@ from resources.reports import Reports
 
 if TYPE_CHECKING:
     from assets.tabular.monitoring.daily import Days
+    from assets.tabular.monitoring.predictions import Compacted
 
 
 GROUP = "monitoring"
@@ -102,23 +107,25 @@ def _predictions(pipeline: Tabular) -> dg.AssetsDefinition:
                 "segments_pruned": pruned.removed,
                 "old_segments_kept": pruned.kept,
             },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="log_is_intact",
-                    passed=not done.altered,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=done.damage,
-                    metadata={
-                        "number": done.altered,
-                        "limit": 0,
-                        "n": done.rows,
-                        "unfinished_ends": done.torn,
-                    },
-                )
-            ],
+            check_results=[_log_is_intact(done)],
         )
 
     return predictions
+
+
+def _log_is_intact(done: "Compacted") -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="log_is_intact",
+        passed=not done.altered,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=done.damage,
+        metadata={
+            "number": done.altered,
+            "limit": 0,
+            "n": done.rows,
+            "unfinished_ends": done.torn,
+        },
+    )
 
 
 def _monitor(pipeline: Tabular, monitor: Monitor) -> dg.AssetsDefinition:
@@ -221,7 +228,7 @@ def _judged_again(
 
     if not monitor.windowed:
         return {}
-    found = [each for day in wanted for each in late_labels.judge_again(monitor, days, day)]
+    found = list(chain.from_iterable(late_labels.judge_again(monitor, days, day) for day in wanted))
     if not found:
         return {}
     table = markdown_table(late_labels.HEADER, late_labels.table_rows(found))
@@ -244,13 +251,16 @@ def _numbers(found: Sequence[Report]) -> Mapping[str, dg.MetadataValue]:
 
 
 def _check(rule: str, found: Sequence[Report]) -> dg.AssetCheckResult:
-    """A rule over the days of a run: it passes unless it failed on one of them; what was not judged says so."""
-    verdicts = {
-        report.day: verdict
-        for report in found
-        for verdict in report.verdicts
-        if verdict.rule == rule
-    }
+    """A rule over the days of a run: it passes unless it failed on one of them.
+
+    What was not judged says so.
+    """
+    verdicts: dict[date, Verdict] = {}
+    for report in found:
+        for each in report.verdicts:
+            if each.rule == rule:
+                verdicts[report.day] = each
+
     failed: list[date] = [day for day, verdict in verdicts.items() if verdict.passed is False]
     shown = max(failed, default=found[-1].day)
     verdict = verdicts[shown]

@@ -1,4 +1,7 @@
-"""What a monitor compares with: the bundle that served, its feature program, its drift reference and its test metrics."""
+"""What a monitor compares with.
+
+The bundle that served, its feature program, its drift reference and its test metrics.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from resources.reports import Reports
 
-# A fortnight of test rows does not show how much a day's answers vary: judged against it, 33 of 177 real days were alarms, and
-# against two months 4 of 177 (flights of 2013, April to September).
+# A fortnight of test rows does not show how much a day's answers vary: judged against it, 33 of 177
+# real days were alarms, and against two months 4 of 177 (flights of 2013, April to September).
 OUTPUT_DAYS = 60
 NOBODY = "none"  # subject of a report on a day when nothing was served
 
 
 class Served(NamedTuple):
-    """A released bundle: its digest, its candidate and what the candidate's training said of itself."""
+    """A released bundle: its digest, its candidate, and the facts of the candidate's training."""
 
     bundle: str
     candidate: str
@@ -65,8 +68,11 @@ def released(entries: Sequence[LedgerEntry], day: date) -> Release | Rollback | 
 
 
 def most_served(predictions: pl.DataFrame) -> str | None:
-    """The champion that answered most of a day's predictions; None on a day without any. Ties go to the smaller digest. A challenger's
-    share, however great, does not make it the champion."""
+    """The champion that answered most of a day's predictions; None on a day without any.
+
+    Ties go to the smaller digest. A challenger's share, however great, does not make it the
+    champion.
+    """
     import polars as pl
 
     answered = predictions.filter(pl.col("arm") == CHAMPION)
@@ -77,18 +83,25 @@ def most_served(predictions: pl.DataFrame) -> str | None:
 
 
 def subject(predictions: pl.DataFrame, entries: Sequence[LedgerEntry], day: date) -> str:
-    """Digest of the bundle that a day's reports speak of: what answered most, else what was released, else "none"."""
+    """Digest of the bundle that a day's reports speak of.
+
+    What answered most, else what was released, else "none".
+    """
     entry = released(entries, day)
     return most_served(predictions) or (entry.bundle if entry else NOBODY)
 
 
 def load(artifacts: Artifacts, entries: Sequence[LedgerEntry], bundle: str) -> Served:
-    """A released bundle's candidate. Raises LookupError for a bundle that the ledger never released, FileNotFoundError and
-    ValueError for artifacts that are gone or altered."""
+    """A released bundle's candidate.
+
+    Raises LookupError for a bundle that the ledger never released, FileNotFoundError and ValueError
+    for artifacts that are gone or altered.
+    """
     candidate = candidate_of(entries, bundle)
     if candidate is None:
         raise LookupError(
-            f"bundle {bundle} answered predictions but no release entry names it; the ledger or the endpoint was tampered with"
+            f"bundle {bundle} answered predictions but no release entry names it; the ledger or "
+            "the endpoint was tampered with"
         )
     contents = artifacts.get("candidates", candidate)
     return Served(
@@ -102,8 +115,10 @@ def load(artifacts: Artifacts, entries: Sequence[LedgerEntry], bundle: str) -> S
 def load_reference(
     pipeline: Tabular, served: Served, artifacts: Artifacts, lake: Lake, reports: Reports
 ) -> Reference:
-    """The drift reference that travels with the bundle; for a bundle without one it is computed once from the training set
-    and kept beside the reports."""
+    """The drift reference that travels with the bundle.
+
+    For a bundle without one it is computed once from the training set and kept beside the reports.
+    """
     contents = artifacts.get("bundles", served.bundle)
     if REFERENCE in contents:
         return Reference.decode(contents[REFERENCE])
@@ -114,7 +129,10 @@ def load_reference(
 
 
 def compute_reference(pipeline: Tabular, served: Served, artifacts: Artifacts, lake: Lake) -> bytes:
-    """`reference.json` of a candidate: its training set's rows, and its own answers on the newest of them."""
+    """`reference.json` of a candidate.
+
+    It is made of the rows of its training set and of its own answers on the newest of them.
+    """
     from assets.tabular.training.manifest import FILE, TrainingManifest, load_rows
     from bundle.models.loading import load_model
 
@@ -127,8 +145,10 @@ def compute_reference(pipeline: Tabular, served: Served, artifacts: Artifacts, l
 
 
 def candidate_reference(frame: pl.DataFrame, program: FeatureProgram, model: Model) -> bytes:
-    """`reference.json` from the rows of a training set (columns: features and `date`) and the model's answers on those of its
-    newest `OUTPUT_DAYS` days, test split included."""
+    """`reference.json` from the rows of a training set (columns: features and `date`).
+
+    And from the model's answers on those of its newest `OUTPUT_DAYS` days, test split included.
+    """
     import polars as pl
 
     recent = frame.filter(pl.col("date") > pl.col("date").max() - timedelta(days=OUTPUT_DAYS))

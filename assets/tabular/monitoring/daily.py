@@ -1,4 +1,7 @@
-"""The monitors of a day: each gathers what it compares, computes its report, and says so where there was nothing to compare."""
+"""The monitors of a day.
+
+Each gathers what it compares, computes its report, and says so where there was nothing to compare.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +42,8 @@ if TYPE_CHECKING:
     from resources.ledger import Ledger
     from resources.reports import Reports
 
-# An alarm that comes back within a week is the same alarm: its page exists, and the weekly one follows.
+# An alarm that comes back within a week is the same alarm: its page exists, and the weekly one
+# follows.
 ALARM_DAYS = 7
 
 Result = tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]
@@ -75,7 +80,10 @@ class Days:
 
     @cached_property
     def predictions(self) -> pl.DataFrame:
-        """Predictions of the run's days (and of the window before them); without rows and with the fixed columns alone where there are none."""
+        """Predictions of the run's days, and of the window before them.
+
+        Where there are none: no rows, and the fixed columns alone.
+        """
         first = self.window(self.first)[0] if self.windowed else self.first
         try:
             return self.lake.scan(self.table, first, self.last).collect()
@@ -102,11 +110,10 @@ class Days:
     def samples(self, day: date) -> list[Sample]:
         """The endpoint's samples of the wall time in which the day's predictions were answered."""
         window = service.wall_window(self.of(day))
-        return (
-            [sample for folder in self.samples_folders for sample in read_samples(folder, *window)]
-            if window
-            else []
-        )
+        if window is None:
+            return []
+        read = (read_samples(folder, *window) for folder in self.samples_folders)
+        return list(chain.from_iterable(read))
 
     def subject(self, day: date) -> str:
         return champion.subject(self.of(day), self.entries, day)
@@ -179,9 +186,11 @@ def monitor_day(monitor: Monitor, days: Days, day: date) -> Report:
     measures, verdicts, notes = COMPUTED[monitor.name](days, day, days.served(subject))
     bundles = sorted(set(days.of(day)["bundle"].to_list()))
     if len(bundles) > 1:
+        answered = ", ".join(each[:12] for each in bundles)
         notes = (
             *notes,
-            f"{len(bundles)} bundles answered on this day ({', '.join(each[:12] for each in bundles)}); this speaks of {subject[:12]}.",
+            f"{len(bundles)} bundles answered on this day ({answered}); "
+            f"this speaks of {subject[:12]}.",
         )
     return Report(
         pipeline=days.pipeline.name,

@@ -1,7 +1,7 @@
 """Days that are judged again: labels may come, or be corrected, after a day's report was made.
 
-The first report of a day stays, for it is what the day's decision knew. What later labels make of it
-is a new version beside it, as known on a later day. How a report is computed belongs to `daily`.
+The first report of a day stays, for it is what the day's decision knew. What later labels make of
+it is a new version beside it, as known on a later day. How a report is computed belongs to `daily`.
 """
 
 from __future__ import annotations

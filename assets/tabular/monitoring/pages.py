@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from assets.reporting.page import Image, Link, Section, Table, render
@@ -101,7 +102,8 @@ def headline(measures: Sequence[Measure]) -> dict[str, float]:
 
 def day_table(reports: Sequence[Report], most: int = 31) -> str:
     """Verdicts of several days as a Markdown table, newest first, at most `most` days."""
-    rules = list(dict.fromkeys(v.rule for report in reports for v in report.verdicts))
+    verdicts = chain.from_iterable(report.verdicts for report in reports)
+    rules = list(dict.fromkeys(verdict.rule for verdict in verdicts))
     newest = sorted(reports, key=lambda each: each.day, reverse=True)[:most]
     rows = [
         [report.day.isoformat(), report.subject[:12], *(_cell(report, rule) for rule in rules)]

@@ -1,4 +1,4 @@
-"""Live performance: the champion's predictions joined with the labels that have matured, against its own test metrics."""
+"""Live performance: the champion's predictions with matured labels, against its test metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from declare.monitors import Monitors
 if TYPE_CHECKING:
     import polars as pl
 
-# Whole days are drawn, so that the intervals speak of other weeks. Those that are judged get many draws, since sums by day make
-# them nearly free; the ranking ones are drawn row by row and get few.
+# Whole days are drawn, so that the intervals speak of other weeks. Those that are judged get many
+# draws, since sums by day make them nearly free; the ranking ones are drawn row by row and get few.
 RESAMPLES = 100
 DAY_DRAWS = 5_000
 TEST, ALL = "test", "all bundles"
@@ -28,9 +28,10 @@ TEST, ALL = "test", "all bundles"
 def matured(
     predictions: pl.DataFrame, labels: pl.DataFrame, entity: str, label: str, by: datetime
 ) -> pl.DataFrame:
-    """One row per entity and bundle: its newest prediction, with the label `y` (null while it has none) as known at `by`.
+    """One row per entity and bundle: its newest prediction, with the label `y` as known at `by`.
 
-    `predictions` has prediction_id, the entity, date, known_at, bundle, output; `labels` has the entity, known_at and the label.
+    `y` is null while there is no label. `predictions` has prediction_id, the entity, date,
+    known_at, bundle, output; `labels` has the entity, known_at and the label.
     """
     import polars as pl
 
@@ -48,8 +49,9 @@ def performance(
 ) -> tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]:
     """Measures, verdicts and notes over `matured` rows of the window.
 
-    Metrics of the bundle `subject` with intervals over days, its test metrics (`group` "test"), and log loss over whatever was served
-    (`group` "all bundles"). Rule: `live_log_loss`, the lower end of whose interval may not exceed the test log loss plus the margin.
+    Metrics of the bundle `subject` with intervals over days, its test metrics (`group` "test"), and
+    log loss over whatever was served (`group` "all bundles"). Rule: `live_log_loss`, the lower end
+    of whose interval may not exceed the test log loss plus the margin.
     """
     import polars as pl
 
@@ -97,7 +99,10 @@ def performance(
 
 
 def day_intervals(y: Array, p: Array, days: NDArray[np.int64]) -> dict[str, Interval]:
-    """Intervals of the metrics that are means over rows, by drawing whole days; empty for fewer than two days."""
+    """Intervals of the metrics that are means over rows, by drawing whole days.
+
+    Empty for fewer than two days.
+    """
     count = int(days.max()) + 1 if len(days) else 0
     if count < 2:
         return {}
@@ -124,7 +129,10 @@ def arrays(rows: pl.DataFrame, subject: str) -> tuple[Array, Array]:
 
 
 def window(newest: date, days: int) -> tuple[date, date]:
-    """First and last event day of the `days` days up to `newest`, the newest one with mature labels."""
+    """First and last event day of the `days` days up to `newest`.
+
+    `newest` is the newest day with mature labels.
+    """
     return newest - timedelta(days=days - 1), newest
 
 
@@ -146,8 +154,9 @@ def _log_loss(
     limit = test + limits.log_loss_margin
     passed = not interval.low > limit
     reason = (
-        f"live log loss {live:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f}, n={n}) against {limit:.3f}: "
-        f"test log loss {test:.3f} plus {limits.log_loss_margin:g}; it fails when the whole interval lies above"
+        f"live log loss {live:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f}, "
+        f"n={n}) against {limit:.3f}: test log loss {test:.3f} plus {limits.log_loss_margin:g}; "
+        "it fails when the whole interval lies above"
     )
     return Verdict(rule="live_log_loss", passed=passed, value=live, limit=limit, n=n, reason=reason)
 

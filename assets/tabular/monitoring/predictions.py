@@ -1,12 +1,14 @@
-"""Predictions in the lake: the endpoint's log, compacted to one row per prediction, by the day of the event.
+"""Predictions in the lake: the endpoint's log, one row per prediction, by the day of the event.
 
-The log is a write-ahead file of the endpoint, local and read a day at a time; the table is what monitors and people query.
+The log is a write-ahead file of the endpoint, local and read a day at a time. The table is what
+monitors and people query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -25,15 +27,19 @@ if TYPE_CHECKING:
     from resources.artifacts import Artifacts
     from resources.lake import Lake
 
-# Features are stored under a prefix: one may share its name with a request column and hold something else, and a later
-# release may turn a number into a text. `as_used` gives them their own names.
+# Features are stored under a prefix: one may share its name with a request column and hold
+# something else, and a later release may turn a number into a text. `as_used` gives them their own
+# names.
 NUMBER, CATEGORY = "feature_", "category_"
 UNSEEN = "(unseen)"
 
 
 def columns(pipeline: Tabular) -> dict[str, Any]:
-    """The columns that every stored prediction has, with their Polars types, in order; features come after them. `ood` names the
-    features that lay outside the range of the training set, separated by commas; null where none did."""
+    """The columns that every stored prediction has, with their Polars types, in order.
+
+    Features come after them. `ood` names the features that lay outside the range of the training
+    set, separated by commas; null where none did.
+    """
     import polars as pl
 
     moment = pl.Datetime("us", "UTC")
@@ -45,9 +51,19 @@ def columns(pipeline: Tabular) -> dict[str, Any]:
         "datetime": moment,
     }
     fixed = {
-        "prediction_id": pl.String, EVENT_TIME: moment, KNOWN_AT: moment, "wall_time": moment, "bundle": pl.String, "arm": pl.String, "caller": pl.String,
-        "output": pl.Float64, "latency_ms": pl.Float64, "online_as_of": pl.String, "ood": pl.String, DATE: pl.Date,
-    }  # fmt: skip
+        "prediction_id": pl.String,
+        EVENT_TIME: moment,
+        KNOWN_AT: moment,
+        "wall_time": moment,
+        "bundle": pl.String,
+        "arm": pl.String,
+        "caller": pl.String,
+        "output": pl.Float64,
+        "latency_ms": pl.Float64,
+        "online_as_of": pl.String,
+        "ood": pl.String,
+        DATE: pl.Date,
+    }
     return {
         **fixed,
         **{
@@ -68,10 +84,11 @@ def empty(pipeline: Tabular) -> pl.DataFrame:
 def compact(
     pipeline: Tabular, records: Sequence[Stored], program: Callable[[str], FeatureProgram]
 ) -> pl.DataFrame:
-    """Records as rows, one per prediction id (the first of equal ids), in order of their event, then of their id.
+    """Records as rows, one per prediction id (the first of equal ids), by event, then by id.
 
-    `program` gives the feature program of a bundle, which names and decodes the model's row. `known_at` is the moment in data
-    time at which the prediction was due: the event less the program's lead. Raises ValueError for a row that does not fit its program.
+    `program` gives the feature program of a bundle, which names and decodes the model's row.
+    `known_at` is the moment in data time at which the prediction was due: the event less the
+    program's lead. Raises ValueError for a row that does not fit its program.
     """
     import polars as pl
 
@@ -87,8 +104,10 @@ def compact(
 
 
 def merged(stored: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
-    """What is stored already with what the log holds now, one row per prediction id: a log that was cleared away takes
-    nothing out of the lake."""
+    """What is stored already with what the log holds now, one row per prediction id.
+
+    A log that was cleared away takes nothing out of the lake.
+    """
     import polars as pl
 
     together = pl.concat([found, stored], how="diagonal")
@@ -98,8 +117,11 @@ def merged(stored: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
 
 
 def as_used(predictions: pl.DataFrame, program: FeatureProgram) -> pl.DataFrame:
-    """Predictions of one bundle with the features that it used under their own names; a feature replaces the request column
-    of its name, as in the feature table. What the bundle keeps out of the log is left out."""
+    """Predictions of one bundle with the features that it used under their own names.
+
+    A feature replaces the request column of its name, as in the feature table. What the bundle
+    keeps out of the log is left out.
+    """
     stored = {
         name: (CATEGORY if categorical else NUMBER) + name
         for name, categorical in zip(program.names, program.categorical, strict=True)
@@ -126,7 +148,8 @@ def _frame(pipeline: Tabular, records: Sequence[Stored], program: FeatureProgram
     for record in records:
         if len(record.row) != width:
             raise ValueError(
-                f"prediction {record.id} has a row of {len(record.row)} values, but its bundle {record.bundle} has {width} features"
+                f"prediction {record.id} has a row of {len(record.row)} values, but its bundle "
+                f"{record.bundle} has {width} features"
             )
     lead = timedelta(seconds=program.lead_seconds)
     data: dict[str, list[Any]] = {
@@ -162,8 +185,10 @@ def _frame(pipeline: Tabular, records: Sequence[Stored], program: FeatureProgram
 def _features(
     matrix: np.ndarray[Any, np.dtype[np.float32]], program: FeatureProgram
 ) -> list[pl.Series]:
-    """The model's rows as columns: numbers as they were used (null where missing), categories as their text. Withheld features
-    have none."""
+    """The model's rows as columns. Withheld features have none.
+
+    Numbers are as they were used (null where missing), categories are their text.
+    """
     import polars as pl
 
     found = []
@@ -190,8 +215,11 @@ def _features(
 
 
 class Compacted(NamedTuple):
-    """What a compaction of some days did. `altered` counts damaged lines of the log that are no torn ends: predictions lost.
-    `answered` is the wall time of the newest prediction of these days."""
+    """What a compaction of some days did.
+
+    `altered` counts damaged lines of the log that are no torn ends: predictions lost. `answered` is
+    the wall time of the newest prediction of these days.
+    """
 
     days: dict[date, int]
     new: int
@@ -212,7 +240,10 @@ class Compacted(NamedTuple):
     @property
     def told(self) -> str:
         """What happened, in a sentence or two."""
-        words = f"{self.rows} predictions on {len(self.days)} days, {self.new} of them new; {self.segments} segments of the log were read."
+        words = (
+            f"{self.rows} predictions on {len(self.days)} days, {self.new} of them new; "
+            f"{self.segments} segments of the log were read."
+        )
         if self.empty:
             words += f" No prediction was made for events of {_span(self.empty)}; stored empty."
         return words
@@ -220,17 +251,23 @@ class Compacted(NamedTuple):
     @property
     def damage(self) -> str:
         if self.altered:
-            return f"{self.altered} lines of the prediction log were altered after they were written: those predictions are lost"
-        return f"every line of the log is as it was written; {self.torn} unfinished ends (nobody was answered from those)"
+            return (
+                f"{self.altered} lines of the prediction log were altered after they were written: "
+                "those predictions are lost"
+            )
+        return (
+            f"every line of the log is as it was written; {self.torn} unfinished ends (nobody was "
+            "answered from those)"
+        )
 
 
 def compact_days(
     pipeline: Tabular, days: Sequence[date], lake: Lake, artifacts: Artifacts, logs: Sequence[Path]
 ) -> Compacted:
-    """Bring the prediction logs (one of each replica of the endpoint) of some days into the lake: each prediction once,
-    however often this runs.
+    """Bring the prediction logs (one of each replica of the endpoint) of some days into the lake.
 
-    Raises FileNotFoundError for a prediction of a bundle whose files are gone, ValueError as `compact` does.
+    Each prediction comes once, however often this runs. Raises FileNotFoundError for a prediction
+    of a bundle whose files are gone, ValueError as `compact` does.
     """
     import polars as pl
 
@@ -248,9 +285,8 @@ def compact_days(
 
     wanted = sorted(set(days))
     readings = [read(log, wanted[0], wanted[-1]) for log in logs]
-    found = compact(
-        pipeline, [record for reading in readings for record in reading.records], program
-    ).filter(pl.col(DATE).is_in(wanted))
+    records = list(chain.from_iterable(reading.records for reading in readings))
+    found = compact(pipeline, records, program).filter(pl.col(DATE).is_in(wanted))
     table = asset_path(pipeline.name, PREDICTIONS)
     try:
         stored = (
@@ -264,7 +300,7 @@ def compact_days(
     if new or not set(wanted) <= set(lake.days(table)):
         lake.write(table, together, wanted, evolve=True)
     counted = dict(together.group_by(DATE).len().iter_rows())
-    damaged = [damage for reading in readings for damage in reading.damage]
+    damaged = list(chain.from_iterable(reading.damage for reading in readings))
     torn = sum(damage.torn for damage in damaged)
     return Compacted(
         days={day: int(counted.get(day, 0)) for day in wanted},
@@ -278,16 +314,21 @@ def compact_days(
 
 
 class Pruned(NamedTuple):
-    """Segments of the log that went, and those that stay although they are old enough, since the lake does not hold all of their
-    predictions or a line was altered."""
+    """Segments of the log that went, and those that stay although they are old enough.
+
+    They stay since the lake does not hold all of their predictions, or a line was altered.
+    """
 
     removed: int
     kept: int
 
 
 def prune(pipeline: Tabular, lake: Lake, logs: Sequence[Path], newest: date) -> Pruned:
-    """Remove the segments whose predictions are all about events more than the declared retention before `newest`, if the lake
-    holds each of these predictions."""
+    """Remove the segments whose predictions are all past their retention.
+
+    That is, about events more than the declared retention before `newest`. A segment goes only if
+    the lake holds each of its predictions.
+    """
     import polars as pl
 
     from bundle.records.reader import contents

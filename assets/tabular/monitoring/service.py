@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     import polars as pl
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-# Samples come every few seconds: one that ends this much after the last prediction still speaks of it.
+# Samples come every few seconds: one that ends this much after the last prediction still speaks of
+# it.
 SLACK = timedelta(seconds=30)
 
 
 def wall_window(predictions: pl.DataFrame) -> tuple[datetime, datetime] | None:
-    """The wall time in which a day's predictions were answered; None without any. A replay answers a day in seconds."""
+    """The wall time in which a day's predictions were answered; None without any.
+
+    A replay answers a day in seconds.
+    """
     if predictions.is_empty():
         return None
     times = predictions["wall_time"].to_list()
@@ -31,10 +35,12 @@ def wall_window(predictions: pl.DataFrame) -> tuple[datetime, datetime] | None:
 def report(
     predictions: pl.DataFrame, samples: Sequence[Sample], pipeline: str, limits: Monitors
 ) -> tuple[tuple[Measure, ...], tuple[Verdict, ...], tuple[str, ...]]:
-    """Measures, verdicts and notes over a day's predictions (`latency_ms`: inside the server, from decoding to logging) and the endpoint's own
-    samples of that time (latency as clients of the server see it, statuses, CPU as a share of one core, memory).
+    """Measures, verdicts and notes over a day's predictions and the endpoint's own samples.
 
-    Rules: `latency_p99` (milliseconds) and `error_rate` (answers 5xx). Bad requests (4xx) are the caller's and are only counted.
+    `latency_ms` of predictions is measured inside the server, from decoding to logging. The samples
+    of that time hold latency as clients of the server see it, statuses, CPU as a share of one core,
+    and memory. Rules: `latency_p99` (milliseconds) and `error_rate` (answers 5xx). Bad requests
+    (4xx) are the caller's and are only counted.
     """
     n = predictions.height
     inside = np.asarray(predictions["latency_ms"].to_numpy(), dtype=np.float64)
@@ -73,7 +79,8 @@ def report(
     ][:1]
     if not samples:
         notes.append(
-            "The endpoint left no samples of this time: requests, errors, CPU and memory are unknown."
+            "The endpoint left no samples of this time: requests, errors, CPU and memory are "
+            "unknown."
         )
     return (
         tuple(measures),

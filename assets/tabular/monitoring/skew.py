@@ -1,4 +1,7 @@
-"""Training-serving skew: what the endpoint computed against what the lake computes for the same rows."""
+"""Training-serving skew: what the endpoint computed against what the lake computes.
+
+Both for the same rows.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ EXAMPLES = 5
 
 
 class Skew(NamedTuple):
-    """Values compared feature by feature; `examples` are rows (prediction, feature, online, offline) that differ."""
+    """Values compared feature by feature.
+
+    `examples` are rows (prediction, feature, online, offline) that differ.
+    """
 
     compared: int
     unmatched: int
@@ -33,8 +39,9 @@ def compare(
 ) -> Skew:
     """Compare the features of predictions with those of the feature table, by the column `entity`.
 
-    `features` maps the names to None (a number, equal as float32) or to the vocabulary (text: what lies outside of it is one unseen value).
-    Rows whose entity the feature table does not know are counted as `unmatched`.
+    `features` maps the names to None (a number, equal as float32) or to the vocabulary (text: what
+    lies outside of it is one unseen value). Rows whose entity the feature table does not know are
+    counted as `unmatched`.
     """
     import polars as pl
 
@@ -79,13 +86,12 @@ def report(
     measures.append(
         Measure(name="unmatched_rows", value=float(found.unmatched), n=n + found.unmatched)
     )
-    notes = (
-        [
-            f"{found.unmatched} predictions are for entities that the feature table of the day does not know."
-        ]
-        if found.unmatched
-        else []
-    )
+    notes = []
+    if found.unmatched:
+        notes.append(
+            f"{found.unmatched} predictions are for entities that the feature table of the day "
+            "does not know."
+        )
     notes += [
         f"{name} of prediction {key}: {online!r} online, {offline!r} in the lake."
         for key, name, online, offline in found.examples

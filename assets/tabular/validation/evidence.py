@@ -1,4 +1,7 @@
-"""What all validations look at: the candidate with the test rows it never saw, the baseline, and the champion."""
+"""What all validations look at.
+
+The candidate with the test rows it never saw, the baseline, and the champion.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Evidence:
-    """A candidate and its test rows in canonical order: `frame` (feature table with label), `matrix` (n, k), `y` and `p` (n,)."""
+    """A candidate and its test rows in canonical order.
+
+    `frame` (feature table with label), `matrix` (n, k), `y` and `p` (n,).
+    """
 
     pipeline: Tabular
     candidate: str
@@ -65,7 +71,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Champion:
-    """The bundle released now: its digest, and the feature program and model that it predicts with."""
+    """The bundle released now: its digest, and the program and model that it predicts with."""
 
     digest: str
     program: FeatureProgram
@@ -73,14 +79,16 @@ class Champion:
 
 
 def load(pipeline: Tabular, lake: Lake, artifacts: Artifacts) -> Evidence:
-    """The newest candidate of a pipeline with the test rows of its training set, rebuilt and verified.
+    """The newest candidate of a pipeline with the test rows of its training set.
 
-    Raises ValueError where there is no candidate, or where its test rows changed since it was trained.
+    The rows are rebuilt and verified. Raises ValueError where there is no candidate, or where its
+    test rows changed since it was trained.
     """
     digest = artifacts.pointed(pipeline.name, CANDIDATE)
     if digest is None:
         raise ValueError(
-            f"pipeline {pipeline.name!r} has no candidate yet; materialize {asset_path(pipeline.name, CANDIDATE)} first"
+            f"pipeline {pipeline.name!r} has no candidate yet; materialize "
+            f"{asset_path(pipeline.name, CANDIDATE)} first"
         )
     files = artifacts.get("candidates", digest)
     facts, program, model = (
@@ -127,7 +135,8 @@ def test_rows(
 def baseline_predictions(evidence: Evidence, artifacts: Artifacts) -> Array:
     """What the baseline of the same training set predicts for the test rows, shape (n,).
 
-    Raises ValueError where the newest baseline was fitted on another training set: it may have seen these test rows.
+    Raises ValueError where the newest baseline was fitted on another training set: it may have seen
+    these test rows.
     """
     name = evidence.pipeline.name
     digest = artifacts.pointed(name, BASELINE)
@@ -139,16 +148,20 @@ def baseline_predictions(evidence: Evidence, artifacts: Artifacts) -> Array:
     facts = msgspec.json.decode(files[baselines.FACTS], type=baselines.BaselineFacts)
     if facts.training_set != evidence.training_set:
         raise ValueError(
-            f"the newest baseline was fitted on training set {facts.training_set[:12]}, the candidate on {evidence.training_set[:12]}; "
-            f"materialize {asset_path(name, BASELINE)} and {asset_path(name, CANDIDATE)} on the same training set"
+            f"the newest baseline was fitted on training set {facts.training_set[:12]}, "
+            f"the candidate on {evidence.training_set[:12]}; materialize "
+            f"{asset_path(name, BASELINE)} and {asset_path(name, CANDIDATE)} "
+            "on the same training set"
         )
     matrix = FeatureProgram.decode(files[baselines.PROGRAM]).matrix(evidence.frame)
     return baselines.Baseline.decode(files[baselines.FILE]).predict(matrix)
 
 
 def champion(pipeline: Tabular, ledger: Ledger, artifacts: Artifacts) -> Champion | None:
-    """The bundle that the ledger says is released now, None before the first release. Raises FileNotFoundError or ValueError
-    for a bundle that is lost or altered."""
+    """The bundle that the ledger says is released now, None before the first release.
+
+    Raises FileNotFoundError or ValueError for a bundle that is lost or altered.
+    """
     digest = ledger.released(pipeline.name)
     if digest is None:
         return None
@@ -161,10 +174,11 @@ def champion(pipeline: Tabular, ledger: Ledger, artifacts: Artifacts) -> Champio
 def champion_predictions(
     champion: Champion, evidence: Evidence, lake: Lake
 ) -> tuple[Array, tuple[str, ...]]:
-    """What the champion predicts for the test rows with its own feature program, shape (n,), and what was odd about it.
+    """What the champion predicts for the test rows, shape (n,), and what was odd about it.
 
-    Where its program differs from the candidate's, its features are computed again from the raw rows. Those that no longer
-    can be (their source or column is gone) are missing for the champion, which is said.
+    It predicts with its own feature program. Where that differs from the candidate's, its features
+    are computed again from the raw rows. Those that no longer can be (their source or column is
+    gone) are missing for the champion, which is said.
     """
     import polars as pl
 
@@ -189,17 +203,16 @@ def champion_predictions(
             maintain_order="left",
         )
     frame = frame.with_columns(pl.lit(None).alias(name) for name in lost)
-    notes = (
-        [
-            f"The champion's program differs: {', '.join(changed)} computed from raw rows as the champion declares them."
-        ]
-        if again
-        else []
-    )
+    notes = []
+    if again:
+        notes.append(
+            f"The champion's program differs: {', '.join(changed)} computed from raw rows as the "
+            "champion declares them."
+        )
     if lost:
         notes.append(
-            f"The champion's features {', '.join(lost)} can no longer be computed (source or column is gone) and were missing for it: "
-            "the comparison flatters the candidate."
+            f"The champion's features {', '.join(lost)} can no longer be computed (source or "
+            "column is gone) and were missing for it: the comparison flatters the candidate."
         )
     return champion.model.predict(program.matrix(frame)), tuple(notes)
 

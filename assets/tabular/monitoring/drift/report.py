@@ -6,6 +6,7 @@ Both are compared with the training reference that travels with the champion.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from assets.reporting.report import Measure, Verdict
@@ -48,7 +49,7 @@ def data_drift(frame: pl.DataFrame, against: Reference, limits: Monitors) -> Res
     drifted = [each for each in features if each.drifted]
     share = len(drifted) / len(features) if features else None
 
-    measures = [measure for each in features for measure in feature_measures(each)]
+    measures = list(chain.from_iterable(feature_measures(each) for each in features))
     measures.append(Measure(name="drift_share", value=share, n=n))
     verdicts = (_share(drifted, features, share, n, limits), _missing(features, n, limits))
 

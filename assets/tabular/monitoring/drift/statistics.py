@@ -79,7 +79,10 @@ def kolmogorov_smirnov(first: Floats, second: Floats) -> tuple[float, float]:
 
 
 def wasserstein(first: Floats, second: Floats) -> float:
-    """Wasserstein-1 distance of sorted samples (n,), (m,) without NaN, in the unit of the values."""
+    """Wasserstein-1 distance of sorted samples (n,), (m,) without NaN.
+
+    It is in the unit of the values.
+    """
     points = np.sort(np.concatenate([first, second]), kind="mergesort")
     gap = _empirical(first, points[:-1]) - _empirical(second, points[:-1])
     return float(np.sum(np.abs(gap) * np.diff(points)))

@@ -1,1 +1,4 @@
-"""Examinations of a candidate: numbers alone, over arrays and frames. Their pages are in `validation.pages`."""
+"""Examinations of a candidate: numbers alone, over arrays and frames.
+
+Their pages are in `validation.pages`.
+"""

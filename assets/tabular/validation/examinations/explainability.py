@@ -1,7 +1,8 @@
-"""Why the model predicts what it does: SHAP contributions (`Model.contributions`) on a stated sample.
+"""Why the model predicts what it does: SHAP contributions on a stated sample.
 
-Contributions are in the model's unit before calibration: log odds, or a probability for a forest.
-For every row they add up, with the bias, to what the model says; that is checked, not assumed.
+They come from `Model.contributions`, in the model's unit before calibration: log odds, or a
+probability for a forest. For every row they add up, with the bias, to what the model says; that is
+checked, not assumed.
 """
 
 from __future__ import annotations

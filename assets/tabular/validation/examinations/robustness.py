@@ -1,6 +1,7 @@
-"""What happens to predictions when inputs are missing, noisy, unknown or absurd: each perturbation on the same sample of rows.
+"""What happens to predictions when inputs are missing, noisy, unknown or absurd.
 
-Works on the model's matrix: float32 (n, k), NaN for missing, integer codes with 0 for "never seen" in categorical columns.
+Each perturbation works on the same sample of rows of the model's matrix: float32 (n, k), NaN for
+missing, integer codes with 0 for "never seen" in categorical columns.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ EXTREME = np.float32(1e30)
 
 
 class Effect(NamedTuple):
-    """One perturbation: how much the loss rises (positive is worse), how far predictions move (mean |change|), and how many
-    predictions were no probability at all."""
+    """One perturbation and what it does.
+
+    How much the loss rises (positive is worse), how far predictions move (mean |change|), and how
+    many predictions were no probability at all.
+    """
 
     kind: str
     name: str
@@ -129,7 +133,10 @@ def _effects(
 
 
 def measures(found: Robustness) -> list[Measure]:
-    """Loss increase and shift by perturbation (`group` is "kind: name"), and the count of invalid predictions."""
+    """Loss increase and shift by perturbation, and the count of invalid predictions.
+
+    `group` is "kind: name".
+    """
     result = [measure(found.loss, found.baseline_loss, found.n)]
     for effect in found.effects:
         result.append(
@@ -149,9 +156,13 @@ def measures(found: Robustness) -> list[Measure]:
 
 
 def _perturbations(
-    sample: Matrix, names: Sequence[str], categorical: Sequence[bool], sources: Mapping[str, Sequence[str]], noise_sd: float,
+    sample: Matrix,
+    names: Sequence[str],
+    categorical: Sequence[bool],
+    sources: Mapping[str, Sequence[str]],
+    noise_sd: float,
     generator: np.random.Generator,
-) -> Iterator[tuple[str, str, Matrix]]:  # fmt: skip
+) -> Iterator[tuple[str, str, Matrix]]:
     numeric = [index for index, is_category in enumerate(categorical) if not is_category]
     for index, name in enumerate(names):
         yield "missing", name, _replaced(sample, [index], np.float32(np.nan))
@@ -178,7 +189,8 @@ def _perturbations(
     for index, name in enumerate(names):
         if categorical[index]:
             yield "unseen category", name, _replaced(sample, [index], np.float32(0))
-    # Half of the rows absurdly high, half absurdly low: one prediction run instead of two for each feature.
+    # Half of the rows absurdly high, half absurdly low: one prediction run instead of two for each
+    # feature.
     signs = np.where(np.arange(len(sample)) % 2 == 0, EXTREME, -EXTREME)
     for index in numeric:
         yield "extreme", names[index], _replaced(sample, [index], signs[:, None])

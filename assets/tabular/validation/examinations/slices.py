@@ -1,4 +1,7 @@
-"""Where the model does worse than overall: the primary metric within declared slices, each with its n and interval."""
+"""Where the model does worse than overall: the primary metric within declared slices.
+
+Each slice has its n and interval.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from assets.reporting.page import Image, Section, Table
 from assets.reporting.tables import estimate
 from assets.tabular.validation import gates
@@ -36,7 +38,7 @@ def fairness(evidence: Evidence) -> Examined:
         )
         for group in declared
     ]
-    measures = [measure for each in examined for measure in examination.measures(each)]
+    measures = list(chain.from_iterable(examination.measures(each) for each in examined))
     report = report_of(evidence, gates.FAIRNESS, measures, _notes(evidence))
 
     plots = drawn({f"rates by {each.column}": figures.group_rates(each) for each in examined})

@@ -45,7 +45,10 @@ _MOST_POINTS = 400  # of a curve: more cannot be seen
 
 
 def calibration(y: Array, predictions: Mapping[str, Array]) -> Figure:
-    """Observed rate against mean prediction in bins of equal size with 95 % Wilson intervals, and where predictions lie."""
+    """Observed rate against mean prediction, and where predictions lie.
+
+    In bins of equal size, with 95 % Wilson intervals.
+    """
     drawn, (axes, histogram) = figure(2, width=4.4)
     upper = 0.05
     for model, p in predictions.items():
@@ -99,7 +102,10 @@ def ranking(y: Array, predictions: Mapping[str, Array]) -> Figure:
 
 
 def metric_intervals(compared: Bootstrap) -> Figure:
-    """Every metric of every model with its 95 % interval; an arrow in the title says which way is better."""
+    """Every metric of every model with its 95 % interval.
+
+    An arrow in the title says which way is better.
+    """
     models = list(compared.values)
     drawn, every = figure(len(NAMES), width=1.9, height=0.9 + 0.3 * len(models))
     for axes, metric in zip(every, NAMES, strict=True):
@@ -130,7 +136,10 @@ def forest(
     min_rows: int,
     most: int = 18,
 ) -> Figure:
-    """How much worse than overall the slices of a column are, worst first, with intervals; hollow where there are too few rows."""
+    """How much worse than overall the slices of a column are, worst first, with intervals.
+
+    Points are hollow where there are too few rows.
+    """
     ranked = sorted(
         (each for each in found if each.column == column and np.isfinite(each.gap)),
         key=lambda each: (each.n < min_rows, -each.gap),
@@ -140,12 +149,13 @@ def forest(
     for row, each in enumerate(reversed(shown)):
         judged = each.n >= min_rows
         failed = judged and limit is not None and each.gap_interval.low > limit
+        colour = ACCENT if judged else "#9ca3af"
         _point(
             axes,
             each.gap,
             each.gap_interval,
             row,
-            FAILED if failed else ACCENT if judged else "#9ca3af",
+            FAILED if failed else colour,
             hollow=not judged,
         )
     axes.set_yticks(
@@ -166,7 +176,10 @@ def forest(
 
 
 def group_rates(found: Fairness, most: int = 18) -> Figure:
-    """Selection, true-positive and false-positive rates by group with intervals; hollow where there are too few rows."""
+    """Selection, true-positive and false-positive rates by group, with intervals.
+
+    Points are hollow where there are too few rows.
+    """
     shown = sorted(found.groups, key=lambda group: -group.n)[:most]
     drawn, every = figure(len(RATES), width=2.9, height=0.85 + 0.22 * max(len(shown), 2))
     for k, axes in enumerate(every):
@@ -189,7 +202,10 @@ def group_rates(found: Fairness, most: int = 18) -> Figure:
 
 
 def shap_summary(found: Explanation, most: int = 15) -> Figure:
-    """Mean |SHAP| with intervals, and each row's contribution coloured by the feature's value, most important feature on top."""
+    """Mean |SHAP| with intervals, and each row's contribution coloured by the feature's value.
+
+    The most important feature is on top.
+    """
     shown = found.ranking[:most]
     drawn, (bars, swarm) = figure(2, width=4.6, height=1.0 + 0.26 * max(len(shown), 2))
     for row, index in enumerate(reversed(shown)):
@@ -295,7 +311,10 @@ def _point(
 
 
 def _spread(parts: Array) -> Array:
-    """Vertical offsets that keep points of equal contribution apart: by turns above and below, more where points crowd."""
+    """Vertical offsets that keep points of equal contribution apart.
+
+    By turns above and below, more where points crowd.
+    """
     if not len(parts):
         return parts
     low, high = float(parts.min()), float(parts.max())
