@@ -1,4 +1,4 @@
-"""What orchestration costs: a lifecycle through Dagster against the very same functions in a script.
+"""What orchestration costs: a lifecycle through Dagster against the same functions in a script.
 
 Ingest of 90 days, features, training, validation and bundle of `flight_delays`.
 """

@@ -1,8 +1,8 @@
 """What a model costs in this process, beside the library that trained it: `benchmarks.trees`.
 
 200 trees over 24 features, one thread, the best of some rounds in turn. Judged for XGBoost: one row
-takes at most 5 µs, and 10,000 rows no longer than they take the library. `served` is the walker, or
-the terms of a linear model.
+takes at most 5 µs, and 10,000 rows no longer than they take the library. `served` is the walker,
+or the terms of a linear model.
 """
 
 from __future__ import annotations

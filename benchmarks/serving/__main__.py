@@ -2,9 +2,11 @@
 
     python -m benchmarks.serving [--seconds 8] [--only evergreen mlserver] [--skip mlflow] [--table]
 
-Each server runs alone, from an environment of its own in .evergreen/bench-serving/ that is made once, and must predict what the
-model predicts before it is measured. A server that cannot be installed or started is reported and left out. Figures are kept
-in .evergreen/bench-serving/results.json; `--only` replaces those of some servers, `--table` prints what is there.
+Each server runs alone, from an environment of its own in .evergreen/bench-serving/ that is made
+once, and must predict what the model predicts before it is measured. A server that cannot be
+installed or started is reported and left out, and the exit code is 1, as over a limit. Figures are
+kept in .evergreen/bench-serving/results.json; `--only` replaces those of some servers, `--table`
+prints what is there.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import conclude
 from benchmarks.serving import report
 from benchmarks.serving.bodies import Body, Encoding
 from benchmarks.serving.load import Figures, find, load
@@ -81,7 +84,8 @@ def main() -> int:
         find()
         if (cores := os.cpu_count() or 1) < 2:
             raise RuntimeError(
-                f"two cores are needed, one for the server and one for the client; there are {cores}"
+                "two cores are needed, one for the server and one for the client; "
+                f"there are {cores}"
             )
     except (FileNotFoundError, RuntimeError) as error:
         print(f"bench-serving: {error}", file=sys.stderr)
@@ -110,6 +114,7 @@ def main() -> int:
         write_atomically(place, json.dumps(ordered(results, names), indent=1).encode())
     if not found.install:
         print(report.tables(ordered(results, names)))
+    over = 0 if found.install else conclude(report.figures(ordered(results, names)))
     ours = results.get(ENDPOINT.name, {})
     if ours.get("missing") or any(each["errors"] for each in ours.get("cases", {}).values()):
         print(
@@ -117,7 +122,10 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    unmeasured = [each.name for each in chosen if "unavailable" in results.get(each.name, {})]
+    if unmeasured:
+        print(f"bench-serving: not measured: {', '.join(unmeasured)}", file=sys.stderr)
+    return 1 if unmeasured else over
 
 
 def ordered(results: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -137,9 +145,12 @@ def measured(server: Server, task: Task, python: Path, seconds: int) -> dict[str
                     single, _ = running.memory()
             rss, pss = running.memory()
         figures: dict[str, Any] = {
-            "start_seconds": round(running.start_seconds, 3), "single_rss_mb": round(single, 1), "rss_mb": round(rss, 1),
-            "pss_mb": round(pss, 1), "cases": cases,
-        }  # fmt: skip
+            "start_seconds": round(running.start_seconds, 3),
+            "single_rss_mb": round(single, 1),
+            "rss_mb": round(rss, 1),
+            "pss_mb": round(pss, 1),
+            "cases": cases,
+        }
         if server is ENDPOINT:
             figures |= in_log(folder, running.rows)
     if server is ENDPOINT:
@@ -185,9 +196,19 @@ def bodies_of(encoding: Encoding, task: Task, rows: int) -> list[Body]:
 
 
 def case(
-    running: Running, encoding: Encoding, task: Task, rows: int, seconds: int, connections: int, pause_ms: float = 0.0, core: int | None = CLIENT_CORE
-) -> Figures:  # fmt: skip
-    """One load after a second to warm up, with what the server's processes used. The client may use all cores where `core` is None."""
+    running: Running,
+    encoding: Encoding,
+    task: Task,
+    rows: int,
+    seconds: int,
+    connections: int,
+    pause_ms: float = 0.0,
+    core: int | None = CLIENT_CORE,
+) -> Figures:
+    """One load after a second to warm up, with what the server's processes used.
+
+    The client may use all cores where `core` is None.
+    """
     bodies = bodies_of(encoding, task, rows)
     headers = {"content-type": encoding.kind, **running.headers}
     cores = {SERVER_CORE, CLIENT_CORE} if core is None else {core}
@@ -205,7 +226,10 @@ def case(
 def half_load(
     running: Running, encoding: Encoding, task: Task, seconds: int, most: float
 ) -> Figures:
-    """Half of the most requests a second, by connections that pause; the pause is corrected once by what two seconds of it gave."""
+    """Half of the most requests a second, by connections that pause.
+
+    The pause is corrected once by what two seconds of it gave.
+    """
     turn_ms = 1e3 * HALF_CONNECTIONS / (most / 2)
     tried = case(running, encoding, task, 1, 2, HALF_CONNECTIONS, turn_ms)
     # A turn of a connection is its pause and what an answer takes.
@@ -220,12 +244,14 @@ def half_load(
     )
 
 
-def in_log(state: Path, answered: int) -> dict[str, int]:
-    """How many rows were answered, and how many of these the prediction log lacks. It may have more: what was under way when
-    a client stopped."""
+def in_log(state: Path, answered: int, pipeline: str = NAME) -> dict[str, int]:
+    """How many rows were answered, and how many of these the prediction log lacks.
+
+    It may have more: what was under way when a client stopped.
+    """
     logged = sum(
         len(reader.contents(segment).records)
-        for segment in segments.segments(state / NAME / "predictions")
+        for segment in segments.segments(state / pipeline / "predictions")
     )
     return {"answered": answered, "missing": max(0, answered - logged)}
 
@@ -233,8 +259,10 @@ def in_log(state: Path, answered: int) -> dict[str, int]:
 def two_workers(task: Task, python: Path, seconds: int, one: dict[str, float]) -> dict[str, Any]:
     """Two workers on two cores against one on one.
 
-    The client has a third core where there is one, and `ratio` is that of the requests a second. With two cores the client would
-    take away what is measured; then the ratio is that of what a core can do by CPU time, 2 × CPU a request of one / of two."""
+    The client has a third core where there is one, and `ratio` is that of the requests a second.
+    With two cores the client would take away what is measured; then the ratio is that of what a
+    core can do by CPU time, 2 × CPU a request of one / of two.
+    """
     apart = (os.cpu_count() or 1) > 2
     with (
         tempfile.TemporaryDirectory() as name,

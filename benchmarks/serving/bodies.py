@@ -23,8 +23,10 @@ class Body:
 
 @dataclass(frozen=True)
 class Encoding:
-    """`encode` makes a request for the rows of the task with these numbers; `decode` finds the predictions in an answer's body and
-    headers (names in lower case)."""
+    """`encode` makes a request for the rows of the task with these numbers.
+
+    `decode` finds the predictions in an answer's body and headers (names in lower case).
+    """
 
     path: str
     kind: str
@@ -37,15 +39,15 @@ def _json(value: object) -> Body:
     return Body(json.dumps(value, separators=(",", ":")).encode())
 
 
-# -- the endpoint -----------------------------------------------------------------------------------------------------------------------
+# The endpoint.
 
 
-def _plain(task: Task, numbers: Sequence[int]) -> Body:
+def rows_as_json(task: Task, numbers: Sequence[int]) -> Body:
     found = [task.requests[number] for number in numbers]
     return _json(found[0] if len(found) == 1 else {"instances": found})
 
 
-def _plain_answer(content: bytes, _: Mapping[str, str]) -> list[float]:
+def plain_answer(content: bytes, _: Mapping[str, str]) -> list[float]:
     answer = json.loads(content)
     return [found["prediction"] for found in answer.get("predictions", [answer])]
 
@@ -111,7 +113,7 @@ def _tensors(task: Task, numbers: Sequence[int]) -> Body:
 
 
 def _columns(task: Task, numbers: Sequence[int]) -> Body:
-    """The Open Inference Protocol's JSON, a tensor for each column; MLServer is asked in it, too."""
+    """The Open Inference Protocol's JSON, a tensor for each column; MLServer is asked so, too."""
     kinds = {"string": "BYTES", "datetime": "BYTES", "integer": "INT64", "float": "FP64"}
     inputs = [
         {
@@ -142,7 +144,7 @@ def _tensors_answer(content: bytes, headers: Mapping[str, str]) -> list[float]:
     return values
 
 
-ENDPOINT_JSON = Encoding(f"/predict/{NAME}", "application/json", _plain, _plain_answer)
+ENDPOINT_JSON = Encoding(f"/predict/{NAME}", "application/json", rows_as_json, plain_answer)
 ENDPOINT_ARROW = Encoding(
     f"/predict/{NAME}", "application/vnd.apache.arrow.stream", _arrow, _arrow_answer, "Arrow IPC"
 )
@@ -158,7 +160,7 @@ ENDPOINT_TENSORS = Encoding(
 )
 
 
-# -- peers, which take the features ready-made ------------------------------------------------------------------------------------------
+# Peers, which take the features ready-made.
 
 
 def _predictions(content: bytes, _: Mapping[str, str]) -> list[float]:

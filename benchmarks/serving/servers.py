@@ -29,9 +29,14 @@ PEERS = Path(__file__).parent / "peers"
 START_SECONDS = 120.0
 # Nobody's threads may fight for the one core, and nobody dials out.
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True", "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1",
-}  # fmt: skip
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "no_proxy": "127.0.0.1",
+    "NO_PROXY": "127.0.0.1",
+}
 
 
 class UnavailableError(RuntimeError):
@@ -40,7 +45,7 @@ class UnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Launch:
-    """What a server needs to start: `python` of its environment, a `folder` of its own, free ports, workers."""
+    """What a server needs to start: `python` of its environment, a folder, free ports, workers."""
 
     task: Task
     python: Path
@@ -51,8 +56,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Server:
-    """`command` may write files into the launch's folder first; `variables` are more environment variables. Without `locked` it runs
-    in this repository's own environment. Batches are also sent in `other_json`."""
+    """`command` may write files into the launch's folder first.
+
+    `variables` are more environment variables. Without `locked` it runs in this repository's own
+    environment. Batches are also sent in `other_json`.
+    """
 
     name: str
     says: str
@@ -67,8 +75,10 @@ class Server:
 
 @dataclass
 class Running:
-    """A started server: its first port answers, `start_seconds` after the process was made. `rows` counts all rows that it has
-    answered to clients."""
+    """A started server: its first port answers, `start_seconds` after the process was made.
+
+    `rows` counts all rows that it has answered to clients.
+    """
 
     process: psutil.Process
     url: str
@@ -83,7 +93,7 @@ class Running:
         return self.family
 
     def memory(self) -> tuple[float, float]:
-        """RSS and PSS in MB, of all processes together; shared pages are counted in RSS once for each."""
+        """RSS and PSS in MB, of all processes together; RSS counts shared pages once for each."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -99,14 +109,29 @@ class Running:
         return seconds
 
 
-# -- what is started ---------------------------------------------------------------------------------------------------------------------
+# What is started.
 
 
-def _evergreen(launch: Launch) -> Sequence[str]:
+def endpoint_command(launch: Launch) -> Sequence[str]:
     return (
-        str(launch.python), "-m", "serving", "--root", str(launch.task.root), "--public-key", str(launch.task.public_key), "--state", str(launch.folder),
-        "--port", str(launch.ports[0]), "--admin-port", str(launch.ports[1]), "--workers", str(launch.workers), "--answer-seconds", "60",
-    )  # fmt: skip
+        str(launch.python),
+        "-m",
+        "serving",
+        "--root",
+        str(launch.task.root),
+        "--public-key",
+        str(launch.task.public_key),
+        "--state",
+        str(launch.folder),
+        "--port",
+        str(launch.ports[0]),
+        "--admin-port",
+        str(launch.ports[1]),
+        "--workers",
+        str(launch.workers),
+        "--answer-seconds",
+        "60",
+    )
 
 
 def _hello(launch: Launch) -> Sequence[str]:
@@ -114,14 +139,32 @@ def _hello(launch: Launch) -> Sequence[str]:
 
 
 def _uvicorn(launch: Launch) -> Sequence[str]:
-    return str(launch.python), "-m", "uvicorn", "benchmarks.hello_asgi:app", "--port", str(launch.ports[0]), "--no-access-log", "--loop", "uvloop", "--http", "httptools"  # fmt: skip
+    return (
+        str(launch.python),
+        "-m",
+        "uvicorn",
+        "benchmarks.hello_asgi:app",
+        "--port",
+        str(launch.ports[0]),
+        "--no-access-log",
+        "--loop",
+        "uvloop",
+        "--http",
+        "httptools",
+    )
 
 
 def _mlserver(launch: Launch) -> Sequence[str]:
     settings = {
-        "host": "127.0.0.1", "http_port": launch.ports[0], "grpc_port": launch.ports[1], "metrics_port": launch.ports[2],
-        "parallel_workers": 0, "debug": False, "gzip_enabled": False, "metrics_endpoint": None,
-    }  # fmt: skip
+        "host": "127.0.0.1",
+        "http_port": launch.ports[0],
+        "grpc_port": launch.ports[1],
+        "metrics_port": launch.ports[2],
+        "parallel_workers": 0,
+        "debug": False,
+        "gzip_enabled": False,
+        "metrics_endpoint": None,
+    }
     model = {
         "name": NAME,
         "implementation": "mlserver_xgboost.XGBoostModel",
@@ -136,24 +179,51 @@ def _mlflow(launch: Launch) -> Sequence[str]:
     saved = launch.folder / "model"
     quiet(str(launch.python), str(PEERS / "mlflow_model.py"), str(launch.task.model), str(saved))
     return (
-        _script(launch, "mlflow"), "models", "serve", "--model-uri", str(saved), "--env-manager", "local", "--host", "127.0.0.1",
-        "--port", str(launch.ports[0]), "--workers", "1",
-    )  # fmt: skip
+        _script(launch, "mlflow"),
+        "models",
+        "serve",
+        "--model-uri",
+        str(saved),
+        "--env-manager",
+        "local",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(launch.ports[0]),
+        "--workers",
+        "1",
+    )
 
 
 def _bentoml(launch: Launch) -> Sequence[str]:
     shutil.copy(PEERS / "bentoml_service.py", launch.folder / "service.py")
     return (
-        _script(launch, "bentoml"), "serve", "service:Model", "--working-dir", str(launch.folder), "--host", "127.0.0.1",
-        "--port", str(launch.ports[0]),
-    )  # fmt: skip
+        _script(launch, "bentoml"),
+        "serve",
+        "service:Model",
+        "--working-dir",
+        str(launch.folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(launch.ports[0]),
+    )
 
 
 def _fastapi(launch: Launch) -> Sequence[str]:
     return (
-        str(launch.python), "-m", "uvicorn", "fastapi_app:app", "--app-dir", str(PEERS), "--host", "127.0.0.1", "--port", str(launch.ports[0]),
+        str(launch.python),
+        "-m",
+        "uvicorn",
+        "fastapi_app:app",
+        "--app-dir",
+        str(PEERS),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(launch.ports[0]),
         "--no-access-log",
-    )  # fmt: skip
+    )
 
 
 def _script(launch: Launch, name: str) -> str:
@@ -161,10 +231,15 @@ def _script(launch: Launch, name: str) -> str:
 
 
 ENDPOINT = Server(
-    "evergreen", "validation, online features, durable log, API key",
-    _evergreen, bodies.ENDPOINT_JSON, (bodies.ENDPOINT_ARROW, bodies.ENDPOINT_TENSORS), (bodies.ENDPOINT_COLUMNS,), locked=False,
+    "evergreen",
+    "validation, online features, durable log, API key",
+    endpoint_command,
+    bodies.ENDPOINT_JSON,
+    (bodies.ENDPOINT_ARROW, bodies.ENDPOINT_TENSORS),
+    (bodies.ENDPOINT_COLUMNS,),
+    locked=False,
     headers=lambda task: {"authorization": f"Bearer {task.key}"},
-)  # fmt: skip
+)
 FLOOR = Server(
     "hello",
     "the endpoint's HTTP server, five bytes for an answer",
@@ -185,20 +260,39 @@ SERVERS = (
     *FLOORS,
     ENDPOINT,
     Server("mlserver", "in-process, no metrics, no compression", _mlserver, bodies.MLSERVER_JSON),
-    Server("bentoml", "one worker, no access log, no metrics", _bentoml, bodies.BENTOML_JSON, variables=lambda launch: {"BENTOML_HOME": str(launch.folder / "bentoml")}),
-    Server("litserve", "one worker, batching", lambda launch: (str(launch.python), str(PEERS / "litserve_app.py")), bodies.LITSERVE_JSON),
-    Server("fastapi", "pydantic rows, pandas frame", _fastapi, bodies.FASTAPI_JSON, (bodies.FASTAPI_ARROW,)),
+    Server(
+        "bentoml",
+        "one worker, no access log, no metrics",
+        _bentoml,
+        bodies.BENTOML_JSON,
+        variables=lambda launch: {"BENTOML_HOME": str(launch.folder / "bentoml")},
+    ),
+    Server(
+        "litserve",
+        "one worker, batching",
+        lambda launch: (str(launch.python), str(PEERS / "litserve_app.py")),
+        bodies.LITSERVE_JSON,
+    ),
+    Server(
+        "fastapi",
+        "pydantic rows, pandas frame",
+        _fastapi,
+        bodies.FASTAPI_JSON,
+        (bodies.FASTAPI_ARROW,),
+    ),
     Server("mlflow", "mlflow models serve", _mlflow, bodies.MLFLOW_JSON, (bodies.MLFLOW_PARQUET,)),
-)  # fmt: skip
+)
 
 
-# -- installing and running --------------------------------------------------------------------------------------------------------------
+# Installing and running.
 
 
 def environment(server: Server, cache: Path) -> Path:
-    """The Python of a server's own virtual environment in `cache`, made from its lock file where it is not there or the lock has changed.
+    """The Python of a server's own virtual environment in `cache`.
 
-    Raises UnavailableError where it cannot be installed."""
+    It is made from the lock file where it is not there or the lock has changed. Raises
+    UnavailableError where it cannot be installed.
+    """
     if not server.locked:
         return Path(sys.executable)
     lock, place = PEERS / f"{server.name}.lock", cache / server.name
@@ -208,7 +302,8 @@ def environment(server: Server, cache: Path) -> Path:
     uv = Path(sys.executable).parent.parent / "tools" / "bin" / "uv"
     try:
         quiet(str(uv), "venv", "--quiet", "--clear", "--python", sys.executable, str(place))
-        # The lock is whole; xgboost-cpu stands in for the xgboost with a GPU runtime that some of them ask for.
+        # The lock is whole; xgboost-cpu stands in for the xgboost with a GPU runtime that some of
+        # them ask for.
         quiet(
             str(uv),
             "pip",
@@ -250,7 +345,7 @@ def quiet(*command: str) -> None:
 
 @contextmanager
 def started(server: Server, launch: Launch, cores: set[int]) -> Iterator[Running]:
-    """The server with all its processes on these cores, once it answers as it should; gone on leaving, whatever happens.
+    """The server on these cores, once it answers as it should; gone on leaving, whatever happens.
 
     Raises UnavailableError where it does not come up, or predicts something else than the model."""
     task = launch.task
@@ -260,9 +355,14 @@ def started(server: Server, launch: Launch, cores: set[int]) -> Iterator[Running
         raise UnavailableError(f"it could not be prepared: {reason(error)}") from error
     log = launch.folder / "server.log"
     variables = {
-        "MODEL": str(task.model), "FEATURES": ",".join(task.names), "PORT": str(launch.ports[0]), "PATH": f"{launch.python.parent}:{os.environ['PATH']}",
-        **({"PYTHONPATH": str(TREE)} if not server.locked else {}), **ENVIRONMENT, **server.variables(launch),
-    }  # fmt: skip
+        "MODEL": str(task.model),
+        "FEATURES": ",".join(task.names),
+        "PORT": str(launch.ports[0]),
+        "PATH": f"{launch.python.parent}:{os.environ['PATH']}",
+        **({"PYTHONPATH": str(TREE)} if not server.locked else {}),
+        **ENVIRONMENT,
+        **server.variables(launch),
+    }
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -271,9 +371,15 @@ def started(server: Server, launch: Launch, cores: set[int]) -> Iterator[Running
     begun = time.monotonic()
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=launch.folder, env={**inherited, **variables},
-            start_new_session=True, preexec_fn=lambda: _confine(cores),
-        )  # fmt: skip
+            command,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            cwd=launch.folder,
+            env={**inherited, **variables},
+            start_new_session=True,
+            preexec_fn=lambda: _confine(cores),
+        )
     running = Running(
         psutil.Process(process.pid), f"http://127.0.0.1:{launch.ports[0]}", server.headers(task)
     )
@@ -305,7 +411,10 @@ def ask(client: httpx.Client, running: Running, encoding: Encoding, body: Body) 
 
 
 def agree(server: Server, running: Running, task: Task) -> None:
-    """Raises UnavailableError where an answer is not what the model predicts: one row, and a hundred in each encoding."""
+    """Raises UnavailableError where an answer is not what the model predicts.
+
+    One row is asked, and a hundred in each encoding.
+    """
     with httpx.Client(base_url=running.url, timeout=60, trust_env=False) as client:
         for encoding, rows in (
             (server.json, 1),
@@ -314,7 +423,8 @@ def agree(server: Server, running: Running, task: Task) -> None:
             answer = ask(client, running, encoding, encoding.encode(task, range(rows)))
             if answer.status_code != 200:
                 raise UnavailableError(
-                    f"it answers {rows} rows of {encoding.named} with {answer.status_code}: {answer.text[:200]}"
+                    f"it answers {rows} rows of {encoding.named} with {answer.status_code}: "
+                    f"{answer.text[:200]}"
                 )
             running.rows += rows
             found = encoding.decode(answer.content, answer.headers)
@@ -328,7 +438,8 @@ def agree(server: Server, running: Running, task: Task) -> None:
             )
             if len(found) != rows or not worst <= 1e-5:
                 raise UnavailableError(
-                    f"{rows} rows of {encoding.named}: {len(found)} predictions, off by up to {worst:.2g} (limit 1e-5)"
+                    f"{rows} rows of {encoding.named}: {len(found)} predictions, "
+                    f"off by up to {worst:.2g} (limit 1e-5)"
                 )
 
 
@@ -354,5 +465,6 @@ def _end(process: subprocess.Popen[bytes], running: Running) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     for each in family:
         with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()  # psutil remembers when it started, so no later process with its number is hit
+            # psutil remembers when it started, so no later process with its number is hit.
+            each.kill()
     process.wait()
