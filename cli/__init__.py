@@ -1,1 +1,4 @@
-"""The `evergreen` command: everything an operator does by hand. Each command loads only what it uses."""
+"""The `evergreen` command: everything an operator does by hand.
+
+Each command loads only what it uses.
+"""

@@ -5,6 +5,7 @@ and does what runs serve what the ledger says?
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from cli.output import DONE, UNFIT, UNREACHABLE, CommandError, console, say, table
@@ -121,7 +122,7 @@ def _landing(settings: Settings, pipeline: Pipeline) -> Check:
     count, wrong = 0, []
     for source in pipeline.sources:
         days = landing.deliveries(pipeline.name, source.name)
-        found = [each for deliveries in days.values() for each in deliveries]
+        found = list(chain.from_iterable(days.values()))
         found += landing.once(pipeline.name, source.name)
         count += len(found)
         wrong += [f"{source.name}/{each.name}: {each.fault}" for each in found if each.fault]

@@ -1,4 +1,7 @@
-"""`evergreen keys`: who may ask the endpoint. Only hashes are stored; the text of a key is shown once, when it is made."""
+"""`evergreen keys`: who may ask the endpoint.
+
+Only hashes are stored. The text of a key is shown once, when it is made.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def add(
     burst: int | None,
     as_json: bool,
 ) -> None:
-    """Make a key; with the first one, also the platform's own, because every request needs one from then on."""
+    """Make a key.
+
+    With the first one, also the platform's own: from then on every request needs a key.
+    """
     now = datetime.now(UTC)
     expires = None if days is None else now + timedelta(days=days)
     with api_keys.editing(settings.api_keys_path) as place:
@@ -48,13 +54,17 @@ def add(
     say(
         {**_shown(key, now), "key": text},
         as_json,
-        f"{text}\n\nThis is the only time it is shown. It is key {key.id} of {key.owner}, for {', '.join(key.scopes)}; send it as\n"
+        f"{text}\n\nThis is the only time it is shown. It is key {key.id} of {key.owner}, for "
+        f"{', '.join(key.scopes)}; send it as\n"
         f"Authorization: Bearer {text}",
     )
 
 
 def rotate(settings: Settings, identity: str, overlap: timedelta, as_json: bool) -> None:
-    """Replace a key by a new one with the same rights; the old one works until the overlap is over."""
+    """Replace a key by a new one with the same rights.
+
+    The old one works until the overlap is over.
+    """
     now = datetime.now(UTC)
     with api_keys.editing(settings.api_keys_path) as place:
         stored = _read(settings)

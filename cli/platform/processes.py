@@ -1,4 +1,7 @@
-"""The processes of a running platform: what they are, the supervisor's configuration, and the end of what was left behind."""
+"""The processes of a running platform.
+
+What they are, the supervisor's configuration, and the end of what was left behind.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ STOP_SECONDS = 3
 
 @dataclass(frozen=True)
 class Program:
-    """One supervised process. `service` is what people call it; `restart` is "always" or "on failure" (a feed may finish)."""
+    """One supervised process.
+
+    `service` is what people call it. `restart` is "always" or "on failure" (a feed may finish).
+    """
 
     name: str
     service: str
@@ -43,28 +49,39 @@ def ports(settings: Settings) -> dict[str, tuple[int, str]]:
 
 
 def endpoint_command(settings: Settings) -> tuple[str, ...]:
-    secured = [
-        word for option, place in (("--tls-certificate", settings.endpoint_certificate), ("--tls-key", settings.endpoint_private_key)) if place
-        for word in (option, str(place.absolute()))
-    ]  # fmt: skip
+    secured: list[str] = []
+    if settings.endpoint_certificate:
+        secured += ["--tls-certificate", str(settings.endpoint_certificate.absolute())]
+    if settings.endpoint_private_key:
+        secured += ["--tls-key", str(settings.endpoint_private_key.absolute())]
+
     grpc = (
         ()
         if settings.endpoint_grpc_port is None
         else ("--grpc-port", str(settings.endpoint_grpc_port))
     )
     return (
-        sys.executable, "-m", "serving", "--root", str(settings.endpoint_path), "--host", settings.host,
-        "--port", str(settings.endpoint_port), "--admin-port", str(settings.endpoint_admin_port), *grpc,
-        "--public-key", str(settings.keys_path / "platform.pub"), "--keys", str(settings.api_keys_path), *secured,
+        sys.executable, "-m", "serving",
+        "--root", str(settings.endpoint_path),
+        "--host", settings.host,
+        "--port", str(settings.endpoint_port),
+        "--admin-port", str(settings.endpoint_admin_port),
+        *grpc,
+        "--public-key", str(settings.keys_path / "platform.pub"),
+        "--keys", str(settings.api_keys_path),
+        *secured,
         *shlex.split(settings.endpoint_options),
     )  # fmt: skip
 
 
 def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
-    """Everything `evergreen up` runs. `feed` holds the options of `evergreen replay`; None runs no feed.
+    """Everything `evergreen up` runs.
 
-    What people wait for, the UI, starts first; MLflow, which is slow to come up, waits for it. The daemon waits for its code
-    server, and for the feed's history: landed before the daemon looks, it is ingested in one run.
+    `feed` holds the options of `evergreen replay`; None runs no feed.
+
+    What people wait for, the UI, starts first; MLflow, which is slow to come up, waits for it. The
+    daemon waits for its code server, and for the feed's history: landed before the daemon looks, it
+    is ingested in one run.
     """
     home, python, host = settings.home.absolute(), sys.executable, settings.host
     locations = ("-w", str(settings.dagster_home / "workspace.yaml"))
@@ -73,12 +90,20 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
         return (python, "-m", "cli.platform.start_after", *conditions, "--")
 
     code = (
-        python, "-m", "dagster", "code-server", "start", "-m", "pipelines.definitions", "--location-name", "evergreen",
-        "-h", host, "-p", str(settings.code_port), "--use-python-environment-entry-point",
+        python, "-m", "dagster", "code-server", "start",
+        "-m", "pipelines.definitions",
+        "--location-name", "evergreen",
+        "-h", host,
+        "-p", str(settings.code_port),
+        "--use-python-environment-entry-point",
     )  # fmt: skip
     mlflow = (
-        python, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri, "--host", host,
-        "--port", str(settings.mlflow_port), "--artifacts-destination", str(home / "mlflow" / "artifacts"), "--workers", "1",
+        python, "-m", "mlflow", "server",
+        "--backend-store-uri", settings.mlflow_uri,
+        "--host", host,
+        "--port", str(settings.mlflow_port),
+        "--artifacts-destination", str(home / "mlflow" / "artifacts"),
+        "--workers", "1",
     )  # fmt: skip
     pages = (python, "-m", "cli.platform.reports_server")
     history = () if feed is None else (str(home / "replay.json"),)
@@ -122,11 +147,20 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
 
 def workspace(settings: Settings) -> str:
     """The workspace file of web server and daemon: they share one code server."""
-    return f"load_from:\n  - grpc_server:\n      host: {settings.host}\n      port: {settings.code_port}\n      location_name: evergreen\n"
+    return (
+        "load_from:\n"
+        "  - grpc_server:\n"
+        f"      host: {settings.host}\n"
+        f"      port: {settings.code_port}\n"
+        "      location_name: evergreen\n"
+    )
 
 
 def supervisor_configuration(home: Path, started: Sequence[Program]) -> str:
-    """supervisord's configuration. One group, so that a stop reaches all processes at once instead of one after the other."""
+    """supervisord's configuration.
+
+    One group, so that a stop reaches all processes at once instead of one after the other.
+    """
     logs = home / "logs"
     lines = [
         "[supervisord]",
@@ -163,8 +197,11 @@ def supervisor_configuration(home: Path, started: Sequence[Program]) -> str:
 
 
 def sweep(home: Path, seconds: float = 3.0) -> list[int]:
-    """End every process that carries this home's mark (children and grandchildren of a supervisor that was killed, runs
-    included), except this one and those it descends from. Returns their ids."""
+    """End every process that carries this home's mark, and return their ids.
+
+    They are children and grandchildren of a supervisor that was killed, runs included. This process
+    and those it descends from are spared.
+    """
     import psutil
 
     spared = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}

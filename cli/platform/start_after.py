@@ -1,7 +1,8 @@
-"""`python -m cli.platform.start_after CONDITION… -- COMMAND…`: become COMMAND once each condition holds: HOST:PORT listens, or /a/file exists.
+"""`python -m cli.platform.start_after CONDITION… -- COMMAND…`.
 
-Processes that start together on a small machine starve each other; those that people wait for go first. After SECONDS the
-command is started all the same: what it needs may come late.
+Become COMMAND once all conditions hold. A condition is HOST:PORT, which listens, or /a/file, which
+exists. Processes that start together on a small machine starve each other; those that people wait
+for go first. After SECONDS the command is started all the same: what it needs may come late.
 """
 
 from __future__ import annotations
