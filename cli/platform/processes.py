@@ -74,6 +74,29 @@ def endpoint_command(settings: Settings) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _code_server(settings: Settings) -> tuple[str, ...]:
+    return (
+        sys.executable, "-m", "dagster", "code-server", "start",
+        "-m", "pipelines.definitions",
+        "--location-name", "evergreen",
+        "-h", settings.host,
+        "-p", str(settings.code_port),
+        "--use-python-environment-entry-point",
+    )  # fmt: skip
+
+
+def _mlflow(settings: Settings) -> tuple[str, ...]:
+    artifacts = settings.home.absolute() / "mlflow" / "artifacts"
+    return (
+        sys.executable, "-m", "mlflow", "server",
+        "--backend-store-uri", settings.mlflow_uri,
+        "--host", settings.host,
+        "--port", str(settings.mlflow_port),
+        "--artifacts-destination", str(artifacts),
+        "--workers", "1",
+    )  # fmt: skip
+
+
 def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
     """Everything `evergreen up` runs.
 
@@ -89,26 +112,10 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
     def after(*conditions: str) -> tuple[str, ...]:
         return (python, "-m", "cli.platform.start_after", *conditions, "--")
 
-    code = (
-        python, "-m", "dagster", "code-server", "start",
-        "-m", "pipelines.definitions",
-        "--location-name", "evergreen",
-        "-h", host,
-        "-p", str(settings.code_port),
-        "--use-python-environment-entry-point",
-    )  # fmt: skip
-    mlflow = (
-        python, "-m", "mlflow", "server",
-        "--backend-store-uri", settings.mlflow_uri,
-        "--host", host,
-        "--port", str(settings.mlflow_port),
-        "--artifacts-destination", str(home / "mlflow" / "artifacts"),
-        "--workers", "1",
-    )  # fmt: skip
     pages = (python, "-m", "cli.platform.reports_server")
     history = () if feed is None else (str(home / "replay.json"),)
     found = [
-        Program("code", "code server", code),
+        Program("code", "code server", _code_server(settings)),
         Program(
             "webserver",
             "Dagster UI",
@@ -137,7 +144,9 @@ def programs(settings: Settings, feed: Sequence[str] | None) -> list[Program]:
         ),
         Program("endpoint", "endpoint", endpoint_command(settings)),
         Program("reports", "reports", pages),
-        Program("mlflow", "MLflow", (*after(f"{host}:{settings.dagster_port}"), *mlflow)),
+        Program(
+            "mlflow", "MLflow", (*after(f"{host}:{settings.dagster_port}"), *_mlflow(settings))
+        ),
     ]
     if feed is not None:
         replay = (python, "-m", "cli.main", "replay", "--follow", *feed)
