@@ -55,13 +55,17 @@ def _home() -> Iterator[Path]:
 
 
 def photograph_lifecycle(home: Path) -> None:
-    """Train and serve a first champion on January to March, then show the Dagster UI."""
+    """Land January to March, then day by day until a first champion serves; show the Dagster UI."""
     with platform(home, [pipeline]) as running:
         feed = Feed(running.settings.landing_uri, 0.05, 0.01, 0)
         feed.land_once()
         for day in day_range(START, END):
             feed.land(day)
         running.driver.settle()
+        while running.ledger.released(pipeline.name) is None:
+            day += DAY
+            feed.land(day)
+            running.driver.settle()
 
         with web_server("pipelines.definitions", home.parent / "webserver.log") as url:
             with browser_page(1600, 1420) as page:
