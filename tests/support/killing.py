@@ -245,7 +245,8 @@ def end_state(settings: Settings, last: date) -> dict[str, Any]:
         {name: value for name, value in answer.items() if name != "id"} for answer in answers
     ]
     with opened(settings) as dagster:
-        runs = dagster.get_runs()
+        # The reconciler's runs ask for nothing by name: how often it looks is a matter of load.
+        runs = [run for run in dagster.get_runs() if REQUEST in run.tags]
         # What is asked for, and that nothing is done twice. A run that died as its last act needs no successor, and an endpoint is
         # asked for by itself when the retrain that should have brought it was tried in vain.
         found["requested"] = sorted(
