@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "imports": (),
     "ingest": (),
     "lifecycle": (),
+    "night": (),
     "features": (),
     "trees": (),
     "endpoint": (),

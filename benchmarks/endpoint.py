@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.figures import Figure, conclude
@@ -46,8 +49,8 @@ from benchmarks.serving.task import NAME, ROWS, Task, prepared
 from pipelines.flight_delays import pipeline
 
 HELLO_LIMIT, MEMORY_LIMIT_MB = 0.6, 300.0
-SINGLE = 8
-"""Connections of the load of single rows."""
+SINGLE, ROUNDS = 8, 3
+"""Connections of the load of single rows, and rounds in which servers take turns."""
 
 
 def main() -> int:
@@ -65,18 +68,14 @@ def main() -> int:
         return 2
 
     task = prepared(CACHE.absolute() / "task")
-    floors = {floor.name: floor_of(floor, task, seconds) for floor in (FLOOR, USUAL_FLOOR)}
-    one, memory, faults = batches(ENDPOINT, task, NAME, seconds)
-    flights = shipped.prepared(CACHE.absolute() / "shipped")
-    _, flights_memory, flights_faults = batches(shipped.SHIPPED, flights, pipeline.name, seconds)
+    singles = in_turn((FLOOR, USUAL_FLOOR, ENDPOINT), task, seconds)
+    one = middle(singles[ENDPOINT.name])
     two = two_workers(task, Path(sys.executable), seconds, one.stored())
+    memory, faults = batches(ENDPOINT, task, NAME, seconds)
+    flights = shipped.prepared(CACHE.absolute() / "shipped")
+    flights_memory, flights_faults = batches(shipped.SHIPPED, flights, pipeline.name, seconds)
 
-    for name, floor in floors.items():
-        print(
-            f"{name}: {floor.a_second:,.0f} requests a second; ratio {ratio(one, floor):.2f},"
-            f" by CPU time of the servers {floor.cpu_us / one.cpu_us:.2f}"
-        )
-    hello = ratio(one, floors[USUAL_FLOOR.name])
+    hello = ratio(singles[ENDPOINT.name], singles[USUAL_FLOOR.name])
     return conclude(
         [
             Figure("one row / uvicorn's hello", hello, HELLO_LIMIT, "x", at_least=True),
@@ -89,20 +88,45 @@ def main() -> int:
     )
 
 
-def ratio(ours: Figures, theirs: Figures) -> float:
-    return ours.a_second / theirs.a_second
+def in_turn(servers: Sequence[Server], task: Task, seconds: int) -> dict[str, list[Figures]]:
+    """Single rows to servers that all run, in some rounds of turns.
+
+    What else the machine does then slows all of them.
+    """
+    found: dict[str, list[Figures]] = {server.name: [] for server in servers}
+    with ExitStack() as stack:
+        running = []
+        for server in servers:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            launch = launch_of(task, Path(sys.executable), folder)
+            running.append(stack.enter_context(started(server, launch, {SERVER_CORE})))
+        for _ in range(ROUNDS):
+            for server, each in zip(servers, running, strict=True):
+                found[server.name].append(case(each, server.json, task, 1, seconds, SINGLE))
+
+    for name, figures in found.items():
+        each = middle(figures)
+        print(
+            f"{name}, 1 row: {each.a_second:,.0f} requests a second,"
+            f" {each.cpu_us:.1f} µs of CPU a request, p99 {each.p99_ms:.2f} ms",
+            flush=True,
+        )
+    return found
 
 
-def floor_of(server: Server, task: Task, seconds: int) -> Figures:
-    """Single rows to an application that does nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        launch = launch_of(task, Path(sys.executable), Path(folder))
-        with started(server, launch, {SERVER_CORE}) as running:
-            return case(running, server.json, task, 1, seconds, SINGLE)
+def middle(rounds: Sequence[Figures]) -> Figures:
+    """The round with the median rate."""
+    return sorted(rounds, key=lambda each: each.a_second)[len(rounds) // 2]
 
 
-def batches(server: Server, task: Task, name: str, seconds: int) -> tuple[Figures, float, int]:
-    """Single rows, then batches in every encoding: the first load, RSS in MB at the end, faults.
+def ratio(ours: Sequence[Figures], theirs: Sequence[Figures]) -> float:
+    """The median over the rounds."""
+    pairs = zip(ours, theirs, strict=True)
+    return statistics.median(one.a_second / other.a_second for one, other in pairs)
+
+
+def batches(server: Server, task: Task, name: str, seconds: int) -> tuple[float, int]:
+    """Single rows, then batches in every encoding: RSS in MB at the end, and faults.
 
     Before any load, predictions of all encodings were compared with the model's.
     """
@@ -119,7 +143,7 @@ def batches(server: Server, task: Task, name: str, seconds: int) -> tuple[Figure
                     failed += found.errors
             memory, _ = running.memory()
         missing = in_log(Path(folder), running.rows, name)["missing"]
-    return single, memory, failed + missing
+    return memory, failed + missing
 
 
 def show(name: str, case_name: str, found: Figures) -> None:

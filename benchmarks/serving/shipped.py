@@ -20,7 +20,8 @@ from assets.data.parse import parse
 from assets.names import DAY, FEATURES, asset_path, day_range, raw_table
 from assets.tabular import bundling
 from assets.tabular.features.declared_program import program
-from assets.tabular.features.point_in_time import features, snapshot
+from assets.tabular.features.point_in_time import features
+from assets.tabular.features.snapshot import snapshot
 from assets.tabular.training import candidate, manifest
 from benchmarks.serving.bodies import Encoding, plain_answer, rows_as_json
 from benchmarks.serving.servers import Server, endpoint_command
