@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cli.platform import reports_server
 from cli.platform.environment import HOME_MARK
 from cli.platform.processes import (
     Program,
@@ -175,8 +176,13 @@ def test_programs_share_one_code_server_and_listen_on_loopback(home: Path) -> No
     assert list(found) == ["code", "webserver", "daemon", "endpoint", "reports", "mlflow", "feed"]
     for name in ("webserver", "daemon"):
         assert str(home / "dagster" / "workspace.yaml") in found[name].command
-    for name in ("code", "webserver", "endpoint", "mlflow", "reports"):
+    for name in ("code", "webserver", "endpoint", "mlflow"):
         assert "127.0.0.1" in found[name].command
+    # The reports' server reads where to listen from the same settings.
+    assert settings().host == "127.0.0.1"
+    anywhere = settings().model_copy(update={"reports_port": 0})
+    with reports_server.server(anywhere) as bound:
+        assert bound.server_address[0] == "127.0.0.1"
     assert found["feed"].command[-2:] == ("--speed", "3")
     assert found["endpoint"].command == endpoint_command(settings())
     more = settings().model_copy(
