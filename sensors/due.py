@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from assets.names import DAY
+from assets.names import DAY, day_range
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def due(
         return []
 
     first_delivery = max(start, min(min(days) for days in delivered.values()))
-    pending = [day for day in _days(first_delivery, today) if day not in ingested]
+    pending = [day for day in day_range(first_delivery, today) if day not in ingested]
 
     yesterday = today - DAY
-    finished = _days(max(served_since, start), yesterday) if served_since else [yesterday]
+    finished = day_range(max(served_since, start), yesterday) if served_since else [yesterday]
     unseen = [day for day in finished if day in ingested and day not in monitored]
 
     stages: list[tuple[Literal["ingest", "monitor"], list[date]]] = [
@@ -62,10 +62,6 @@ def due(
         ("monitor", unseen),
     ]
     return [Due(stage, *_first_run(days)) for stage, days in stages if days]
-
-
-def _days(first: date, last: date) -> list[date]:
-    return [first + DAY * offset for offset in range((last - first).days + 1)]
 
 
 def _first_run(days: list[date]) -> tuple[date, date]:
